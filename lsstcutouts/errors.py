@@ -1,0 +1,142 @@
+"""Everything that can go wrong, in one tree.
+
+Each class is also the built-in kind that a caller would catch without knowing this package, and says
+whether trying again can help (``transient``)::
+
+    LsstCutoutsError
+    ├── ConfigurationError(ValueError)          an argument or setting that cannot work
+    ├── CatalogError(ValueError)                the table of targets: columns, ids, an empty table
+    │   └── CoordinateError                     positions that are not finite or out of range
+    ├── RepositoryError(OSError)                the Butler repository as a whole
+    │   ├── RepositoryNotFoundError(FileNotFoundError)
+    │   └── AuthenticationError(PermissionError)
+    ├── CollectionError(LookupError)            no such collection, or none given
+    ├── DatasetError(LookupError)               no such dataset type, or no dataset where one is needed
+    ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
+    ├── CoverageError(LookupError)              no target lies on any coadd
+    ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
+    ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
+    ├── ReadError(OSError)                      a file that exists in the plan and cannot be read
+    │   ├── MissingFileError(FileNotFoundError) the repository names it, the storage does not hold it
+    │   ├── CorruptFileError                    bytes that are not what the file's own structure says
+    │   ├── UnsupportedFormatError              a FITS feature that no reader here knows
+    │   └── TransientReadError                  time-outs and the like: trying again can help
+    ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
+    ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
+    └── DependencyError(ImportError)            an optional package that this call needs
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "CatalogError",
+    "CollectionError",
+    "ConfigurationError",
+    "CoordinateError",
+    "CorruptFileError",
+    "CoverageError",
+    "DatasetError",
+    "DependencyError",
+    "GeometryMismatchError",
+    "LsstCutoutsError",
+    "MemoryBudgetError",
+    "MissingFileError",
+    "PlanError",
+    "PlaneError",
+    "ReadError",
+    "RepositoryError",
+    "RepositoryNotFoundError",
+    "SkyMapError",
+    "TransientReadError",
+    "UnsupportedFormatError",
+]
+
+
+class LsstCutoutsError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+    transient: ClassVar[bool] = False
+    """Whether the same call can succeed when it is tried again."""
+
+
+class ConfigurationError(LsstCutoutsError, ValueError):
+    """An argument or a setting that cannot work."""
+
+
+class CatalogError(LsstCutoutsError, ValueError):
+    """A catalog that cannot be used as it is; the message names rows and columns."""
+
+
+class CoordinateError(CatalogError):
+    """Positions that are not finite or lie outside the sphere's ranges."""
+
+
+class RepositoryError(LsstCutoutsError, OSError):
+    """A Butler repository that cannot be opened or asked."""
+
+
+class RepositoryNotFoundError(RepositoryError, FileNotFoundError):
+    """No Butler repository where one was said to be."""
+
+
+class AuthenticationError(RepositoryError, PermissionError):
+    """A repository or file server that wants (other) credentials."""
+
+
+class CollectionError(LsstCutoutsError, LookupError):
+    """A collection that the repository does not have, or none given where one is needed."""
+
+
+class DatasetError(LsstCutoutsError, LookupError):
+    """A dataset type or dataset that the repository does not have."""
+
+
+class SkyMapError(LsstCutoutsError, LookupError):
+    """A skymap that the repository does not have or whose geometry cannot be known."""
+
+
+class CoverageError(LsstCutoutsError, LookupError):
+    """Not one target lies on any coadd; the message says where the coverage is."""
+
+
+class PlanError(LsstCutoutsError, ValueError):
+    """A plan that is damaged, of another version, or does not fit what is asked of it."""
+
+
+class GeometryMismatchError(LsstCutoutsError, ValueError):
+    """A file whose pixel grid is not the one of its tract."""
+
+
+class ReadError(LsstCutoutsError, OSError):
+    """A file that the repository holds and that cannot be read."""
+
+
+class MissingFileError(ReadError, FileNotFoundError):
+    """The repository names the file, the storage does not hold it."""
+
+
+class CorruptFileError(ReadError):
+    """Bytes that are not what the file's own structure says."""
+
+
+class UnsupportedFormatError(ReadError):
+    """A FITS feature that neither the fast path nor the fallback can read."""
+
+
+class TransientReadError(ReadError):
+    """A read that failed for a passing reason, such as a time-out."""
+
+    transient = True
+
+
+class PlaneError(LsstCutoutsError, LookupError):
+    """A plane, or a named mask plane, that a file does not have."""
+
+
+class MemoryBudgetError(LsstCutoutsError, MemoryError):
+    """A memory budget that cannot be met on this machine."""
+
+
+class DependencyError(LsstCutoutsError, ImportError):
+    """An optional package that this call needs; the message says how to install it."""

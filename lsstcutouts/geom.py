@@ -1,0 +1,159 @@
+"""Integer boxes on the tract's pixel grid, and the gnomonic projection that ties the grid to the sky.
+
+Pixel coordinates follow the FITS and Rubin convention that the *centre* of the first pixel of the tract is
+``(0.0, 0.0)``; axes are ``(y, x)`` wherever both occur.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["YX", "Box", "TanProjection", "box_start"]
+
+
+class YX[T](NamedTuple):
+    """A pair in ``(y, x)`` order: a position, a shape or a step."""
+
+    y: T
+    x: T
+
+
+class Box(NamedTuple):
+    """A half-open box of whole pixels, in tract pixels: rows ``y0 <= y < y1``, columns ``x0 <= x < x1``."""
+
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+    @classmethod
+    def from_start(cls, start: YX[int], shape: YX[int]) -> Self:
+        """Return the box of ``shape`` pixels whose first pixel is ``start``."""
+        return cls(start.y, start.y + shape.y, start.x, start.x + shape.x)
+
+    @property
+    def start(self) -> YX[int]:
+        """First pixel."""
+        return YX(self.y0, self.x0)
+
+    @property
+    def shape(self) -> YX[int]:
+        """Number of rows and columns; never negative."""
+        return YX(max(0, self.y1 - self.y0), max(0, self.x1 - self.x0))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the box holds no pixel."""
+        return self.y1 <= self.y0 or self.x1 <= self.x0
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return self.shape.y * self.shape.x
+
+    def intersection(self, other: "Box") -> "Box":
+        """Return the common box, which may be empty."""
+        return Box(max(self.y0, other.y0), min(self.y1, other.y1), max(self.x0, other.x0), min(self.x1, other.x1))
+
+    def contains(self, other: "Box") -> bool:
+        """Whether every pixel of ``other`` is a pixel of this box."""
+        return self.y0 <= other.y0 and other.y1 <= self.y1 and self.x0 <= other.x0 and other.x1 <= self.x1
+
+    def shifted(self, by: YX[int]) -> "Box":
+        """Return the same box moved by ``by`` pixels."""
+        return Box(self.y0 + by.y, self.y1 + by.y, self.x0 + by.x, self.x1 + by.x)
+
+    def relative_to(self, origin: YX[int]) -> "Box":
+        """Return the box in the pixels of an array whose first pixel is ``origin``."""
+        return self.shifted(YX(-origin.y, -origin.x))
+
+    def slices(self, origin: YX[int] = YX(0, 0)) -> tuple[slice, slice]:
+        """Return the index of this box in an array whose first pixel is ``origin``."""
+        return slice(self.y0 - origin.y, self.y1 - origin.y), slice(self.x0 - origin.x, self.x1 - origin.x)
+
+
+def box_start(centre: ArrayLike, size: ArrayLike) -> NDArray[np.int64]:
+    """Return the first pixel of boxes of exactly ``size`` pixels around ``centre``.
+
+    The one place where positions are rounded: ``floor(centre - (size - 1) / 2 + 0.5)``, so that the middle
+    of the box, ``start + (size - 1) / 2``, lies within half a pixel of the centre for odd and even sizes.
+
+    Parameters
+    ----------
+    centre
+        Positions in tract pixels, any shape.
+    size
+        Number of pixels along the same axis or axes, broadcast against ``centre``.
+    """
+    middle = np.asarray(centre, np.float64) - (np.asarray(size, np.float64) - 1.0) / 2.0
+    return np.floor(middle + 0.5).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class TanProjection:
+    """A gnomonic (FITS ``TAN``) projection without distortion, over tract pixels.
+
+    Formulae: Calabretta & Greisen 2002, A&A 395, 1077, sections 2 and 5.1.3.
+
+    Attributes
+    ----------
+    crval
+        Tangent point ``(ra, dec)``, degrees ICRS.
+    crpix
+        Pixel of the tangent point ``(x, y)``, 0-based tract pixels.
+    cd
+        ``(cd1_1, cd1_2, cd2_1, cd2_2)``, degrees a pixel.
+    """
+
+    crval: tuple[float, float]
+    crpix: tuple[float, float]
+    cd: tuple[float, float, float, float]
+
+    def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> YX[NDArray[np.float64]]:
+        """Return tract pixels of positions in degrees ICRS; NaN on the far hemisphere."""
+        alpha = np.radians(np.asarray(ra, np.float64) - self.crval[0])
+        delta = np.radians(np.asarray(dec, np.float64))
+        delta0 = np.radians(self.crval[1])
+        sin_d, cos_d, cos_a = np.sin(delta), np.cos(delta), np.cos(alpha)
+        cosine = np.sin(delta0) * sin_d + np.cos(delta0) * cos_d * cos_a
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = np.where(cosine > 0, np.degrees(1.0) / cosine, np.nan)
+            xi = scale * cos_d * np.sin(alpha)
+            eta = scale * (np.cos(delta0) * sin_d - np.sin(delta0) * cos_d * cos_a)
+        c11, c12, c21, c22 = self.cd
+        det = c11 * c22 - c12 * c21
+        x = (c22 * xi - c12 * eta) / det + self.crpix[0]
+        y = (c11 * eta - c21 * xi) / det + self.crpix[1]
+        return YX(y=np.asarray(y), x=np.asarray(x))
+
+    def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return ``(ra, dec)`` in degrees ICRS, RA in [0, 360), of tract pixels."""
+        dx = np.asarray(x, np.float64) - self.crpix[0]
+        dy = np.asarray(y, np.float64) - self.crpix[1]
+        c11, c12, c21, c22 = self.cd
+        xi, eta = np.radians(c11 * dx + c12 * dy), np.radians(c21 * dx + c22 * dy)
+        delta0 = np.radians(self.crval[1])
+        north = np.cos(delta0) - eta * np.sin(delta0)
+        ra = np.degrees(np.arctan2(xi, north)) + self.crval[0]
+        dec = np.degrees(np.arctan2(np.sin(delta0) + eta * np.cos(delta0), np.hypot(xi, north)))
+        return np.asarray(ra % 360.0), np.asarray(dec)
+
+    def header(self, origin: YX[int] = YX(0, 0)) -> dict[str, Any]:
+        """Return FITS WCS keywords for an array whose first pixel is the tract pixel ``origin``."""
+        return {
+            "CTYPE1": "RA---TAN",
+            "CTYPE2": "DEC--TAN",
+            "CUNIT1": "deg",
+            "CUNIT2": "deg",
+            "CRVAL1": self.crval[0],
+            "CRVAL2": self.crval[1],
+            "CRPIX1": self.crpix[0] - origin.x + 1.0,
+            "CRPIX2": self.crpix[1] - origin.y + 1.0,
+            "CD1_1": self.cd[0],
+            "CD1_2": self.cd[1],
+            "CD2_1": self.cd[2],
+            "CD2_2": self.cd[3],
+            "RADESYS": "ICRS",
+        }
