@@ -1,0 +1,1 @@
+"""Hydra configurations: trees of constructor calls, one comment a line."""

@@ -1,0 +1,142 @@
+"""Tables that pyarrow knows: Parquet and CSV files, pandas and Arrow tables.
+
+Only the columns asked for are read or converted. Integers never pass through floats, so that 64-bit ids survive.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..errors import CatalogError
+from .columns import Column, Source, some_rows
+
+__all__ = ["source_from_arrow", "source_from_csv", "source_from_pandas", "source_from_parquet"]
+
+
+def source_from_parquet(path: Path) -> Source:
+    """Return a Parquet file, or the files of a folder in the order of their names, as a source; only its schema is read."""
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise CatalogError(f"{path}: this folder holds no file whose name ends in .parquet.")
+    schema = pq.read_schema(files[0])
+    units = _units(schema)
+
+    def read(names: Sequence[str]) -> dict[str, Column]:
+        try:
+            table = pa.concat_tables([_read_columns(file, names) for file in files])
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise CatalogError(f"{path}: cannot be read as Parquet: {error}") from error
+        return {name: _column(table.column(name), units.get(name), str(path), name) for name in names}
+
+    return Source(str(path), _unique_names(schema.names, str(path)), read)
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(names)).select(list(names))
+
+
+def source_from_csv(path: Path) -> Source:
+    """Return a comma-separated file with a header line as a source; lines before it that start with # are skipped."""
+    with path.open("rb") as file:
+        comments = 0
+        while file.readline().startswith(b"#"):
+            comments += 1
+    return source_from_arrow(pa_csv.read_csv(path, pa_csv.ReadOptions(skip_rows=comments)), str(path))
+
+
+def source_from_pandas(frame: Any) -> Source:
+    """Return a pandas DataFrame as a source; named levels of its index count as columns."""
+    label = "pandas DataFrame"
+    levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    whole = frame.reset_index(level=levels) if levels else frame
+    texts = _unique_names([name for name in whole.columns if isinstance(name, str)], label)
+
+    def read(names: Sequence[str]) -> dict[str, Column]:
+        try:
+            table = pa.Table.from_pandas(whole[list(names)], preserve_index=False)
+        except (pa.ArrowException, TypeError) as error:
+            raise CatalogError(f"{label}: a column among {list(names)} holds mixed types: {error}") from error
+        return {name: _column(table.column(name), None, label, name) for name in names}
+
+    return Source(label, texts, read)
+
+
+def source_from_arrow(table: pa.Table, label: str) -> Source:
+    """Return an Arrow table as a source."""
+    units = _units(table.schema)
+    return Source(
+        label,
+        _unique_names(table.schema.names, label),
+        lambda names: {name: _column(table.column(name), units.get(name), label, name) for name in names},
+    )
+
+
+def _unique_names(names: Sequence[str], label: str) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise CatalogError(f"{label}: column names {twice} occur more than once; rename or drop the others.")
+    return tuple(names)
+
+
+def _units(schema: pa.Schema) -> dict[str, str]:
+    """Return units by column: field metadata ``unit`` (Rubin's tools), else astropy's header in the schema."""
+    found = _astropy_units(schema.metadata or {})
+    for field in schema:
+        unit = (field.metadata or {}).get(b"unit", b"").decode("utf-8", "replace")
+        if unit:
+            found[field.name] = unit
+    return found
+
+
+def _astropy_units(metadata: dict[bytes, bytes]) -> dict[str, str]:
+    header = metadata.get(b"table_meta_yaml")
+    if header is None:
+        return {}
+    from astropy.table.meta import get_header_from_yaml
+
+    columns = get_header_from_yaml(header.decode("utf-8").split("\n")).get("datatype", [])
+    return {column["name"]: str(column["unit"]) for column in columns if column.get("unit")}
+
+
+def _column(column: pa.ChunkedArray, unit: str | None, label: str, name: str) -> Column:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    null = np.asarray(column.is_null().to_numpy(), np.bool_) if column.null_count else None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return Column(column.fill_null("").to_pylist(), null, unit)
+    if pa.types.is_floating(kind):
+        return Column(column.to_numpy(), null, unit)
+    if pa.types.is_integer(kind):
+        return Column(column.fill_null(0).to_numpy(), null, unit)
+    if pa.types.is_boolean(kind):
+        return Column(column.cast(pa.uint8()).fill_null(0).to_numpy().astype(np.bool_), null, unit)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return Column(_vectors(column, label, name), None, unit)
+    raise CatalogError(
+        f"{label}: column {name!r} is of type {kind}; only numbers, booleans, texts and lists of numbers can be used."
+    )
+
+
+def _vectors(column: pa.ChunkedArray, label: str, name: str) -> NDArray[Any]:
+    """Return a column of lists as one array ``(N, K)``."""
+    if column.null_count:
+        empty = np.flatnonzero(column.is_null().to_numpy())
+        raise CatalogError(f"{label}: column {name!r} has no value in {some_rows(empty)}; fill it or leave it out.")
+    lists = column.combine_chunks()
+    flat = _column(pa.chunked_array([lists.flatten()]), None, label, name)
+    lengths = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False))
+    odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
+    if len(odd) or isinstance(flat.values, list) or (flat.null is not None and flat.values.dtype.kind != "f"):
+        raise CatalogError(
+            f"{label}: column {name!r} holds lists that do not make one array: lists of numbers, all as long as the"
+            f" first, are needed" + (f"; others in {some_rows(odd)}." if len(odd) else ".")
+        )
+    return flat.values.reshape(len(lists), -1)

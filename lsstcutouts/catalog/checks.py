@@ -1,0 +1,270 @@
+"""Finding the columns that a catalog needs, and judging positions, ids and extra columns."""
+
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CatalogError, CoordinateError
+from .columns import Column, Source, some_rows
+
+__all__ = [
+    "ID_NAMES",
+    "RESERVED_NAMES",
+    "PositionUnitWarning",
+    "common_length",
+    "existing",
+    "extra_column",
+    "first_name",
+    "no_such_column",
+    "position_names",
+    "positions_in_degrees",
+    "wanted_columns",
+    "whole_ids",
+]
+
+RESERVED_NAMES = frozenset(
+    [
+        "image",
+        "band_present",
+        "valid",
+        "variance",
+        "mask",
+        "psf",
+        "object_id",
+        "ra",
+        "dec",
+        "tract",
+        "patch",
+        "yx0",
+        "offset",
+        "is_padding",
+        "quality",
+        "ivar",
+        "psf_present",
+    ]
+)
+"""Names that a batch uses itself and that no extra column may have."""
+
+_POSITION_NAMES = (
+    ("ra", "dec"),
+    ("coord_ra", "coord_dec"),
+    ("raJ2000", "decJ2000"),
+    ("RAJ2000", "DEJ2000"),
+    ("ra_icrs", "dec_icrs"),
+    ("RA_ICRS", "DE_ICRS"),
+    ("ra_deg", "dec_deg"),
+    ("right_ascension", "declination"),
+    ("ALPHA_J2000", "DELTA_J2000"),
+)
+ID_NAMES = ("object_id", "objectId", "diaObjectId")
+
+_DEGREES = {"deg": 1.0, "degree": 1.0, "degrees": 1.0}
+_RADIANS = dict.fromkeys(("rad", "radian", "radians"), 180.0 / np.pi)
+
+_ROUNDING = 2e-5
+"""Degrees by which a position may miss its range: 2 pi in float32 is 360.00001 degrees."""
+
+
+class PositionUnitWarning(UserWarning):
+    """Positions without a unit that would also make sense in radians; they are taken as degrees."""
+
+
+def wanted_columns(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of extra columns, each once; `CatalogError` for a name that a batch uses itself."""
+    names = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
+    reserved = [name for name in names if name in RESERVED_NAMES]
+    if reserved:
+        raise CatalogError(
+            f"Columns {reserved} cannot be taken along: a batch uses these names itself. Rename them in the catalog, or"
+            " leave them out (object_id, ra and dec are always delivered)."
+        )
+    return names
+
+
+def existing(table: Source, name: str) -> str:
+    """Return ``name`` if the table has such a column; `CatalogError` with close names otherwise."""
+    if name not in table.names:
+        raise CatalogError(no_such_column(table.label, name, table.names))
+    return name
+
+
+def no_such_column(label: str, name: str, names: tuple[str, ...]) -> str:
+    """Return the message for a column that a table does not have."""
+    by_lower = {other.lower(): other for other in names}
+    close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3)]
+    hint = f"did you mean {', '.join(map(repr, close))}? " if close else ""
+    return f"{label}: no column {name!r}; {hint}{_listed(names)}"
+
+
+def _listed(names: tuple[str, ...], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"It has {', '.join(names[:most]) or 'no columns'}{more}."
+
+
+def first_name(table: Source, candidates: Sequence[str]) -> str | None:
+    """Return the column of the first candidate that the table has: exact capitals before any."""
+    for candidate in candidates:
+        if candidate in table.names:
+            return candidate
+        for name in table.names:
+            if name.lower() == candidate.lower():
+                return name
+    return None
+
+
+def position_names(table: Source, ra: str | None, dec: str | None) -> tuple[str, str]:
+    """Return the names of the RA and Dec columns, as given or as found in order of priority."""
+    if ra is not None and dec is not None:
+        return existing(table, ra), existing(table, dec)
+    if ra is not None or dec is not None:
+        raise CatalogError(f"{table.label}: give the names of both position columns, ra= and dec=, or of neither.")
+    for pair in _POSITION_NAMES:
+        found = first_name(table, pair[:1]), first_name(table, pair[1:])
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+    known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
+    raise CatalogError(
+        f"{table.label}: no position columns found ({known}...); name them with ra= and dec=. {_listed(table.names)}"
+    )
+
+
+def common_length(columns: dict[str, Column], label: str) -> int:
+    """Return the number of rows, which is at least one and the same for all columns."""
+    lengths = {name: len(column.values) for name, column in columns.items()}
+    count = next(iter(lengths.values()))
+    if len(set(lengths.values())) > 1:
+        raise CatalogError(f"{label}: columns differ in length: {lengths}.")
+    if count == 0:
+        raise CatalogError(f"{label}: the catalog is empty; at least one target is needed.")
+    return count
+
+
+def positions_in_degrees(
+    ra: Column, dec: Column, names: tuple[str, str], unit: str | None, label: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return checked positions in degrees, ``(N,)`` each, RA wrapped to [0, 360)."""
+    if unit is None and (ra.unit is None) != (dec.unit is None):
+        raise CatalogError(
+            f"{label}: {names[0]!r} has the unit {ra.unit} and {names[1]!r} has {dec.unit}; state both, or unit=."
+        )
+    unitless = unit is None and ra.unit is None
+    ra_deg = _numbers(ra, names[0], label) * _degrees_per(unit or ra.unit or "deg", names[0], label)
+    dec_deg = _numbers(dec, names[1], label) * _degrees_per(unit or dec.unit or "deg", names[1], label)
+    _check_positions(ra_deg, dec_deg, names, label)
+    if unitless and np.abs(ra_deg).max() <= 2 * np.pi and np.abs(dec_deg).max() <= np.pi / 2:
+        # Past this module, `from_any` and perhaps `from_arrays`: the warning points at the caller.
+        warnings.warn(
+            f"{label}: {names[0]!r} and {names[1]!r} have no unit and all lie within 2 pi and pi/2, so they may be"
+            " radians; they are taken as degrees. State the unit in the table, or with unit='deg' or unit='rad'.",
+            PositionUnitWarning,
+            skip_file_prefixes=(str(Path(__file__).parent),),
+        )
+    wrapped = ra_deg % 360.0
+    wrapped[wrapped == 360.0] = 0.0  # -1e-17 % 360 is 360 in floating point
+    return wrapped, np.clip(dec_deg, -90.0, 90.0)
+
+
+def _numbers(column: Column, name: str, label: str) -> NDArray[np.float64]:
+    if isinstance(column.values, list) or column.values.dtype.kind not in "iuf" or column.values.ndim != 1:
+        raise CatalogError(
+            f"{label}: column {name!r} holds no plain numbers; positions are needed as one number a row, in degrees or"
+            " with a unit (text such as 10h23m: convert it with astropy's SkyCoord first)."
+        )
+    values = column.values.astype(np.float64)
+    if column.null is not None:
+        values[column.null] = np.nan
+    return values
+
+
+def _degrees_per(unit: str, name: str, label: str) -> float:
+    known = _DEGREES | _RADIANS
+    if unit.lower() in known:
+        return float(known[unit.lower()])
+    from astropy import units
+
+    try:
+        return float(units.Unit(unit).to(units.deg))
+    except (ValueError, TypeError, units.UnitsError) as error:
+        raise CatalogError(
+            f"{label}: {name!r} has the unit {unit!r}, which is not an angle; give unit='deg', 'rad' or 'hourangle'."
+        ) from error
+
+
+def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: tuple[str, str], label: str) -> None:
+    finite = np.isfinite(ra) & np.isfinite(dec)
+    if not finite.all():
+        rows = np.flatnonzero(~finite)
+        raise CoordinateError(
+            f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are missing or not finite:"
+            f" {some_rows(rows)}. Remove these rows or give them positions."
+        )
+    inside = (ra >= -180.0 - _ROUNDING) & (ra <= 360.0 + _ROUNDING) & (np.abs(dec) <= 90.0 + _ROUNDING)
+    if not inside.all():
+        rows = np.flatnonzero(~inside)
+        first = f"{ra[rows[0]]:.6g}, {dec[rows[0]]:.6g}"
+        raise CoordinateError(
+            f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are out of range, the first"
+            f" ({first}) degrees: {some_rows(rows)}. RA must lie in -180 to 360 and Dec in -90 to 90; are the columns"
+            " swapped, or the unit another?"
+        )
+
+
+def whole_ids(column: Column, name: str, label: str) -> NDArray[np.int64]:
+    """Return ids ``(N,)``, checked to be whole, exact and unique."""
+    if column.null is not None:
+        rows = np.flatnonzero(column.null)
+        raise CatalogError(f"{label}: id column {name!r} is empty in {some_rows(rows)}; every target needs an id.")
+    values = column.values
+    if isinstance(values, list) or values.dtype.kind not in "iuf" or values.ndim != 1:
+        raise CatalogError(
+            f"{label}: id column {name!r} holds no integers; name another with object_id=, or drop it to use row"
+            " numbers."
+        )
+    ids = _whole(values, name, label)
+    ordered = np.sort(ids)
+    if (ordered[1:] == ordered[:-1]).any():
+        raise CatalogError(_repeated(ids, name, label))
+    return ids
+
+
+def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64]:
+    """Return ids as int64, refusing any that this would change."""
+    if values.dtype.kind == "f":
+        # Beyond 2**53 neighbouring integers are one float: the ids have been damaged before they came here.
+        bad = ~(np.isfinite(values) & (np.abs(values) < 2.0**53) & (values == np.trunc(values)))
+    else:
+        bad = values > np.iinfo(np.int64).max
+    if bad.any():
+        raise CatalogError(
+            f"{label}: id column {name!r} ({values.dtype}) holds values that are no exact 64-bit integers:"
+            f" {some_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
+        )
+    return values.astype(np.int64)
+
+
+def _repeated(ids: NDArray[np.int64], name: str, label: str) -> str:
+    order = np.argsort(ids, kind="stable")
+    same = ids[order[1:]] == ids[order[:-1]]
+    later = np.sort(order[1:][same])
+    first = int(ids[later[0]])
+    return (
+        f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
+        f" {some_rows(np.flatnonzero(ids == first))}; repeated in {some_rows(later)}. Remove the repeats or name"
+        " another column with object_id=."
+    )
+
+
+def extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
+    """Return the values of an extra column; only floats may be missing."""
+    if column.null is None or (not isinstance(column.values, list) and column.values.dtype.kind == "f"):
+        return column.values
+    rows = np.flatnonzero(column.null)
+    raise CatalogError(
+        f"{label}: column {name!r} has no value in {some_rows(rows)}, {len(rows)} in all; only floats can be missing"
+        " (as NaN). Fill the gaps or leave the column out."
+    )

@@ -1,0 +1,152 @@
+"""One column of a table on its way into a catalog: values, what is missing, and the unit."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CatalogError
+
+__all__ = ["Column", "Source", "some_rows", "source_from_mapping", "to_column"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Values of one column, before they are judged.
+
+    Attributes
+    ----------
+    values
+        ``(N, ...)`` bool, integer or float array in native byte order, or a list of N strings.
+    null
+        ``(N,)`` bool, which rows hold no value; `None` when every row has one.
+    unit
+        Unit as the table states it; `None` when it states none.
+    """
+
+    values: NDArray[Any] | list[str]
+    null: NDArray[np.bool_] | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table that has been opened: its columns are known and not read yet.
+
+    Attributes
+    ----------
+    label
+        What to call the table in messages.
+    names
+        Its columns.
+    read
+        Returns the named columns.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    read: Callable[[Sequence[str]], dict[str, Column]]
+
+
+def some_rows(rows: Iterable[int], most: int = 5) -> str:
+    """Return "rows 3, 7 and 12 more", for messages; rows count from 0."""
+    found = [int(row) for row in rows]
+    shown = ", ".join(str(row) for row in found[:most])
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return f"{'row' if len(found) == 1 else 'rows'} {shown}{more} (counting from 0)"
+
+
+def source_from_mapping(table: Mapping[str, Any], label: str) -> Source:
+    """Return a mapping of names to arrays, Quantities, masked arrays or lists as a source."""
+    return Source(
+        label,
+        tuple(name for name in table if isinstance(name, str)),
+        lambda names: {name: to_column(table[name], label, name) for name in names},
+    )
+
+
+def to_column(values: Any, label: str, name: str) -> Column:
+    """Return anything like an array as a column.
+
+    Parameters
+    ----------
+    values
+        numpy array, masked array, astropy column or Quantity, or a sequence.
+    label, name
+        The table and the column, for messages.
+
+    Raises
+    ------
+    CatalogError
+        If the values are of a kind that no batch can carry.
+    """
+    unit = getattr(values, "unit", None)
+    try:
+        # An astropy Quantity or masked array gives its bare numbers here; its unit and mask are taken apart.
+        array = np.array(getattr(values, "unmasked", values))
+    except ValueError as error:
+        raise CatalogError(f"{label}: column {name!r} has rows of different shapes: {error}") from error
+    if array.ndim == 0:
+        raise CatalogError(f"{label}: column {name!r} is a single value; one value a row is needed.")
+    null = _null_rows(getattr(values, "mask", None), array.shape)
+    return _plain_column(array, null, str(unit) if unit is not None and str(unit) else None, label, name)
+
+
+def _null_rows(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    if not isinstance(mask, np.ndarray | np.bool_):
+        return None
+    rows: NDArray[np.bool_] = np.broadcast_to(mask, shape).any(axis=tuple(range(1, len(shape))))
+    return _if_any(rows)
+
+
+def _plain_column(
+    array: NDArray[Any], null: NDArray[np.bool_] | None, unit: str | None, label: str, name: str
+) -> Column:
+    if array.dtype.kind == "O":
+        return _object_column(array, null, unit, label, name)
+    if array.dtype.kind in "SU" and array.ndim == 1:
+        return Column(_decode(array, label, name), null, unit)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise CatalogError(
+            f"{label}: column {name!r} is of type {array.dtype}; only numbers, booleans and one text a row can be used."
+        )
+    # FITS is big-endian; torch refuses arrays that are not in the machine's own order.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if null is not None and native.dtype.kind == "f":
+        native = np.where(null.reshape(-1, *(1,) * (native.ndim - 1)), native.dtype.type(np.nan), native)
+    return Column(np.ascontiguousarray(native), null, unit)
+
+
+def _decode(array: NDArray[Any], label: str, name: str) -> list[str]:
+    if array.dtype.kind == "U":
+        return [str(text) for text in array.tolist()]
+    try:
+        return [text.decode("utf-8") for text in array.tolist()]
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{label}: column {name!r} holds bytes that are not UTF-8 text: {error}") from error
+
+
+def _object_column(
+    array: NDArray[Any], null: NDArray[np.bool_] | None, unit: str | None, label: str, name: str
+) -> Column:
+    """Return an object array that holds Python strings or numbers, `None` where a row is empty."""
+    items = array.tolist()
+    empty = np.array([item is None or item is np.ma.masked for item in items], np.bool_)
+    null = empty if null is None else null | empty
+    present = [item for item, missing in zip(items, null, strict=True) if not missing]
+    if not present or array.ndim != 1:
+        raise CatalogError(f"{label}: column {name!r} holds no plain values; give numbers, booleans or texts.")
+    if all(isinstance(item, str | bytes) for item in present):
+        texts = ["" if missing else item for item, missing in zip(items, null, strict=True)]
+        return Column([t.decode("utf-8") if isinstance(t, bytes) else t for t in texts], _if_any(null), unit)
+    filled = [present[0] if missing else item for item, missing in zip(items, null, strict=True)]
+    typed = np.array(filled)
+    if typed.dtype.kind not in "biuf":
+        raise CatalogError(f"{label}: column {name!r} mixes types or holds objects; give numbers, booleans or texts.")
+    return _plain_column(typed, _if_any(null), unit, label, name)
+
+
+def _if_any(null: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    return null if null.any() else None

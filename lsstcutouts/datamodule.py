@@ -1,0 +1,276 @@
+"""The Lightning data module: catalog, plan, splits, loaders and device transforms, wired together."""
+
+import hashlib
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from .cache import CacheStats, TileCache
+from .dataset import CutoutDataset, CutoutLoader, TensorBatch
+from .errors import ConfigurationError
+from .order import DEFAULT_SHUFFLE_WIDTH, Share, split_groups
+from .plan import CutoutPlan
+from .planner import build_plan, parse_bands, parse_size
+
+__all__ = ["SPLITS", "CutoutDataModule"]
+
+_log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test", "predict")
+
+_FEW_PATCHES = 4
+"""With fewer patches than this, a split by whole patches cannot come near the asked fractions."""
+
+
+class CutoutDataModule(L.LightningDataModule):
+    """Stream cutouts from a Butler repository into a Lightning training.
+
+    The constructor reads nothing. ``prepare_data`` makes the plan once a node and writes it where ``setup`` of
+    every process finds it; ``setup`` called alone makes it itself.
+
+    Parameters
+    ----------
+    repo, collections, bands, size, dataset_type, skymap, planes, mask_planes
+        As in `LsstDataFetcher`.
+    catalog
+        A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
+    batch_size
+        Targets a batch and process.
+    num_workers
+        0 reads with threads inside this process, which is the fastest.
+    seed, shuffle, shuffle_width
+        Order of the training split, as in `CutoutDataset`; the other splits go block by block over the sky.
+    splits
+        Share of the targets in each split; whole patches are dealt, or blocks of sky where there are fewer than four
+        patches. Not used with one catalog a split. ``predict`` is every target.
+    columns
+        Catalog columns that travel with the samples.
+    threads, cache_bytes
+        As in `LsstDataFetcher`; one cache serves every loader of this process.
+    transforms
+        Module over a batch, run on the device for every split.
+    augmentations
+        Module over a batch, run on the device after ``transforms``, in training only.
+    plan
+        A plan or a file of one, to be used instead of making it.
+    persistent_workers, prefetch_factor
+        As in `CutoutLoader`.
+    """
+
+    def __init__(
+        self,
+        repo: str,
+        collections: str | Sequence[str],
+        catalog: Any,
+        bands: str | Sequence[str],
+        size: int | Sequence[int],
+        *,
+        dataset_type: str = "deep_coadd",
+        skymap: str | None = None,
+        planes: Sequence[str] = ("image",),
+        mask_planes: Sequence[str] = (),
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+        shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
+        splits: Mapping[str, float] | None = None,
+        columns: Sequence[str] = (),
+        threads: int | None = None,
+        cache_bytes: float | str = "auto",
+        transforms: nn.Module | None = None,
+        augmentations: nn.Module | None = None,
+        plan: str | os.PathLike[str] | CutoutPlan | None = None,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.repo, self.collections, self.catalog = repo, collections, catalog
+        self.bands, self.size = parse_bands(bands), parse_size(size)
+        self.dataset_type, self.skymap = dataset_type, skymap
+        self.planes, self.mask_planes = tuple(planes), tuple(mask_planes)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
+        self.fractions = _checked_fractions(splits)
+        self.columns = tuple(columns)
+        self.threads, self.cache = threads, TileCache(cache_bytes)
+        self.transforms = transforms or nn.Identity()
+        self.augmentations = augmentations or nn.Identity()
+        self.plan = plan
+        self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
+        self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
+        self._train_loader: CutoutLoader | None = None
+
+    def prepare_data(self) -> None:
+        """Make the plans and write them for `setup`, once a node."""
+        for name, catalog in self._catalogs().items():
+            self._build(catalog).save(self._plan_file(name))
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
+        """Load or make the plan and deal its targets to the splits."""
+        if self.splits:
+            return
+        _quieten_lightning()
+        prepared = self.trainer is not None
+        plans = {n: self._load(n) if prepared else self._build(c) for n, c in self._catalogs().items()}
+        if isinstance(self.plan, CutoutPlan):
+            plans[""] = self.plan
+        elif self.plan is not None:
+            plans[""] = CutoutPlan.load(self.plan)
+        self.splits = self._dealt(plans[""]) if "" in plans else {n: (p, np.arange(len(p))) for n, p in plans.items()}
+
+    def train_dataloader(self) -> CutoutLoader:
+        """Return the loader of the training split; each pass is the next epoch."""
+        self._train_loader = self._loader("train", shuffle=self.shuffle)
+        return self._train_loader
+
+    def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
+        """Return the loader of the validation split, or none where the split is empty."""
+        return self._loader("val", shuffle=False) if self._has("val") else []
+
+    def test_dataloader(self) -> CutoutLoader:
+        """Return the loader of the test split."""
+        return self._loader("test", shuffle=False)
+
+    def predict_dataloader(self) -> CutoutLoader:
+        """Return the loader of the prediction split."""
+        return self._loader("predict", shuffle=False)
+
+    def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Run the transforms on the device; augmentations too while training."""
+        batch = cast("TensorBatch", self.transforms(batch))
+        if self.trainer is None or not self.trainer.training:
+            return batch
+        for module in self.augmentations.modules():
+            set_epoch = getattr(module, "set_epoch", None)
+            if callable(set_epoch) and self._train_loader is not None:
+                set_epoch(self._train_loader.epoch)
+        return cast("TensorBatch", self.augmentations(batch))
+
+    def cache_info(self) -> CacheStats:
+        """Return hits, misses and bytes of this process's tile cache."""
+        return self.cache.stats()
+
+    def _loader(self, split: str, *, shuffle: bool) -> CutoutLoader:
+        if not self._has(split):
+            raise ConfigurationError(
+                f"the {split!r} split holds no target; splits= gives {self.fractions}, and setup() must come first"
+            )
+        plan, rows = self.splits[split]
+        dataset = CutoutDataset(
+            plan,
+            rows=rows,
+            batch_size=self.batch_size,
+            planes=self.planes,
+            mask_planes=self.mask_planes,
+            shuffle=shuffle,
+            shuffle_width=self.shuffle_width,
+            seed=self.seed,
+            threads=self.threads,
+            cache=self.cache,
+            share=self._share(),
+        )
+        return CutoutLoader(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers and self.num_workers > 0,
+            prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
+        )
+
+    def _has(self, split: str) -> bool:
+        return split in self.splits and len(self.splits[split][1]) > 0
+
+    def _share(self) -> Share:
+        if self.trainer is None:
+            return Share(0, 1)
+        return Share(self.trainer.global_rank, self.trainer.world_size)
+
+    def _catalogs(self) -> dict[str, Any]:
+        """Return what must be planned: a catalog a split, or one for all under the empty name."""
+        if self.plan is not None:
+            return {}
+        if isinstance(self.catalog, Mapping) and set(self.catalog) <= set(SPLITS):
+            return dict(self.catalog)
+        return {"": self.catalog}
+
+    def _build(self, catalog: Any) -> CutoutPlan:
+        plan = build_plan(
+            catalog,
+            self.repo,
+            collections=self.collections,
+            bands=self.bands,
+            size=self.size,
+            dataset_type=self.dataset_type,
+            skymap=self.skymap,
+            columns=self.columns,
+        )
+        if len(plan.rejected):
+            _log.warning(
+                "%d of %d targets are not covered:\n%s",
+                len(plan.rejected),
+                len(plan.rejected) + len(plan),
+                plan.summary(),
+            )
+        return plan
+
+    def _plan_file(self, name: str) -> Path:
+        """Return where the plan waits: known to every process of this run from its settings alone."""
+        catalog = self.catalog[name] if name else self.catalog
+        source = os.fspath(catalog) if isinstance(catalog, str | os.PathLike) else "table"
+        settings = [
+            self.repo,
+            self.collections,
+            source,
+            self.bands,
+            self.size,
+            self.dataset_type,
+            self.skymap,
+            self.columns,
+        ]
+        key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
+        root = self.trainer.default_root_dir if self.trainer is not None else "."
+        return Path(root) / f"plan-{name or 'all'}-{key}.parquet"
+
+    def _load(self, name: str) -> CutoutPlan:
+        return CutoutPlan.load(self._plan_file(name))
+
+    def _dealt(self, plan: CutoutPlan) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
+        by_patch = len(np.unique(plan.primary)) >= _FEW_PATCHES
+        if not by_patch:
+            _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
+        groups = plan.sky_groups(blocks=not by_patch)
+        dealt = split_groups(groups, self.fractions, seed=self.seed)
+        return {**{name: (plan, rows) for name, rows in dealt.items()}, "predict": (plan, np.arange(len(plan)))}
+
+
+def _checked_fractions(splits: Mapping[str, float] | None) -> dict[str, float]:
+    fractions = {"train": 0.8, "val": 0.2} if splits is None else {str(k): float(v) for k, v in splits.items()}
+    unknown = set(fractions) - {"train", "val", "test"}
+    if unknown:
+        raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
+    if abs(sum(fractions.values()) - 1.0) > 1e-6:
+        raise ConfigurationError(f"the fractions of splits must add up to 1, got {fractions}")
+    return fractions
+
+
+_HINTS: Iterable[str] = (
+    # The loader's length is exact on every rank and for any number of workers: batches are dealt by number.
+    r".*`IterableDataset` has `__len__` defined.*",
+    # Threads inside the process feed the device; worker processes would be slower.
+    r".*does not have many workers.*",
+)
+
+
+def _quieten_lightning() -> None:
+    """Hide two hints of Lightning that would mislead here."""
+    for message in _HINTS:
+        warnings.filterwarnings("ignore", message=message)

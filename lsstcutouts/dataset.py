@@ -1,0 +1,226 @@
+"""Whole batches as torch tensors, in an order that can be repeated, resumed and shared.
+
+Threads inside the process decode and assemble several batches ahead; worker processes are supported and give
+the same batches in the same order.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .cache import CacheStats, TileCache
+from .cutout import Batch, CutoutReader, default_threads, stream
+from .errors import ConfigurationError
+from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, epoch_order
+from .plan import CutoutPlan
+
+__all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]
+
+type TensorBatch = dict[str, torch.Tensor | list[str]]
+
+
+class CutoutDataset(IterableDataset[TensorBatch]):
+    """Yields whole batches of cutouts; use it through a `CutoutLoader`.
+
+    Parameters
+    ----------
+    plan
+        What to read.
+    rows
+        Targets of the plan that belong to this dataset; all of them by default.
+    batch_size
+        Targets a batch; the last one of an epoch holds what is left.
+    planes, mask_planes
+        As in `LsstDataFetcher`.
+    shuffle
+        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)``; without it
+        every epoch goes block by block over the sky, so that no tile is decoded twice.
+    shuffle_width
+        Blocks of sky open at once; the larger, the closer to a full permutation and the more memory it takes.
+    seed
+        Not negative.
+    threads
+        Decoding threads; by default the cores that this process may use, shared among worker processes.
+    cache
+        A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
+    cache_bytes
+        Budget of the cache, of all worker processes together.
+    share
+        Which part of each global batch this process reads.
+    """
+
+    def __init__(
+        self,
+        plan: CutoutPlan,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int = 128,
+        planes: Sequence[str] = ("image",),
+        mask_planes: Sequence[str] = (),
+        shuffle: bool = True,
+        shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
+        seed: int = 0,
+        threads: int | None = None,
+        cache: TileCache | None = None,
+        cache_bytes: float | str = "auto",
+        share: Share = Share(0, 1),
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.rows = np.arange(len(plan)) if rows is None else np.asarray(rows, np.int64)
+        self.batch_size, self.share = batch_size, share
+        self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
+        self.threads = threads
+        self.cache = TileCache(cache_bytes) if cache is None else cache
+        self._reader = CutoutReader(plan, planes=planes, mask_planes=mask_planes, cache=self.cache)
+        self._bounds = batch_bounds(len(self.rows), batch_size, share)
+        # (epoch, batches already delivered): shared memory, so that it reaches workers that outlive an epoch.
+        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def steps(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self._bounds)
+
+    def seek(self, epoch: int, done: int = 0) -> None:
+        """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too."""
+        if epoch < 0 or not 0 <= done <= self.steps:
+            raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {self.steps} batches")
+        self._position[0], self._position[1] = epoch, done
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the plan's target numbers in the order of an epoch, all ranks together."""
+        blocks = self.plan.blocks(self.rows)
+        if not self.shuffle:
+            return self.rows[np.argsort(blocks, kind="stable")]
+        return self.rows[epoch_order(blocks, seed=self.seed, epoch=epoch, shuffle_width=self.shuffle_width)]
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        epoch, done = self._position.tolist()
+        order = self.order(epoch)
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        threads = self.threads or max(1, default_threads() // stride)
+        self.cache.share_among(stride)
+        bounds = self._bounds[done + first :: stride].tolist()
+        batches = (order[low:high] for low, high in bounds)
+        for batch in stream(self._reader, batches, threads=threads, ahead=max(2, threads)):
+            yield _as_tensors(batch)
+
+
+def _as_tensors(batch: Batch) -> TensorBatch:
+    return {name: v if isinstance(v, list) else torch.from_numpy(np.ascontiguousarray(v)) for name, v in batch.items()}
+
+
+def _same(batch: Any) -> Any:
+    """Collate nothing: the dataset yields whole batches."""
+    return batch
+
+
+class CutoutLoader(DataLoader[TensorBatch]):
+    """A `DataLoader` over a `CutoutDataset` that knows its place: ``(epoch, done)``.
+
+    ``done`` counts the batches handed to the loop, whatever is prefetched behind them. A new iterator after a
+    pass that delivered something starts the next epoch; one after an unconsumed pass does not. ``len`` is
+    always the whole epoch.
+
+    Parameters
+    ----------
+    dataset
+        Yields whole batches.
+    num_workers
+        0 reads with threads inside this process, which is the fastest; more start worker processes.
+    pin_memory
+        Page-locked batches for a fast copy to the GPU; by default where CUDA is.
+    persistent_workers, prefetch_factor, timeout
+        As in `torch.utils.data.DataLoader`.
+    multiprocessing_context
+        Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork.
+    """
+
+    def __init__(
+        self,
+        dataset: CutoutDataset,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+        timeout: float = 0,
+        multiprocessing_context: Any = None,
+    ) -> None:
+        if num_workers > 0 and multiprocessing_context is None:
+            multiprocessing_context = "forkserver"
+        super().__init__(
+            dataset,
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+            persistent_workers=persistent_workers,
+            prefetch_factor=prefetch_factor,
+            timeout=timeout,
+            multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
+        )
+        self.epoch, self.done = 0, 0
+        self._delivered = False
+
+    @property
+    def cutouts(self) -> CutoutDataset:
+        """The dataset, with its type."""
+        return self.dataset  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return self.cutouts.steps
+
+    def __iter__(self) -> "_Pass":  # type: ignore[override]
+        if self._delivered or self.done >= len(self) > 0:
+            self.epoch, self.done = self.epoch + 1, 0
+        self._delivered = False
+        self.cutouts.seek(self.epoch, self.done)
+        return _Pass(self, super().__iter__())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be this epoch, from its beginning."""
+        self.cutouts.seek(epoch)
+        self.epoch, self.done, self._delivered = epoch, 0, False
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place of the loop: ``epoch`` and the batches of it that are ``done``."""
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass go on where ``state`` was taken."""
+        self.cutouts.seek(state["epoch"], state["done"])
+        self.epoch, self.done, self._delivered = state["epoch"], state["done"], False
+
+    def cache_info(self) -> CacheStats:
+        """Return hits, misses and bytes of this process's cache; worker processes have their own."""
+        return self.cutouts.cache.stats()
+
+    def count(self) -> None:
+        """Take note that one more batch was handed to the loop."""
+        self.done += 1
+        self._delivered = True
+
+
+class _Pass:
+    """One pass over a loader, counting what it hands out."""
+
+    def __init__(self, loader: CutoutLoader, batches: Iterator[TensorBatch]) -> None:
+        self._loader, self._batches = loader, batches
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TensorBatch:
+        batch = next(self._batches)
+        self._loader.count()
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._loader)

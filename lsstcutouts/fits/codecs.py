@@ -1,0 +1,242 @@
+"""Decoders of compressed FITS tiles (FITS standard 4.0, section 10), each equal to astropy's bit for bit.
+
+They release the interpreter lock while they work: threads decode side by side.
+"""
+
+import threading
+from functools import cache
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from .headers import BadStructureError
+from .layout import GZIPPED, VERBATIM, PlaneLayout, Quantisation
+
+__all__ = ["decode_tile", "dequantise", "dither_sequence", "rice_padding"]
+
+_RANDOM = 10_000
+"""Length of the standard's random sequence."""
+
+_ZERO = -2147483646
+"""The integer that SUBTRACTIVE_DITHER_2 keeps for pixels of exactly zero."""
+
+type Array = NDArray[Any]
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, grown as needed: fresh ones of this size cost page faults in every tile."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Array] = {}
+
+    def get(self, dtype: str, length: int) -> Array:
+        """Return an uninitialised array; the next call for the same type overwrites it."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or len(buffer) < length:
+            buffer = self._buffers[dtype] = np.empty(length, dtype)
+        return buffer[:length]
+
+
+_scratch = _Scratch()
+
+
+def rice_padding(block: int) -> bytes:
+    """Return the bytes that must follow a Rice stream in memory.
+
+    ``imagecodecs`` (as cfitsio) looks for the end of its input once a block of ``block`` pixels, so that a damaged
+    stream makes it read up to 5 bytes a pixel too far; bytes of ones end every such search.
+    """
+    return b"\xff" * (8 * block + 64)
+
+
+def decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array) -> None:
+    """Decode one tile.
+
+    Parameters
+    ----------
+    layout
+        Of the plane; not one with ``fallback``.
+    tile
+        Its number.
+    stream
+        Its bytes in the file.
+    out
+        Where the pixels go: one-dimensional, contiguous, of type ``layout.dtype``.
+
+    Raises
+    ------
+    BadStructureError
+        The bytes are damaged.
+    """
+    kind = 0 if layout.kinds is None else int(layout.kinds[tile])
+    quantisation = layout.quantisation
+    if kind or quantisation is None:
+        if layout.compression == "GZIP_2" and not kind and layout.direct and out.itemsize == layout.stored.itemsize:
+            planes = _inflate(stream, out.nbytes)
+            if len(planes) == out.nbytes:
+                return _unshuffle(planes, out)
+        _store(layout, _values(layout, stream, len(out), kind, lossless=True), out)
+        return None
+    values = _values(layout, stream, len(out), kind, lossless=False)
+    dequantise(values, quantisation, tile, out)
+    if not layout.direct:
+        _store(layout, out.astype(layout.stored), out)
+    return None
+
+
+def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossless: bool) -> Array:
+    """Return the ``n`` stored values of a tile, before any scaling."""
+    if not len(stream):
+        raise BadStructureError("no data")
+    if layout.compression == "RICE_1" and not kind:
+        return _rice(stream, n, *layout.rice)
+    if kind == VERBATIM or layout.compression in ("NONE", "NOCOMPRESS"):
+        data = np.frombuffer(stream, np.uint8)
+    else:
+        data = _inflate(stream, 8 * n)
+    width = len(data) // n
+    if width not in (1, 2, 4, 8) or len(data) != width * n:
+        raise BadStructureError(f"{len(data)} bytes for {n} pixels")
+    floats = lossless and layout.stored.kind == "f" and width >= 4
+    native = np.dtype(f"{'f' if floats else 'u' if width == 1 else 'i'}{width}")
+    if layout.compression == "GZIP_2" and kind not in (GZIPPED, VERBATIM) and width > 1:
+        values = np.empty(n, native)
+        _unshuffle(data, values)
+        return values
+    return data.view(native.newbyteorder(">")).astype(native)
+
+
+def _store(layout: PlaneLayout, values: Array, out: Array) -> None:
+    """Apply ``BSCALE``, ``BZERO`` and ``BLANK`` as astropy does, and round once to the delivered type."""
+    if layout.direct:
+        np.copyto(out, values, casting="unsafe")
+        return
+    if out.dtype.kind == "i":
+        _store_mask(layout, values, out)
+        return
+    # astropy computes in float32 where the stored values fit, else in float64.
+    narrow = values.dtype.itemsize <= 2 or values.dtype == np.float32
+    work: NDArray[np.floating[Any]] = values.astype(np.float32 if narrow else np.float64)
+    if layout.bscale != 1.0:
+        np.multiply(work, layout.bscale, out=work)
+    if layout.bzero != 0.0:
+        np.add(work, layout.bzero, out=work)
+    if layout.blank is not None:
+        work[values == layout.blank] = np.nan
+    np.copyto(out, work, casting="unsafe")
+
+
+def _store_mask(layout: PlaneLayout, values: Array, out: Array) -> None:
+    """Apply ``BZERO`` to mask bits; unsigned 32-bit masks keep their bits."""
+    if layout.bscale != 1.0 or layout.bzero != int(layout.bzero):
+        raise BadStructureError(f"a mask with BSCALE {layout.bscale} and BZERO {layout.bzero}")
+    wide = values.astype(np.int64) + int(layout.bzero)
+    np.copyto(out, wide, casting="unsafe")
+
+
+def _inflate(stream: memoryview, most: int) -> NDArray[np.uint8]:
+    """Return the bytes of a gzip stream, checksum verified, never more than ``most``; in scratch memory."""
+    try:
+        # The last four bytes hold the length (RFC 1952); too long a claim must not become an allocation.
+        length = int.from_bytes(stream[-4:], "little")
+        if not 0 < length <= most:
+            raise BadStructureError(f"a gzip stream of {length} bytes where at most {most} can be")
+        out = _scratch.get("u1", length)
+        size = len(imagecodecs.gzip_decode(stream, out=out.data))
+    except (imagecodecs.GzipError, ValueError) as error:
+        raise BadStructureError(f"gzip stream: {error}") from error
+    if size != length:
+        raise BadStructureError(f"gzip stream: {size} bytes, {length} announced")
+    return out
+
+
+def _unshuffle(planes: NDArray[np.uint8], out: Array) -> None:
+    """Undo GZIP_2's shuffle: first bytes of all values, second bytes, ... (most significant first)."""
+    width, n = out.itemsize, len(out)
+    parts = planes.reshape(width, n)
+    if width != 4:
+        target = out.view(np.uint8).reshape(n, width)
+        for byte in range(width):
+            target[:, width - 1 - byte] = parts[byte]
+        return
+    # Halves in 16 bits, then joined: three quarters of the time of four strided copies.
+    high, low = _scratch.get("u2", 2 * n).reshape(2, n)
+    for half, (first, second) in ((high, parts[:2]), (low, parts[2:])):
+        np.copyto(half, first)
+        np.left_shift(half, 8, out=half)
+        np.bitwise_or(half, second, out=half)
+    words = out.view(np.uint32)
+    np.copyto(words, high)
+    np.left_shift(words, 16, out=words)
+    np.bitwise_or(words, low, out=words)
+
+
+def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
+    """Return the integers of a Rice stream, in scratch memory; single bytes are unsigned (FITS ``BITPIX`` 8)."""
+    values = _scratch.get(f"{'u' if width == 1 else 'i'}{width}", n)
+    try:
+        imagecodecs.rcomp_decode(stream, nblock=block, out=values)
+    except (imagecodecs.RcompError, ValueError) as error:
+        raise BadStructureError(f"Rice stream: {error}") from error
+    return values
+
+
+@cache
+def dither_sequence() -> tuple[NDArray[np.float64], tuple[int, ...]]:
+    """Return the random sequence of the standard's appendix I, and for each entry where a tile starts in it.
+
+    Park & Miller 1988, Communications of the ACM 31, 1192; rounded to float32 as in cfitsio.
+    """
+    seed, seeds = 1, np.empty(_RANDOM)
+    for i in range(_RANDOM):
+        seed = 16807 * seed % 2147483647
+        seeds[i] = seed
+    sequence = (seeds / 2147483647.0).astype(np.float32)
+    starts = (sequence * np.float32(500)).astype(np.int64)
+    return sequence.astype(np.float64), tuple(starts.tolist())
+
+
+def dequantise(values: Array, quantisation: Quantisation, tile: int, out: NDArray[np.float32]) -> None:
+    """Turn integers into floats: ``(value - r + 0.5) * scale + zero`` in float64, rounded once.
+
+    The order of the operations is cfitsio's; another order differs in the last bit.
+
+    Parameters
+    ----------
+    values
+        Integers of the tile, row by row.
+    quantisation
+        Of the plane.
+    tile
+        Number of the tile, which chooses its scale and its place in the random sequence.
+    out
+        Where the floats go.
+    """
+    work = _scratch.get("f8", len(values))
+    np.copyto(work, values)
+    if quantisation.method != "NO_DITHER":
+        _subtract_dither(work, tile + quantisation.seed - 1)
+        work += 0.5
+    work *= quantisation.scale[tile]
+    work += quantisation.zero[tile]
+    np.copyto(out, work, casting="same_kind")
+    blank = quantisation.blank
+    zeros = quantisation.method == "SUBTRACTIVE_DITHER_2" and values.dtype == np.int32
+    if zeros and values.min() <= _ZERO:
+        out[values == _ZERO] = 0.0
+    if blank is not None:
+        out[values == (blank if isinstance(blank, int) else blank[tile])] = np.nan
+
+
+def _subtract_dither(work: NDArray[np.float64], entry: int) -> None:
+    """Subtract the random numbers of the tile that starts at ``entry`` of the sequence."""
+    sequence, starts = dither_sequence()
+    at, n = 0, len(work)
+    while at < n:
+        entry %= _RANDOM
+        start = starts[entry]
+        stop = min(at + _RANDOM - start + 1, n)
+        work[at:stop] -= sequence[start : start + stop - at]
+        at, entry = stop, entry + 1

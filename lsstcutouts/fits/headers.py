@@ -1,0 +1,253 @@
+"""FITS headers and table rows as plain values (FITS standard 4.0, sections 3.3, 4 and 7.3)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .source import ByteSource
+
+__all__ = ["BLOCK", "BadStructureError", "Cards", "Hdu", "UnknownFeatureError", "read_hdu", "table_dtype"]
+
+BLOCK = 2880
+"""FITS files are made of blocks of this many bytes."""
+
+_CARD = 80
+_END = b"END" + b" " * 77
+_LARGEST_HEADER = 2000 * BLOCK
+_LEAD = 8 * BLOCK
+"""Bytes read with a header: most headers, and with DP2 the tile table behind it, fit one read."""
+
+_STRING = re.compile(r"'((?:[^']|'')*)'")
+_TFORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
+_COLUMN_TYPES = {
+    "L": "S1",
+    "B": "u1",
+    "I": ">i2",
+    "J": ">i4",
+    "K": ">i8",
+    "E": ">f4",
+    "D": ">f8",
+    "C": ">c8",
+    "M": ">c16",
+    "P": "2>i4",
+    "Q": "2>i8",
+}
+
+type Value = str | int | float | bool | None
+
+
+class BadStructureError(ValueError):
+    """Bytes that contradict the FITS standard or themselves; becomes a `CorruptFileError` with the URI."""
+
+
+class UnknownFeatureError(ValueError):
+    """Valid FITS that this package does not read; becomes an `UnsupportedFormatError` with the URI."""
+
+
+class Cards:
+    """The keywords of one header. Values are parsed when they are asked for: few of many are.
+
+    The first of repeated keywords counts, as in astropy. ``HIERARCH`` keywords are known by their own name.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, header: str) -> None:
+        text: dict[str, str] = {}
+        for at in range(0, len(header), _CARD):
+            key = header[at : at + 8].rstrip()
+            if header[at + 8 : at + 10] == "= ":
+                text.setdefault(key, header[at + 10 : at + _CARD])
+            elif key == "HIERARCH":
+                name, _, value = header[at + 8 : at + _CARD].partition("=")
+                text.setdefault(name.strip().upper(), value)
+        self._text = text
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._text
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._text)
+
+    def get(self, key: str, default: Value = None) -> Value:
+        """Return the value of a keyword; None where the card is there and has no value."""
+        text = self._text.get(key)
+        return default if text is None else _value(text)
+
+    def string(self, key: str, default: str = "") -> str:
+        """Return a string value without trailing blanks."""
+        value = self.get(key, default)
+        return value if isinstance(value, str) else default
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a finite number.
+
+        Raises
+        ------
+        BadStructureError
+            The keyword is missing and there is no default, or its value is no number.
+        """
+        value = self.get(key, default)
+        if value is None and key in self:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise BadStructureError(f"header keyword {key} is {value!r}, not a number")
+        return value
+
+    def integer(self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**62) -> int:
+        """Return a whole number from ``least`` to ``most``.
+
+        Raises
+        ------
+        BadStructureError
+            The keyword is missing and there is no default, or its value is anything else.
+        """
+        value = self.number(key, default)
+        if value != int(value) or not least <= value <= most:
+            raise BadStructureError(f"header keyword {key} is {value!r}, not a whole number from {least} to {most}")
+        return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Hdu:
+    """One header, and where its data are.
+
+    Attributes
+    ----------
+    index
+        Number in the file, the primary HDU is 0.
+    cards
+        Its keywords.
+    header
+        The header's bytes.
+    data_at, data_size
+        First byte and number of bytes of the data, without the filling of the last block.
+    lead
+        The first bytes of the data, as far as they came with the header.
+    """
+
+    index: int
+    cards: Cards
+    header: bytes
+    data_at: int
+    data_size: int
+    lead: bytes
+
+    @property
+    def end(self) -> int:
+        """First byte after the data's last block."""
+        return self.data_at + -(-self.data_size // BLOCK) * BLOCK
+
+
+def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
+    """Read the header at byte ``at``.
+
+    Raises
+    ------
+    BadStructureError
+        There is no header, it has no end, or its data would reach beyond the end of the file.
+    """
+    raw = source.read(at, min(_LEAD, source.size - at)) if at < source.size else b""
+    if not raw.startswith((b"SIMPLE  =", b"XTENSION=")):
+        raise BadStructureError(f"no FITS header at byte {at}")
+    length = _header_length(raw)
+    while length is None:
+        more = source.read(at + len(raw), min(len(raw), source.size - at - len(raw)))
+        raw += more
+        length = _header_length(raw)
+        if length is None and (not more or len(raw) > _LARGEST_HEADER):
+            raise BadStructureError(f"the header at byte {at} has no END")
+    try:
+        cards = Cards(raw[:length].decode("ascii"))
+    except UnicodeDecodeError as error:
+        raise BadStructureError(f"the header at byte {at} is not text") from error
+    data_at, data_size = at + length, _data_size(cards)
+    # The filling of the file's last block may be missing: some writers leave it out and nothing is lost.
+    if data_at + data_size > source.size:
+        raise BadStructureError(
+            f"truncated: HDU {index} ({cards.string('EXTNAME') or 'no name'}) should reach byte "
+            f"{data_at + data_size}, the file ends at {source.size}"
+        )
+    return Hdu(index, cards, raw[:length], data_at, data_size, raw[length : length + data_size])
+
+
+def table_dtype(cards: Cards) -> np.dtype[np.void]:
+    """Return the dtype of a binary table's rows, columns under their ``TTYPE`` names in capitals.
+
+    Raises
+    ------
+    BadStructureError
+        The columns do not make up ``NAXIS1`` bytes.
+    """
+    fields: list[tuple[str, str]] = []
+    for n in range(1, cards.integer("TFIELDS", most=999) + 1):
+        match = _TFORM.match(cards.string(f"TFORM{n}"))
+        if match is None:
+            raise BadStructureError(f"header keyword TFORM{n} is {cards.get(f'TFORM{n}')!r}")
+        fields.append((cards.string(f"TTYPE{n}", f"COLUMN {n}").upper(), _column(*match.groups())))
+    try:
+        dtype = np.dtype(fields)
+    except ValueError as error:
+        raise BadStructureError(f"table columns: {error}") from error
+    if dtype.itemsize != cards.integer("NAXIS1"):
+        raise BadStructureError(f"table rows of {cards.get('NAXIS1')} bytes, but columns of {dtype.itemsize}")
+    return dtype
+
+
+def _column(count: str, code: str) -> str:
+    """Return the numpy type of a ``TFORM``."""
+    n = int(count[:9] or 1)
+    if code == "A":
+        return f"S{n}"
+    if code == "X":
+        return f"V{(n + 7) // 8}"
+    # A descriptor stays a pair whether "1P" or "P"; any other count is an array in the cell.
+    return _COLUMN_TYPES[code] if n == 1 else f"({n},){_COLUMN_TYPES[code]}" if code not in "PQ" else "V0"
+
+
+def _header_length(raw: bytes) -> int | None:
+    """Return the bytes of the header that starts ``raw``, up to a whole block, or None before its END is there."""
+    at = raw.find(_END)
+    while at % _CARD:
+        if at < 0:
+            return None
+        at = raw.find(_END, at + 1)
+    length = -(-(at + _CARD) // BLOCK) * BLOCK
+    return length if length <= len(raw) else None
+
+
+def _data_size(cards: Cards) -> int:
+    """Return the bytes of an HDU's data (FITS standard 4.0, equation 2)."""
+    axes = cards.integer("NAXIS", most=999)
+    if axes == 0:
+        return 0
+    pixels = 1
+    for n in range(1, axes + 1):
+        pixels *= cards.integer(f"NAXIS{n}")
+    extra = cards.integer("PCOUNT", 0)
+    return abs(cards.integer("BITPIX", least=-64, most=64)) // 8 * cards.integer("GCOUNT", 1) * (extra + pixels)
+
+
+def _value(text: str) -> Value:
+    """Parse the value field of a card."""
+    text = text.strip()
+    if text.startswith("'"):
+        match = _STRING.match(text)
+        return match[1].replace("''", "'").rstrip() if match else None
+    text = text.partition("/")[0].strip()
+    if text in ("T", "F"):
+        return text == "T"
+    try:
+        return int(text)
+    except ValueError:
+        return _float(text)
+
+
+def _float(text: str) -> Value:
+    """Return a floating-point value, or the text itself where it is none; None where there is no text."""
+    try:
+        return float(text.replace("D", "E"))
+    except ValueError:
+        return text or None

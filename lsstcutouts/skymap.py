@@ -1,0 +1,280 @@
+"""Sky to tract to patch, from the Butler's dimension records alone (no ``lsst.skymap``).
+
+Rubin skymaps project each tract with a gnomonic (``TAN``) projection, which is projective: the four
+corners of the tract's region, as unit vectors, fix the whole map from sky to pixels exactly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import GeometryMismatchError, SkyMapError
+from .geom import YX, Box, TanProjection
+
+__all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection", "unit_vectors"]
+
+PIXEL_SCALE = 0.2
+"""Arcseconds a pixel of every Rubin skymap so far (DC2, lsst_cells_v1, lsst_cells_v2)."""
+
+
+WCS_TOLERANCE = 0.01
+"""Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
+
+
+def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Return ``(N, 3)`` unit vectors of positions in degrees."""
+    alpha, delta = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
+    return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tract:
+    """One tract: its projection and its grid of patches.
+
+    Attributes
+    ----------
+    id
+        Tract number of the skymap.
+    projection
+        Sky to tract pixels.
+    grid
+        Number of patches ``(y, x)``.
+    inner
+        Rows and columns of a patch's inner region; the inner regions tile the tract exactly.
+    """
+
+    id: int
+    projection: TanProjection
+    grid: YX[int]
+    inner: YX[int]
+
+    @property
+    def bbox(self) -> Box:
+        """The tract's pixels: the union of the inner regions."""
+        return Box(0, self.grid.y * self.inner.y, 0, self.grid.x * self.inner.x)
+
+    @classmethod
+    def from_corners(
+        cls,
+        tract: int,
+        corners: NDArray[np.float64],
+        *,
+        grid: YX[int] | None = None,
+        inner: YX[int] | None = None,
+        pixel_scale: float = PIXEL_SCALE,
+    ) -> "Tract":
+        """Return the tract whose region has these corners.
+
+        Parameters
+        ----------
+        tract
+            Tract number.
+        corners
+            ``(4, 3)`` unit vectors, in any order: the outer edges of the tract's corner pixels.
+        grid, inner
+            Number of patches, or pixels of a patch's inner region, ``(y, x)``: one follows from the other.
+        pixel_scale
+            Arcseconds a pixel at the tangent point.
+
+        Raises
+        ------
+        SkyMapError
+            If the region is not a quadrilateral or its sides are not whole numbers of patches and pixels.
+        """
+        if corners.shape != (4, 3):
+            raise SkyMapError(f"tract {tract}: its region has {len(corners)} corners instead of 4")
+        unit = _projection_from_corners(_sorted_corners(corners))  # one pixel is one tract side here
+        side_x, side_y = np.hypot(unit.cd[0], unit.cd[2]), np.hypot(unit.cd[1], unit.cd[3])  # degrees
+        side = YX(y=_whole(tract, side_y * 3600 / pixel_scale), x=_whole(tract, side_x * 3600 / pixel_scale))
+        parts = grid or inner
+        if parts is None:
+            raise SkyMapError(f"tract {tract}: neither the number of patches nor their size is known")
+        if side.y % parts.y or side.x % parts.x:
+            raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
+        other = YX(y=side.y // parts.y, x=side.x // parts.x)
+        projection = TanProjection(
+            crval=unit.crval,
+            crpix=(unit.crpix[0] * side.x - 0.5, unit.crpix[1] * side.y - 0.5),
+            cd=(unit.cd[0] / side.x, unit.cd[1] / side.y, unit.cd[2] / side.x, unit.cd[3] / side.y),
+        )
+        return cls(tract, projection, grid or other, inner or other)
+
+    def patch_at(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
+        """Return the patch whose inner region holds each tract pixel position; -1 outside the tract."""
+        row = np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y)
+        col = np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x)
+        inside = (row >= 0) & (row < self.grid.y) & (col >= 0) & (col < self.grid.x)
+        with np.errstate(invalid="ignore"):
+            return np.where(inside, row * self.grid.x + col, -1).astype(np.int64)
+
+    def inner_box(self, patch: int) -> Box:
+        """Return the inner region of a patch, tract pixels."""
+        row, col = divmod(patch, self.grid.x)
+        return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
+
+
+def _whole(tract: int, pixels: float) -> int:
+    """Return a tract side as whole pixels."""
+    if abs(pixels - round(pixels)) > 0.01 or round(pixels) < 1:
+        raise SkyMapError(
+            f"tract {tract}: a side of {pixels:.3f} px is not whole; is the skymap's pixel scale another one?"
+        )
+    return round(pixels)
+
+
+def _sorted_corners(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the corners as those of tract pixel (0, 0), (0, nx), (ny, nx), (ny, 0); x falls as RA grows."""
+    centre = corners.mean(axis=0)
+    axis = np.hypot(centre[0], centre[1])
+    # At a pole east is undefined; the skymaps put RA 0 there.
+    east = np.array([-centre[1], centre[0], 0.0]) / axis if axis > 1e-9 else np.array([0.0, 1.0, 0.0])
+    north = np.cross(centre / np.linalg.norm(centre), east)
+    angle = np.arctan2(corners @ north, -(corners @ east))  # 0 towards growing x
+    return corners[np.argsort(angle)]  # (-135, -45, 45, 135) degrees
+
+
+def _projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
+    """Return the projection that maps four ordered corners to (0, 0), (1, 0), (1, 1), (0, 1) in ``(x, y)``."""
+    x, y = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    zero = np.zeros((4, 3))
+    # h0.v - x h2.v = 0 and h1.v - y h2.v = 0: the null vector of an 8 x 9 matrix is the homography.
+    system = np.vstack(
+        [np.hstack([corners, zero, -x[:, None] * corners]), np.hstack([zero, corners, -y[:, None] * corners])]
+    )
+    h = np.linalg.svd(system)[2][-1].reshape(3, 3)
+    scale = np.linalg.norm(h[2])
+    h = h / (scale if h[2] @ corners.mean(axis=0) > 0 else -scale)
+    tangent = h[2]  # the denominator of a gnomonic projection is the cosine to the tangent point
+    crpix = h[:2] @ tangent
+    ra0, dec0 = np.arctan2(tangent[1], tangent[0]), np.arcsin(np.clip(tangent[2], -1, 1))
+    if np.hypot(tangent[0], tangent[1]) < 1e-9:
+        ra0 = 0.0
+    east = np.array([-np.sin(ra0), np.cos(ra0), 0.0])
+    north = np.array([-np.sin(dec0) * np.cos(ra0), -np.sin(dec0) * np.sin(ra0), np.cos(dec0)])
+    forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
+    cd = np.degrees(np.linalg.inv(forward))
+    return TanProjection(
+        crval=(float(np.degrees(ra0) % 360.0), float(np.degrees(dec0))),
+        crpix=(float(crpix[0]), float(crpix[1])),
+        cd=(float(cd[0, 0]), float(cd[0, 1]), float(cd[1, 0]), float(cd[1, 1])),
+    )
+
+
+def check_projection(mine: TanProjection, reference: TanProjection, bbox: Box, what: str) -> None:
+    """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px at a corner of a box."""
+    y = np.array([bbox.y0, bbox.y0, bbox.y1 - 1, bbox.y1 - 1])
+    x = np.array([bbox.x0, bbox.x1 - 1, bbox.x0, bbox.x1 - 1])
+    yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
+    away = float(np.max(np.hypot(yx.y - y, yx.x - x)))
+    if not away <= WCS_TOLERANCE:
+        raise GeometryMismatchError(
+            f"{what}: its WCS is {away:.3f} px away from its tract's (reference tangent point {reference.crval}, the "
+            f"file's {mine.crval}); the file does not belong to this tract and skymap, or its header is damaged"
+        )
+
+
+@dataclass(frozen=True)
+class RingsGeometry:
+    """The tract layout of a ``RingsSkyMap`` (version 1), by formula.
+
+    Rings of equal height in Dec, each cut into tracts equally wide in RA, and one tract at each pole.
+    Source: lsst/skymap, ``python/lsst/skymap/ringsSkyMap.py``.
+    """
+
+    rings: int = 120
+    ra_start: float = 0.0
+    inner: YX[int] = YX(3000, 3000)
+    """Rows and columns of a patch's inner region."""
+
+    @property
+    def height(self) -> float:
+        """Height of a ring, radians; the two polar caps together count as one more ring."""
+        return float(np.pi / (self.rings + 1))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """``(rings,)`` number of tracts in each ring, from south to north."""
+        south = self.height * (np.arange(self.rings) + 0.5) - np.pi / 2
+        nearest = np.minimum(np.abs(south), np.abs(south + self.height))
+        return (2 * np.pi * np.cos(nearest) / self.height).astype(np.int64) + 1
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """``(rings + 1,)`` number of the first tract of each ring, and of the north cap."""
+        return np.concatenate([[1], 1 + np.cumsum(self.counts)])
+
+    @property
+    def tracts(self) -> int:
+        """Number of tracts of the whole sky."""
+        return int(self.first[-1]) + 1
+
+    def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the tract that ``RingsSkyMap.findTract`` chooses (not the one with the nearest centre)."""
+        start = self.height / 2 - np.pi / 2
+        delta = np.radians(np.asarray(dec, np.float64))
+        ring = np.clip(((delta - start) / self.height).astype(np.int64), 0, self.rings - 1)
+        count = self.counts[ring]
+        turn = np.radians((np.asarray(ra, np.float64) - self.ra_start) % 360.0)
+        number = (turn / (2 * np.pi / count) + 0.5).astype(np.int64) % count
+        tract = self.first[ring] + number
+        return np.where(delta < start, 0, np.where(delta > -start, self.tracts - 1, tract)).astype(np.int64)
+
+    def centre(self, tract: int) -> tuple[float, float]:
+        """Return the tangent point of a tract, degrees."""
+        if not 0 <= tract < self.tracts:
+            raise SkyMapError(f"no tract {tract}: this skymap has the tracts 0 to {self.tracts - 1}")
+        if tract in {0, self.tracts - 1}:
+            return 0.0, -90.0 if tract == 0 else 90.0
+        ring = int(np.searchsorted(self.first, tract, side="right")) - 1
+        ra = 360.0 * (tract - int(self.first[ring])) / int(self.counts[ring]) + self.ra_start
+        return ra % 360.0, float(np.degrees(self.height * (ring + 1) - np.pi / 2))
+
+
+KNOWN_RINGS: Mapping[str, RingsGeometry] = {
+    "e2736e41244df00bbdb93aecac0ae4b2d19dda91": RingsGeometry(),  # lsst_cells_v1 (DP1)
+    "a5f11e561505dc6b24ec8f4ef547bc592e8299da": RingsGeometry(),  # lsst_cells_v2 (DP2)
+}
+"""Hash of a skymap's dimension record to its layout: the hash covers every setting of the skymap, so equal
+hashes mean equal geometry."""
+
+
+@dataclass(frozen=True)
+class SkyMap:
+    """The tracts of one skymap that matter here.
+
+    Attributes
+    ----------
+    name
+        The skymap's name in the repository.
+    tracts
+        Tract number to tract.
+    rings
+        The layout, where the skymap is a known ring skymap.
+    """
+
+    name: str
+    tracts: Mapping[int, Tract]
+    rings: RingsGeometry | None = None
+
+    def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return ``(N,)`` tract numbers of positions in degrees; -1 where no tract of ``tracts`` is.
+
+        On a known ring skymap the choice is ``RingsSkyMap.findTract``'s; elsewhere the nearest tract centre
+        among the tracts that contain the position.
+        """
+        if self.rings is not None:
+            chosen = self.rings.find(ra, dec)
+            return np.where(np.isin(chosen, np.fromiter(self.tracts, np.int64, len(self.tracts))), chosen, -1)
+        sky = unit_vectors(ra, dec)
+        best = np.full(len(sky), -1, np.int64)
+        nearest = np.full(len(sky), -np.inf)
+        for number, tract in self.tracts.items():
+            closeness = sky @ unit_vectors(*tract.projection.crval)
+            near = np.flatnonzero((closeness > nearest) & (closeness > 0.99))  # no tract spans 8 degrees
+            yx = tract.projection.sky_to_pixel(ra[near], dec[near])
+            inside = near[tract.patch_at(yx.y, yx.x) >= 0]
+            best[inside], nearest[inside] = number, closeness[inside]
+        return best

@@ -1,0 +1,227 @@
+"""One function behind ``lsstcutouts train`` and ``train_example.py``: from a configuration to a trained network."""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from .cache import CacheStats
+from .cutout import CutoutReader
+from .datamodule import CutoutDataModule
+from .mosaic import write_mosaic
+from .simulate import simulate
+
+__all__ = ["Throughput", "TrainingResult", "ensure_simulation", "train"]
+
+_PICTURED = 40
+"""Cutouts in the picture: five rows of eight."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes
+    ----------
+    metrics
+        Last value of everything that the model logged, such as ``val_auc``.
+    epochs, targets
+        How many were trained; targets are those of one epoch.
+    cutouts_per_second
+        Cutouts that the training loop consumed a second, validation and pauses between epochs left out.
+    waiting
+        Share of that time in which the loop waited for data.
+    hit_rate
+        Tile requests served without a decode, over the whole run.
+    bands_missing
+        Band to the number of targets without it, all splits together.
+    not_delivered
+        Catalog rows without any coadd.
+    checkpoint, picture
+        Files that were written.
+    """
+
+    metrics: Mapping[str, float]
+    epochs: int
+    targets: int
+    cutouts_per_second: float
+    waiting: float
+    hit_rate: float
+    bands_missing: Mapping[str, int]
+    not_delivered: int
+    checkpoint: str
+    picture: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """Return the result for people."""
+        table = Table(title="Training", show_header=False, title_justify="left")
+        for name, value in sorted(self.metrics.items()):
+            table.add_row(name.replace("_", " "), f"{value:.4f}")
+        missing = ", ".join(f"{band}: {count}" for band, count in self.bands_missing.items() if count) or "none"
+        rows = {
+            "epochs x targets": f"{self.epochs} x {self.targets}",
+            "cutouts/s in training": f"{self.cutouts_per_second:,.0f}",
+            "waiting for data": f"{self.waiting:.1%} of the training time",
+            "cache hit rate": f"{self.hit_rate:.1%}",
+            "targets without a band": missing,
+            "targets not delivered": str(self.not_delivered),
+            "checkpoint": self.checkpoint,
+            "picture": self.picture or "not written",
+        }
+        for name, text in rows.items():
+            table.add_row(name, text)
+        return table
+
+
+class Throughput(Callback):
+    """Measure how many targets the training loop consumes and how long it waits for them."""
+
+    def __init__(self) -> None:
+        self.targets, self.seconds, self.waited = 0, 0.0, 0.0
+        self._mark = 0.0
+
+    @property
+    def cutouts_per_second(self) -> float:
+        """Targets a second over all training epochs."""
+        return self.targets / self.seconds if self.seconds else 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Share of the time between batches."""
+        return self.waited / self.seconds if self.seconds else 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Start the clock of an epoch."""
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Count the time since the last batch as waiting."""
+        now = time.perf_counter()
+        self.waited += now - self._mark
+        self.seconds += now - self._mark
+        self._mark = now
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Count the batch."""
+        now = time.perf_counter()
+        self.targets += len(batch["object_id"])
+        self.seconds += now - self._mark
+        self._mark = now
+
+
+def ensure_simulation(settings: DictConfig | None) -> None:
+    """Write the simulated repository that a configuration names, unless it is there."""
+    if settings is None or (Path(settings.root) / "butler.yaml").exists():
+        return
+    simulate(settings.root, hydra.utils.instantiate(settings.config), progress=True)
+
+
+def train(cfg: DictConfig) -> TrainingResult:
+    """Train what a configuration describes and say what came of it.
+
+    Parameters
+    ----------
+    cfg
+        As ``configs/train.yaml``.
+
+    Returns
+    -------
+    TrainingResult
+        Also printed, and written to ``metrics.json`` in the output folder.
+    """
+    output = _output(cfg)
+    L.seed_everything(cfg.seed, verbose=False)
+    ensure_simulation(cfg.simulation)
+    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
+    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    meter = Throughput()
+    trainer: L.Trainer = hydra.utils.instantiate(
+        cfg.trainer, default_root_dir=str(output), callbacks=[meter, RichProgressBar()]
+    )
+    trainer.fit(model, data, ckpt_path=cfg.resume)
+    checkpoint = output / "model.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    result = _result(trainer, data, meter, str(checkpoint), _picture(cfg, trainer, model, data, output))
+    if trainer.is_global_zero:
+        (output / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+        Console().print(result.table())
+    return result
+
+
+def _output(cfg: DictConfig) -> Path:
+    """Return the folder of this run: hydra's where hydra made one (each job of a sweep has its own)."""
+    folder = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.output
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _result(
+    trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, checkpoint: str, picture: Path | None
+) -> TrainingResult:
+    plans = list({id(plan): plan for plan, _ in data.splits.values()}.values())
+    missing: dict[str, int] = {}
+    for plan in plans:
+        for band, count in plan.bands_missing().items():
+            missing[band] = missing.get(band, 0) + count
+    stats: CacheStats = data.cache_info()
+    return TrainingResult(
+        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+        epochs=trainer.current_epoch,
+        targets=len(data.splits["train"][1]),
+        cutouts_per_second=meter.cutouts_per_second,
+        waiting=meter.waiting,
+        hit_rate=stats.hit_rate,
+        bands_missing=missing,
+        not_delivered=sum(len(plan.rejected) for plan in plans),
+        checkpoint=checkpoint,
+        picture=None if picture is None else str(picture),
+    )
+
+
+def _picture(
+    cfg: DictConfig, trainer: L.Trainer, model: L.LightningModule, data: CutoutDataModule, output: Path
+) -> Path | None:
+    """Write cutouts of the validation split, from the highest score to the lowest, with score and truth."""
+    label = OmegaConf.select(cfg, "model.label", default="label")
+    if not cfg.picture or not trainer.is_global_zero or "val" not in data.splits or not len(data.splits["val"][1]):
+        return None
+    plan, rows = data.splits["val"]
+    rng = np.random.default_rng(cfg.seed)
+    chosen = np.sort(rng.choice(rows, min(_PICTURED, len(rows)), replace=False))
+    batch = CutoutReader(plan, planes=data.planes, mask_planes=data.mask_planes, cache=data.cache).read(chosen)
+    scores = _scores(model, data, batch)
+    truth = np.asarray(batch.get(label, np.full(len(chosen), -1)))
+    order = np.argsort(-scores)
+    right = (scores > 0.5) == (truth > 0.5)
+    captions = [f"{scores[i]:.2f}  {'lens' if truth[i] > 0.5 else 'no lens'}" for i in order]
+    frames = ["palegreen" if right[i] else "salmon" for i in order]
+    title = f"validation cutouts, {''.join(plan.bands)}: score and truth (green: right, red: wrong)"
+    images = np.asarray(batch["image"])[order]
+    return write_mosaic(output / "mosaic.png", images, plan.bands, captions, frames=frames, title=title)
+
+
+def _scores(model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
+    """Return the probability that the model gives each target of a batch of arrays."""
+    tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
+    model.eval()
+    with torch.inference_mode():
+        transformed = data.transforms.to(model.device)(tensors)
+        scores: np.ndarray[Any, Any] = model(transformed["image"]).sigmoid().cpu().numpy()
+    return scores
