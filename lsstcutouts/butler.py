@@ -115,6 +115,7 @@ class Repository:
         try:
             self._check_names()
             self.skymap = self._choose_skymap(skymap)
+            self.rings = self._known_rings()
         except BaseException:
             self.close()
             raise
@@ -183,11 +184,6 @@ class Repository:
             seen = grids.get(tract, YX(0, 0))
             grids[tract] = YX(max(seen.y, y + 1), max(seen.x, x + 1))
         return grids
-
-    @property
-    def rings(self) -> RingsGeometry | None:
-        """The layout of the skymap, where it is a known ring skymap."""
-        return KNOWN_RINGS.get(self._skymap_record().hash.hex())
 
     def locate(self, patches: Iterable[tuple[int, int]], bands: Sequence[str]) -> list[LocatedFile]:
         """Return every coadd of these ``(tract, patch)`` pairs in these bands, in one query.
@@ -265,9 +261,11 @@ class Repository:
             raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{_instead(wanted, known)}")
         return wanted
 
-    def _skymap_record(self) -> Any:
+    def _known_rings(self) -> RingsGeometry | None:
+        """Return the layout of the skymap, where its record's hash is that of a known ring skymap."""
         with self._translated("the skymap record"):
-            return self._butler.query_dimension_records("skymap", skymap=self.skymap)[0]
+            record = self._butler.query_dimension_records("skymap", skymap=self.skymap)[0]
+        return KNOWN_RINGS.get(record.hash.hex())
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

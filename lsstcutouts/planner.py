@@ -56,7 +56,7 @@ def parse_size(size: int | Sequence[int]) -> YX[int]:
 class _Sample:
     """What one file tells about all of its kind."""
 
-    border: int
+    border: YX[int]
     block_shape: YX[int]
     tile_bytes: float
 
@@ -215,7 +215,9 @@ class Planner:
         with open_coadd(one.uri) as coadd:
             check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri)
             bbox, layout = coadd.bbox, coadd.layout("image")
-        border = max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0)
+        border = YX(
+            y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0)
+        )
         return _Sample(border, _block_shape(layout), layout.compressed_bytes / bbox.area)
 
     def _nothing_covered(self, catalog: Catalog, in_tracts: int) -> str:
@@ -301,15 +303,15 @@ def _boxes(skymap: SkyMap, tract: Ints, ra: NDArray[np.float64], dec: NDArray[np
     return _Boxes(tract, patch, yx0, offset.astype(np.float32))
 
 
-def _others(boxes: _Boxes, skymap: SkyMap, size: YX[int], border: int) -> tuple[Ints, Ints]:
+def _others(boxes: _Boxes, skymap: SkyMap, size: YX[int], border: YX[int]) -> tuple[Ints, Ints]:
     """Return, as in `ragged`, the keys of the patches besides the primary one whose files may reach under each box."""
     found: list[list[int]] = [[] for _ in boxes.tract]
     for number in np.unique(boxes.tract).tolist():
         tract = skymap.tracts[number]
         rows = np.flatnonzero(boxes.tract == number)
-        step, grid = np.asarray(tract.inner), np.asarray(tract.grid)
-        low = np.clip((boxes.yx0[rows] - border) // step, 0, grid - 1)
-        high = np.clip((boxes.yx0[rows] + np.asarray(size) - 1 + border) // step, 0, grid - 1)
+        step, grid, reach = np.asarray(tract.inner), np.asarray(tract.grid), np.asarray(border)
+        low = np.clip((boxes.yx0[rows] - reach) // step, 0, grid - 1)
+        high = np.clip((boxes.yx0[rows] + np.asarray(size) - 1 + reach) // step, 0, grid - 1)
         for i in np.flatnonzero((high > low).any(axis=1)).tolist():
             (y0, x0), (y1, x1) = low[i].tolist(), high[i].tolist()
             under = [y * tract.grid.x + x for y in range(y0, y1 + 1) for x in range(x0, x1 + 1)]

@@ -21,7 +21,9 @@ from lsstcutouts.geom import YX, Box
 ORIGIN = YX(2850, -150)
 SLOW_FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
-shapes = st.tuples(st.integers(1, 60), st.integers(1, 60))
+lengths = st.integers(1, 60) | st.sampled_from([110, 151])
+"""The longer ones together make tiles that use the 10 000 random numbers up twice."""
+shapes = st.tuples(lengths, lengths)
 
 
 @st.composite
@@ -46,7 +48,9 @@ def integer_planes(draw: st.DrawFn) -> NDArray[np.integer]:
 
 
 def tile_shapes(shape: tuple[int, int]) -> st.SearchStrategy[tuple[int, int]]:
-    return st.tuples(st.integers(1, shape[0]), st.integers(1, shape[1])) | st.just((1, shape[1]))
+    any_shape = st.tuples(st.integers(1, shape[0]), st.integers(1, shape[1]))
+    # Not too many: astropy needs 0.1 ms for each.
+    return any_shape.filter(lambda t: shape[0] * shape[1] < 500 * t[0] * t[1]) | st.sampled_from([(1, shape[1]), shape])
 
 
 def boxes(shape: tuple[int, int]) -> st.SearchStrategy[Box]:
@@ -89,7 +93,7 @@ def assert_same_bits(got: NDArray[np.generic], expected: NDArray[np.generic]) ->
     np.testing.assert_array_equal(np.signbit(got) & ~np.isnan(got), np.signbit(expected) & ~np.isnan(expected))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_FIXTURE)
 @given(data=st.data())
 def test_quantised_floats(tmp_path: Path, data: st.DataObject) -> None:
     pixels = data.draw(float_planes())
@@ -229,6 +233,22 @@ def test_exact_zeros_stay_zero(tmp_path: Path) -> None:
         np.testing.assert_array_equal(coadd.read("image") == 0, pixels == 0)
 
 
+@pytest.mark.parametrize("method", [-1, 1, 2])
+@pytest.mark.parametrize("compression", ["RICE_1", "GZIP_2"])
+def test_tiles_of_dp2s_size(tmp_path: Path, compression: str, method: int) -> None:
+    """22 500 pixels use the 10 000 random numbers up twice; the seed makes the second tile start over."""
+    pixels = np.random.default_rng(8).normal(5, 1, (150, 450)).astype(np.float32)
+    hdu = fits.CompImageHDU(
+        pixels,
+        name="IMAGE",
+        compression_type=compression,
+        tile_shape=(150, 150),
+        quantize_method=method,
+        dither_seed=9999,
+    )
+    assert_as_astropy(write(tmp_path / "tiles.fits", image=hdu), "image", [Box(10, 90, 140, 320)])
+
+
 def test_dither_sequence_is_the_standards() -> None:
     """FITS standard 4.0, appendix I: the seed after 10 000 draws is 1043618065."""
     sequence, starts = dither_sequence()
@@ -247,7 +267,7 @@ def rewritten(path: Path, change: dict[int, int]) -> None:
 
 
 @pytest.mark.parametrize("compression", ["GZIP_1", "GZIP_2"])
-def test_every_flipped_byte_of_a_gzipped_tile_is_found(tmp_path: Path, compression: str) -> None:
+def test_a_flipped_byte_of_a_gzipped_tile_is_found(tmp_path: Path, compression: str) -> None:
     pixels = np.random.default_rng(9).normal(0, 1, (8, 40)).astype(np.float32)
     hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type=compression, tile_shape=(8, 20), quantize_level=0.0)
     path = write(tmp_path / "gzip.fits", image=hdu)
@@ -255,18 +275,18 @@ def test_every_flipped_byte_of_a_gzipped_tile_is_found(tmp_path: Path, compressi
     with open_coadd(path) as coadd:
         layout = coadd.layout("image")
     start, size = int(layout.offsets[1]), int(layout.sizes[1])
-    for at in range(start, start + size):
+    for at in range(start, start + size, 3):
         if at - start in {3, 4, 5, 6, 7, 8, 9}:
             continue  # flags, time and system of the gzip header: not part of the pixels
         path.write_bytes(intact)
         rewritten(path, {at: intact[at] ^ 0x41})
         with open_coadd(path) as coadd:
-            coadd.read_units("image", [0]) if layout.units > 1 else coadd.read("image", coadd.bbox._replace(x1=-130))
+            coadd.read("image", coadd.bbox._replace(x1=-130))
             with pytest.raises(CorruptFileError, match="tile 1 of the image plane"):
                 coadd.read("image")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_FIXTURE)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["cut", "zeros", "noise", "flip"]))
 def test_damaged_rice_tiles_end_in_pixels_or_an_error(tmp_path: Path, seed: int, kind: str) -> None:
     """Rice has no checksum: damage may pass as other pixels, but it neither crashes nor hangs."""

@@ -30,9 +30,9 @@ def source_from_parquet(path: Path) -> Source:
     def read(names: Sequence[str]) -> dict[str, Column]:
         try:
             table = pa.concat_tables([_read_columns(file, names) for file in files])
-        except (pa.ArrowException, OSError, KeyError) as error:
+            return {name: _column(table.column(name), units.get(name), str(path), name) for name in names}
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
             raise CatalogError(f"{path}: cannot be read as Parquet: {error}") from error
-        return {name: _column(table.column(name), units.get(name), str(path), name) for name in names}
 
     return Source(str(path), _unique_names(schema.names, str(path)), read)
 

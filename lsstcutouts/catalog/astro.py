@@ -3,7 +3,9 @@
 ``astropy.table`` takes about a second to import and is imported only when such a table is met.
 """
 
+import gzip
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,17 @@ def source_from_fits(path: Path) -> Source:
     from astropy.table import Table
 
     try:
-        with fits.open(path) as hdus:
+        # Reading a gzipped file whole checks its checksum first: astropy can loop for ever over a damaged one.
+        whole = BytesIO(gzip.decompress(path.read_bytes())) if path.suffix.lower() == ".gz" else path
+        with fits.open(whole) as hdus:
             tables = [i for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
             if not tables:
                 raise CatalogError(f"{path}: holds no table, only images; give the file that holds the catalog.")
             # Units of columns that nobody asks for are of no concern: no warning about their spelling. An empty text
             # is a text and NaN a float: only what TNULL says is missing is masked.
             table = Table.read(hdus, format="fits", hdu=tables[0], unit_parse_strict="silent", mask_invalid=False)
-    except fits.VerifyError as error:  # of no built-in kind that the caller could name without astropy
+    except (fits.VerifyError, AttributeError, NameError) as error:
+        # The last two are how astropy trips over some damaged headers.
         raise CatalogError(f"{path}: is no valid FITS file: {error}") from error
     return source_from_astropy(table, str(path))
 

@@ -237,6 +237,6 @@ def _subtract_dither(work: NDArray[np.float64], entry: int) -> None:
     while at < n:
         entry %= _RANDOM
         start = starts[entry]
-        stop = min(at + _RANDOM - start + 1, n)
+        stop = min(at + _RANDOM - start, n)
         work[at:stop] -= sequence[start : start + stop - at]
         at, entry = stop, entry + 1

@@ -107,6 +107,8 @@ def _rows(source: ByteSource, hdu: Hdu) -> "np.ndarray[tuple[int], np.dtype[np.v
 
 def _plane(cards: Cards) -> str:
     """Return the plane that an afw header announces, in small letters; old files have only EXTTYPE."""
-    name = cards.string("EXTNAME") or cards.string("EXTTYPE")
-    # fpack names a compressed primary image so when it has no name of its own.
-    return "image" if name == "COMPRESSED_IMAGE" else name.lower()
+    name, kind = cards.string("EXTNAME"), cards.string("EXTTYPE")
+    # Compression calls planes without a name so; only the image has no type either.
+    if name == "COMPRESSED_IMAGE":
+        name = kind or "image"
+    return (name or kind).lower()

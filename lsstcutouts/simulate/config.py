@@ -19,7 +19,7 @@ FULL_SIZE = (YX(20, 20), YX(150, 150), YX(10, 10))
 KNOWN_BANDS = "ugrizy"
 TRACT_COUNT = 18938
 SMALLEST_CELL = 16
-FEW_MISSING = 0.08
+FEW_MISSING = 0.1
 """Share of the files that ``missing="few"`` leaves out."""
 
 
@@ -151,10 +151,11 @@ class SimulationConfig:
         raise ConfigurationError(f"missing={item!r} must be a pair of a patch id and one of {self.band_names}")
 
     def _few_missing(self) -> frozenset[tuple[int, str]]:
-        """Choose a few, in different patches and never all bands of a patch."""
+        """Choose a few, in different patches: of the bands that surveys reach last, where there are any."""
         patches, bands = self.patch_ids, self.band_names
         if len(bands) < 2:
             return frozenset()
+        bands = tuple(band for band in bands if band in "uzy") or bands
         rng = np.random.default_rng([self.seed, 1])
         count = min(len(patches), max(1, math.floor(FEW_MISSING * len(patches) * len(bands))))
         chosen = rng.permutation(len(patches))[:count]

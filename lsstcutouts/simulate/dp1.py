@@ -65,7 +65,7 @@ def write_exposure(path: Path, pixels: CoaddPixels, skymap: SimulatedSkyMap, rng
     hdus = [
         primary,
         _plane("IMAGE", _image(pixels), [("BUNIT", "nJy"), *geometry]),
-        _plane("MASK", _packed(pixels, bits), [*mask_cards, *geometry]),
+        _plane("MASK", _packed(pixels, bits), [("BUNIT", None), *mask_cards, *geometry]),
         _plane("VARIANCE", _variance(pixels), [("BUNIT", "nJy**2"), *geometry]),
         _archive_index(),
         _archive_table(),

@@ -1,5 +1,6 @@
 """The planes of one coadd file: image, variance, mask and point-spread function, before any file format."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,8 +78,10 @@ class CoaddPixels:
         return [(int(i), int(j)) for i, j in np.argwhere(np.isnan(self.psf[:, :, 0, 0]))]
 
 
-def expose_patch(config: SimulationConfig, skymap: SimulatedSkyMap, sources: Sources, patch: int) -> list[CoaddPixels]:
-    """Return the planes of all bands that the repository holds of a patch.
+def expose_patch(
+    config: SimulationConfig, skymap: SimulatedSkyMap, sources: Sources, patch: int
+) -> Iterator[CoaddPixels]:
+    """Yield the planes of all bands that the repository holds of a patch.
 
     The sky is the same for all patches; its noise is each file's own, so that reading a wrong file shows.
     """
@@ -86,8 +89,9 @@ def expose_patch(config: SimulationConfig, skymap: SimulatedSkyMap, sources: Sou
     wide = Box(box.y0 - MARGIN, box.y1 + MARGIN, box.x0 - MARGIN, box.x1 + MARGIN)
     canvases = paint(sources, wide)
     first = config.patch_ids.index(patch) * len(config.band_names)
-    held = [(n, b) for n, b in enumerate(config.band_names) if (patch, b) not in config.missing_files]
-    return [_expose(config, _File(patch, band, first + n, box), canvases[n]) for n, band in held]
+    for n, band in enumerate(config.band_names):
+        if (patch, band) not in config.missing_files:
+            yield _expose(config, _File(patch, band, first + n, box), canvases[n])
 
 
 class _File(NamedTuple):

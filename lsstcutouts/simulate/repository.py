@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow.parquet
-from lsst.daf.butler import (
+from lsst.daf.butler import (  # type: ignore[attr-defined]
     Butler,
-    CollectionType,  # type: ignore[attr-defined]
+    CollectionType,
     Config,
     DatasetRef,
     DatasetType,
@@ -83,6 +83,11 @@ class SimulatedRepository:
     def truth(self) -> Path:
         """Parquet table of the targets: ``object_id``, ``ra``, ``dec`` (degrees ICRS), ``label`` and more."""
         return self.root / TRUTH
+
+    @property
+    def config(self) -> SimulationConfig:
+        """Settings it was written with, read from its folder."""
+        return SimulationConfig(**json.loads((self.root / DESCRIPTION).read_text())["config"])
 
     @classmethod
     def load(cls, root: str | Path) -> Self:
@@ -233,15 +238,13 @@ def _register(butler: Butler, config: SimulationConfig, skymap: SimulatedSkyMap)
 
 
 def _exposures(config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky) -> Iterator[CoaddPixels]:
-    """Yield all files, a patch ahead of the caller: numpy renders in a thread while files are written."""
-    expose = partial(expose_patch, config, skymap, sky.sources)
+    """Yield all files, each rendered in a thread while the one before it is written."""
+    files = chain.from_iterable(expose_patch(config, skymap, sky.sources, patch) for patch in config.patch_ids)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pending = None
-        for patch in (*config.patch_ids, None):
-            following = None if patch is None else pool.submit(expose, patch)
-            if pending is not None:
-                yield from pending.result()
-            pending = following
+        pending = pool.submit(next, files, None)
+        while (pixels := pending.result()) is not None:
+            pending = pool.submit(next, files, None)
+            yield pixels
 
 
 def _shown(files: Iterator[CoaddPixels], config: SimulationConfig, progress: bool) -> Iterable[CoaddPixels]:

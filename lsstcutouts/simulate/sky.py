@@ -5,6 +5,7 @@ as much blue light, which a lens bends into arcs and the others carry as compani
 alone thus tells nothing.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ ZERO_POINT = 31.4
 """AB magnitude of 1 nJy."""
 
 RED_COLOUR = np.array([5.6, 2.25, 0.75, 0.0, -0.35, -0.5])
-BLUE_COLOUR = np.array([0.9, 0.45, 0.15, 0.0, -0.1, -0.15])
+BLUE_COLOUR = np.array([0.6, 0.2, 0.05, 0.0, -0.05, -0.1])
 """Magnitudes in ugrizy relative to i: an early-type galaxy at redshift 0.5 and a star-forming galaxy."""
 
 SPACING = 30.0
@@ -37,6 +38,8 @@ FIELD_AREA = 2500.0
 """Pixels of sky for each faint source that is not a target."""
 BRIGHT_AREA = 1_000_000.0
 """Pixels of sky for each saturated star."""
+BRIGHT_CHOICE = 16
+"""Places drawn for each of them."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,11 @@ def draw_sky(config: SimulationConfig, skymap: SimulatedSkyMap) -> Sky:
     """
     rng = np.random.default_rng([config.seed, 2])
     targets = _draw_targets(config, skymap, rng)
-    sources = [*_target_sources(targets, rng), _field(config, skymap, targets, rng), _bright(config, skymap, rng)]
+    sources = [
+        *_target_sources(targets, rng),
+        _field(config, skymap, targets, rng),
+        _bright(config, skymap, targets, rng),
+    ]
     return Sky(Sources.concatenate(sources), _truth_table(config, skymap, targets))
 
 
@@ -124,8 +131,11 @@ def _positions(
     chosen = rng.permutation(np.concatenate([chosen, ring]))
     if len(chosen) < count:
         raise ConfigurationError(f"only {len(chosen)} of {count} targets fit: ask for fewer targets or larger patches")
-    play = pitch - min(SPACING, 0.6 * pitch)
-    return y[chosen] + rng.uniform(-0.5, 0.5, count) * play, x[chosen] + rng.uniform(-0.5, 0.5, count) * play
+    y, x = y[chosen], x[chosen]
+    play = (pitch - min(SPACING, 0.6 * pitch)) * rng.uniform(-0.5, 0.5, (2, count))
+    # A step must not carry a target off the coverage.
+    play *= _inside(y + play[0], x + play[1], outer)
+    return y + play[0], x + play[1]
 
 
 def _lattice(boxes: list[Box], pitch: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -222,7 +232,7 @@ def _sources(
 def _field(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets, rng: np.random.Generator) -> Sources:
     """Return faint stars and galaxies that are in no table, none of them on top of a target."""
     y, x = _scattered(config, skymap, FIELD_AREA, rng)
-    free = ~np.isin(_cells(y, x, 8.0), _neighbourhood(targets.y, targets.x, 8.0))
+    free = _free(y, x, targets, 8.0)
     y, x = y[free], x[free]
     n = len(y)
     magnitude = np.maximum(25.5 + np.log10(rng.uniform(size=n)) / 0.35, 20.5)
@@ -237,9 +247,12 @@ def _field(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets,
     return Sources(y, x, kind.astype(np.int64), shape, flux)
 
 
-def _bright(config: SimulationConfig, skymap: SimulatedSkyMap, rng: np.random.Generator) -> Sources:
-    """Return stars bright enough to saturate, at least one."""
-    y, x = _scattered(config, skymap, BRIGHT_AREA, rng)
+def _bright(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets, rng: np.random.Generator) -> Sources:
+    """Return stars bright enough to saturate, at least one, and none close to a target where there is room."""
+    y, x = _scattered(config, skymap, BRIGHT_AREA / BRIGHT_CHOICE, rng)
+    # Stable, so that of the free places, which come first, the earliest drawn are taken.
+    best = np.argsort(~_free(y, x, targets, 24.0), kind="stable")[: math.ceil(len(y) / BRIGHT_CHOICE)]
+    y, x = y[best], x[best]
     flux = 10.0 ** (0.4 * (ZERO_POINT - rng.uniform(15.8, 16.4, (len(y), 1)))) * np.ones(len(config.band_names))
     return Sources(y, x, np.full(len(y), int(Kind.POINT)), np.tile([0.0, 1, 0, 0, 0, 0], (len(y), 1)), flux)
 
@@ -249,11 +262,15 @@ def _scattered(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return random positions in the outer boxes of the patches, one for each ``area`` pixels."""
     boxes = [skymap.outer_box(patch) for patch in config.patch_ids]
-    first, shape = boxes[0].start, boxes[0].shape
-    corners = np.array([box.start for box in boxes]) if len(boxes) > 1 else np.array([first])
-    count = max(1, round(len(boxes) * boxes[0].area / area))
-    place = corners[rng.integers(len(boxes), size=count)] + rng.uniform(size=(count, 2)) * np.array(shape)
+    corners = np.array([box.start for box in boxes])
+    count = max(1, round(sum(box.area for box in boxes) / area))
+    place = corners[rng.integers(len(boxes), size=count)] + rng.uniform(size=(count, 2)) * np.array(boxes[0].shape)
     return place[:, 0], place[:, 1]
+
+
+def _free(y: NDArray[np.float64], x: NDArray[np.float64], targets: _Targets, side: float) -> NDArray[np.bool_]:
+    """Tell which positions have no target within about ``side`` pixels."""
+    return ~np.isin(_cells(y, x, side), _neighbourhood(targets.y, targets.x, side))
 
 
 def _cells(y: NDArray[np.float64], x: NDArray[np.float64], side: float) -> NDArray[np.int64]:
