@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from uuid import UUID
 
 import numpy as np
 import yaml
@@ -27,17 +28,19 @@ from lsst.daf.butler import (
 )
 from lsst.daf.butler.registry import NoDefaultCollectionError
 from lsst.resources import ResourcePath
+from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
 from .errors import (
     CollectionError,
     ConfigurationError,
     DatasetError,
+    ReadError,
     RepositoryError,
     RepositoryNotFoundError,
     SkyMapError,
 )
-from .geom import YX
+from .geom import YX, Box
 from .skymap import KNOWN_RINGS, RingsGeometry, SkyMap, Tract
 
 __all__ = ["LocatedFile", "Repository", "as_names"]
@@ -148,6 +151,47 @@ class Repository:
         for band in bands:
             if band not in known:
                 raise ConfigurationError(f"no band {band!r} in {self.name!r}{_instead(band, known)}")
+
+    @property
+    def storage_class(self) -> str:
+        """Name of the coadds' storage class: ``CellCoadd`` for `lsst.images` files, ``ExposureF`` for afw's."""
+        with self._translated("dataset types"):
+            return str(self._butler.get_dataset_type(self.dataset_type).storageClass_name)
+
+    def count(self, **data_id: int | str) -> int:
+        """Return the number of coadds, of those with a given ``band`` or ``tract`` if asked."""
+        with self._translated("the number of coadds"), self._butler.query() as query:
+            found = query.datasets(self.dataset_type, self.collections).where({"skymap": self.skymap, **data_id})
+            return int(found.count())
+
+    def tracts(self) -> list[int]:
+        """Return the tracts that have coadds, ascending."""
+        with self._translated("tracts"), self._butler.query() as query:
+            joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
+            return sorted(int(data_id["tract"]) for data_id in joined.data_ids(["tract"]))
+
+    def read_image(self, one: LocatedFile, box: Box) -> NDArray[np.float32]:
+        """Return image pixels as the Butler's own formatter reads them.
+
+        Slow, and independent of this package's readers: for comparing with them. Only for the storage class
+        ``CellCoadd``; others need the LSST stack.
+
+        Raises
+        ------
+        ReadError
+            If the Butler cannot read them.
+        """
+        from lsst import images
+
+        bbox = images.Box.factory[box.y0 : box.y1, box.x0 : box.x1]
+        try:
+            ref = self._butler.get_dataset(UUID(one.dataset_id))
+            image = self._butler.get(ref.makeComponentRef("image"), parameters={"bbox": bbox}) if ref else None
+        except (OSError, RuntimeError, ValueError, LookupError) as error:
+            raise ReadError(f"{one.uri}: the Butler cannot read {box}: {error}") from error
+        if image is None:
+            raise DatasetError(f"{self.where}: there is no dataset {one.dataset_id} any more")
+        return np.asarray(image.array, np.float32)
 
     def samples(self) -> list[LocatedFile]:
         """Return a few coadds, any; an empty list where the collections hold none."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .cache import CacheStats, TileCache
 from .cutout import Batch, CutoutReader, default_threads, stream
 from .errors import ConfigurationError
-from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, epoch_order
+from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
 from .plan import CutoutPlan
 
 __all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]
@@ -72,6 +72,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         super().__init__()
         self.plan = plan
         self.rows = np.arange(len(plan)) if rows is None else np.asarray(rows, np.int64)
+        if threads is not None and threads < 1:
+            raise ConfigurationError(f"threads must be at least 1, got {threads}")
+        check_order(seed=seed, shuffle_width=shuffle_width)
         self.batch_size, self.share = batch_size, share
         self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
         self.threads = threads

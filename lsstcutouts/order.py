@@ -13,12 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from .errors import ConfigurationError
 
-__all__ = ["DEFAULT_SHUFFLE_WIDTH", "Share", "batch_bounds", "block_ids", "epoch_order", "split_groups"]
+__all__ = ["DEFAULT_SHUFFLE_WIDTH", "Share", "batch_bounds", "block_ids", "check_order", "epoch_order", "split_groups"]
 
 type Ints = NDArray[np.integer]
 
-DEFAULT_SHUFFLE_WIDTH = 16
-"""Blocks open at once. The working set of the cache is about this many blocks of every band."""
+DEFAULT_SHUFFLE_WIDTH = 32
+"""Blocks open at once. The working set of the cache is about this many blocks of every band.
+
+With blocks of 750 px (13.5 MB in six bands), 500 targets a DP2 patch and boxes of 64 px, a cache of 0.5 GB decodes
+1.18 times the distinct tiles in an epoch over 40 patches (10 GB of tiles), for widths 8, 16 and 32 alike; a cache of
+4 GB 1.06 times."""
 
 
 class Share(NamedTuple):
@@ -46,6 +50,14 @@ def block_ids(group: Ints, position: Ints, block_shape: ArrayLike) -> NDArray[np
     return ids.reshape(-1).astype(np.int64)
 
 
+def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
+    """Raise `ConfigurationError` for arguments that no order can have."""
+    if shuffle_width < 1:
+        raise ConfigurationError(f"shuffle_width must be at least 1, got {shuffle_width}")
+    if seed < 0 or epoch < 0:
+        raise ConfigurationError(f"seed and epoch cannot be negative, got seed={seed}, epoch={epoch}")
+
+
 def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int) -> NDArray[np.int64]:
     """Return a permutation of the targets that stays within about ``shuffle_width`` blocks at a time.
 
@@ -61,10 +73,7 @@ def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int) -> ND
     shuffle_width
         At least 1; the larger, the closer to a full permutation and the larger the working set.
     """
-    if shuffle_width < 1:
-        raise ConfigurationError(f"shuffle_width must be at least 1, got {shuffle_width}")
-    if seed < 0 or epoch < 0:
-        raise ConfigurationError(f"seed and epoch cannot be negative, got seed={seed}, epoch={epoch}")
+    check_order(seed=seed, epoch=epoch, shuffle_width=shuffle_width)
     rng = np.random.default_rng([seed, epoch])
     rank = rng.permutation(int(block.max(initial=-1)) + 1)
     key = rank[block] + shuffle_width * rng.random(len(block))

@@ -27,8 +27,8 @@ type Ints = NDArray[np.int64]
 BLOCK_SIDE = 750
 """Side of a square locality block, pixels: a quarter of a DP2 patch's inner side, 25 of its tiles.
 
-A block of six bands holds 13.5 MB of decoded pixels, so the default `order.DEFAULT_SHUFFLE_WIDTH` keeps a
-few hundred MB open. Row tiles make full-width strips of the same area instead."""
+A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
+full-width strips of the same area instead."""
 
 
 def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
@@ -215,9 +215,7 @@ class Planner:
         with open_coadd(one.uri) as coadd:
             check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri)
             bbox, layout = coadd.bbox, coadd.layout("image")
-        border = YX(
-            y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0)
-        )
+        border = YX(y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0))
         return _Sample(border, _block_shape(layout), layout.compressed_bytes / bbox.area)
 
     def _nothing_covered(self, catalog: Catalog, in_tracts: int) -> str:

@@ -154,7 +154,7 @@ def test_every_file_format_gives_the_same_catalog(tmp_path, name):
         lambda: {k: np.asarray(v).astype(np.asarray(v).dtype.newbyteorder(">")) for k, v in columns().items()},
         lambda: pd.DataFrame(columns() | {"vector": list(VECTOR)}),
         lambda: pd.DataFrame(columns() | {"vector": list(VECTOR)}).set_index("objectId"),
-        lambda: pd.DataFrame(columns() | {"vector": list(VECTOR)}).convert_dtypes(),
+        lambda: pd.DataFrame(columns() | {"vector": list(VECTOR)}).drop(columns="unused").convert_dtypes(),
         lambda: pd.DataFrame(columns() | {"vector": list(VECTOR)}).astype({"name": "category"}),
         lambda: astropy_table().as_array(),
     ],

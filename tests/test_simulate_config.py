@@ -67,6 +67,7 @@ def test_few_bands_are_missing_by_default_and_never_a_whole_patch() -> None:
     config = SimulationConfig()
     assert len(config.missing_files) == 2
     assert len({patch for patch, _ in config.missing_files}) == 2
+    assert {band for _, band in config.missing_files} <= set("uzy")
     assert config.missing_files == SimulationConfig().missing_files
     assert len({SimulationConfig(seed=seed).missing_files for seed in range(9)}) > 1
     assert not SimulationConfig(missing=None).missing_files

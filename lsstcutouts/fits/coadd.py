@@ -7,7 +7,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lsstcutouts.errors import (
@@ -19,7 +18,7 @@ from lsstcutouts.errors import (
 )
 from lsstcutouts.geom import YX, Box, TanProjection
 
-from .codecs import decode_tile, rice_padding
+from .codecs import decode_tiles, rice_padding
 from .fallback import AstropyReader
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout, plane_layout, table_size
@@ -267,37 +266,18 @@ class Coadd:
 
     def _decode(self, layout: PlaneLayout, rectangles: Sequence[Box]) -> list[NDArray[Any]]:
         """Return the pixels of rectangles in the grid of tiles."""
-        if layout.fallback:
-            with self._named(layout.plane):
+        with self._named(layout.plane):
+            if layout.fallback:
                 return [self._astropy.read(layout, layout.pixels_of(tiles)) for tiles in rectangles]
-        numbers = [_tile_numbers(layout, tiles) for tiles in rectangles]
-        flat = numbers[0] if len(numbers) == 1 else [tile for each in numbers for tile in each]
-        padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
-        streams = read_extents(self._source, layout.offsets[flat].tolist(), layout.sizes[flat].tolist(), padding)
-        arrays, at = [], 0
-        for tiles, members in zip(rectangles, numbers, strict=True):
-            arrays.append(self._assemble(layout, tiles, members, streams[at : at + len(members)]))
-            at += len(members)
-        return arrays
-
-    def _assemble(
-        self, layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview]
-    ) -> NDArray[Any]:
-        """Return one rectangle of tiles as an array of pixels."""
-        pixels = layout.pixels_of(tiles)
-        out = np.empty(pixels.shape, layout.dtype)
-        step, one_column = layout.tile_shape, tiles.x1 - tiles.x0 == 1
-        for i, (tile, stream) in enumerate(zip(numbers, streams, strict=True)):
-            y, x = divmod(i, tiles.x1 - tiles.x0)
-            target = out[y * step.y : (y + 1) * step.y, x * step.x : (x + 1) * step.x]
-            flat = target.reshape(-1) if one_column else np.empty(target.size, layout.dtype)
-            try:
-                decode_tile(layout, tile, stream, flat)
-            except BadStructureError as error:
-                raise CorruptFileError(f"{self.uri}: tile {tile} of the {layout.plane} plane: {error}") from error
-            if not one_column:
-                target[...] = flat.reshape(target.shape)
-        return out
+            numbers = [_tile_numbers(layout, tiles) for tiles in rectangles]
+            flat = numbers[0] if len(numbers) == 1 else [tile for each in numbers for tile in each]
+            padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
+            streams = read_extents(self._source, layout.offsets[flat].tolist(), layout.sizes[flat].tolist(), padding)
+            arrays, at = [], 0
+            for tiles, members in zip(rectangles, numbers, strict=True):
+                arrays.append(decode_tiles(layout, tiles, members, streams[at : at + len(members)]))
+                at += len(members)
+            return arrays
 
     def _named(self, plane: str) -> "_Named":
         return _Named(self.uri, plane)

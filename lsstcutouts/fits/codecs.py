@@ -4,6 +4,7 @@ They release the interpreter lock while they work: threads decode side by side.
 """
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,16 +12,21 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from lsstcutouts.geom import Box
+
 from .headers import BadStructureError
 from .layout import GZIPPED, VERBATIM, PlaneLayout, Quantisation
 
-__all__ = ["decode_tile", "dequantise", "dither_sequence", "rice_padding"]
+__all__ = ["decode_tiles", "dequantise", "dither_sequence", "rice_padding"]
 
 _RANDOM = 10_000
 """Length of the standard's random sequence."""
 
 _ZERO = -2147483646
 """The integer that SUBTRACTIVE_DITHER_2 keeps for pixels of exactly zero."""
+
+_MOST_SCRATCH = 1 << 18
+"""Elements of the largest buffer that a thread keeps: 12 times a DP2 tile."""
 
 type Array = NDArray[Any]
 
@@ -33,6 +39,8 @@ class _Scratch(threading.local):
 
     def get(self, dtype: str, length: int) -> Array:
         """Return an uninitialised array; the next call for the same type overwrites it."""
+        if length > _MOST_SCRATCH:
+            return np.empty(length, dtype)
         buffer = self._buffers.get(dtype)
         if buffer is None or len(buffer) < length:
             buffer = self._buffers[dtype] = np.empty(length, dtype)
@@ -51,39 +59,90 @@ def rice_padding(block: int) -> bytes:
     return b"\xff" * (8 * block + 64)
 
 
-def decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array) -> None:
-    """Decode one tile.
+def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview]) -> Array:
+    """Decode a rectangle of tiles.
 
     Parameters
     ----------
     layout
         Of the plane; not one with ``fallback``.
-    tile
-        Its number.
-    stream
-        Its bytes in the file.
-    out
-        Where the pixels go: one-dimensional, contiguous, of type ``layout.dtype``.
+    tiles
+        The rectangle, in the grid of tiles.
+    numbers, streams
+        Its tiles row by row, and their bytes in the file; a Rice stream lies before `rice_padding`.
+
+    Returns
+    -------
+    pixels
+        Contiguous, of type ``layout.dtype``.
 
     Raises
     ------
     BadStructureError
-        The bytes are damaged.
+        The bytes of a tile are damaged; the message names the tile.
     """
+    out = np.empty(layout.pixels_of(tiles).shape, layout.dtype)
+    columns = tiles.x1 - tiles.x0
+    if columns == 1 and len(numbers) > 1 and _decode_strip(layout, numbers, streams, out):
+        return out
+    step = layout.tile_shape
+    for i, (tile, stream) in enumerate(zip(numbers, streams, strict=True)):
+        y, x = divmod(i, columns)
+        target = out[y * step.y : (y + 1) * step.y, x * step.x : (x + 1) * step.x]
+        flat = target.reshape(-1) if columns == 1 else np.empty(target.size, layout.dtype)
+        try:
+            _decode_tile(layout, tile, stream, flat)
+        except BadStructureError as error:
+            raise BadStructureError(f"tile {tile}: {error}") from error
+        if columns > 1:
+            target[...] = flat.reshape(target.shape)
+    return out
+
+
+def _decode_strip(layout: PlaneLayout, numbers: Sequence[int], streams: Sequence[memoryview], out: Array) -> bool:
+    """Decode equal GZIP_2 tiles with one shuffle for all, if they are such; a fifth faster for DP1's rows."""
+    count, nbytes = len(numbers), out.itemsize * layout.tile_shape.y * out.shape[1]
+    if not _only_shuffled(layout) or out.nbytes != count * nbytes:
+        return False
+    if any(_gzip_length(stream) != nbytes for stream in streams):
+        return False
+    planes = _scratch.get("u1", out.nbytes).reshape(count, nbytes)
+    for tile, stream, row in zip(numbers, streams, planes, strict=True):
+        try:
+            _inflate(stream, row)
+        except BadStructureError as error:
+            raise BadStructureError(f"tile {tile}: {error}") from error
+    _unshuffle(planes, out.reshape(count, -1))
+    return True
+
+
+def _only_shuffled(layout: PlaneLayout) -> bool:
+    """Whether every tile is GZIP_2 of 4-byte values that are delivered as they are."""
+    return (
+        layout.compression == "GZIP_2"
+        and layout.kinds is None
+        and layout.quantisation is None
+        and layout.direct
+        and layout.stored == layout.dtype
+    )
+
+
+def _decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array) -> None:
+    """Decode one tile into ``out``: one-dimensional, contiguous, of type ``layout.dtype``."""
     kind = 0 if layout.kinds is None else int(layout.kinds[tile])
     quantisation = layout.quantisation
-    if kind or quantisation is None:
-        if layout.compression == "GZIP_2" and not kind and layout.direct and out.itemsize == layout.stored.itemsize:
-            planes = _inflate(stream, out.nbytes)
-            if len(planes) == out.nbytes:
-                return _unshuffle(planes, out)
+    if not kind and _only_shuffled(layout) and _gzip_length(stream) == out.nbytes:
+        planes = _scratch.get("u1", out.nbytes)
+        _inflate(stream, planes)
+        _unshuffle(planes[None], out[None])
+    elif kind or quantisation is None:
         _store(layout, _values(layout, stream, len(out), kind, lossless=True), out)
-        return None
-    values = _values(layout, stream, len(out), kind, lossless=False)
-    dequantise(values, quantisation, tile, out)
-    if not layout.direct:
-        _store(layout, out.astype(layout.stored), out)
-    return None
+    else:
+        values = _values(layout, stream, len(out), kind, lossless=False)
+        floats = out if layout.direct else np.empty(len(out), layout.stored)
+        dequantise(values, quantisation, tile, floats)
+        if not layout.direct:
+            _store(layout, floats, out)
 
 
 def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossless: bool) -> Array:
@@ -95,7 +154,7 @@ def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossl
     if kind == VERBATIM or layout.compression in ("NONE", "NOCOMPRESS"):
         data = np.frombuffer(stream, np.uint8)
     else:
-        data = _inflate(stream, 8 * n)
+        data = _inflate_any(stream, 8 * n)
     width = len(data) // n
     if width not in (1, 2, 4, 8) or len(data) != width * n:
         raise BadStructureError(f"{len(data)} bytes for {n} pixels")
@@ -103,7 +162,7 @@ def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossl
     native = np.dtype(f"{'f' if floats else 'u' if width == 1 else 'i'}{width}")
     if layout.compression == "GZIP_2" and kind not in (GZIPPED, VERBATIM) and width > 1:
         values = np.empty(n, native)
-        _unshuffle(data, values)
+        _unshuffle(data[None], values[None])
         return values
     return data.view(native.newbyteorder(">")).astype(native)
 
@@ -136,37 +195,55 @@ def _store_mask(layout: PlaneLayout, values: Array, out: Array) -> None:
     np.copyto(out, wide, casting="unsafe")
 
 
-def _inflate(stream: memoryview, most: int) -> NDArray[np.uint8]:
-    """Return the bytes of a gzip stream, checksum verified, never more than ``most``; in scratch memory."""
-    try:
-        # The last four bytes hold the length (RFC 1952); too long a claim must not become an allocation.
-        length = int.from_bytes(stream[-4:], "little")
-        if not 0 < length <= most:
-            raise BadStructureError(f"a gzip stream of {length} bytes where at most {most} can be")
-        out = _scratch.get("u1", length)
-        size = len(imagecodecs.gzip_decode(stream, out=out.data))
-    except (imagecodecs.GzipError, ValueError) as error:
-        raise BadStructureError(f"gzip stream: {error}") from error
-    if size != length:
-        raise BadStructureError(f"gzip stream: {size} bytes, {length} announced")
+def _gzip_length(stream: memoryview) -> int:
+    """Return how many bytes a gzip stream says it holds: its last four bytes (RFC 1952)."""
+    return int.from_bytes(stream[-4:], "little")
+
+
+def _inflate_any(stream: memoryview, most: int) -> NDArray[np.uint8]:
+    """Return the bytes of a gzip stream, in scratch memory; a claim of more than ``most`` is not believed."""
+    length = _gzip_length(stream)
+    if not 0 < length <= most:
+        raise BadStructureError(f"a gzip stream of {length} bytes where at most {most} can be")
+    out = _scratch.get("u1", length)
+    _inflate(stream, out)
     return out
 
 
+def _inflate(stream: memoryview, out: NDArray[np.uint8]) -> None:
+    """Fill ``out`` with the bytes of a gzip stream, checksum verified."""
+    try:
+        size = len(imagecodecs.gzip_decode(stream, out=out.data))
+    except (imagecodecs.GzipError, ValueError) as error:
+        raise BadStructureError(f"gzip stream: {error}") from error
+    if size != len(out):
+        raise BadStructureError(f"gzip stream: {size} bytes, {len(out)} announced")
+
+
 def _unshuffle(planes: NDArray[np.uint8], out: Array) -> None:
-    """Undo GZIP_2's shuffle: first bytes of all values, second bytes, ... (most significant first)."""
-    width, n = out.itemsize, len(out)
-    parts = planes.reshape(width, n)
+    """Undo GZIP_2's shuffle: first bytes of all values, second bytes, ... (most significant first).
+
+    Parameters
+    ----------
+    planes
+        ``(tiles, bytes)``.
+    out
+        ``(tiles, values)``.
+    """
+    tiles, n = out.shape
+    width = out.itemsize
+    parts = planes.reshape(tiles, width, n)
     if width != 4:
-        target = out.view(np.uint8).reshape(n, width)
+        target = out.view(np.uint8).reshape(tiles, n, width)
         for byte in range(width):
-            target[:, width - 1 - byte] = parts[byte]
+            target[:, :, width - 1 - byte] = parts[:, byte]
         return
-    # Halves in 16 bits, then joined: three quarters of the time of four strided copies.
-    high, low = _scratch.get("u2", 2 * n).reshape(2, n)
-    for half, (first, second) in ((high, parts[:2]), (low, parts[2:])):
-        np.copyto(half, first)
+    # Halves in 16 bits, then joined: less time than four strided copies.
+    high, low = _scratch.get("u2", 2 * tiles * n).reshape(2, tiles, n)
+    for half, first in ((high, 0), (low, 2)):
+        np.copyto(half, parts[:, first])
         np.left_shift(half, 8, out=half)
-        np.bitwise_or(half, second, out=half)
+        np.bitwise_or(half, parts[:, first + 1], out=half)
     words = out.view(np.uint32)
     np.copyto(words, high)
     np.left_shift(words, 16, out=words)
@@ -198,7 +275,7 @@ def dither_sequence() -> tuple[NDArray[np.float64], tuple[int, ...]]:
     return sequence.astype(np.float64), tuple(starts.tolist())
 
 
-def dequantise(values: Array, quantisation: Quantisation, tile: int, out: NDArray[np.float32]) -> None:
+def dequantise(values: Array, quantisation: Quantisation, tile: int, out: Array) -> None:
     """Turn integers into floats: ``(value - r + 0.5) * scale + zero`` in float64, rounded once.
 
     The order of the operations is cfitsio's; another order differs in the last bit.
@@ -212,7 +289,7 @@ def dequantise(values: Array, quantisation: Quantisation, tile: int, out: NDArra
     tile
         Number of the tile, which chooses its scale and its place in the random sequence.
     out
-        Where the floats go.
+        Where the floats go, float32 or float64.
     """
     work = _scratch.get("f8", len(values))
     np.copyto(work, values)

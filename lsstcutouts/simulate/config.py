@@ -146,8 +146,9 @@ class SimulationConfig:
         return (self.cell_grid, self.cell_shape, self.patch_grid) == FULL_SIZE
 
     def _missing_file(self, item: Any) -> tuple[int, str]:
-        if not isinstance(item, str) and len(item) == 2 and item[1] in self.band_names:
-            return _patch_id(_patch_index(item[0], self.patch_grid), self.patch_grid), item[1]
+        pair = _sequence("missing", item)
+        if len(pair) == 2 and pair[1] in self.band_names:
+            return _patch_id(_patch_index(pair[0], self.patch_grid), self.patch_grid), pair[1]
         raise ConfigurationError(f"missing={item!r} must be a pair of a patch id and one of {self.band_names}")
 
     def _few_missing(self) -> frozenset[tuple[int, str]]:
@@ -155,9 +156,9 @@ class SimulationConfig:
         patches, bands = self.patch_ids, self.band_names
         if len(bands) < 2:
             return frozenset()
-        bands = tuple(band for band in bands if band in "uzy") or bands
         rng = np.random.default_rng([self.seed, 1])
         count = min(len(patches), max(1, math.floor(FEW_MISSING * len(patches) * len(bands))))
+        bands = tuple(band for band in bands if band in "uzy") or bands
         chosen = rng.permutation(len(patches))[:count]
         return frozenset((patches[i], bands[rng.integers(len(bands))]) for i in chosen)
 

@@ -28,8 +28,6 @@ PSF_SIDE = 35
 """Pixels along a side of a stored point-spread function, as in DP2."""
 MARGIN = 40
 """Pixels painted around a file, so that what wraps around in a blur is cut off."""
-BACKGROUND = 0.25
-"""nJy a pixel that was subtracted; what is left, below zero, where there are no data."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,6 @@ def _expose(config: SimulationConfig, file: _File, canvas: NDArray[np.float32]) 
     variance = _variance(light, sky, cells, config.cell_shape, rng)
     image = light + _noise(variance, rng)
     masks = _masks(light, sky, rng)
-    if config.holes:
-        _punch_holes(masks["NO_DATA"], psf, config.cell_shape, file.number, rng)
-    image[masks["NO_DATA"]] = -BACKGROUND
     noise = [_noise(variance, rng) for _ in range(config.noise_realizations)]
     rejected = masks["REJECTED"].astype(np.float32) * np.float32(0.25) if config.mask_fractions else None
     return CoaddPixels(*file, image, variance, masks, psf, noise, rejected)
@@ -182,19 +177,3 @@ def _edge(shape: YX[int], width: int) -> NDArray[np.bool_]:
     edge = np.ones(shape, bool)
     edge[width:-width, width:-width] = False
     return edge
-
-
-def _punch_holes(
-    no_data: NDArray[np.bool_],
-    psf: NDArray[np.float64],
-    cell: YX[int],
-    number: int,
-    rng: np.random.Generator,
-) -> None:
-    """Empty a part of every second file and a whole cell of every third, in place."""
-    if number % 2 == 0:
-        no_data |= _rectangle(YX(*no_data.shape), YX(cell.y // 3, cell.x), rng)
-    if number % 3 == 0:
-        i, j = rng.integers(psf.shape[0]), rng.integers(psf.shape[1])
-        no_data[i * cell.y : (i + 1) * cell.y, j * cell.x : (j + 1) * cell.x] = True
-        psf[i, j] = np.nan

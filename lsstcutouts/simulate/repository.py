@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..errors import ConfigurationError, RepositoryNotFoundError
 from . import dp1, dp2
 from .config import KNOWN_BANDS, SimulationConfig
+from .holes import punched
 from .pixels import CoaddPixels, expose_patch
 from .sky import Sky, draw_sky
 from .skymap import SimulatedSkyMap, skymap_of
@@ -211,7 +212,8 @@ def _write_butler(folder: Path, config: SimulationConfig, skymap: SimulatedSkyMa
         writer = _Writer(butler, _dataset_type(butler, config), config, skymap, folder)
         write = writer.put if config.release == "dp2" else writer.ingest
         for pixels in _shown(_exposures(config, skymap, sky), config, progress):
-            write(pixels)
+            # In this thread: astropy changes the process's warning filters while it writes.
+            write(punched(pixels, config))
 
 
 def _dataset_type(butler: Butler, config: SimulationConfig) -> DatasetType:

@@ -117,7 +117,8 @@ def _positions(
     count = config.targets
     outside = min(round(OUTSIDE_SHARE * count), count - 1)
     inner = [skymap.inner_box(patch) for patch in config.patch_ids]
-    outer = [skymap.outer_box(patch) for patch in config.patch_ids]
+    # Beyond the tract's own box a position belongs to another tract, which no file here is of.
+    outer = [skymap.outer_box(patch).intersection(skymap.tract_box) for patch in config.patch_ids]
     pitch = float(np.sqrt(sum(box.area for box in inner) / (1.3 * count)))
     if pitch < SMALLEST_PITCH:
         raise ConfigurationError(

@@ -1,0 +1,131 @@
+"""The data access layer as a user has it."""
+
+import numpy as np
+import pytest
+from lsst.daf.butler import Butler
+
+from lsstcutouts.catalog import Catalog
+from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError
+from lsstcutouts.fetcher import LsstDataFetcher
+from lsstcutouts.planner import build_plan
+from lsstcutouts.simulate import SimulatedRepository
+
+from .oracle import expected
+
+
+def fetcher_of(repo: SimulatedRepository, **changes) -> LsstDataFetcher:
+    arguments = {"collections": repo.collections, "bands": "gri", "size": 40, "threads": 2, "cache_bytes": "100 MB"}
+    return LsstDataFetcher(repo.root, **{**arguments, **changes})
+
+
+@pytest.mark.parametrize("name", ["dp2_repo", "dp1_repo"])
+def test_fetch_equals_the_oracle(name: str, request: pytest.FixtureRequest) -> None:
+    repo = request.getfixturevalue(name)
+    catalog = Catalog.from_any(repo.truth)
+    with fetcher_of(repo, planes=("image", "valid")) as fetcher:
+        batch = fetcher.fetch(catalog.ra, catalog.dec, object_id=catalog.object_id)
+        plan = fetcher.plan(catalog)
+    np.testing.assert_array_equal(batch["object_id"], catalog.object_id)
+    for target, row in enumerate(plan.row.tolist()):
+        want = expected(repo, plan, target)
+        np.testing.assert_array_equal(batch["image"][row], want.image)
+        np.testing.assert_array_equal(batch["valid"][row], want.valid)
+    for row in plan.rejected.row.tolist():
+        assert batch["tract"][row] == batch["patch"][row] == -1
+        assert not batch["band_present"][row].any()
+
+
+def test_a_box_inside_one_coadd_equals_butler_get(dp2_repo: SimulatedRepository) -> None:
+    from lsst.images import Box
+
+    with fetcher_of(dp2_repo) as fetcher:
+        plan = fetcher.plan(dp2_repo.truth)
+        target = next(i for i in range(len(plan)) if not plan.others_of(i) and plan.patch[i] == 9)
+        image = fetcher.fetch_plan(plan, [target])["image"][0]
+    y0, x0 = plan.yx0[target].tolist()
+    with Butler.from_config(str(dp2_repo.root), collections="dp2") as butler:
+        for channel, band in zip(image, "gri", strict=True):
+            data_id = {"tract": 5063, "patch": 9, "band": band, "skymap": dp2_repo.skymap}
+            bbox = Box.factory[y0 : y0 + 40, x0 : x0 + 40]
+            np.testing.assert_array_equal(
+                channel, butler.get("deep_coadd.image", data_id, parameters={"bbox": bbox}).array
+            )
+
+
+def test_one_position(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(dp2_repo) as fetcher:
+        batch = fetcher.fetch(float(catalog.ra[3]), float(catalog.dec[3]))
+    assert batch["image"].shape == (1, 3, 40, 40)
+    assert batch["image"].dtype == np.float32
+    assert batch["object_id"].tolist() == [0]
+
+
+def test_a_second_fetch_asks_nothing_and_decodes_nothing(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(dp2_repo) as fetcher:
+        first = fetcher.fetch(catalog.ra, catalog.dec)
+        before = fetcher.cache_info()
+        assert before.misses > 0
+        # A closed Butler cannot be asked: an absence that was not remembered would raise here.
+        fetcher._planner.repository.close()
+        second = fetcher.fetch(catalog.ra, catalog.dec)
+        since = fetcher.cache_info() - before
+    np.testing.assert_array_equal(first["image"], second["image"])
+    assert since.misses == 0
+    assert since.hit_rate == 1.0
+
+
+def test_refresh_forgets(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(dp2_repo) as fetcher:
+        fetcher.fetch(catalog.ra[:5], catalog.dec[:5])
+        misses = fetcher.cache_info().misses
+        fetcher.refresh()
+        fetcher.fetch(catalog.ra[:5], catalog.dec[:5])
+        assert fetcher.cache_info().misses == 2 * misses
+
+
+def test_rows_of_a_plan_in_any_order(dp2_repo: SimulatedRepository) -> None:
+    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=40, columns=("kind",))
+    with fetcher_of(dp2_repo) as fetcher:
+        whole = fetcher.fetch_plan(plan)
+        some = fetcher.fetch_plan(plan, [7, 3, 3])
+        with pytest.raises(ConfigurationError, match="rows must lie between"):
+            fetcher.fetch_plan(plan, [len(plan)])
+    np.testing.assert_array_equal(some["image"], whole["image"][[7, 3, 3]])
+    assert some["kind"] == [plan.columns["kind"][i] for i in (7, 3, 3)]
+
+
+def test_a_closed_fetcher_opens_again(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    fetcher = fetcher_of(dp2_repo)
+    first = fetcher.fetch(catalog.ra[:2], catalog.dec[:2])["image"]
+    fetcher.close()
+    np.testing.assert_array_equal(fetcher.fetch(catalog.ra[:2], catalog.dec[:2])["image"], first)
+    fetcher.close()
+
+
+def test_the_constructor_reads_nothing() -> None:
+    fetcher = LsstDataFetcher("nowhere", collections="dp2", bands="g", size=8)
+    with pytest.raises(FileNotFoundError, match="no Butler repository 'nowhere'"):
+        fetcher.fetch(1.0, 2.0)
+
+
+def test_bad_input(dp2_repo: SimulatedRepository) -> None:
+    with fetcher_of(dp2_repo) as fetcher:
+        with pytest.raises(CatalogError):
+            fetcher.fetch([53.0, np.nan], [-27.0, -27.0])
+        with pytest.raises(CoverageError):
+            fetcher.fetch(180.0, 45.0)
+        with pytest.raises(CatalogError):
+            fetcher.fetch([53.0, 53.1], [-27.0])
+    with pytest.raises(ConfigurationError, match="threads"):
+        fetcher_of(dp2_repo, threads=0)
+
+
+def test_a_batch_beyond_the_memory_is_refused(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    refused = pytest.raises(MemoryBudgetError, match=r"rows=.*CutoutDataset")
+    with fetcher_of(dp2_repo, size=30_000) as fetcher, refused:
+        fetcher.fetch(catalog.ra, catalog.dec)

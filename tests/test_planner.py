@@ -1,0 +1,132 @@
+"""From catalog and repository to a plan: boxes, patches under them, and rows that cannot be delivered."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lsstcutouts.butler import Repository
+from lsstcutouts.catalog import Catalog
+from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError
+from lsstcutouts.geom import YX
+from lsstcutouts.plan import Reason
+from lsstcutouts.planner import Planner, build_plan, parse_bands, parse_size
+from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
+
+from .oracle import files_of, inner_region
+
+
+@pytest.fixture(params=["dp2_repo", "dp1_repo"])
+def repo(request: pytest.FixtureRequest) -> SimulatedRepository:
+    return request.getfixturevalue(request.param)
+
+
+def test_boxes_hold_their_target_in_the_middle(repo: SimulatedRepository) -> None:
+    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=(33, 48))
+    yx = plan.projections[repo.tract].sky_to_pixel(plan.ra, plan.dec)
+    middle = plan.yx0 + (np.array([33, 48]) - 1) / 2
+    np.testing.assert_allclose(np.column_stack([yx.y, yx.x]) - middle, plan.offset, atol=1e-4)
+    assert np.abs(plan.offset).max() <= 0.5
+    for target, patch in enumerate(plan.patch.tolist()):
+        y0, y1, x0, x1 = inner_region(patch)
+        assert y0 - 0.5 <= yx.y[target] < y1 - 0.5
+        assert x0 - 0.5 <= yx.x[target] < x1 - 0.5
+
+
+def test_every_file_under_a_box_is_in_the_plan(repo: SimulatedRepository) -> None:
+    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=100)
+    for target in range(len(plan)):
+        y0, x0 = plan.yx0[target].tolist()
+        under = {
+            patch
+            for (_, patch, _), f in files_of(repo).items()
+            if y0 < f.start[0] + f.image.shape[0]
+            and f.start[0] < y0 + 100
+            and x0 < f.start[1] + f.image.shape[1]
+            and f.start[1] < x0 + 100
+        }
+        listed = {int(plan.patch[target]), *plan.patches.patch[plan.others_of(target)].tolist()}
+        assert under <= listed
+
+
+def test_rows_that_cannot_be_delivered_say_why(dp2_repo: SimulatedRepository) -> None:
+    with Repository(dp2_repo.root, "dp2") as repository:
+        tract = repository.skymap_of().tracts[dp2_repo.tract]
+        # The middle of patch 1, which has no coadds and none near, a covered target, and one on the other side of the sky.
+        y0, y1, x0, x1 = inner_region(0)
+        ra, dec = tract.projection.pixel_to_sky((y0 + y1) / 2, (x0 + x1) / 2)
+        inside = Catalog.from_any(dp2_repo.truth)
+        catalog = Catalog.from_arrays([float(ra), inside.ra[0], 180.0], [float(dec), inside.dec[0], 45.0], [7, 8, 9])
+        plan = Planner(repository, "gri", 32).plan(catalog)
+    assert plan.object_id.tolist() == [8]
+    assert plan.rejected.object_id.tolist() == [7, 9]
+    assert plan.rejected.reason.tolist() == [Reason.NO_COADD, Reason.OUTSIDE_TRACTS]
+
+
+def test_nothing_covered_says_where_the_coverage_is(dp2_repo: SimulatedRepository) -> None:
+    with pytest.raises(CoverageError, match=r"none of the 2 targets.*tract 5063 around ra 53\.09, dec -27\.52"):
+        build_plan({"ra": [180.0, 181.0], "dec": [45.0, 46.0]}, dp2_repo.root, collections="dp2", bands="g", size=32)
+
+
+def test_the_butler_is_asked_in_bulk_and_once(dp2_repo: SimulatedRepository) -> None:
+    class Counting(Repository):
+        calls = 0
+
+        def locate(self, patches, bands):
+            self.calls += 1
+            return super().locate(patches, bands)
+
+        def skymap_of(self, tracts=None):
+            self.calls += 1
+            return super().skymap_of(tracts)
+
+    with Counting(dp2_repo.root, "dp2") as repository:
+        planner = Planner(repository, "gri", 32)
+        catalog = Catalog.from_any(dp2_repo.truth)
+        planner.plan(catalog)
+        first = repository.calls
+        assert first <= 3
+        planner.plan(catalog)
+        assert repository.calls == first
+        planner.forget()
+        planner.plan(catalog)
+        assert repository.calls == 2 * first
+
+
+def test_an_empty_collection(tmp_path) -> None:
+    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="g", targets=4, missing=()))
+    from lsst.daf.butler import Butler
+
+    with Butler.from_config(str(repo.root), writeable=True) as butler:
+        butler.collections.register("empty")
+    with pytest.raises((CoverageError, DatasetError), match="empty"):
+        build_plan(repo.truth, repo.root, collections="empty", bands="g", size=32)
+
+
+def test_one_unreadable_file_does_not_stop_the_plan(tmp_path) -> None:
+    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="gr", targets=4, missing=()))
+    with Repository(repo.root, "dp2") as repository:
+        uris = [f.uri for f in repository.samples()]
+    Path(uris[0]).write_bytes(b"")
+    assert len(build_plan(repo.truth, repo.root, collections="dp2", bands="gr", size=16))
+    Path(uris[1]).write_bytes(b"")
+    with pytest.raises(ReadError, match=r"\.fits"):
+        build_plan(repo.truth, repo.root, collections="dp2", bands="gr", size=16)
+
+
+def test_bands_and_sizes() -> None:
+    assert parse_bands("gri") == ("g", "r", "i")
+    assert parse_bands(["g", "N921"]) == ("g", "N921")
+    assert parse_size(64) == YX(64, 64)
+    assert parse_size([32, np.int64(48)]) == YX(32, 48)
+    for bad in ("", [], "gg", [1]):
+        with pytest.raises(ConfigurationError, match="bands"):
+            parse_bands(bad)
+    for bad in (0, -1, 6.5, "64", (1, 2, 3), True, (0, 5), None):
+        with pytest.raises(ConfigurationError, match="size"):
+            parse_size(bad)
+
+
+def test_bad_catalogs_are_found_before_the_repository_is_opened() -> None:
+    with pytest.raises(CatalogError):
+        build_plan("nowhere.parquet", "nowhere", collections="dp2", bands="g", size=32)
