@@ -109,6 +109,21 @@ class CutoutDataModule(L.LightningDataModule):
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
         self._train_loader: CutoutLoader | None = None
+        self._position: dict[str, int] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``."""
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training go on where the checkpoint was taken."""
+        self._position = state_dict.get("train")
+        self._seek()
+
+    def _seek(self) -> None:
+        if self._position is not None and self._train_loader is not None:
+            self._train_loader.load_state_dict(self._position)
+            self._position = None
 
     def prepare_data(self) -> None:
         """Make the plans and write them for `setup`, once a node."""
@@ -131,6 +146,7 @@ class CutoutDataModule(L.LightningDataModule):
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch."""
         self._train_loader = self._loader("train", shuffle=self.shuffle)
+        self._seek()
         return self._train_loader
 
     def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:

@@ -143,6 +143,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
         As in `torch.utils.data.DataLoader`.
     multiprocessing_context
         Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork.
+    sampler, batch_sampler
+        Must be None: the dataset orders itself. They are there since Lightning passes them when it makes a loader
+        anew for prediction.
     """
 
     def __init__(
@@ -155,7 +158,11 @@ class CutoutLoader(DataLoader[TensorBatch]):
         prefetch_factor: int | None = None,
         timeout: float = 0,
         multiprocessing_context: Any = None,
+        sampler: None = None,
+        batch_sampler: None = None,
     ) -> None:
+        if sampler is not None or batch_sampler is not None:
+            raise ConfigurationError("a CutoutLoader takes no sampler: the dataset orders and shares its batches itself")
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
         super().__init__(

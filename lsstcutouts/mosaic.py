@@ -40,9 +40,11 @@ def rgb(image: NDArray[np.float32], bands: Sequence[str], scale: Sequence[float]
 
 
 def _noise(channel: NDArray[np.float64]) -> float:
-    """Return the noise of a channel from its median absolute deviation; 1 for an absent band."""
-    spread = 1.4826 * float(np.median(np.abs(channel - np.median(channel))))
-    return spread if spread > 0 else 1.0
+    """Return the noise of the covered pixels from their median absolute deviation; 1 for an absent band."""
+    covered = channel[channel != 0]
+    if not covered.size:
+        return 1.0
+    return max(1.4826 * float(np.median(np.abs(covered - np.median(covered)))), 1e-6)
 
 
 def write_mosaic(

@@ -125,11 +125,11 @@ class Throughput(Callback):
         self._mark = now
 
 
-def ensure_simulation(settings: DictConfig | None) -> None:
+def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
     """Write the simulated repository that a configuration names, unless it is there."""
     if settings is None or (Path(settings.root) / "butler.yaml").exists():
         return
-    simulate(settings.root, hydra.utils.instantiate(settings.config), progress=True)
+    simulate(settings.root, hydra.utils.instantiate(settings.config), progress=progress)
 
 
 def train(cfg: DictConfig) -> TrainingResult:
@@ -147,20 +147,24 @@ def train(cfg: DictConfig) -> TrainingResult:
     """
     output = _output(cfg)
     L.seed_everything(cfg.seed, verbose=False)
-    ensure_simulation(cfg.simulation)
+    ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
     meter = Throughput()
+    # With json=true nothing but the result goes to standard output.
+    shown = {"enable_progress_bar": False} if cfg.json else {}
+    callbacks = [meter] if cfg.json else [meter, RichProgressBar()]
     trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer, default_root_dir=str(output), callbacks=[meter, RichProgressBar()]
+        cfg.trainer, default_root_dir=str(output), callbacks=callbacks, **shown
     )
     trainer.fit(model, data, ckpt_path=cfg.resume)
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)
     result = _result(trainer, data, meter, str(checkpoint), _picture(cfg, trainer, model, data, output))
     if trainer.is_global_zero:
-        (output / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
-        Console().print(result.table())
+        text = json.dumps(result.as_dict(), indent=2)
+        (output / "metrics.json").write_text(text + "\n")
+        Console().print_json(text) if cfg.json else Console().print(result.table())
     return result
 
 

@@ -23,7 +23,6 @@ from lsstcutouts.errors import (
     MissingFileError,
     PlaneError,
     ReadError,
-    UnsupportedFormatError,
 )
 from lsstcutouts.fits import Coadd, PlaneLayout, open_coadd
 from lsstcutouts.fits.source import RemoteSource, read_extents
@@ -156,26 +155,6 @@ def test_units_are_whole_tiles_of_bounded_size(release: str, request: pytest.Fix
             assert layout.units_under(Box.from_start(YX(0, 0), layout.shape)) == list(range(layout.units))
 
 
-@pytest.mark.parametrize(
-    ("shape", "tile", "unit"),
-    [
-        ((3300, 3300), (150, 150), (150, 150)),  # DP2: 90 kB
-        ((3400, 3400), (1, 3400), (14, 3400)),  # DP1: 190 kB
-        ((4200, 4100), (1, 4100), (12, 4100)),  # DP0.2
-        ((90, 120), (1, 120), (90, 120)),  # a whole small plane
-        ((3000, 3000), (50, 50), (250, 200)),
-    ],
-)
-def test_unit_shapes(tmp_path: Path, shape: tuple[int, int], tile: tuple[int, int], unit: tuple[int, int]) -> None:
-    path = tmp_path / "zeros.fits"
-    hdu = fits.CompImageHDU(np.zeros(shape, np.uint8), name="IMAGE", compression_type="RICE_1", tile_shape=tile)
-    save(path, hdu)
-    with open_coadd(path) as coadd:
-        layout = coadd.layout("image")
-        assert layout.unit_shape == unit
-        assert layout.nbytes < 40 * layout.tile_grid.y * layout.tile_grid.x + 1000
-
-
 def test_layouts_pickle(dp2_files: list[tuple[Butler, DatasetRef, Path]]) -> None:
     with open_coadd(dp2_files[0][2]) as coadd:
         layout = coadd.layout("image")
@@ -195,136 +174,7 @@ def test_threads_share_a_coadd(dp2_files: list[tuple[Butler, DatasetRef, Path]])
                 np.testing.assert_array_equal(a, b)
 
 
-# Files of other times and tools
-
-
-def save(path: Path, *hdus: fits.ImageHDU | fits.CompImageHDU | fits.PrimaryHDU, origin: bool = True) -> Path:
-    if origin:
-        for hdu in hdus:
-            hdu.header["LTV1"], hdu.header["LTV2"] = -1000, 50
-    first = [] if isinstance(hdus[0], fits.PrimaryHDU) else [fits.PrimaryHDU()]
-    fits.HDUList([*first, *hdus]).writeto(path)
-    return path
-
-
-def ramp(dtype: type = np.float32) -> np.ndarray:
-    return np.arange(30 * 40).reshape(30, 40).astype(dtype)
-
-
-def test_planes_by_exttype_and_unsigned_masks(tmp_path: Path) -> None:
-    """HSC files of 2015 to 2020: no EXTNAME but what compression adds, uint16 masks with BZERO, long MP_ names as HIERARCH."""
-    image, mask = fits.ImageHDU(ramp()), fits.CompImageHDU(ramp(np.uint16), tile_shape=(1, 40))
-    image.header["EXTTYPE"], mask.header["EXTTYPE"] = "IMAGE", "MASK"
-    mask.header["MP_BAD"], mask.header["HIERARCH MP_DETECTED_NEGATIVE"] = 0, 6
-    with open_coadd(save(tmp_path / "hsc.fits", image, mask)) as coadd:
-        assert coadd.planes == ("image", "mask")
-        assert coadd.bbox == Box(-50, -20, 1000, 1040)
-        assert coadd.mask_planes == {"BAD": 0, "DETECTED_NEGATIVE": 6}
-        pixels = coadd.read("mask")
-        assert pixels.dtype == np.int32
-        np.testing.assert_array_equal(pixels, ramp(np.int32))
-        with pytest.raises(PlaneError, match="no variance plane; it has image, mask"):
-            coadd.read("variance")
-
-
-def test_image_in_the_primary_hdu(tmp_path: Path) -> None:
-    path = save(tmp_path / "old.fits", fits.PrimaryHDU(ramp(np.int16)))
-    with open_coadd(path) as coadd:
-        np.testing.assert_array_equal(coadd.read("image"), ramp())
-        assert coadd.planes == ("image",)
-
-
-def test_origin_from_the_second_wcs(tmp_path: Path) -> None:
-    image = fits.ImageHDU(ramp(), name="IMAGE")
-    image.header["CRPIX1A"], image.header["CRPIX2A"] = 1.0, 1.0
-    image.header["CRVAL1A"], image.header["CRVAL2A"] = 14850.0, -150.0
-    with open_coadd(save(tmp_path / "a.fits", image, origin=False)) as coadd:
-        assert coadd.bbox == Box(-150, -120, 14850, 14890)
-        with pytest.raises(UnsupportedFormatError, match="not a plain gnomonic"):
-            _ = coadd.projection
-        with pytest.raises(UnsupportedFormatError, match="no celestial WCS"):
-            _ = coadd.wcs
-
-
-def test_sip_distortions_move_with_the_origin(tmp_path: Path) -> None:
-    image = fits.ImageHDU(ramp(), name="IMAGE")
-    image.header.update(
-        CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", CRVAL1=50.0, CRVAL2=-30.0, CRPIX1=10.0, CRPIX2=12.0,
-        CD1_1=-5e-5, CD2_2=5e-5, A_ORDER=2, B_ORDER=2, A_2_0=1e-4, B_0_2=-2e-4,
-    )  # fmt: skip
-    path = save(tmp_path / "sip.fits", image)
-    with open_coadd(path) as coadd:
-        expected = WCS(image.header).all_pix2world([[3.0, 20.0]], 0)
-        np.testing.assert_allclose(coadd.wcs.all_pix2world([[1003.0, -30.0]], 0), expected, rtol=0, atol=1e-12)
-        with pytest.raises(UnsupportedFormatError, match="TAN-SIP"):
-            _ = coadd.projection
-
-
-def test_wide_descriptors_are_read(tmp_path: Path) -> None:
-    """64-bit descriptors (1QB), which writers use for large files."""
-    pixels = ramp()
-    path = save(tmp_path / "q.fits", fits.CompImageHDU(pixels, name="IMAGE", tile_shape=(5, 40), quantize_level=0.0,
-                                                       compression_type="GZIP_2"))  # fmt: skip
-    with fits.open(path, disable_image_compression=True) as hdus:
-        table, header = hdus[1].data, hdus[1].header
-        streams = [np.asarray(row["COMPRESSED_DATA"]) for row in table]
-        heap_order = np.empty(len(streams), object)
-        heap_order[:] = streams
-        wide = fits.BinTableHDU.from_columns([fits.Column("COMPRESSED_DATA", "1QB()", array=heap_order)])
-        for card in header.cards:
-            if card.keyword.startswith(("Z", "EXTNAME", "LTV")):
-                wide.header.append(card)
-        fits.HDUList([fits.PrimaryHDU(), wide]).writeto(tmp_path / "wide.fits")
-    with open_coadd(tmp_path / "wide.fits") as coadd:
-        np.testing.assert_array_equal(coadd.read("image"), pixels)
-
-
 # Refusals
-
-
-def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="nowhere") as caught:
-        open_coadd(tmp_path / "nowhere.fits")
-    assert isinstance(caught.value.__cause__, FileNotFoundError)
-    with pytest.raises(ReadError, match="directory"):
-        open_coadd(tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"", b"not FITS at all", b"SIMPLE  =" + b" " * 5000, bytes(10000)])
-def test_not_fits(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.fits"
-    path.write_bytes(content)
-    with pytest.raises(CorruptFileError, match=r"x\.fits"):
-        open_coadd(path)
-
-
-def test_fits_without_an_image(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedFormatError, match="no image plane"):
-        open_coadd(save(tmp_path / "mask.fits", fits.ImageHDU(ramp(np.int32), name="MASK")))
-
-
-def test_no_origin(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedFormatError, match="LTV1"):
-        open_coadd(save(tmp_path / "plain.fits", fits.ImageHDU(ramp(), name="IMAGE"), origin=False))
-
-
-def test_cubes_and_float_masks(tmp_path: Path) -> None:
-    image, mask = fits.ImageHDU(ramp(), name="IMAGE"), fits.ImageHDU(ramp(), name="MASK")
-    cube = fits.ImageHDU(ramp()[None], name="VARIANCE")
-    with open_coadd(save(tmp_path / "odd.fits", image, mask, cube)) as coadd:
-        with pytest.raises(UnsupportedFormatError, match="mask plane: mask pixels of type float32"):
-            coadd.read("mask")
-        with pytest.raises(UnsupportedFormatError, match="variance plane: an image of 3 dimensions"):
-            coadd.read("variance")
-
-
-def test_planes_that_disagree(tmp_path: Path) -> None:
-    image, mask = fits.ImageHDU(ramp(), name="IMAGE"), fits.ImageHDU(ramp(np.int32)[1:], name="MASK")
-    with (
-        open_coadd(save(tmp_path / "odd.fits", image, mask)) as coadd,
-        pytest.raises(CorruptFileError, match="the image has"),
-    ):
-        coadd.read("mask")
 
 
 @pytest.mark.parametrize("release", ["dp1_files", "dp2_files"])

@@ -13,6 +13,7 @@ from lsst.sphgeom import LonLat, UnitVector3d
 
 from lsstcutouts.errors import ConfigurationError, RepositoryNotFoundError
 from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate, skymap_of
+from lsstcutouts.simulate.repository import _whole_or_nothing
 from lsstcutouts.simulate.sky import draw_sky
 
 TINY = SimulationConfig(cells=2, cell=(40, 50), grid=(2, 3), patches=1, bands="gi", targets=20, missing=None)
@@ -182,12 +183,16 @@ def test_only_overwrite_replaces_an_earlier_repository(tmp_path: Path) -> None:
 def test_nothing_remains_of_a_run_that_fails(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="targets"):
         simulate(tmp_path / "repo", replace(TINY, targets=100_000))
-    too_long = tmp_path / "repo" / "x"
-    # The folder cannot take its place, since its parent vanishes under a file of the same name.
-    too_long.parent.write_text("")
-    with pytest.raises(OSError, match="repo"):
-        simulate(too_long, TINY)
-    assert [path.name for path in tmp_path.iterdir()] == ["repo"]
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_half_of_it(tmp_path / "repo")
+    assert not any(tmp_path.iterdir())
+
+
+def write_half_of_it(root: Path) -> None:
+    with _whole_or_nothing(root) as folder:
+        (folder / "butler.yaml").write_text("half")
+        assert not root.exists()
+        raise RuntimeError("power cut")
 
 
 def test_settings_are_kept_beside_the_data(repo: SimulatedRepository) -> None:

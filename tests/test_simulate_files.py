@@ -207,7 +207,8 @@ def test_dp1_files_are_the_same_each_time(dp1_repo: SimulatedRepository, tmp_pat
     pixels = rendered(dp1_repo, 9)["r"]
     for name in ("one", "two"):
         write_exposure(tmp_path / name, pixels, skymap_of(dp1_repo.config), np.random.default_rng(1))
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    # Not byte by byte: the streams of a gzip tile hold the time.
+    assert fits.FITSDiff(str(tmp_path / "one"), str(tmp_path / "two")).identical
 
 
 @pytest.mark.parametrize("release", ["dp2", "dp1"])

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
-from .quoting import quote_overrides
+from .quoting import hydra_arguments
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
 __all__ = ["main"]
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(_unknown_verb(name), _USAGE)
     if any(argument in {"-h", "--help"} for argument in rest):
         return _say(verb_help(name))
-    return _run(name, quote_overrides(rest))
+    return _run(name, hydra_arguments([f"hydra.job.name={name}", *rest]))
 
 
 def _say(text: str) -> int:
@@ -66,12 +66,12 @@ def _unknown_verb(name: str) -> str:
     return f"lsstcutouts: no verb {name!r}; {hint}There are {verbs}. See lsstcutouts --help."
 
 
-def _run(name: str, overrides: list[str]) -> int:
+def _run(name: str, arguments: list[str]) -> int:
     """Compose the configuration with hydra and call the verb, once for every job of a sweep."""
     import hydra
 
     given, results, statuses = sys.argv, sys.stdout, list[int]()
-    as_json = any(re.fullmatch(r"\+{0,2}json=true", override, re.IGNORECASE) for override in overrides)
+    as_json = any(re.fullmatch(r"\+{0,2}json=true", argument, re.IGNORECASE) for argument in arguments)
 
     def task(cfg: Any) -> None:
         with _argv(given):  # Lightning starts further ranks with the command line that it finds
@@ -79,7 +79,7 @@ def _run(name: str, overrides: list[str]) -> int:
 
     # With json=true nothing but the result may reach standard output, whoever prints.
     command = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)(task)
-    with _argv([f"lsstcutouts {name}", f"hydra.job.name={name}", *overrides]):
+    with _argv([f"lsstcutouts {name}", *arguments]):
         try:
             with redirect_stdout(sys.stderr if as_json else sys.stdout):
                 command()

@@ -15,40 +15,38 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["quote_overrides"]
+__all__ = ["hydra_arguments"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
 """Signs that hydra's grammar does not pass through as parts of a text."""
 
 _WITH_VALUE = frozenset(
-    [
-        "-p",
-        "--package",
-        "-cp",
-        "--config-path",
-        "-cn",
-        "--config-name",
-        "-cd",
-        "--config-dir",
-        "-c",
-        "--cfg",
-        "-i",
-        "--info",
-        "--experimental-rerun",
-    ]
+    ["-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"]
 )
-_SWEEP = ("-m", "--multirun")
+_PERHAPS_WITH_VALUE = frozenset(["-i", "--info"])
+_SWEEP = frozenset(["-m", "--multirun"])
 
 
-def quote_overrides(arguments: Sequence[str]) -> list[str]:
-    """Return arguments of the command line with the values of overrides quoted where hydra needs it."""
-    sweep = any(argument in _SWEEP for argument in arguments)
-    after = ["", *arguments]
-    return [
-        argument if before in _WITH_VALUE or argument.startswith("-") else _quote_override(argument, sweep=sweep)
-        for before, argument in zip(after, arguments, strict=False)
-    ]
+def hydra_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return arguments for hydra: its options first, then the overrides, quoted where hydra needs it.
+
+    A person may write them in any order; hydra's parser (argparse) takes overrides in one piece only.
+    """
+    options, overrides = _split(arguments)
+    sweep = not _SWEEP.isdisjoint(options)
+    return [*options, "--", *(_quote_override(override, sweep=sweep) for override in overrides)]
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return hydra's options, with their values, and the overrides."""
+    options, overrides = list[str](), list[str]()
+    before = ""
+    for argument in arguments:
+        is_value = before in _WITH_VALUE or (before in _PERHAPS_WITH_VALUE and "=" not in argument)
+        (options if is_value or argument.startswith("-") else overrides).append(argument)
+        before = argument
+    return options, overrides
 
 
 def _quote_override(argument: str, *, sweep: bool) -> str:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from zlib import error as ZlibError
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LsstCutoutsError
 from .probe import InstalledTorch, TorchProbe
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _ORDER: tuple[Status, ...] = ("pass", "warn", "fail")
 _LONGEST = 400
 
 TROUBLE = (
+    LsstCutoutsError,
     ImportError,
     AttributeError,
     LookupError,
@@ -38,7 +39,7 @@ TROUBLE = (
     EOFError,
     ZlibError,
 )
-"""What a broken environment raises, all of the package's own exceptions among them.
+"""What a broken environment raises: the package's own exceptions and those of the packages that it is made of.
 
 Seen on import: a compiled module built for another numpy (ValueError), half of an upgraded package (AttributeError,
 TypeError), a shared library that is not there (OSError, ImportError); in use: CUDA's and codecs' own errors

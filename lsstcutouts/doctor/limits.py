@@ -175,7 +175,7 @@ def _disk(settings: Settings, there: Resources) -> Iterator[Finding]:
 
 
 def _free_disk(kind: str, folder: Path, free: int) -> Finding:
-    detail = f"{_size(free)} of disk free in the {kind} folder {folder}"
+    detail = f"{_size(free)} free in the {kind} folder {folder}"
     todo = "make room there, or give another output=" if kind == "output" else "make room there, or set TMPDIR"
     if free < (_OUTPUT_LEAST if kind == "output" else _TEMPORARY_LEAST):
         return Finding("fail", detail, todo)

@@ -1,6 +1,6 @@
 """Running the checks one after the other, and telling people or programs about them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -52,9 +52,10 @@ def diagnose(
     settings: Settings | None = None,
     *,
     machine: Machine | None = None,
+    names: Sequence[str] = CHECKS,
     before: Callable[[str], object] = lambda _: None,
 ) -> list[Check]:
-    """Run all checks, in the order of `CHECKS`.
+    """Run the checks one after the other.
 
     Parameters
     ----------
@@ -62,18 +63,20 @@ def diagnose(
         What is going to be used; by default a simulated repository and the default batch.
     machine
         What the checks look at; by default this machine.
+    names
+        Which of `CHECKS`, in their order.
     before
         Told the title of each check before it runs.
 
     Returns
     -------
     list of Check
-        One for each name in `CHECKS`. A check that builds on a failed one is not tried and fails.
+        One for each name. A check that builds on a failed one is not tried and fails.
     """
     done: dict[str, Check] = {}
     with ExitStack() as stack:
         visit = Visit(settings or Settings(), machine or Machine(), stack)
-        for name in CHECKS:
+        for name in names:
             before(_STEPS[name].title)
             done[name] = _tried(name, _STEPS[name], visit, done)
     return list(done.values())

@@ -14,7 +14,6 @@ from ..butler import LocatedFile, Repository, as_names
 from ..cutout import Batch
 from ..errors import ReadError
 from ..fetcher import LsstDataFetcher
-from ..fits import open_coadd
 from ..geom import YX, Box
 from ..simulate import SimulatedRepository, SimulationConfig, simulate
 from .check import TROUBLE, Check, Finding, Settings, Visit
@@ -24,10 +23,12 @@ __all__ = ["check_cutout", "check_repository", "compare", "read_afw"]
 _TINY = SimulationConfig(cells=2, cell=64, grid=4, patches=1, bands="gr", targets=4, missing=None, holes=False)
 """One patch of 256 x 256 px in two bands: half a megabyte, a few seconds."""
 
+_CELLS = "CellCoadd"
+_CACHE_BYTES = 100_000_000
 _TRACTS_COUNTED = 5
 
 _PLACES = ((0.5, 0.5), (0.4, 0.45), (0.6, 0.4), (0.45, 0.6), (0.55, 0.55))
-"""Middles of cutouts as fractions of a file, ``(y, x)``: far from its edges, on and beside the borders of tiles."""
+"""Middles of cutouts as fractions of a patch, ``(y, x)``: far from its edges, on and beside the borders of tiles."""
 
 type Array = NDArray[Any]
 
@@ -117,7 +118,7 @@ def _files(repository: Repository) -> Iterator[Finding]:
 
 
 def _cutouts(repository: Repository, target: _Target) -> Finding:
-    """Compare cutouts of the first coadd whose middle is its own; in a tract's corner another tract may have it."""
+    """Compare cutouts of the first coadd with pixels in its middle; in a tract's corner another tract may have them."""
     for coadd in repository.samples():
         finding = _cutouts_of(coadd, repository, target)
         if finding is not None:
@@ -127,8 +128,8 @@ def _cutouts(repository: Repository, target: _Target) -> Finding:
 
 def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> Finding | None:
     files = repository.locate([(coadd.tract, coadd.patch)], target.settings.bands or repository.bands())
-    bands = tuple(band for band in target.settings.bands or sorted({one.band for one in files}))
-    size, ra, dec = _places(coadd, target.settings.shape)
+    bands = tuple(target.settings.bands or sorted({one.band for one in files}))
+    size, ra, dec = _places(coadd, repository, target.settings.shape)
     start = perf_counter()
     with LsstDataFetcher(
         target.repo,
@@ -137,54 +138,56 @@ def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> 
         size=size,
         dataset_type=repository.dataset_type,
         skymap=repository.skymap,
-        cache_bytes=100_000_000,
+        cache_bytes=_CACHE_BYTES,
     ) as fetcher:
         batch = fetcher.fetch(ra, dec)
     seconds = perf_counter() - start
     own = np.flatnonzero((batch["tract"] == coadd.tract) & (batch["patch"] == coadd.patch))
-    if not len(own) or not np.any(np.asarray(batch["image"])[own]):
-        return None
-    wrong = _differences(batch, own, bands, files, repository)
+    pairs = list(_pairs(batch, own, bands, files, repository))
+    wrong = [f"{text} {pair.what}" for pair in pairs if (text := compare(pair.found, pair.expected))]
     if wrong:
         return Finding(
             "fail",
-            f"{len(wrong)} of {len(own) * len(files)} cutouts differ from the oracle: {wrong[0]}",
+            f"{len(wrong)} of {len(pairs)} cutouts differ from the oracle: {wrong[0]}",
             "do not use these pixels; report this line and the lines above, with the file",
         )
-    oracle = "lsst.images" if repository.storage_class == "CellCoadd" else "astropy"
+    if not any(np.nan_to_num(pair.expected).any() for pair in pairs):
+        return None
+    oracle = "lsst.images" if repository.storage_class == _CELLS else "astropy"
     where = f"tract {coadd.tract}, patch {coadd.patch}, {''.join(bands)}"
     text = f"{len(own)} cutouts of {size.y} x {size.x} px equal {oracle} bit for bit ({where}), read in {seconds:.2f} s"
     return Finding("pass", text)
 
 
-def _places(coadd: LocatedFile, shape: Sequence[int]) -> tuple[YX[int], Array, Array]:
-    """Return a size that fits well into a file, and positions there, degrees."""
-    with open_coadd(coadd.uri) as file:
-        bbox, projection = file.bbox, file.projection
-    size = YX(min(shape[0], max(1, bbox.shape.y // 2)), min(shape[1], max(1, bbox.shape.x // 2)))
-    fraction = np.array(_PLACES)
-    middle = np.asarray(bbox.start) + fraction * np.asarray(bbox.shape)  # (5, 2)
-    ra, dec = projection.pixel_to_sky(middle[:, 0], middle[:, 1])
+def _places(coadd: LocatedFile, repository: Repository, shape: Sequence[int]) -> tuple[YX[int], Array, Array]:
+    """Return a size that fits well into a patch, and positions there, degrees: by the skymap, whatever the file holds."""
+    tract = repository.skymap_of([coadd.tract]).tracts[coadd.tract]
+    inner = tract.inner_box(coadd.patch)
+    size = YX(min(shape[0], max(1, inner.shape.y // 2)), min(shape[1], max(1, inner.shape.x // 2)))
+    middle = np.asarray(inner.start) + np.array(_PLACES) * np.asarray(inner.shape)  # (5, 2)
+    ra, dec = tract.projection.pixel_to_sky(middle[:, 0], middle[:, 1])
     return size, ra, dec
 
 
-def _differences(
+@dataclass(frozen=True)
+class _Pair:
+    """One band of a cutout as it was fetched and as the oracle has it, ``(Y, X)``."""
+
+    found: Array
+    expected: Array
+    what: str
+
+
+def _pairs(
     batch: Batch, rows: NDArray[np.int64], bands: Sequence[str], files: Sequence[LocatedFile], repository: Repository
-) -> list[str]:
-    """Return a line for each cutout that is not what the oracle says."""
-    image, present = np.asarray(batch["image"]), np.asarray(batch["band_present"])
-    wrong = []
+) -> Iterator[_Pair]:
+    image, starts = np.asarray(batch["image"]), np.asarray(batch["yx0"])
+    cells = repository.storage_class == _CELLS
     for row in rows.tolist():
-        box = Box.from_start(YX(*np.asarray(batch["yx0"])[row].tolist()), YX(*image.shape[2:]))
+        box = Box.from_start(YX(*starts[row].tolist()), YX(*image.shape[2:]))
         for one in files:
-            band = bands.index(one.band)
-            expected = (
-                repository.read_image(one, box) if repository.storage_class == "CellCoadd" else read_afw(one, box)
-            )
-            text = compare(image[row, band], expected) if present[row, band] else "no pixels"
-            if text:
-                wrong.append(f"{text} in {box}, band {one.band} of {one.uri}")
-    return wrong
+            expected = repository.read_image(one, box) if cells else read_afw(one, box)
+            yield _Pair(image[row, bands.index(one.band)], expected, f"in {box}, band {one.band} of {one.uri}")
 
 
 def compare(found: Array, expected: Array) -> str:
@@ -203,17 +206,26 @@ def compare(found: Array, expected: Array) -> str:
 
 
 def read_afw(one: LocatedFile, box: Box) -> Array:
-    """Return image pixels of a file written by afw, read by astropy; its place on the tract from ``LTV``.
+    """Return image pixels of a file written by afw, read by astropy.
+
+    Their place on the tract comes from the "A" WCS: this package's reader goes by ``LTV``.
 
     Raises
     ------
     ReadError
-        If astropy cannot read them.
+        If astropy cannot read them, or they are not all in the file.
     """
     try:
         with ResourcePath(one.uri).as_local() as local, fits.open(local.ospath) as hdus:
-            hdu = hdus[1]
-            inside = box.relative_to(YX(-round(hdu.header["LTV2"]), -round(hdu.header["LTV1"]))).slices()
-            return np.asarray(hdu.section[inside], np.float32)
+            image = hdus[1]
+            file = Box.from_start(_afw_start(image.header), YX(*image.shape))
+            if file.contains(box):
+                return np.asarray(image.section[box.slices(file.start)], np.float32)
     except TROUBLE as error:
         raise ReadError(f"{one.uri}: astropy cannot read {box}: {error}") from error
+    raise ReadError(f"{one.uri}: its pixels are {file}, {box} is not among them")
+
+
+def _afw_start(header: fits.Header) -> YX[int]:
+    y, x = (round(header[f"CRVAL{axis}A"] - header[f"CRPIX{axis}A"] + 1) for axis in (2, 1))
+    return YX(y, x)

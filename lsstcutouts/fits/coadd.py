@@ -21,9 +21,10 @@ from lsstcutouts.geom import YX, Box, TanProjection
 from .codecs import decode_tiles, rice_padding
 from .fallback import AstropyReader
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
-from .layout import PLANES, PlaneLayout, plane_layout, table_size
+from .layout import PLANES, PlaneLayout
 from .source import ByteSource, open_source, read_extents
 from .structure import FileStructure, file_structure
+from .tables import plane_layout, table_size
 from .wcs import array_origin, astropy_wcs, tan_projection
 
 if TYPE_CHECKING:
