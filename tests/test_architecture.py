@@ -48,7 +48,7 @@ def imported(path: Path) -> list[tuple[str, bool]]:
             found.append((node.module or "", id(node) in inside))
         elif isinstance(node, ast.ImportFrom):
             below = node.level < depth
-            names = [node.module.split(".")[0]] if node.module else [a.name for a in node.names]
+            names = [node.module.split(".")[0]] if node.module else [a.name for a in node.names if a.name in LAYERS]
             found += [(room(path) if below else "." + name, id(node) in inside) for name in names]
     return found
 

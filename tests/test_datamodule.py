@@ -61,7 +61,7 @@ class Watcher(L.LightningModule):
 
     def training_step(self, batch, _):
         self.images.append(batch["image"])
-        if not self.seen["train"]:  # Lightning does not start an epoch that it resumes in the middle
+        if not self.seen["train"]:  # Lightning does not start an epoch anew that it resumes in the middle
             self.seen["train"].append([])
         return self._loss(batch, "train")
 
@@ -184,16 +184,21 @@ def test_a_saved_plan_serves(dp2_repo: SimulatedRepository, tmp_path: Path) -> N
 
 def test_a_resumed_run_sees_the_rest_of_the_epoch(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     whole = plain_epochs(dp2_repo, 2)
+
+    checkpoint = tmp_path / "middle.ckpt"
+
+    class Saver(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(checkpoint)
+
     first = Watcher()
-    trainer = trainer_of(tmp_path, max_steps=3, max_epochs=-1, num_sanity_val_steps=0)
-    trainer.fit(first, data_of(dp2_repo))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    torch.load(tmp_path / "last.ckpt", weights_only=True)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Saver()]).fit(first, data_of(dp2_repo))
+    assert torch.load(checkpoint, weights_only=True)["CutoutDataModule"] == {"train": {"epoch": 0, "done": 3}}
     second = Watcher()
-    trainer_of(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(
-        second, data_of(dp2_repo), ckpt_path=str(tmp_path / "last.ckpt"), weights_only=True
-    )
-    assert first.seen["train"][0] + second.seen["train"][0] == whole[0]
+    trainer_of(tmp_path, max_epochs=2).fit(second, data_of(dp2_repo), ckpt_path=str(checkpoint), weights_only=True)
+    assert first.seen["train"][0] == whole[0]
+    assert second.seen["train"][0] == whole[0][3 * 8 :]
     assert second.seen["train"][1] == whole[1]
 
 

@@ -421,7 +421,7 @@ def test_a_wrong_name_fails(dp2_repo: SimulatedRepository, setting: dict[str, st
 
 def test_a_band_without_coadds_warns(dp2_repo: SimulatedRepository) -> None:
     check = one("repository", settings_of(dp2_repo, bands="gz"))
-    assert (check.status, check.detail) == ("warn", "no coadd in band z")
+    assert (check.status, check.detail) == ("warn", "no coadd in band z; there are g 3, i 3, r 4")
 
 
 def test_a_repository_without_its_files_fails(

@@ -1,7 +1,6 @@
 """Every compression that FITS knows, bit for bit against astropy's own decoder."""
 
 import struct
-import warnings
 import zlib
 from pathlib import Path
 
@@ -72,7 +71,9 @@ def write(path: Path, **planes: fits.ImageHDU | fits.CompImageHDU) -> Path:
 
 def assert_as_astropy(path: Path, plane: str, some: list[Box]) -> None:
     with fits.open(path) as hdus, open_coadd(path) as coadd:
-        expected = hdus[plane.upper()].data.astype(np.int32 if plane == "mask" else np.float32)
+        # Here astropy warns of infinite and too large values; this package does not.
+        with np.errstate(all="ignore"):
+            expected = hdus[plane.upper()].data.astype(np.int32 if plane == "mask" else np.float32)
         assert coadd.bbox == Box.from_start(ORIGIN, YX(*expected.shape))
         whole = coadd.read(plane)
         assert whole.dtype == expected.dtype
@@ -142,10 +143,8 @@ def test_integers(tmp_path: Path, data: st.DataObject) -> None:
     path = write(
         tmp_path / "integers.fits", image=fits.ImageHDU(np.zeros(pixels.shape, np.float32), name="IMAGE"), mask=hdu
     )
-    with warnings.catch_warnings():
-        # A uint32 mask as int32: bit 31 is the sign, and so it is meant.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        assert_as_astropy(path, "mask", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
+    # A uint32 mask comes as int32: bit 31 is the sign, and so it is meant.
+    assert_as_astropy(path, "mask", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
     with open_coadd(path) as coadd:
         assert not coadd.layout("mask").fallback
 

@@ -90,7 +90,11 @@ def _listing(repository: Repository, target: _Target) -> Iterator[Finding]:
     wanted = tuple(target.settings.bands or ())
     repository.check_bands(wanted)
     if absent := [band for band in wanted if band not in bands]:
-        yield Finding("warn", f"no coadd in band {', '.join(absent)}", "leave it out of bands=, or it will be zeros")
+        yield Finding(
+            "warn",
+            f"no coadd in band {', '.join(absent)}; there are {per_band}",
+            "leave it out of bands=, or it will be zeros",
+        )
     yield from _files(repository)
 
 
@@ -154,7 +158,7 @@ def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> 
     if not any(np.nan_to_num(pair.expected).any() for pair in pairs):
         return None
     oracle = "lsst.images" if repository.storage_class == _CELLS else "astropy"
-    where = f"tract {coadd.tract}, patch {coadd.patch}, {''.join(bands)}"
+    where = f"tract {coadd.tract}, patch {coadd.patch}, {' '.join(sorted(one.band for one in files))}"
     text = f"{len(own)} cutouts of {size.y} x {size.x} px equal {oracle} bit for bit ({where}), read in {seconds:.2f} s"
     return Finding("pass", text)
 

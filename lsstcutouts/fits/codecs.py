@@ -91,7 +91,9 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
         target = out[y * step.y : (y + 1) * step.y, x * step.x : (x + 1) * step.x]
         flat = target.reshape(-1) if columns == 1 else np.empty(target.size, layout.dtype)
         try:
-            _decode_tile(layout, tile, stream, flat)
+            # Infinities and overflows are the file's own values; nothing here is a reason to warn.
+            with np.errstate(over="ignore", invalid="ignore"):
+                _decode_tile(layout, tile, stream, flat)
         except BadStructureError as error:
             raise BadStructureError(f"tile {tile}: {error}") from error
         if columns > 1:

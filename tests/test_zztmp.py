@@ -1,0 +1,343 @@
+"""Every compression that FITS knows, bit for bit against astropy's own decoder."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from lsstcutouts.errors import CorruptFileError
+from lsstcutouts.fits import open_coadd
+from lsstcutouts.fits.codecs import dither_sequence, rice_padding
+from lsstcutouts.geom import YX, Box
+
+ORIGIN = YX(2850, -150)
+SLOW_FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+
+lengths = st.integers(1, 60) | st.sampled_from([110, 151])
+"""The longer ones together make tiles that use the 10 000 random numbers up twice."""
+shapes = st.tuples(lengths, lengths)
+
+
+@st.composite
+def float_planes(draw: st.DrawFn) -> NDArray[np.float32]:
+    """Noise with what coadds have: exact zeros, NaN, infinite and negative values, constant areas, stars."""
+    ny, nx = draw(shapes)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    data = rng.normal(draw(st.sampled_from([0.0, 5.0, 1e4])), draw(st.sampled_from([1e-3, 1.0, 300.0])), (ny, nx))
+    for value in draw(st.lists(st.sampled_from([0.0, np.nan, np.inf, -7.5, 3e5]), max_size=3)):
+        y, x = rng.integers(0, ny), rng.integers(0, nx)
+        data[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = value
+    return data.astype(draw(st.sampled_from([np.float32, np.float32, np.float64])))
+
+
+@st.composite
+def integer_planes(draw: st.DrawFn) -> NDArray[np.integer]:
+    ny, nx = draw(shapes)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    dtype = draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.uint32]))
+    values = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (ny, nx), endpoint=True)
+    return np.where(rng.random((ny, nx)) < 0.7, 1 << draw(st.integers(0, 6)), values).astype(dtype)
+
+
+def tile_shapes(shape: tuple[int, int]) -> st.SearchStrategy[tuple[int, int]]:
+    any_shape = st.tuples(st.integers(1, shape[0]), st.integers(1, shape[1]))
+    # Not too many: astropy needs 0.1 ms for each.
+    return any_shape.filter(lambda t: shape[0] * shape[1] < 500 * t[0] * t[1]) | st.sampled_from([(1, shape[1]), shape])
+
+
+def boxes(shape: tuple[int, int]) -> st.SearchStrategy[Box]:
+    def ordered(ends: tuple[int, int, int, int]) -> Box:
+        (y0, y1), (x0, x1) = sorted(ends[:2]), sorted(ends[2:])
+        return Box(y0, y1 + 1, x0, x1 + 1)
+
+    y, x = st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)
+    return st.tuples(y, y, x, x).map(ordered)
+
+
+def write(path: Path, **planes: fits.ImageHDU | fits.CompImageHDU) -> Path:
+    """Write planes to a file with afw's origin keywords."""
+    for hdu in planes.values():
+        hdu.header["LTV1"], hdu.header["LTV2"] = -ORIGIN.x, -ORIGIN.y
+    fits.HDUList([fits.PrimaryHDU(), *planes.values()]).writeto(path, overwrite=True)
+    return path
+
+
+def assert_as_astropy(path: Path, plane: str, some: list[Box]) -> None:
+    with fits.open(path) as hdus, open_coadd(path) as coadd:
+        # Here astropy warns of infinite and too large values; this package does not.
+        with np.errstate(all="ignore"):
+            expected = hdus[plane.upper()].data.astype(np.int32 if plane == "mask" else np.float32)
+        assert coadd.bbox == Box.from_start(ORIGIN, YX(*expected.shape))
+        whole = coadd.read(plane)
+        assert whole.dtype == expected.dtype
+        assert whole.dtype.isnative
+        assert_same_bits(whole, expected)
+        for box in some:
+            assert_same_bits(coadd.read(plane, box.shifted(ORIGIN)), expected[box.slices()])
+        layout = coadd.layout(plane)
+        for unit, pixels in enumerate(coadd.read_units(plane, range(layout.units))):
+            assert pixels.flags.c_contiguous
+            assert not pixels.flags.writeable
+            assert_same_bits(pixels, expected[layout.unit_box(unit).slices()])
+
+
+def assert_same_bits(got: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
+    """Equal values, NaN where NaN, and the same sign of zero."""
+    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(np.signbit(got) & ~np.isnan(got), np.signbit(expected) & ~np.isnan(expected))
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@given(data=st.data())
+def test_zz_quantised_floats(tmp_path: Path, data: st.DataObject) -> None:
+    pixels = data.draw(float_planes())
+    compression = data.draw(st.sampled_from(["RICE_1", "GZIP_1", "GZIP_2"]))
+    hdu = fits.CompImageHDU(
+        pixels,
+        name="IMAGE",
+        compression_type=compression,
+        tile_shape=data.draw(tile_shapes(pixels.shape)),
+        quantize_level=data.draw(st.sampled_from([16.0, 4.0, -0.25])),
+        quantize_method=data.draw(st.sampled_from([-1, 1, 2])),
+        dither_seed=data.draw(st.integers(1, 10000)),
+    )
+    path = write(tmp_path / "quantised.fits", image=hdu)
+    assert_as_astropy(path, "image", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
+    with open_coadd(path) as coadd:
+        assert not coadd.layout("image").fallback
+
+
+@settings(max_examples=800, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@given(data=st.data())
+def test_zz_lossless_floats(tmp_path: Path, data: st.DataObject) -> None:
+    pixels = data.draw(float_planes())
+    compression = data.draw(st.sampled_from(["GZIP_1", "GZIP_2", "NOCOMPRESS", None]))
+    if compression is None:
+        hdu = fits.ImageHDU(pixels, name="IMAGE")
+    else:
+        tile = data.draw(tile_shapes(pixels.shape))
+        hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type=compression, tile_shape=tile, quantize_level=0.0)
+    path = write(tmp_path / "lossless.fits", image=hdu)
+    assert_as_astropy(path, "image", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
+    with open_coadd(path) as coadd:
+        assert not coadd.layout("image").fallback
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@given(data=st.data())
+def test_zz_integers(tmp_path: Path, data: st.DataObject) -> None:
+    compression = data.draw(st.sampled_from(["RICE_1", "GZIP_1", "GZIP_2", "NOCOMPRESS", None]))
+    pixels = data.draw(integer_planes())
+    if compression is None:
+        hdu = fits.ImageHDU(pixels, name="MASK")
+    else:
+        tile = data.draw(tile_shapes(pixels.shape))
+        hdu = fits.CompImageHDU(pixels, name="MASK", compression_type=compression, tile_shape=tile)
+    path = write(
+        tmp_path / "integers.fits", image=fits.ImageHDU(np.zeros(pixels.shape, np.float32), name="IMAGE"), mask=hdu
+    )
+    # A uint32 mask comes as int32: bit 31 is the sign, and so it is meant.
+    assert_as_astropy(path, "mask", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
+    with open_coadd(path) as coadd:
+        assert not coadd.layout("mask").fallback
+
+
+def test_zz_plio_goes_to_astropy(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 50), np.int32)
+    pixels[3:9, 10:40] = 5
+    pixels[20:, 20:30] = 128
+    hdu = fits.CompImageHDU(pixels, name="MASK", compression_type="PLIO_1", tile_shape=(16, 50))
+    image = fits.ImageHDU(np.zeros(pixels.shape, np.float32), name="IMAGE")
+    path = write(tmp_path / "plio.fits", image=image, mask=hdu)
+    assert_as_astropy(path, "mask", [Box(2, 30, 5, 33)])
+    with open_coadd(path) as coadd:
+        assert coadd.layout("mask").fallback
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@given(data=st.data())
+def test_zz_hcompress_goes_to_astropy(tmp_path: Path, data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.sampled_from([8, 16, 24]), st.sampled_from([8, 20, 32])))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    pixels = rng.normal(0, 1, shape).astype(np.float32)
+    hdu = fits.CompImageHDU(
+        pixels,
+        name="IMAGE",
+        compression_type="HCOMPRESS_1",
+        tile_shape=(8, shape[1]),
+        quantize_level=16.0,
+        quantize_method=data.draw(st.sampled_from([-1, 1, 2])),
+        dither_seed=3,
+    )
+    path = write(tmp_path / "hcompress.fits", image=hdu)
+    assert_as_astropy(path, "image", data.draw(st.lists(boxes(shape), max_size=3)))
+    with open_coadd(path) as coadd:
+        assert coadd.layout("image").fallback
+
+
+@pytest.mark.parametrize("stored", [np.uint8, np.int16, np.int32])
+@pytest.mark.parametrize("compression", [None, "RICE_1", "GZIP_2"])
+def test_zz_scaled_integers_are_floats(tmp_path: Path, stored: type, compression: str | None) -> None:
+    rng = np.random.default_rng(5)
+    raw = rng.integers(0, 120, (40, 50)).astype(stored)
+    raw[3, 4] = 99
+    plain = fits.ImageHDU(raw, name="IMAGE")
+    hdu = plain if compression is None else fits.CompImageHDU(raw, name="IMAGE", compression_type=compression)
+    path = write(tmp_path / "scaled.fits", image=hdu)
+    with fits.open(path, mode="update", disable_image_compression=True) as hdus:
+        hdus[1].header["BSCALE"], hdus[1].header["BZERO"], hdus[1].header["BLANK"] = 0.37, -12.5, 99
+    with fits.open(path) as hdus:
+        assert np.isnan(hdus["IMAGE"].data[3, 4])
+    assert_as_astropy(path, "image", [Box(2, 9, 3, 44)])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_zz_scaled_floats(tmp_path: Path, dtype: type) -> None:
+    pixels = np.random.default_rng(6).normal(0, 3, (40, 50)).astype(dtype)
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type="RICE_1", quantize_method=1, dither_seed=4)
+    path = write(tmp_path / "scaled.fits", image=hdu)
+    with fits.open(path, mode="update", disable_image_compression=True) as hdus:
+        hdus[1].header["BSCALE"], hdus[1].header["BZERO"] = 2.7, 0.1
+    assert_as_astropy(path, "image", [])
+
+
+def test_zz_unquantised_tiles_are_read(tmp_path: Path) -> None:
+    """A tile without noise cannot be quantised and is stored as gzipped floats beside quantised ones."""
+    pixels = np.random.default_rng(7).normal(0, 1, (60, 60)).astype(np.float32)
+    pixels[:30, :30] = np.inf
+    hdu = fits.CompImageHDU(
+        pixels, name="IMAGE", compression_type="RICE_1", tile_shape=(30, 30), quantize_method=2, dither_seed=1
+    )
+    path = write(tmp_path / "inf.fits", image=hdu)
+    assert_as_astropy(path, "image", [])
+    with open_coadd(path) as coadd:
+        kinds = coadd.layout("image").kinds
+    assert kinds is not None
+    assert kinds.tolist() == [1, 0, 0, 0]
+
+
+def test_zz_exact_zeros_stay_zero(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(8).normal(5, 1, (150, 150)).astype(np.float32)
+    pixels[20:40, 30:70] = 0.0
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", tile_shape=(150, 150), quantize_method=2, dither_seed=9999)
+    path = write(tmp_path / "zeros.fits", image=hdu)
+    assert_as_astropy(path, "image", [])
+    with open_coadd(path) as coadd:
+        np.testing.assert_array_equal(coadd.read("image") == 0, pixels == 0)
+
+
+@pytest.mark.parametrize("method", [-1, 1, 2])
+@pytest.mark.parametrize("compression", ["RICE_1", "GZIP_2"])
+def test_zz_tiles_of_dp2s_size(tmp_path: Path, compression: str, method: int) -> None:
+    """22 500 pixels use the 10 000 random numbers up twice; the seed makes the second tile start over."""
+    pixels = np.random.default_rng(8).normal(5, 1, (150, 450)).astype(np.float32)
+    hdu = fits.CompImageHDU(
+        pixels,
+        name="IMAGE",
+        compression_type=compression,
+        tile_shape=(150, 150),
+        quantize_method=method,
+        dither_seed=9999,
+    )
+    assert_as_astropy(write(tmp_path / "tiles.fits", image=hdu), "image", [Box(10, 90, 140, 320)])
+
+
+def test_zz_dither_sequence_is_the_standards() -> None:
+    """FITS standard 4.0, appendix I: the seed after 10 000 draws is 1043618065."""
+    sequence, starts = dither_sequence()
+    assert sequence[-1] == np.float32(1043618065 / 2147483647)
+    assert sequence[0] == np.float32(16807 / 2147483647)
+    assert len(sequence) == len(starts) == 10000
+    assert min(starts) >= 0
+    assert max(starts) < 500
+
+
+def rewritten(path: Path, change: dict[int, int]) -> None:
+    data = bytearray(path.read_bytes())
+    for at, value in change.items():
+        data[at] = value
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("compression", ["GZIP_1", "GZIP_2"])
+def test_zz_a_flipped_byte_of_a_gzipped_tile_is_found(tmp_path: Path, compression: str) -> None:
+    pixels = np.random.default_rng(9).normal(0, 1, (8, 40)).astype(np.float32)
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type=compression, tile_shape=(8, 20), quantize_level=0.0)
+    path = write(tmp_path / "gzip.fits", image=hdu)
+    intact = path.read_bytes()
+    with open_coadd(path) as coadd:
+        layout = coadd.layout("image")
+    start, size = int(layout.offsets[1]), int(layout.sizes[1])
+    for at in range(start, start + size, 3):
+        if at - start in {3, 4, 5, 6, 7, 8, 9}:
+            continue  # flags, time and system of the gzip header: not part of the pixels
+        path.write_bytes(intact)
+        rewritten(path, {at: intact[at] ^ 0x41})
+        with open_coadd(path) as coadd:
+            coadd.read("image", coadd.bbox._replace(x1=-130))
+            with pytest.raises(CorruptFileError, match="image plane: tile 1: "):
+                coadd.read("image")
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["cut", "zeros", "noise", "flip"]))
+def test_zz_damaged_rice_tiles_end_in_pixels_or_an_error(tmp_path: Path, seed: int, kind: str) -> None:
+    """Rice has no checksum: damage may pass as other pixels, but it neither crashes nor hangs."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(0, 10 ** rng.uniform(-2, 4), (30, 40)).astype(np.float32)
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", tile_shape=(30, 40), quantize_method=1, dither_seed=1)
+    path = write(tmp_path / "rice.fits", image=hdu)
+    with open_coadd(path) as coadd:
+        layout = coadd.layout("image")
+    start, size = int(layout.offsets[0]), int(layout.sizes[0])
+    data = bytearray(path.read_bytes())
+    first = start + int(rng.integers(0, size))
+    if kind == "flip":
+        data[first] ^= 1 << int(rng.integers(0, 8))
+    else:
+        length = start + size - first
+        data[first : start + size] = bytes(length) if kind != "noise" else rng.bytes(length)
+    path.write_bytes(data[:first].ljust(len(data), b"\0") if kind == "cut" else data)
+    with open_coadd(path) as coadd:
+        try:
+            assert coadd.read("image").shape == (30, 40)
+        except CorruptFileError as error:
+            assert "image plane: tile 0: " in str(error)  # noqa: PT017
+
+
+def test_zz_padding_ends_every_search() -> None:
+    assert len(rice_padding(32)) >= 5 * 32 + 8
+    assert set(rice_padding(16)) == {0xFF}
+
+
+def test_zz_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4), np.float32)
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type="GZIP_1", tile_shape=(4, 4), quantize_level=0.0)
+    path = write(tmp_path / "bomb.fits", image=hdu)
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = packer.compress(bytes(10_000_000)) + packer.flush()
+    with open_coadd(path) as coadd:
+        start = int(coadd.layout("image").offsets[0])
+        hdu_at = coadd._structure.find("image").data_at  # type: ignore[union-attr]
+    data = bytearray(path.read_bytes()[:start]) + bomb
+    data[hdu_at : hdu_at + 4] = struct.pack(">i", len(bomb))
+    header = data.index(b"PCOUNT")
+    data[header : header + 80] = f"PCOUNT  = {len(bomb):20d}".ljust(80).encode()
+    path.write_bytes(data + bytes(-len(data) % 2880))
+    with open_coadd(path) as coadd, pytest.raises(CorruptFileError, match="10000000 bytes where at most 128"):
+        coadd.read("image")
+
+
+def test_zz_64_bit_integers_stored_as_32(tmp_path: Path) -> None:
+    pixels = np.arange(400, dtype=np.int64).reshape(20, 20)
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type="RICE_1")
+    with pytest.warns(AstropyUserWarning):
+        path = write(tmp_path / "wide.fits", image=hdu)
+    assert_as_astropy(path, "image", [])
