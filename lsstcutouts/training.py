@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from rich.table import Table
 from .cache import CacheStats
 from .cutout import CutoutReader
 from .datamodule import CutoutDataModule
+from .errors import ConfigurationError
 from .mosaic import write_mosaic
-from .simulate import simulate
+from .simulate import SimulatedRepository, SimulationConfig, simulate
 
 __all__ = ["Throughput", "TrainingResult", "ensure_simulation", "train"]
 
@@ -126,10 +127,27 @@ class Throughput(Callback):
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
-    """Write the simulated repository that a configuration names, unless it is there."""
-    if settings is None or (Path(settings.root) / "butler.yaml").exists():
+    """Write the simulated repository that a configuration names, unless it is there.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is one that was made with other settings.
+    """
+    if settings is None:
         return
-    simulate(settings.root, hydra.utils.instantiate(settings.config), progress=progress)
+    wanted: SimulationConfig = hydra.utils.instantiate(settings.config)
+    root = Path(settings.root)
+    if not root.exists():
+        simulate(root, wanted, progress=progress)
+        return
+    there = SimulatedRepository.load(root).config
+    other = [f.name for f in fields(wanted) if getattr(there, f.name) != getattr(wanted, f.name)]
+    if other:
+        raise ConfigurationError(
+            f"the simulated repository {settings.root!r} was made with another {', '.join(other)}; remove the folder, or "
+            "give simulation.root= another one"
+        )
 
 
 def train(cfg: DictConfig) -> TrainingResult:

@@ -74,11 +74,13 @@ def test_sip_distortions_move_with_the_origin(tmp_path: Path) -> None:
     image = fits.ImageHDU(ramp(), name="IMAGE")
     image.header.update(
         CTYPE1="RA---TAN-SIP", CTYPE2="DEC--TAN-SIP", CRVAL1=50.0, CRVAL2=-30.0, CRPIX1=10.0, CRPIX2=12.0,
-        CD1_1=-5e-5, CD2_2=5e-5, A_ORDER=2, B_ORDER=2, A_2_0=1e-4, B_0_2=-2e-4,
+        CD1_1=-5e-5, CD2_2=5e-5, RADECSYS="ICRS", A_ORDER=2, B_ORDER=2, A_2_0=1e-4, B_0_2=-2e-4,
     )  # fmt: skip
     path = save(tmp_path / "sip.fits", image)
     with open_coadd(path) as coadd:
+        del image.header["RADECSYS"]
         expected = WCS(image.header).all_pix2world([[3.0, 20.0]], 0)
+        assert coadd.wcs.wcs.radesys == "ICRS"
         np.testing.assert_allclose(coadd.wcs.all_pix2world([[1003.0, -30.0]], 0), expected, rtol=0, atol=1e-12)
         with pytest.raises(UnsupportedFormatError, match="TAN-SIP"):
             _ = coadd.projection
@@ -144,7 +146,7 @@ cards = st.one_of(
     ),
     comment=st.sampled_from(["", "a comment", "it's / one"]),
 )
-def test_keywords_are_what_astropy_reads(values: dict[str, object], comment: str) -> None:
+def test_keywords_are_what_astropy_wrote(values: dict[str, object], comment: str) -> None:
     header = fits.Header([(key, value, comment) for key, value in values.items() if len(str(value)) < 40])
     parsed = Cards(header.tostring())
     assert list(parsed) == list(header)
@@ -153,9 +155,11 @@ def test_keywords_are_what_astropy_reads(values: dict[str, object], comment: str
         if isinstance(expected, fits.card.Undefined):
             assert parsed.get(key, 1) is None
         else:
-            # astropy writes floats with 16 digits and reads them back from there.
-            expected = fits.Header.fromstring(header.tostring())[key]
-            assert parsed.get(key) == expected
+            # astropy writes floats with 16 digits and reads them back from there; strings it does not always read
+            # back (a quote before a slash), so that these are compared with what was written.
+            if not isinstance(expected, str):
+                expected = fits.Header.fromstring(header.tostring())[key]
+            assert parsed.get(key) == (expected.rstrip() if isinstance(expected, str) else expected)
             assert type(parsed.get(key)) is type(expected)
 
 

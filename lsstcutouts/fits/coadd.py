@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -162,6 +163,7 @@ class Coadd:
                 raise BadStructureError(f"{layout.shape} pixels, the image has {self.bbox.shape}")
             if (origin := array_origin(hdu.cards, self.bbox.start)) != self.bbox.start:
                 raise BadStructureError(f"first pixel {origin}, the image's is {self.bbox.start}")
+        self._hdus[plane] = replace(hdu, lead=b"")
         return self._layouts.setdefault(plane, layout)
 
     def read(self, plane: str, box: Box | None = None) -> NDArray[Any]:

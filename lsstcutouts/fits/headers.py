@@ -120,8 +120,6 @@ class Hdu:
         Number in the file, the primary HDU is 0.
     cards
         Its keywords.
-    header
-        The header's bytes.
     data_at, data_size
         First byte and number of bytes of the data, without the filling of the last block.
     lead
@@ -130,7 +128,6 @@ class Hdu:
 
     index: int
     cards: Cards
-    header: bytes
     data_at: int
     data_size: int
     lead: bytes
@@ -170,7 +167,7 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
             f"truncated: HDU {index} ({cards.string('EXTNAME') or 'no name'}) should reach byte "
             f"{data_at + data_size}, the file ends at {source.size}"
         )
-    return Hdu(index, cards, raw[:length], data_at, data_size, raw[length : length + data_size])
+    return Hdu(index, cards, data_at, data_size, raw[length : length + data_size])
 
 
 def table_dtype(cards: Cards) -> np.dtype[np.void]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["array_origin", "astropy_wcs", "tan_projection"]
 
 _WCS_KEY = re.compile(
-    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|(LON|LAT)POLE|RADESYS|EQUINOX"
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|(LON|LAT)POLE|RADE(C)?SYS|EQUINOX"
     r"|(A|B|AP|BP)_(ORDER|DMAX|\d_\d)|PV[12]_\d+"
 )
 """Keywords of a celestial WCS with TAN-SIP distortion. Dates are left out: they change no pixel, and astropy warns."""
@@ -91,9 +91,10 @@ def astropy_wcs(hdu: Hdu, origin: YX[int]) -> "WCS":
 
     header = Header()
     for key in hdu.cards:
-        value: Any = hdu.cards.get("RADESYS" if key == "RADECSYS" else key)
+        value: Any = hdu.cards.get(key)
         if _WCS_KEY.fullmatch(key) and value is not None:
-            header[key] = value
+            # Files before 2016 spell it RADECSYS, of which astropy warns.
+            header["RADESYS" if key == "RADECSYS" else key] = value
     if "CTYPE1" not in header:
         raise UnknownFeatureError("no celestial WCS in the header")
     wcs = WCS(header)

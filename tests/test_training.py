@@ -1,0 +1,77 @@
+"""The function behind `train`: from a configuration to a checkpoint, figures and a picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from matplotlib.image import imread
+
+from lsstcutouts.errors import ConfigurationError
+from lsstcutouts.models import LensClassifier, LensFinder
+from lsstcutouts.simulate import SimulationConfig, simulate
+from lsstcutouts.training import TrainingResult, train
+
+# What Lightning says about a run as short as a test's.
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
+
+
+def run(folder: Path, *overrides: str) -> TrainingResult:
+    with initialize_config_module("lsstcutouts.configs", version_base="1.3"):
+        settings = [
+            f"output='{folder / 'out'}'",
+            f"simulation.root='{folder / 'sky'}'",
+            "simulation.config.cells=2",
+            "simulation.config.cell=64",
+            "simulation.config.targets=60",
+            "simulation.config.bands=gri",
+            "data.size=32",
+            "data.batch_size=16",
+            "data.cache_bytes=100 MB",
+            "trainer.max_epochs=2",
+            "trainer.logger=false",
+        ]
+        return train(compose("train", overrides=[*settings, *overrides]))
+
+
+def test_a_training_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "with = signs (and spaces)"
+    result = run(folder)
+    assert (folder / "sky" / "butler.yaml").exists()
+    assert 0 <= result.metrics["val_auc"] <= 1
+    assert result.epochs == 2
+    assert result.cutouts_per_second > 0
+    assert 0 < result.hit_rate <= 1
+    assert 0 <= result.waiting <= 1
+    assert set(result.bands_missing) == set("gri")
+    assert json.loads((folder / "out" / "metrics.json").read_text()) == json.loads(json.dumps(result.as_dict()))
+    picture = imread(result.picture)
+    assert picture.shape[1] > 500
+    shown = capsys.readouterr().out
+    for words in ("val auc", "cutouts/s", "cache hit rate", "without a band", "picture"):
+        assert words in shown
+
+    state = torch.load(result.checkpoint, weights_only=True)
+    assert state["CutoutDataModule"]["train"]["epoch"] == 1
+    model = LensClassifier(LensFinder("gri"))
+    model.load_state_dict(state["state_dict"])
+
+    # A second call finds the repository and says the same.
+    capsys.readouterr()
+    again = run(folder, "json=true", "picture=false")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metrics"] == dict(again.metrics) == dict(result.metrics)
+    assert again.picture is None
+
+
+def test_a_sky_made_otherwise_is_not_taken_for_the_asked_one(tmp_path: Path) -> None:
+    simulate(tmp_path / "sky", SimulationConfig(cells=2, cell=64, targets=50, bands="gri"))
+    with pytest.raises(ConfigurationError, match=r"another targets.*simulation\.root"):
+        run(tmp_path)
+
+
+def test_the_network_takes_any_bands() -> None:
+    for bands, channels in (("ugrizy", 6), (["g", "r"], 2), (1, 1)):
+        network = LensFinder(bands).eval()
+        assert network(torch.zeros(3, channels, 40, 52)).shape == (3,)
