@@ -123,12 +123,9 @@ class OpenFiles:
         return coadd
 
     def close(self) -> None:
-        """Close every file; a later `get` opens them again."""
+        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again."""
         with self._lock:
-            held = list(self._open.values())
             self._open.clear()
-        for coadd in held:
-            coadd.close()
 
 
 def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:

@@ -162,7 +162,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
         batch_sampler: None = None,
     ) -> None:
         if sampler is not None or batch_sampler is not None:
-            raise ConfigurationError("a CutoutLoader takes no sampler: the dataset orders and shares its batches itself")
+            raise ConfigurationError(
+                "a CutoutLoader takes no sampler: the dataset orders and shares its batches itself"
+            )
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
         super().__init__(

@@ -1,7 +1,9 @@
 """One function behind ``lsstcutouts train`` and ``train_example.py``: from a configuration to a trained network."""
 
 import json
+import logging
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -164,6 +166,8 @@ def train(cfg: DictConfig) -> TrainingResult:
         Also printed, and written to ``metrics.json`` in the output folder.
     """
     output = _output(cfg)
+    if not cfg.debug:
+        _quieten()
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
@@ -184,6 +188,16 @@ def train(cfg: DictConfig) -> TrainingResult:
         (output / "metrics.json").write_text(text + "\n")
         Console().print_json(text) if cfg.json else Console().print(result.table())
     return result
+
+
+def _quieten() -> None:
+    """Keep off the terminal what Lightning says at every start, whatever one could do about it."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A helper of Lightning that torch deprecated; nothing here can change it.
+    warnings.filterwarnings(
+        "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
+    )
 
 
 def _output(cfg: DictConfig) -> Path:
