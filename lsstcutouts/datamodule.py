@@ -172,6 +172,11 @@ class CutoutDataModule(L.LightningDataModule):
                 set_epoch(self._train_loader.epoch)
         return cast("TensorBatch", self.augmentations(batch))
 
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for batches."""
+        return 0.0 if self._train_loader is None else self._train_loader.waited
+
     def cache_info(self) -> CacheStats:
         """Return hits, misses and bytes of this process's tile cache."""
         return self.cache.stats()

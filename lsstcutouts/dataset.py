@@ -4,6 +4,7 @@ Threads inside the process decode and assemble several batches ahead; worker pro
 the same batches in the same order.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
@@ -179,6 +180,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
         self.epoch, self.done = 0, 0
+        self.waited = 0.0
+        """Seconds that loops have waited in this loader for a batch."""
         self._delivered = False
 
     @property
@@ -214,9 +217,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """Return hits, misses and bytes of this process's cache; worker processes have their own."""
         return self.cutouts.cache.stats()
 
-    def count(self) -> None:
-        """Take note that one more batch was handed to the loop."""
+    def count(self, waited: float) -> None:
+        """Take note that one more batch is handed to the loop, which waited for it so many seconds."""
         self.done += 1
+        self.waited += waited
         self._delivered = True
 
 
@@ -230,8 +234,9 @@ class _Pass:
         return self
 
     def __next__(self) -> TensorBatch:
+        start = time.perf_counter()
         batch = next(self._batches)
-        self._loader.count()
+        self._loader.count(time.perf_counter() - start)
         return batch
 
     def __len__(self) -> int:

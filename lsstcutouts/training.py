@@ -93,10 +93,10 @@ class TrainingResult:
 
 
 class Throughput(Callback):
-    """Measure how many targets the training loop consumes and how long it waits for them."""
+    """Measure how many targets the training loop consumes a second, pauses between epochs left out."""
 
     def __init__(self) -> None:
-        self.targets, self.seconds, self.waited = 0, 0.0, 0.0
+        self.targets, self.seconds = 0, 0.0
         self._mark = 0.0
 
     @property
@@ -104,24 +104,12 @@ class Throughput(Callback):
         """Targets a second over all training epochs."""
         return self.targets / self.seconds if self.seconds else 0.0
 
-    @property
-    def waiting(self) -> float:
-        """Share of the time between batches."""
-        return self.waited / self.seconds if self.seconds else 0.0
-
     def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock of an epoch."""
         self._mark = time.perf_counter()
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Count the time since the last batch as waiting."""
-        now = time.perf_counter()
-        self.waited += now - self._mark
-        self.seconds += now - self._mark
-        self._mark = now
-
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Count the batch."""
+        """Count the batch and the time since the last one, waiting included."""
         now = time.perf_counter()
         self.targets += len(batch["object_id"])
         self.seconds += now - self._mark
@@ -222,7 +210,7 @@ def _result(
         epochs=trainer.current_epoch,
         targets=len(data.splits["train"][1]),
         cutouts_per_second=meter.cutouts_per_second,
-        waiting=meter.waiting,
+        waiting=data.waited / meter.seconds if meter.seconds else 0.0,
         hit_rate=stats.hit_rate,
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),

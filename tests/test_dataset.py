@@ -56,6 +56,7 @@ def test_each_pass_is_the_next_epoch(plan: CutoutPlan) -> None:
     assert all(sorted(p) == sorted(plan.object_id.tolist()) for p in passes)
     assert len({tuple(p) for p in passes}) == 3
     assert (loader.epoch, loader.done) == (2, len(loader))
+    assert loader.waited > 0
     loader.set_epoch(1)
     assert ids(loader) == passes[1]
     assert ids(loader) == passes[2]
