@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hypothesis import given
@@ -352,11 +353,12 @@ def test_settings_that_are_missing_or_unknown(plan_echoes: list[str], capsys: py
     assert main([*plan_echoes, "--no-such-option"]) == 2
 
 
-def test_other_processes_can_be_asked_for_the_configuration(
+def test_the_configuration_can_be_shown_without_running(
     plan_echoes: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*plan_echoes, "catalog=a=b", "--cfg", "job"]) == 0
     assert OmegaConf.create(capsys.readouterr().out).catalog == "a=b"
+    assert not HydraConfig.initialized()
 
 
 # The verbs themselves

@@ -69,6 +69,7 @@ def _unknown_verb(name: str) -> str:
 def _run(name: str, arguments: list[str]) -> int:
     """Compose the configuration with hydra and call the verb, once for every job of a sweep."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     given, results, statuses = sys.argv, sys.stdout, list[int]()
     as_json = any(re.fullmatch(r"\+{0,2}json=true", argument, re.IGNORECASE) for argument in arguments)
@@ -79,6 +80,8 @@ def _run(name: str, arguments: list[str]) -> int:
 
     # With json=true nothing but the result may reach standard output, whoever prints.
     command = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)(task)
+    state = HydraConfig.instance()
+    before = state.cfg  # --cfg leaves its own behind
     with _argv([f"lsstcutouts {name}", *arguments]):
         try:
             with redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -87,6 +90,8 @@ def _run(name: str, arguments: list[str]) -> int:
             statuses.append(stop.code if isinstance(stop.code, int) else _OK if stop.code is None else _FAILED)
         except KeyboardInterrupt:
             return _complain(f"lsstcutouts {name}: interrupted", _INTERRUPTED)
+        finally:
+            state.cfg = before
     return max(statuses, default=_OK)
 
 
