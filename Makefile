@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint types check clean
+.PHONY: help venv demo test lint types check docs clean
 
 help: ## say what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,11 @@ types: venv ## mypy
 	$(RUN) -m mypy
 
 check: lint types test ## all that must pass before a commit
+
+docs: venv ## build docs/_build/index.html
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e '.[docs]'
+	$(RUN) -m sphinx -W -q docs docs/_build
+	@echo docs/_build/index.html
 
 clean: ## remove .venv, caches and build products; the demo's data stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

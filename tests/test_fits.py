@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,17 +34,18 @@ PLANES = ("image", "mask", "variance")
 
 
 @pytest.fixture(scope="module")
-def dp2_files(dp2_repo: SimulatedRepository) -> list[tuple[Butler, DatasetRef, Path]]:
-    return located(dp2_repo)
+def dp2_files(dp2_repo: SimulatedRepository) -> Iterator[list[tuple[Butler, DatasetRef, Path]]]:
+    with Butler.from_config(dp2_repo.root, collections=dp2_repo.collections) as butler:
+        yield located(butler, dp2_repo)
 
 
 @pytest.fixture(scope="module")
-def dp1_files(dp1_repo: SimulatedRepository) -> list[tuple[Butler, DatasetRef, Path]]:
-    return located(dp1_repo)
+def dp1_files(dp1_repo: SimulatedRepository) -> Iterator[list[tuple[Butler, DatasetRef, Path]]]:
+    with Butler.from_config(dp1_repo.root, collections=dp1_repo.collections) as butler:
+        yield located(butler, dp1_repo)
 
 
-def located(repo: SimulatedRepository) -> list[tuple[Butler, DatasetRef, Path]]:
-    butler = Butler.from_config(repo.root, collections=repo.collections)
+def located(butler: Butler, repo: SimulatedRepository) -> list[tuple[Butler, DatasetRef, Path]]:
     refs = sorted(butler.query_datasets(repo.dataset_type, limit=None))
     return [(butler, ref, Path(butler.getURI(ref).ospath)) for ref in refs]
 

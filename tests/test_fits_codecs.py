@@ -1,6 +1,7 @@
 """Every compression that FITS knows, bit for bit against astropy's own decoder."""
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -338,6 +339,8 @@ def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
 def test_64_bit_integers_stored_as_32(tmp_path: Path) -> None:
     pixels = np.arange(400, dtype=np.int64).reshape(20, 20)
     hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type="RICE_1")
-    with pytest.warns(AstropyUserWarning):
+    with warnings.catch_warnings():
+        # From 7.2 on astropy says that it stores them as 32 bits; before, it does so in silence.
+        warnings.simplefilter("ignore", AstropyUserWarning)
         path = write(tmp_path / "wide.fits", image=hdu)
     assert_as_astropy(path, "image", [])
