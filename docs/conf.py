@@ -2,7 +2,7 @@
 
 project = "lsstcutouts"
 author = "The lsstcutouts developers"
-copyright = "2026, The lsstcutouts developers"
+copyright = "2026, The lsstcutouts developers"  # noqa: A001 - the name that Sphinx reads
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
