@@ -1,0 +1,204 @@
+"""The plan itself: every target's box, and the files under it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import PlanError
+from ..geom import YX, TanProjection
+from ..order import block_ids
+from .parquet import from_arrow, to_arrow
+from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected
+
+__all__ = ["CutoutPlan"]
+
+
+@dataclass(frozen=True, eq=False)
+class CutoutPlan:
+    """Every target's box and the files under it; ``(N,)`` arrays of targets that will be delivered.
+
+    Attributes
+    ----------
+    repo, collections, dataset_type, skymap
+        Where the plan comes from; for messages and provenance.
+    bands
+        Channel order of the cutouts, ``B`` names.
+    size
+        Rows and columns of a cutout, pixels.
+    block_shape
+        Rows and columns of a locality block, pixels from the corner of the primary patch.
+    row
+        Row of the catalog.
+    object_id, ra, dec
+        Identity and position; degrees ICRS.
+    primary
+        Row of ``patches``: the patch whose inner region holds the target.
+    yx0
+        ``(N, 2)`` first pixel of the box, tract pixels.
+    offset
+        ``(N, 2)`` float32, target minus middle of the box, pixels ``(y, x)``.
+    others_start, others
+        Further patches under the box, as in `ragged`, in ascending order of the patch number.
+    patches, files
+        The tables that ``primary`` and ``others`` point into.
+    projections
+        Tract number to the tract's projection, the reference WCS of its cutouts.
+    rejected
+        Catalog rows that are not among the targets.
+    columns
+        Catalog columns that travel with the samples, ``(N, ...)`` each.
+    tile_bytes
+        Compressed bytes of image plane per pixel in a sample file; only for estimates.
+    """
+
+    repo: str
+    collections: tuple[str, ...]
+    dataset_type: str
+    skymap: str
+    bands: tuple[str, ...]
+    size: YX[int]
+    block_shape: YX[int]
+    row: NDArray[np.int64]
+    object_id: NDArray[np.int64]
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+    primary: NDArray[np.int32]
+    yx0: NDArray[np.int32]
+    offset: NDArray[np.float32]
+    others_start: NDArray[np.int64]
+    others: NDArray[np.int64]
+    patches: PatchTable
+    files: FileTable
+    projections: Mapping[int, TanProjection]
+    rejected: Rejected
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    tile_bytes: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def tract(self) -> NDArray[np.int64]:
+        """``(N,)`` tract of each target."""
+        return self.patches.tract[self.primary]
+
+    @property
+    def patch(self) -> NDArray[np.int64]:
+        """``(N,)`` primary patch of each target."""
+        return self.patches.patch[self.primary]
+
+    def others_of(self, target: int) -> list[int]:
+        """Return the rows of ``patches`` under a target's box, besides the primary one."""
+        return self.others[self.others_start[target] : self.others_start[target + 1]].tolist()  # type: ignore[no-any-return]
+
+    def blocks(self, targets: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return dense ids of the locality block of each target (all of them by default)."""
+        chosen = np.arange(len(self)) if targets is None else targets
+        return block_ids(self.primary[chosen], self._in_patch(chosen), self.block_shape)
+
+    def sky_groups(self, *, blocks: bool) -> NDArray[np.str_]:
+        """Return for each target the name of its patch, or of its block of sky, for splits by area."""
+        parts = [self.tract, self.patch]
+        if blocks:
+            parts += list((self._in_patch(np.arange(len(self))) // np.asarray(self.block_shape)).T)
+        unique, inverse = np.unique(np.column_stack(parts), axis=0, return_inverse=True)
+        names = np.array(["/".join(map(str, one)) for one in unique.tolist()])
+        chosen: NDArray[np.str_] = names[inverse.reshape(-1)]
+        return chosen
+
+    def _in_patch(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ``(n, 2)`` middle of each box from the corner of its primary patch, pixels."""
+        middle = self.yx0[targets].astype(np.int64) + np.asarray(self.size) // 2
+        corner = self.patches.inner[self.primary[targets]][:, [0, 2]]
+        return np.asarray(middle - corner, np.int64)
+
+    def bands_missing(self) -> dict[str, int]:
+        """Return for each band the number of targets for which no patch under the box has a file."""
+        present = self.patches.files[self.primary] >= 0  # (N, B)
+        owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
+        np.logical_or.at(present, owner, self.patches.files[self.others] >= 0)
+        return {band: int(count) for band, count in zip(self.bands, (~present).sum(axis=0), strict=True)}
+
+    def summary(self) -> PlanSummary:
+        """Return counts of targets, patches, files, missing bands and bytes."""
+        tracts, per_tract = np.unique(self.tract, return_counts=True)
+        used, per_patch = np.unique(self.primary, return_counts=True)
+        names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
+        reasons, counts = np.unique(self.rejected.reason, return_counts=True)
+        return PlanSummary(
+            targets=len(self),
+            rejected={Reason(r).text: int(c) for r, c in zip(reasons.tolist(), counts, strict=True)},
+            tracts=dict(zip(tracts.tolist(), per_tract.tolist(), strict=True)),
+            patches=len(used),
+            files=len(self.files),
+            file_bytes=sum(max(0, size) for size in self.files.size),
+            bytes_to_read=self._bytes_to_read(),
+            bands_missing=self.bands_missing(),
+            bands=self.bands,
+            size=(self.size.y, self.size.x),
+            per_patch=dict(zip(names, per_patch.tolist(), strict=True)),
+        )
+
+    def _bytes_to_read(self) -> int:
+        """Estimate the compressed image bytes under the boxes: distinct cells of 150 px times the files there."""
+        cell = 150
+        low, high = self.yx0 // cell, (self.yx0 + np.asarray(self.size) - 1) // cell  # (N, 2)
+        steps = (high - low).max(axis=0, initial=0) + 1
+        touched = []
+        for step in np.ndindex(*steps.tolist()):
+            yx = np.minimum(low + step, high).astype(np.int64)
+            touched.append(np.unique((self.primary.astype(np.int64) << 40) + (yx[:, 0] << 20) + yx[:, 1]))
+        per_patch = np.bincount(np.unique(np.concatenate(touched)) >> 40, minlength=len(self.patches))
+        bands = (self.patches.files >= 0).sum(axis=1)
+        return int((per_patch * bands).sum() * cell * cell * self.tile_bytes)
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides which pixels each row of the plan gives."""
+        digest = hashlib.sha256(json.dumps([self.dataset_type, self.skymap, self.bands, self.size]).encode())
+        for array in (self.row, self.object_id, self.yx0, self.patches.tract, self.patches.patch, self.primary):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update("\n".join(self.files.dataset_id).encode())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan to a Parquet file: a row for each catalog row, delivered or not, and tables as metadata.
+
+        The file appears whole or not at all.
+        """
+        import pyarrow.parquet
+
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{os.getpid()}.part")
+        try:
+            pyarrow.parquet.write_table(to_arrow(self), part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a plan that `save` wrote.
+
+        Raises
+        ------
+        PlanError
+            If the file is missing, damaged, no plan, or a plan of another version of the format.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise PlanError(
+                f"cannot read the plan {os.fspath(path)!r}: {error}; make it again with build_plan"
+            ) from error
+        return cls(**from_arrow(table, os.fspath(path)))

@@ -1,0 +1,135 @@
+"""A plan as one Parquet table: a row for each catalog row, delivered or not; the small tables as metadata."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import PlanError
+from ..geom import YX, TanProjection
+from .tables import Column, FileTable, PatchTable, Rejected
+
+if TYPE_CHECKING:
+    from .cutouts import CutoutPlan
+
+__all__ = ["from_arrow", "to_arrow"]
+
+_FORMAT = 1
+"""Version of the Parquet layout; a plan of another version is refused."""
+
+_TARGETS = ("row", "object_id", "ra", "dec", "primary")
+_META = b"lsstcutouts.plan"
+
+
+def to_arrow(plan: "CutoutPlan") -> Any:
+    """Return an Arrow table: targets first, rejected rows behind them with a reason."""
+    import pyarrow
+
+    lost = plan.rejected
+    none = np.zeros(len(lost), np.int64)
+    arrays: dict[str, Any] = {
+        "row": np.concatenate([plan.row, lost.row]),
+        "object_id": np.concatenate([plan.object_id, lost.object_id]),
+        "ra": np.concatenate([plan.ra, lost.ra]),
+        "dec": np.concatenate([plan.dec, lost.dec]),
+        "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
+        "tract": np.concatenate([plan.tract, none - 1]),
+        "patch": np.concatenate([plan.patch, none - 1]),
+        "primary": np.concatenate([plan.primary, (none - 1).astype(np.int32)]),
+        "y0": np.concatenate([plan.yx0[:, 0], none.astype(np.int32)]),
+        "x0": np.concatenate([plan.yx0[:, 1], none.astype(np.int32)]),
+        "offset_y": np.concatenate([plan.offset[:, 0], none.astype(np.float32)]),
+        "offset_x": np.concatenate([plan.offset[:, 1], none.astype(np.float32)]),
+    }
+    starts = np.concatenate([plan.others_start, np.full(len(lost), plan.others_start[-1])])
+    table = pyarrow.table(
+        {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan.others.astype(np.int32))}
+    )
+    for name, values in plan.columns.items():
+        table = table.append_column(f"column.{name}", _column_to_arrow(values, len(lost)))
+    return table.replace_schema_metadata({_META: json.dumps(_metadata(plan)).encode()})
+
+
+def _column_to_arrow(values: Column, missing: int) -> Any:
+    import pyarrow
+
+    none = [None] * missing
+    if isinstance(values, list):
+        return pyarrow.array([*values, *none])
+    if values.ndim > 1:
+        return pyarrow.array([*values.reshape(len(values), -1).tolist(), *none])
+    array = pyarrow.array(values)
+    return pyarrow.concat_arrays([array, pyarrow.nulls(missing, array.type)])
+
+
+def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
+    patches = plan.patches
+    return {
+        "format": _FORMAT,
+        "repo": plan.repo,
+        "collections": plan.collections,
+        "dataset_type": plan.dataset_type,
+        "skymap": plan.skymap,
+        "bands": plan.bands,
+        "size": plan.size,
+        "block_shape": plan.block_shape,
+        "tile_bytes": plan.tile_bytes,
+        "patches": [a.tolist() for a in (patches.tract, patches.patch, patches.inner, patches.files)],
+        "files": [plan.files.uri, plan.files.size, plan.files.dataset_id],
+        "projections": {str(t): [p.crval, p.crpix, p.cd] for t, p in plan.projections.items()},
+        "columns": {
+            name: None if isinstance(v, list) else [v.dtype.str, list(v.shape[1:])] for name, v in plan.columns.items()
+        },
+    }
+
+
+def from_arrow(table: Any, path: str) -> dict[str, Any]:
+    """Return the constructor's arguments from a table that `to_arrow` made."""
+    blob = (table.schema.metadata or {}).get(_META)
+    if blob is None:
+        raise PlanError(
+            f"{path!r} is a Parquet file but not a plan; give it as a catalog, or make a plan with build_plan"
+        )
+    meta = json.loads(blob)
+    if meta.get("format") != _FORMAT:
+        raise PlanError(
+            f"{path!r} is a plan of format {meta.get('format')}, this version reads {_FORMAT}; make it again"
+        )
+    arrays = {n: table[n].to_numpy() for n in table.column_names if n != "others" and not n.startswith("column.")}
+    count = int((arrays["reason"] == 0).sum())
+    lost = slice(count, None)
+    others = table["others"].combine_chunks()
+    patch_arrays = [np.asarray(a, np.int64) for a in meta["patches"]]
+    return {
+        **{key: meta[key] for key in ("repo", "dataset_type", "skymap", "tile_bytes")},
+        **{key: tuple(meta[key]) for key in ("collections", "bands")},
+        "size": YX(*meta["size"]),
+        "block_shape": YX(*meta["block_shape"]),
+        **{name: arrays[name][:count].copy() for name in _TARGETS},
+        "yx0": np.column_stack([arrays["y0"][:count], arrays["x0"][:count]]),
+        "offset": np.column_stack([arrays["offset_y"][:count], arrays["offset_x"][:count]]),
+        "others_start": others.offsets.to_numpy()[: count + 1].astype(np.int64),
+        "others": others.values.to_numpy().astype(np.int64),
+        "patches": PatchTable(
+            patch_arrays[0],
+            patch_arrays[1],
+            patch_arrays[2].reshape(-1, 4),
+            patch_arrays[3].reshape(-1, len(meta["bands"])),
+        ),
+        "files": FileTable(*(tuple(part) for part in meta["files"])),
+        "projections": {int(t): TanProjection(*(tuple(part) for part in p)) for t, p in meta["projections"].items()},
+        "rejected": Rejected(*(arrays[n][lost].copy() for n in ("row", "object_id", "ra", "dec", "reason"))),
+        "columns": dict(_columns_from_arrow(table, meta["columns"], count)),
+    }
+
+
+def _columns_from_arrow(table: Any, described: Mapping[str, Any], count: int) -> Iterator[tuple[str, Column]]:
+    for name, kind in described.items():
+        column = table[f"column.{name}"].slice(0, count)
+        if kind is None:
+            yield name, column.to_pylist()
+        elif kind[1]:
+            yield name, np.asarray(column.to_pylist(), kind[0]).reshape(count, *kind[1])
+        else:
+            yield name, column.to_numpy().astype(kind[0], copy=False)

@@ -1,0 +1,136 @@
+"""The tables that a plan is made of, and what they amount to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geom import Box
+
+__all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "ragged"]
+
+type Column = NDArray[Any] | list[str]
+
+
+class Reason(IntEnum):
+    """Why a catalog row is not in the plan."""
+
+    OUTSIDE_TRACTS = 1
+    """No tract of the skymap in this repository holds the position."""
+    NO_COADD = 2
+    """No patch under the box has a coadd in any of the bands."""
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return {
+            Reason.OUTSIDE_TRACTS: "outside every tract of the repository",
+            Reason.NO_COADD: "no coadd in any band under the box",
+        }[self]
+
+
+@dataclass(frozen=True, eq=False)
+class Rejected:
+    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays."""
+
+    row: NDArray[np.int64]
+    object_id: NDArray[np.int64]
+    ra: NDArray[np.float64]
+    dec: NDArray[np.float64]
+    reason: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchTable:
+    """The patches that targets of a plan may need; ``(P,)`` arrays.
+
+    Attributes
+    ----------
+    tract, patch
+        Numbers of the skymap.
+    inner
+        ``(P, 4)`` inner regions ``(y0, y1, x0, x1)``, tract pixels.
+    files
+        ``(P, B)`` row of the file table for each band, -1 where the repository holds none.
+    """
+
+    tract: NDArray[np.int64]
+    patch: NDArray[np.int64]
+    inner: NDArray[np.int64]
+    files: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.tract)
+
+    def inner_box(self, index: int) -> Box:
+        """Return the inner region of one patch, tract pixels."""
+        return Box(*self.inner[index].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class FileTable:
+    """The files of a plan: one coadd (tract, patch, band) each.
+
+    Attributes
+    ----------
+    uri
+        Where the bytes are; a local path or a URI that ``lsst.resources`` reads.
+    size
+        Bytes; -1 where the repository does not say.
+    dataset_id
+        UUID of the dataset in the repository.
+    """
+
+    uri: tuple[str, ...]
+    size: tuple[int, ...]
+    dataset_id: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.uri)
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What a plan amounts to, for people (``str``) and machines (``as_dict``)."""
+
+    targets: int
+    rejected: Mapping[str, int]
+    tracts: Mapping[int, int]
+    patches: int
+    files: int
+    file_bytes: int
+    bytes_to_read: int
+    bands_missing: Mapping[str, int]
+    bands: tuple[str, ...]
+    size: tuple[int, int]
+    per_patch: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            f.name: dict(value) if isinstance(value := getattr(self, f.name), Mapping) else value for f in fields(self)
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.targets} targets, {self.size[0]} x {self.size[1]} px, bands {''.join(self.bands)}",
+            f"  {len(self.tracts)} tract(s), {self.patches} patch(es), {self.files} files ({self.file_bytes / 1e9:.2f} GB)",
+            f"  about {self.bytes_to_read / 1e6:.0f} MB of image tiles under the boxes",
+        ]
+        lines += [f"  tract {tract}: {count} targets" for tract, count in self.tracts.items()]
+        lines += [f"  band {band}: missing for {count} targets" for band, count in self.bands_missing.items() if count]
+        lines += [f"  not delivered: {count} rows, {reason}" for reason, count in self.rejected.items()]
+        return "\n".join(lines)
+
+
+def ragged(lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return lists of integers as ``(start (N + 1,), values (M,))``; list i is ``values[start[i]:start[i + 1]]``."""
+    start = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(one) for one in lists], out=start[1:])
+    return start, np.fromiter((v for one in lists for v in one), np.int64, int(start[-1]))
