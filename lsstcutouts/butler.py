@@ -114,7 +114,7 @@ class Repository:
         self.dataset_type = dataset_type
         self._owned = not isinstance(repo, Butler)
         self._butler = repo if isinstance(repo, Butler) else _open(repo)
-        self.name = str(repo) if self._owned else str(getattr(self._butler, "_config", "butler"))
+        self.name = str(repo) if self._owned else "the Butler that was given"
         try:
             self._check_names()
             self.skymap = self._choose_skymap(skymap)
@@ -214,20 +214,16 @@ class Repository:
                 records = list(query.join_data_coordinate_table(table).dimension_records("tract"))
             else:
                 records = []
-        grids = {} if rings else self._grids([r.id for r in records])
-        return SkyMap(self.skymap, {r.id: _tract(r, grids.get(r.id), rings) for r in records}, rings)
+        patches = {} if rings else self._last_patches([r.id for r in records])
+        return SkyMap(self.skymap, {r.id: _tract(r, patches.get(r.id), rings) for r in records}, rings)
 
-    def _grids(self, tracts: Sequence[int]) -> dict[int, YX[int]]:
-        """Return the number of patches of each tract; the skymap's own record has only the largest."""
+    def _last_patches(self, tracts: Sequence[int]) -> dict[int, Any]:
+        """Return the patch record with the highest place in each tract; a subset of a repository lacks some."""
         with self._translated("patch records"), self._butler.query() as query:
             table = Table({"tract": list(tracts), "skymap": np.full(len(tracts), self.skymap)})
             joined = query.join_data_coordinate_table(table) if tracts else None
-            cells = [(r.tract, r.cell_y, r.cell_x) for r in joined.dimension_records("patch")] if joined else []
-        grids: dict[int, YX[int]] = {}
-        for tract, y, x in cells:
-            seen = grids.get(tract, YX(0, 0))
-            grids[tract] = YX(max(seen.y, y + 1), max(seen.x, x + 1))
-        return grids
+            records = list(joined.dimension_records("patch")) if joined else []
+        return {r.tract: r for r in sorted(records, key=lambda r: (r.cell_y + r.cell_x, r.id))}
 
     def locate(self, patches: Iterable[tuple[int, int]], bands: Sequence[str]) -> list[LocatedFile]:
         """Return every coadd of these ``(tract, patch)`` pairs in these bands, in one query.
@@ -343,17 +339,38 @@ def _open(repo: str | os.PathLike[str]) -> Butler:
         raise RepositoryError(f"the Butler repository {name!r} cannot be opened: {error}") from error
 
 
-def _tract(record: Any, grid: YX[int] | None, rings: RingsGeometry | None) -> Tract:
-    corners = np.array([[v.x(), v.y(), v.z()] for v in record.region.getVertices()])
-    tract = Tract.from_corners(record.id, corners, grid=grid, inner=rings.inner if rings else None)
-    if rings is not None:
-        centre = rings.centre(record.id)
-        away = tract.projection.sky_to_pixel(*centre)
-        if max(abs(away.x - tract.projection.crpix[0]), abs(away.y - tract.projection.crpix[1])) > 0.01:
-            raise SkyMapError(
-                f"tract {record.id}: its record's tangent point {tract.projection.crval} is not the skymap's {centre}"
-            )
+def _tract(record: Any, patch: Any, rings: RingsGeometry | None) -> Tract:
+    """Return a tract from its record; its grid of patches from the known skymap, else from one patch's record."""
+    corners = _vertices(record)
+    if rings is None:
+        if patch is None:
+            raise SkyMapError(f"tract {record.id}: the repository has no record of any of its patches")
+        return Tract.from_corners(record.id, corners, grid=_grid(record.id, corners, patch))
+    tract = Tract.from_corners(record.id, corners, inner=rings.inner)
+    centre = rings.centre(record.id)
+    away = tract.projection.sky_to_pixel(*centre)
+    if max(abs(away.x - tract.projection.crpix[0]), abs(away.y - tract.projection.crpix[1])) > 0.01:
+        raise SkyMapError(
+            f"tract {record.id}: its record's tangent point {tract.projection.crval} is not the skymap's {centre}"
+        )
     return tract
+
+
+def _grid(tract: int, corners: NDArray[np.float64], patch: Any) -> YX[int]:
+    """Return the number of patches of a tract: a patch's middle and its place give the size of all of them.
+
+    The largest place among the records would not do: a subset of a repository has only some of them, and the
+    skymap's own record tells only the largest grid of any tract.
+    """
+    whole = Tract.from_corners(tract, corners, grid=YX(1, 1))
+    x, y, z = _vertices(patch).mean(axis=0)
+    middle = whole.projection.sky_to_pixel(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
+    inner = YX(y=(middle.y + 0.5) / (patch.cell_y + 0.5), x=(middle.x + 0.5) / (patch.cell_x + 0.5))
+    return YX(y=round(float(whole.inner.y / inner.y)), x=round(float(whole.inner.x / inner.x)))
+
+
+def _vertices(record: Any) -> NDArray[np.float64]:
+    return np.array([[v.x(), v.y(), v.z()] for v in record.region.getVertices()])
 
 
 def _local_size(uri: ResourcePath) -> int:

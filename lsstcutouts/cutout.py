@@ -14,22 +14,33 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .cache import TileCache
-from .errors import ConfigurationError, GeometryMismatchError
+from .errors import ConfigurationError, GeometryMismatchError, PlaneError, ReadError
 from .fits import Coadd, open_coadd
 from .geom import YX, Box
 from .plan import CutoutPlan
 from .skymap import check_projection
 
-__all__ = ["PLANES", "CutoutReader", "OpenFiles", "default_threads", "stream"]
+__all__ = ["PLANES", "CutoutReader", "OpenFiles", "checked_planes", "checked_targets", "default_threads", "stream"]
 
 type Array = NDArray[Any]
 type Batch = dict[str, Array | list[str]]
 
 PLANES = ("image", "variance", "mask", "valid")
 """Planes that a batch can hold, each ``(N, B, Y, X)``."""
+
+_SPELLINGS = {"INTRP": "INTERPOLATED", "CR": "COSMIC_RAY", "SAT": "SATURATED", "EDGE": "DETECTION_EDGE"}
+_OTHER_SPELLING = {**_SPELLINGS, **{new: old for old, new in _SPELLINGS.items()}}
+"""What DP1 and DP2 call the same mask plane (``lsst.images``, ``get_legacy_deep_coadd_mask_planes``)."""
+
+_KNOWN_PLANES = {
+    *_OTHER_SPELLING,
+    *("BAD", "CLIPPED", "CROSSTALK", "DETECTED", "DETECTED_NEGATIVE", "INEXACT_PSF", "ITL_DIP", "NOT_DEBLENDED"),
+    *("NO_DATA", "REJECTED", "SENSOR_EDGE", "STREAK", "SUSPECT", "UNMASKEDNAN", "VIGNETTED"),
+}
+"""Mask planes of DP1 and DP2: one of these may be absent from a file, another name is a mistake."""
 
 _OPEN_FILES = 192
 """Files kept open at once: well under the usual limit of 1024, above what sixteen blocks of six bands need."""
@@ -91,6 +102,10 @@ class OpenFiles:
     """
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
         self._lock = Lock()
         self._open: OrderedDict[str, Coadd] = OrderedDict()
 
@@ -107,6 +122,8 @@ class OpenFiles:
         GeometryMismatchError
             If its pixel grid is not the tract's.
         """
+        if self._process != os.getpid():
+            self._start()  # a lock that another thread held at the time of a fork stays locked for ever
         key = plan.files.dataset_id[file]
         with self._lock:
             coadd = self._open.get(key)
@@ -130,7 +147,12 @@ class OpenFiles:
 
 def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
     uri, size = plan.files.uri[file], plan.files.size[file]
-    coadd = open_coadd(uri, size=size if size >= 0 else None)
+    try:
+        coadd = open_coadd(uri, size=size if size >= 0 else None)
+    except ReadError as error:
+        row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+        place = f"tract {tract}, patch {plan.patches.patch[row]}, band {plan.bands[band]} of {plan.repo!r}"
+        raise type(error)(f"{error} ({place})") from error
     try:
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
     except GeometryMismatchError:
@@ -164,7 +186,7 @@ class CutoutReader:
         files: OpenFiles | None = None,
     ) -> None:
         self.plan = plan
-        self.planes = _checked_planes(planes, mask_planes)
+        self.planes = checked_planes(planes, mask_planes)
         self.mask_planes = tuple(mask_planes)
         self.cache = TileCache() if cache is None else cache
         self._files = OpenFiles() if files is None else files
@@ -206,7 +228,8 @@ class CutoutReader:
         batch["band_present"] = arrays["band_present"]
         batch["object_id"] = plan.object_id[targets]
         batch["ra"], batch["dec"] = plan.ra[targets], plan.dec[targets]
-        batch["tract"], batch["patch"] = plan.tract[targets], plan.patch[targets]
+        primary = plan.primary[targets]
+        batch["tract"], batch["patch"] = plan.patches.tract[primary], plan.patches.patch[primary]
         batch["yx0"] = plan.yx0[targets].astype(np.int64)
         batch["offset"] = plan.offset[targets]
         batch["is_padding"] = np.zeros(len(targets), bool)
@@ -259,7 +282,10 @@ class CutoutReader:
 
         def make(places: list[int]) -> list[Array]:
             units = coadd.read_units(source, [recipe.units[i] for i in places])
-            return [_renumbered(u, coadd.mask_planes, self._bits) for u in units] if source == "mask" else list(units)
+            if source != "mask":
+                return units
+            bits = _bits_of(coadd, self._bits)
+            return [_renumbered(unit, bits) for unit in units]
 
         return self.cache.get_many(keys, make, recipe.requests)
 
@@ -355,7 +381,30 @@ def stream(reader: CutoutReader, batches: Iterable[NDArray[np.int64]], *, thread
         reader.close()
 
 
-def _checked_planes(planes: Sequence[str], mask_planes: Sequence[str]) -> tuple[str, ...]:
+def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:
+    """Return target numbers of a plan from numbers, from a mask of all targets, or all of them for None.
+
+    Raises
+    ------
+    ConfigurationError
+        If they are no whole numbers within the plan.
+    """
+    if rows is None:
+        return np.arange(len(plan))
+    array = np.asarray(rows)
+    if array.dtype == np.bool_ and array.shape == (len(plan),):
+        return np.flatnonzero(array)
+    whole = array.size == 0 or np.issubdtype(array.dtype, np.integer)
+    if not whole or array.ndim > 1 or (array.size and not (array.min() >= 0 and array.max() < len(plan))):
+        raise ConfigurationError(
+            f"rows must be whole numbers that lie between 0 and {len(plan) - 1}, the targets of the plan, or a mask of all "
+            f"{len(plan)}; got {array.dtype} of shape {array.shape}"
+        )
+    return array.reshape(-1).astype(np.int64)
+
+
+def checked_planes(planes: Sequence[str], mask_planes: Sequence[str]) -> tuple[str, ...]:
+    """Return the planes to deliver; raise `ConfigurationError` for what cannot be."""
     unknown = [p for p in planes if p not in PLANES]
     if unknown or not planes or isinstance(planes, str):
         raise ConfigurationError(f"planes must be some of {', '.join(PLANES)}, got {planes!r}")
@@ -378,10 +427,28 @@ def _sources(planes: Sequence[str]) -> dict[str, type[np.generic]]:
     return needed
 
 
-def _renumbered(mask: Array, bits: dict[str, int], wanted: Sequence[str]) -> Array:
-    """Return a mask in which bit ``i`` is the mask plane ``wanted[i]``; a plane that the file lacks is zero."""
+def _bits_of(coadd: Coadd, wanted: Sequence[str]) -> list[int | None]:
+    """Return the bit of each mask plane in a file; None for a plane that other files have and this one lacks.
+
+    Raises
+    ------
+    PlaneError
+        For a name that neither this file nor any release has.
+    """
+    have = coadd.mask_planes
+    found: list[int | None] = []
+    for name in wanted:
+        spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)
+        if spelling is None and name not in _KNOWN_PLANES:
+            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}; there is: {', '.join(sorted(have))}")
+        found.append(None if spelling is None else have[spelling])
+    return found
+
+
+def _renumbered(mask: Array, bits: Sequence[int | None]) -> Array:
+    """Return a mask in which bit ``i`` is the file's bit ``bits[i]``; zero where that is None."""
     result = np.zeros(mask.shape, np.int32)
-    for i, name in enumerate(wanted):
-        if name in bits:
-            result |= ((mask >> bits[name]) & 1) << i
+    for i, bit in enumerate(bits):
+        if bit is not None:
+            result |= ((mask >> bit) & 1) << i
     return result

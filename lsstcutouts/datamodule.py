@@ -11,13 +11,17 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import nn
 
 from .cache import CacheStats, TileCache
+from .catalog import Catalog
+from .cutout import checked_planes
 from .dataset import CutoutDataset, CutoutLoader, TensorBatch
-from .errors import ConfigurationError
-from .order import DEFAULT_SHUFFLE_WIDTH, Share, split_groups
+from .errors import ConfigurationError, PlanError
+from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, split_groups
 from .plan import CutoutPlan
 from .planner import build_plan, parse_bands, parse_size
 
@@ -97,7 +101,11 @@ class CutoutDataModule(L.LightningDataModule):
         self.repo, self.collections, self.catalog = repo, collections, catalog
         self.bands, self.size = parse_bands(bands), parse_size(size)
         self.dataset_type, self.skymap = dataset_type, skymap
-        self.planes, self.mask_planes = tuple(planes), tuple(mask_planes)
+        self.planes, self.mask_planes = checked_planes(planes, mask_planes), tuple(mask_planes)
+        check_order(seed=seed, shuffle_width=shuffle_width)
+        batch_bounds(0, batch_size)
+        if num_workers < 0 or (threads is not None and threads < 1):
+            raise ConfigurationError(f"num_workers={num_workers} and threads={threads} cannot be")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
         self.fractions = _checked_fractions(splits)
@@ -108,7 +116,9 @@ class CutoutDataModule(L.LightningDataModule):
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
+        self._device = torch.device("cpu")
         self._train_loader: CutoutLoader | None = None
+        self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, int] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,16 +127,33 @@ class CutoutDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let training go on where the checkpoint was taken."""
-        self._position = state_dict.get("train")
-        self._seek()
+        # Lightning restores a data module in every stage; only training goes on from there.
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            self._position = state_dict.get("train")
+            self._seek()
 
     def _seek(self) -> None:
         if self._position is not None and self._train_loader is not None:
             self._train_loader.load_state_dict(self._position)
             self._position = None
 
+    def _adjusted(self, epoch: int, done: int) -> tuple[int, int]:
+        """Return the place that training has come to, from the place that its loader has come to."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return epoch, done
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        # A batch that was fetched when an exception came was not trained on.
+        done = max(0, done - max(0, progress.ready - getattr(progress, "processed", progress.ready)))
+        # With limit_train_batches an epoch is over before the loader's.
+        limit = trainer.num_training_batches
+        whole = self._train_loader is None or limit >= len(self._train_loader)
+        return (epoch, done) if whole or done < limit else (epoch + 1, 0)
+
     def prepare_data(self) -> None:
         """Make the plans and write them for `setup`, once a node."""
+        if self.splits:
+            return
         for name, catalog in self._catalogs().items():
             self._build(catalog).save(self._plan_file(name))
 
@@ -138,16 +165,25 @@ class CutoutDataModule(L.LightningDataModule):
         prepared = self.trainer is not None
         plans = {n: self._load(n) if prepared else self._build(c) for n, c in self._catalogs().items()}
         if isinstance(self.plan, CutoutPlan):
-            plans[""] = self.plan
+            plans[""] = self._fitting(self.plan)
         elif self.plan is not None:
-            plans[""] = CutoutPlan.load(self.plan)
+            plans[""] = self._fitting(CutoutPlan.load(self.plan))
         self.splits = self._dealt(plans[""]) if "" in plans else {n: (p, np.arange(len(p))) for n, p in plans.items()}
 
     def train_dataloader(self) -> CutoutLoader:
-        """Return the loader of the training split; each pass is the next epoch."""
-        self._train_loader = self._loader("train", shuffle=self.shuffle)
+        """Return the loader of the training split; each pass is the next epoch.
+
+        A loader that is made anew for the same trainer, or for none, goes on after the one before.
+        """
+        # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        loader = self._loader("train", shuffle=self.shuffle and not overfit)
+        if self._train_loader is not None and self._owner is self.trainer:
+            loader.follow(self._train_loader)
+        loader.adjusted = self._adjusted
+        self._train_loader, self._owner = loader, self.trainer
         self._seek()
-        return self._train_loader
+        return loader
 
     def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
         """Return the loader of the validation split, or none where the split is empty."""
@@ -163,6 +199,12 @@ class CutoutDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
         """Run the transforms on the device; augmentations too while training."""
+        image = batch["image"] if "image" in batch else batch["object_id"]
+        if isinstance(image, torch.Tensor) and image.device != self._device:
+            # A data module is no module of Lightning's: nobody else moves these.
+            self._device = image.device
+            self.transforms.to(self._device)
+            self.augmentations.to(self._device)
         batch = cast("TensorBatch", self.transforms(batch))
         if self.trainer is None or not self.trainer.training:
             return batch
@@ -223,6 +265,21 @@ class CutoutDataModule(L.LightningDataModule):
             return dict(self.catalog)
         return {"": self.catalog}
 
+    def _fitting(self, plan: CutoutPlan) -> CutoutPlan:
+        """Return a plan that was given, if it is what the other arguments say."""
+        asked = {"bands": self.bands, "size": self.size, "dataset_type": self.dataset_type}
+        for name, value in asked.items():
+            if getattr(plan, name) != value:
+                raise PlanError(
+                    f"the plan has {name}={getattr(plan, name)!r} and the data module {value!r}; make it again"
+                )
+        lacking = [c for c in self.columns if c not in plan.columns]
+        if lacking:
+            raise PlanError(
+                f"the plan lacks the columns {', '.join(lacking)}; make it again with columns={self.columns!r}"
+            )
+        return plan
+
     def _build(self, catalog: Any) -> CutoutPlan:
         plan = build_plan(
             catalog,
@@ -246,7 +303,7 @@ class CutoutDataModule(L.LightningDataModule):
     def _plan_file(self, name: str) -> Path:
         """Return where the plan waits: known to every process of this run from its settings alone."""
         catalog = self.catalog[name] if name else self.catalog
-        source = os.fspath(catalog) if isinstance(catalog, str | os.PathLike) else "table"
+        source = self._catalog_key(catalog)
         settings = [
             self.repo,
             self.collections,
@@ -260,6 +317,14 @@ class CutoutDataModule(L.LightningDataModule):
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         root = self.trainer.default_root_dir if self.trainer is not None else "."
         return Path(root) / f"plan-{name or 'all'}-{key}.parquet"
+
+    def _catalog_key(self, catalog: Any) -> str:
+        """Return what tells a catalog from another one, and from an earlier state of its file."""
+        if isinstance(catalog, str | os.PathLike):
+            path = Path(catalog)
+            state = path.stat() if path.exists() else None
+            return f"{path.absolute()} {state and (state.st_mtime_ns, state.st_size)}"
+        return Catalog.from_any(catalog, columns=self.columns).fingerprint()
 
     def _load(self, name: str) -> CutoutPlan:
         return CutoutPlan.load(self._plan_file(name))
@@ -278,8 +343,8 @@ def _checked_fractions(splits: Mapping[str, float] | None) -> dict[str, float]:
     unknown = set(fractions) - {"train", "val", "test"}
     if unknown:
         raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
-    if abs(sum(fractions.values()) - 1.0) > 1e-6:
-        raise ConfigurationError(f"the fractions of splits must add up to 1, got {fractions}")
+    if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-6:
+        raise ConfigurationError(f"the fractions of splits must lie in 0..1 and add up to 1, got {fractions}")
     return fractions
 
 

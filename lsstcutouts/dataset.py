@@ -5,7 +5,7 @@ the same batches in the same order.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .cache import CacheStats, TileCache
-from .cutout import Batch, CutoutReader, default_threads, stream
+from .cutout import Batch, CutoutReader, checked_targets, default_threads, stream
 from .errors import ConfigurationError
 from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
 from .plan import CutoutPlan
@@ -32,7 +32,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     plan
         What to read.
     rows
-        Targets of the plan that belong to this dataset; all of them by default.
+        Targets of the plan that belong to this dataset, numbers or a mask; all of them by default.
     batch_size
         Targets a batch; the last one of an epoch holds what is left.
     planes, mask_planes
@@ -72,7 +72,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     ) -> None:
         super().__init__()
         self.plan = plan
-        self.rows = np.arange(len(plan)) if rows is None else np.asarray(rows, np.int64)
+        self.rows = checked_targets(rows, plan)
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads must be at least 1, got {threads}")
         check_order(seed=seed, shuffle_width=shuffle_width)
@@ -83,12 +83,18 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self._reader = CutoutReader(plan, planes=planes, mask_planes=mask_planes, cache=self.cache)
         self._bounds = batch_bounds(len(self.rows), batch_size, share)
         # (epoch, batches already delivered): shared memory, so that it reaches workers that outlive an epoch.
-        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._position = torch.zeros(2, dtype=torch.int64)
+        self.share_position()
+        self._blocks: NDArray[np.int64] | None = None
 
     @property
     def steps(self) -> int:
         """Batches of a whole epoch."""
         return len(self._bounds)
+
+    def share_position(self) -> None:
+        """Put the position where worker processes see it change; a copied dataset has its own."""
+        self._position.share_memory_()  # type: ignore[no-untyped-call]
 
     def seek(self, epoch: int, done: int = 0) -> None:
         """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too."""
@@ -98,7 +104,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the plan's target numbers in the order of an epoch, all ranks together."""
-        blocks = self.plan.blocks(self.rows)
+        if self._blocks is None:
+            self._blocks = self.plan.blocks(self.rows)
+        blocks = self._blocks
         if not self.shuffle:
             return self.rows[np.argsort(blocks, kind="stable")]
         return self.rows[epoch_order(blocks, seed=self.seed, epoch=epoch, shuffle_width=self.shuffle_width)]
@@ -179,10 +187,14 @@ class CutoutLoader(DataLoader[TensorBatch]):
             timeout=timeout,
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
+        dataset.share_position()
         self.epoch, self.done = 0, 0
+        self.adjusted: Callable[[int, int], tuple[int, int]] | None = None
+        """What a trainer makes of the place: it may have fetched a batch and not trained on it."""
         self.waited = 0.0
         """Seconds that loops have waited in this loader for a batch."""
         self._delivered = False
+        self._passes = 0
 
     @property
     def cutouts(self) -> CutoutDataset:
@@ -196,8 +208,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
         if self._delivered or self.done >= len(self) > 0:
             self.epoch, self.done = self.epoch + 1, 0
         self._delivered = False
+        self._passes += 1
         self.cutouts.seek(self.epoch, self.done)
-        return _Pass(self, super().__iter__())
+        return _Pass(self, self._passes, super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch, from its beginning."""
@@ -206,7 +219,15 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
     def state_dict(self) -> dict[str, int]:
         """Return the place of the loop: ``epoch`` and the batches of it that are ``done``."""
-        return {"epoch": self.epoch, "done": self.done}
+        epoch, done = self.epoch, self.done
+        if self.adjusted is not None:
+            epoch, done = self.adjusted(epoch, done)
+        return {"epoch": epoch, "done": done}
+
+    def follow(self, earlier: "CutoutLoader") -> None:
+        """Go on after an earlier loader of the same dataset, as if it were this one."""
+        self.epoch, self.done, self._delivered = earlier.epoch, min(earlier.done, len(self)), earlier._delivered
+        self.waited = earlier.waited
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next pass go on where ``state`` was taken."""
@@ -217,8 +238,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """Return hits, misses and bytes of this process's cache; worker processes have their own."""
         return self.cutouts.cache.stats()
 
-    def count(self, waited: float) -> None:
-        """Take note that one more batch is handed to the loop, which waited for it so many seconds."""
+    def count(self, number: int, waited: float) -> None:
+        """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
+        if number != self._passes:
+            return
         self.done += 1
         self.waited += waited
         self._delivered = True
@@ -227,8 +250,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
 class _Pass:
     """One pass over a loader, counting what it hands out."""
 
-    def __init__(self, loader: CutoutLoader, batches: Iterator[TensorBatch]) -> None:
-        self._loader, self._batches = loader, batches
+    def __init__(self, loader: CutoutLoader, number: int, batches: Iterator[TensorBatch]) -> None:
+        self._loader, self._number, self._batches = loader, number, batches
 
     def __iter__(self) -> Self:
         return self
@@ -236,7 +259,7 @@ class _Pass:
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
         batch = next(self._batches)
-        self._loader.count(time.perf_counter() - start)
+        self._loader.count(self._number, time.perf_counter() - start)
         return batch
 
     def __len__(self) -> int:

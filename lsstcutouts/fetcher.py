@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self
@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from .butler import Repository, as_names
 from .cache import CacheStats, TileCache, available_memory
 from .catalog import Catalog
-from .cutout import Batch, CutoutReader, OpenFiles, default_threads
-from .errors import ConfigurationError, MemoryBudgetError
+from .cutout import Batch, CutoutReader, OpenFiles, checked_planes, checked_targets, default_threads
+from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError
 from .plan import CutoutPlan
 from .planner import Planner, parse_bands, parse_size
 
@@ -77,15 +77,32 @@ class LsstDataFetcher:
         self.bands = parse_bands(bands)
         self.size = parse_size(size)
         self.dataset_type, self.skymap = dataset_type, skymap
-        self.planes, self.mask_planes = tuple(planes), tuple(mask_planes)
+        self.planes, self.mask_planes = checked_planes(planes, mask_planes), tuple(mask_planes)
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads must be at least 1, got {threads}")
         self.threads = threads or default_threads()
         self.cache = TileCache(cache_bytes)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin without threads, files and answers, as after the constructor, a fork or unpickling."""
+        self._process = os.getpid()
         self._files = OpenFiles()
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
         self._pool: ThreadPoolExecutor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__dict__.update(settings)
+        self._start()
+
+    def _in_this_process(self) -> None:
+        """Leave threads, lock and Butler to the process that a fork copied them from: here they do not work."""
+        if self._process != os.getpid():
+            self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +112,7 @@ class LsstDataFetcher:
 
     def close(self) -> None:
         """Stop the threads and close files and repository; a later `fetch` opens them again."""
+        self._in_this_process()
         with self._lock:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)
@@ -136,11 +154,19 @@ class LsstDataFetcher:
     def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
         """Return the plan of a catalog, asking the Butler only for patches that are not known yet."""
         targets = Catalog.from_any(catalog, columns=columns)
+        self._in_this_process()
         with self._lock:
             if self._planner is None:
-                repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
-                self._planner = Planner(repository, self.bands, self.size)
+                self._planner = self._new_planner()
             return self._planner.plan(targets)
+
+    def _new_planner(self) -> Planner:
+        repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
+        try:
+            return Planner(repository, self.bands, self.size)
+        except LsstCutoutsError:
+            repository.close()
+            raise
 
     def fetch_plan(self, plan: CutoutPlan, rows: ArrayLike | None = None) -> Batch:
         """Return the cutouts of a plan's targets as one batch.
@@ -150,17 +176,16 @@ class LsstDataFetcher:
         plan
             Made by `plan` or `build_plan`.
         rows
-            Numbers of the plan's targets, any order; all of them by default.
+            Numbers of the plan's targets in any order, or a mask of them; all of them by default.
 
         Raises
         ------
         MemoryBudgetError
             If the batch would take more than the memory that is free.
         """
-        targets = np.arange(len(plan)) if rows is None else np.asarray(rows, np.int64).reshape(-1)
-        if len(targets) and not (targets.min() >= 0 and targets.max() < len(plan)):
-            raise ConfigurationError(f"rows must lie between 0 and {len(plan) - 1}, the targets of the plan")
+        targets = checked_targets(rows, plan)
         self._check_memory(plan, len(targets))
+        self._in_this_process()
         reader = CutoutReader(
             plan, planes=self.planes, mask_planes=self.mask_planes, cache=self.cache, files=self._files
         )
@@ -168,10 +193,14 @@ class LsstDataFetcher:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
             pending = reader.submit(self._pool, targets)
-        return pending.result()
+        try:
+            return pending.result()
+        except CancelledError as error:
+            raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
 
     def refresh(self) -> None:
         """Forget what the Butler said, absences included, and every decoded tile."""
+        self._in_this_process()
         with self._lock:
             if self._planner is not None:
                 self._planner.forget()

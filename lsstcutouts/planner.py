@@ -155,8 +155,8 @@ class Planner:
         if rings is not None:
             wanted = [t for t in np.unique(rings.find(ra, dec)).tolist() if t not in self._tracts]
             if wanted:
-                self._tracts.update(dict.fromkeys(wanted))
-                self._tracts.update(self.repository.skymap_of(wanted).tracts)
+                found = self.repository.skymap_of(wanted).tracts
+                self._tracts.update({number: found.get(number) for number in wanted})
         elif not self._all_tracts:
             self._tracts.update(self.repository.skymap_of().tracts)
             self._all_tracts = True
@@ -187,8 +187,10 @@ class Planner:
     def _locate(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Mapping[str, LocatedFile]]:
         unknown = [pair for pair in pairs if pair not in self._files]
         if unknown:
+            # Asked before anything is noted: a query that fails must not leave "absent" behind.
+            located = self.repository.locate(unknown, self.bands)
             self._files.update({pair: {} for pair in unknown})
-            for one in self.repository.locate(unknown, self.bands):
+            for one in located:
                 self._files[one.tract, one.patch][one.band] = one
         return self._files
 

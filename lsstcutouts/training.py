@@ -153,6 +153,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     TrainingResult
         Also printed, and written to ``metrics.json`` in the output folder.
     """
+    if cfg.resume is not None and not Path(cfg.resume).is_file():
+        raise ConfigurationError(f"resume={cfg.resume!r}: there is no such checkpoint")
     output = _output(cfg)
     if not cfg.debug:
         _quieten()

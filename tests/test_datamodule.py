@@ -12,7 +12,7 @@ from torch import nn
 from lsstcutouts.catalog import Catalog
 from lsstcutouts.datamodule import CutoutDataModule
 from lsstcutouts.dataset import CutoutLoader
-from lsstcutouts.errors import ConfigurationError
+from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
 from lsstcutouts.transforms import AsinhStretch, RandomD4
@@ -223,3 +223,116 @@ def test_loaders_share_one_cache(dp2_repo: SimulatedRepository) -> None:
         for _ in loader:
             pass
     assert data.cache_info().misses == loaders[0].cache_info().misses == loaders[1].cache_info().misses > 0
+
+
+def test_transforms_move_to_the_device_of_the_batch(dp2_repo: SimulatedRepository) -> None:
+    data = data_of(dp2_repo, transforms=AsinhStretch([1.0, 2.0, 3.0]))
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    # "meta" stands for any device that is not the CPU; mixing devices raises there as on a GPU.
+    moved = {k: v.to("meta") if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    assert data.on_after_batch_transfer(moved, 0)["image"].device.type == "meta"
+
+
+def test_loaders_made_anew_go_on(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    """As with reload_dataloaders_every_n_epochs, a second fit, or a plain loop over train_dataloader()."""
+    whole = plain_epochs(dp2_repo, 4)
+    model, data = Watcher(), data_of(dp2_repo)
+    trainer = trainer_of(tmp_path, max_epochs=2, reload_dataloaders_every_n_epochs=1)
+    trainer.fit(model, data)
+    assert model.seen["train"] == whole[:2]
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, data)
+    assert model.seen["train"] == whole
+    other = Watcher()
+    trainer_of(tmp_path, max_epochs=1).fit(other, data)
+    assert other.seen["train"] == whole[:1]
+    plain = data_of(dp2_repo)
+    plain.setup()
+    assert [torch.cat([b["object_id"] for b in plain.train_dataloader()]).tolist() for _ in range(2)] == whole[:2]
+
+
+def test_a_checkpoint_read_for_validation_moves_no_training(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    first = trainer_of(tmp_path, max_epochs=1, limit_train_batches=2)
+    first.fit(Watcher(), data_of(dp2_repo))
+    checkpoint = tmp_path / "some.ckpt"
+    first.save_checkpoint(checkpoint)
+    data, model = data_of(dp2_repo), Watcher()
+    trainer_of(tmp_path).validate(model, data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    trainer_of(tmp_path, max_epochs=1).fit(model, data)
+    assert model.seen["train"] == plain_epochs(dp2_repo, 1)
+
+
+def test_a_batch_that_raised_is_trained_on_after_the_resume(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "broken.ckpt"
+
+    class Fragile(Watcher):
+        def training_step(self, batch, index):
+            if index == 3:
+                self.trainer.save_checkpoint(checkpoint)
+                raise RuntimeError("the power is gone")
+            return super().training_step(batch, index)
+
+    with pytest.raises(RuntimeError, match="power"):
+        trainer_of(tmp_path, max_epochs=1).fit(Fragile(), data_of(dp2_repo))
+    second = Watcher()
+    trainer_of(tmp_path, max_epochs=1).fit(second, data_of(dp2_repo), ckpt_path=str(checkpoint), weights_only=True)
+    assert second.seen["train"][0] == plain_epochs(dp2_repo, 1)[0][3 * 8 :]
+
+
+def test_resuming_after_epochs_that_were_cut(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    uncut, model = Watcher(), Watcher()
+    trainer_of(tmp_path, max_epochs=3, limit_train_batches=3).fit(uncut, data_of(dp2_repo))
+    trainer = trainer_of(tmp_path, max_epochs=1, limit_train_batches=3)
+    trainer.fit(model, data_of(dp2_repo))
+    trainer.save_checkpoint(tmp_path / "cut.ckpt")
+    trainer_of(tmp_path, max_epochs=3, limit_train_batches=3).fit(
+        model, data_of(dp2_repo), ckpt_path=str(tmp_path / "cut.ckpt"), weights_only=True
+    )
+    assert model.seen["train"] == uncut.seen["train"]
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
+def test_overfitting_sees_the_same_batches(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    model = Watcher()
+    trainer_of(tmp_path, max_epochs=3, overfit_batches=2).fit(model, data_of(dp2_repo))
+    assert model.seen["train"][0] == model.seen["train"][1] == model.seen["train"][2]
+
+
+def test_catalogs_in_memory_keep_their_own_plan(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth, columns=("label",))
+    one, other = data_of(dp2_repo, catalog=catalog[:40]), data_of(dp2_repo, catalog=catalog[40:])
+    for data in (one, other):
+        data.trainer = trainer_of(tmp_path)
+        data.prepare_data()
+    one.setup()
+    assert set(one.splits["predict"][0].object_id.tolist()) <= set(catalog.object_id[:40].tolist())
+
+
+def test_a_plan_that_says_otherwise_is_refused(dp2_repo: SimulatedRepository) -> None:
+    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=24, columns=("label",))
+    for changes, words in (
+        ({"bands": "gr"}, "bands"),
+        ({"size": 32}, "size"),
+        ({"columns": ("label", "kind")}, "lacks the columns kind"),
+    ):
+        with pytest.raises(PlanError, match=words):
+            data_of(dp2_repo, plan=plan, **changes).setup()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"batch_size": 0},
+        {"threads": 0},
+        {"num_workers": -1},
+        {"planes": ("imag",)},
+        {"mask_planes": ("SAT",)},
+        {"seed": -1},
+        {"shuffle_width": 0},
+        {"splits": {"train": 1.5, "val": -0.5}},
+    ],
+)
+def test_arguments_are_checked_at_once(dp2_repo: SimulatedRepository, changes) -> None:
+    with pytest.raises(ConfigurationError):
+        data_of(dp2_repo, **changes)

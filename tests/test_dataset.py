@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,37 @@ def test_few_tiles_are_decoded_twice(wide_repo: SimulatedRepository, width: int,
     loader = CutoutLoader(CutoutDataset(plan, cache_bytes=budget, batch_size=64, shuffle_width=width))
     ids(loader)
     assert loader.cache_info().misses <= 1.3 * distinct.entries
+
+
+def test_rows_are_numbers_or_a_mask(plan: CutoutPlan) -> None:
+    mask = plan.columns["label"] == 1
+    assert sorted(ids(CutoutLoader(dataset_of(plan, rows=mask)))) == sorted(plan.object_id[mask].tolist())
+    for bad in ([-1], [len(plan)], [0.5], mask[:-1]):
+        with pytest.raises(ConfigurationError, match="rows must be whole numbers"):
+            dataset_of(plan, rows=bad)
+
+
+def test_only_the_latest_pass_counts(plan: CutoutPlan) -> None:
+    loader = CutoutLoader(dataset_of(plan))
+    early = iter(loader)
+    next(early)
+    late = iter(loader)
+    next(late)
+    next(early)
+    assert loader.state_dict() == {"epoch": 1, "done": 1}
+
+
+def test_a_copied_dataset_shares_its_position_with_workers(plan: CutoutPlan) -> None:
+    copy = CutoutLoader(deepcopy(dataset_of(plan)), num_workers=1, persistent_workers=True)
+    alone = CutoutLoader(dataset_of(plan))
+    assert [ids(copy) for _ in range(2)] == [ids(alone) for _ in range(2)]
+
+
+def test_persistent_workers_survive_an_abandoned_pass(plan: CutoutPlan) -> None:
+    loader = CutoutLoader(dataset_of(plan), num_workers=2, persistent_workers=True)
+    passing = iter(loader)
+    next(passing)
+    del passing
+    alone = CutoutLoader(dataset_of(plan))
+    alone.set_epoch(1)
+    assert ids(loader) == ids(alone)

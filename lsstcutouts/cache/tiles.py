@@ -279,7 +279,6 @@ class TileCache:
     def _land(self, state: _State, keys: Sequence[Hashable], own: _Flight, made: dict[Hashable, Array]) -> None:
         """End a flight, whether it brought arrays or not."""
         own.arrays = made
-        self._watch_memory(state)
         with state.lock:
             for i in own.positions:
                 del state.flights[keys[i]]
@@ -289,6 +288,8 @@ class TileCache:
         own.done.set()
         # Freed here, outside the lock.
         del dropped
+        # After the landing: whatever goes wrong in looking at the memory, no thread waits for ever.
+        self._watch_memory(state)
 
     def _watch_memory(self, state: _State) -> None:
         """Lower the limit while memory is short, and lift it again."""
