@@ -405,14 +405,15 @@ def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int6
 
 def checked_planes(planes: Sequence[str], mask_planes: Sequence[str]) -> tuple[str, ...]:
     """Return the planes to deliver; raise `ConfigurationError` for what cannot be."""
+    planes = (planes,) if isinstance(planes, str) else tuple(planes)
     unknown = [p for p in planes if p not in PLANES]
-    if unknown or not planes or isinstance(planes, str):
+    if unknown or not planes:
         raise ConfigurationError(f"planes must be some of {', '.join(PLANES)}, got {planes!r}")
     if ("mask" in planes) != bool(mask_planes):
         raise ConfigurationError("planes=('mask', ...) and mask_planes=(names, ...) go together; give both or neither")
     if len(mask_planes) > 30 or len(set(mask_planes)) < len(mask_planes) or isinstance(mask_planes, str):
         raise ConfigurationError(f"mask_planes must be at most 30 different names, got {mask_planes!r}")
-    return tuple(planes)
+    return planes
 
 
 def _sources(planes: Sequence[str]) -> dict[str, type[np.generic]]:

@@ -35,6 +35,10 @@ _FEW_PATCHES = 4
 """With fewer patches than this, a split by whole patches cannot come near the asked fractions."""
 
 
+_SMALL_SHARE = 0.02
+"""A patch with less than this share of the targets does not count as one of them."""
+
+
 class CutoutDataModule(L.LightningDataModule):
     """Stream cutouts from a Butler repository into a Lightning training.
 
@@ -61,11 +65,13 @@ class CutoutDataModule(L.LightningDataModule):
     threads, cache_bytes
         As in `LsstDataFetcher`; one cache serves every loader of this process.
     transforms
-        Module over a batch, run on the device for every split.
+        Module over a batch, run on the device for every split. Lightning's trainer does that; a plain loop calls
+        ``data.transforms(batch)`` itself.
     augmentations
         Module over a batch, run on the device after ``transforms``, in training only.
     plan
-        A plan or a file of one, to be used instead of making it.
+        A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
+        plan in use (with one catalog a split, ``splits`` holds each).
     persistent_workers, prefetch_factor
         As in `CutoutLoader`.
     """
@@ -109,7 +115,7 @@ class CutoutDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
         self.fractions = _checked_fractions(splits)
-        self.columns = tuple(columns)
+        self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.transforms = transforms or nn.Identity()
         self.augmentations = augmentations or nn.Identity()
@@ -168,6 +174,8 @@ class CutoutDataModule(L.LightningDataModule):
             plans[""] = self._fitting(self.plan)
         elif self.plan is not None:
             plans[""] = self._fitting(CutoutPlan.load(self.plan))
+        if "" in plans:
+            self.plan = plans[""]
         self.splits = self._dealt(plans[""]) if "" in plans else {n: (p, np.arange(len(p))) for n, p in plans.items()}
 
     def train_dataloader(self) -> CutoutLoader:
@@ -316,7 +324,7 @@ class CutoutDataModule(L.LightningDataModule):
         ]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         root = self.trainer.default_root_dir if self.trainer is not None else "."
-        return Path(root) / f"plan-{name or 'all'}-{key}.parquet"
+        return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
 
     def _catalog_key(self, catalog: Any) -> str:
         """Return what tells a catalog from another one, and from an earlier state of its file."""
@@ -330,7 +338,9 @@ class CutoutDataModule(L.LightningDataModule):
         return CutoutPlan.load(self._plan_file(name))
 
     def _dealt(self, plan: CutoutPlan) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
-        by_patch = len(np.unique(plan.primary)) >= _FEW_PATCHES
+        # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
+        share = np.bincount(plan.primary) / len(plan)
+        by_patch = int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES
         if not by_patch:
             _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
         groups = plan.sky_groups(blocks=not by_patch)

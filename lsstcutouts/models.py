@@ -1,5 +1,6 @@
 """The example's network: a small convolutional lens finder for cutouts of any number of bands."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ class LensClassifier(L.LightningModule):
     network
         Image ``(N, B, Y, X)`` to logits ``(N,)``.
     lr, weight_decay
-        Settings of AdamW; the learning rate falls along a cosine over all steps (one cycle).
+        Settings of AdamW; the learning rate rises over the first quarter of all steps and falls along a cosine.
     label
         Name of the catalog column, listed in the data module's ``columns``.
     """
@@ -95,11 +96,15 @@ class LensClassifier(L.LightningModule):
         return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return AdamW with a one-cycle schedule over the whole training."""
+        """Return AdamW with one cycle of the learning rate over the whole training, also over a lengthened one."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=self.lr, total_steps=max(1, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """Return the share of the highest learning rate: a rise over the first quarter, then half a cosine to zero."""
+        done = min(1.0, step / max(1.0, self.trainer.estimated_stepping_batches))
+        return 0.04 + 0.96 * done / 0.25 if done < 0.25 else 0.5 * (1 + math.cos(math.pi * (done - 0.25) / 0.75))
 
     def _target(self, batch: TensorBatch) -> Tensor:
         label = batch.get(self.label)

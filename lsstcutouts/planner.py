@@ -227,7 +227,7 @@ class Planner:
         )
         more = f" and {len(tracts) - 5} more tracts" if len(tracts) > 5 else ""
         return (
-            f"none of the {len(catalog)} targets of {catalog.source} is covered: {len(catalog) - in_tracts} lie in no tract, "
+            f"none of the {len(catalog)} targets ({catalog.source}) is covered: {len(catalog) - in_tracts} lie in no tract, "
             f"{in_tracts} on patches without coadds in {''.join(self.bands)}. First target: ra {catalog.ra[0]:.4f}, dec "
             f"{catalog.dec[0]:.4f} (degrees). There is {self.repository.where} for {where}{more}"
         )
@@ -272,7 +272,7 @@ def build_plan(
     CoverageError
         If no target is covered by any coadd.
     """
-    targets = Catalog.from_any(catalog, columns=columns)
+    targets = Catalog.from_any(catalog, columns=as_names(columns))
     with Repository(repo, as_names(collections), dataset_type, skymap) as repository:
         return Planner(repository, bands, size).plan(targets)
 

@@ -84,8 +84,8 @@ class TrainingResult:
             "cache hit rate": f"{self.hit_rate:.1%}",
             "targets without a band": missing,
             "targets not delivered": str(self.not_delivered),
-            "checkpoint": self.checkpoint,
-            "picture": self.picture or "not written",
+            "checkpoint": _shown(self.checkpoint),
+            "picture": _shown(self.picture) if self.picture else "not written",
         }
         for name, text in rows.items():
             table.add_row(name, text)
@@ -114,6 +114,23 @@ class Throughput(Callback):
         self.targets += len(batch["object_id"])
         self.seconds += now - self._mark
         self._mark = now
+
+
+class KeepLast(Callback):
+    """Write a checkpoint after each epoch, over the one before, so that an interrupted training can go on.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Write it."""
+        trainer.save_checkpoint(self.path)
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
@@ -165,11 +182,16 @@ def train(cfg: DictConfig) -> TrainingResult:
     meter = Throughput()
     # With json=true nothing but the result goes to standard output.
     shown = {"enable_progress_bar": False} if cfg.json else {}
-    callbacks = [meter] if cfg.json else [meter, RichProgressBar()]
-    trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer, default_root_dir=str(output), callbacks=callbacks, **shown
-    )
+    callbacks = [meter, KeepLast(output / "last.ckpt"), *([] if cfg.json else [RichProgressBar()])]
+    settings = cfg.trainer.copy()
+    if isinstance(settings.get("logger"), DictConfig):
+        settings.logger.save_dir = str(output)  # each job of a sweep has its own
+    trainer: L.Trainer = hydra.utils.instantiate(settings, default_root_dir=str(output), callbacks=callbacks, **shown)
     trainer.fit(model, data, ckpt_path=cfg.resume)
+    if not meter.targets:
+        raise ConfigurationError(
+            f"nothing was trained: {cfg.resume} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+        )
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)
     result = _result(trainer, data, meter, str(checkpoint), _picture(cfg, trainer, model, data, output))
@@ -178,6 +200,12 @@ def train(cfg: DictConfig) -> TrainingResult:
         (output / "metrics.json").write_text(text + "\n")
         Console().print_json(text) if cfg.json else Console().print(result.table())
     return result
+
+
+def _shown(path: str) -> str:
+    """Return a path as people want to copy it: relative where it lies below the folder they stand in."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _quieten() -> None:

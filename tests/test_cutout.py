@@ -195,7 +195,8 @@ def test_a_file_of_another_size_is_an_error(dp2_repo: SimulatedRepository) -> No
     [
         ({"planes": ("imge",)}, "planes must be some of"),
         ({"planes": ()}, "planes must be some of"),
-        ({"planes": "image"}, "planes must be some of"),
+        ({"planes": "imge"}, "planes must be some of"),
+        ({"mask_planes": "SAT", "planes": "mask"}, "different names"),
         ({"planes": ("mask",)}, "go together"),
         ({"mask_planes": ("SAT",)}, "go together"),
         ({"planes": ("mask",), "mask_planes": ("SAT", "SAT")}, "different names"),

@@ -57,6 +57,14 @@ def test_a_training_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     model = LensClassifier(LensFinder("gri"))
     model.load_state_dict(state["state_dict"])
 
+    # It goes on for as long as one asks for more.
+    longer = run(folder, f"resume='{folder / 'out' / 'last.ckpt'}'", "trainer.max_epochs=3", "picture=false")
+    assert longer.epochs == 3
+    with pytest.raises(ConfigurationError, match=r"3 epochs behind it; raise trainer\.max_epochs"):
+        run(folder, f"resume='{longer.checkpoint}'", "trainer.max_epochs=3")
+    with pytest.raises(ConfigurationError, match="no such checkpoint"):
+        run(folder, "resume=nowhere.ckpt")
+
     # A second call finds the repository and says the same.
     capsys.readouterr()
     again = run(folder, "json=true", "picture=false")

@@ -20,7 +20,7 @@ from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected
 __all__ = ["CutoutPlan"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CutoutPlan:
     """Every target's box and the files under it; ``(N,)`` arrays of targets that will be delivered.
 
@@ -84,6 +84,12 @@ class CutoutPlan:
     def __len__(self) -> int:
         return len(self.row)
 
+    def __repr__(self) -> str:
+        return (
+            f"CutoutPlan({len(self)} targets, {len(self.rejected)} rejected, {self.size.y} x {self.size.x} px, bands "
+            f"{','.join(self.bands)}, {len(self.files)} files of {self.dataset_type!r} in {self.repo!r})"
+        )
+
     @property
     def tract(self) -> NDArray[np.int64]:
         """``(N,)`` tract of each target."""
@@ -136,7 +142,7 @@ class CutoutPlan:
             targets=len(self),
             rejected={Reason(r).text: int(c) for r, c in zip(reasons.tolist(), counts, strict=True)},
             tracts=dict(zip(tracts.tolist(), per_tract.tolist(), strict=True)),
-            patches=len(used),
+            patches=int((self.patches.files[used] >= 0).any(axis=1).sum()),
             files=len(self.files),
             file_bytes=sum(max(0, size) for size in self.files.size),
             bytes_to_read=self._bytes_to_read(),

@@ -152,7 +152,12 @@ class SimulationConfig:
         raise ConfigurationError(f"missing={item!r} must be a pair of a patch id and one of {self.band_names}")
 
     def _few_missing(self) -> frozenset[tuple[int, str]]:
-        """Choose a few, in different patches: of the bands that surveys reach last, where there are any."""
+        """Choose a few, in different patches: of the bands that surveys reach last, where there are any.
+
+        None of a single patch, where a whole band would go.
+        """
+        if len(self.patch_ids) < 2:
+            return frozenset()
         patches, bands = self.patch_ids, self.band_names
         if len(bands) < 2:
             return frozenset()
