@@ -5,45 +5,32 @@ never touched again once they are handed over.
 """
 
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .cache import TileCache
-from .errors import ConfigurationError, GeometryMismatchError, PlaneError, ReadError
-from .fits import Coadd, open_coadd
-from .geom import YX, Box
-from .plan import CutoutPlan
-from .skymap import check_projection
+from ..cache import TileCache
+from ..errors import ConfigurationError
+from ..fits import Coadd
+from ..geom import YX, Box
+from ..plan import CutoutPlan
+from .files import OpenFiles
+from .masks import bits_of, renumbered
+from .recipe import Recipe, recipe_of
 
-__all__ = ["PLANES", "CutoutReader", "OpenFiles", "checked_planes", "checked_targets", "default_threads", "stream"]
+__all__ = ["PLANES", "CutoutReader", "checked_planes", "checked_targets", "default_threads", "stream"]
 
 type Array = NDArray[Any]
 type Batch = dict[str, Array | list[str]]
 
 PLANES = ("image", "variance", "mask", "valid")
 """Planes that a batch can hold, each ``(N, B, Y, X)``."""
-
-_SPELLINGS = {"INTRP": "INTERPOLATED", "CR": "COSMIC_RAY", "SAT": "SATURATED", "EDGE": "DETECTION_EDGE"}
-_OTHER_SPELLING = {**_SPELLINGS, **{new: old for old, new in _SPELLINGS.items()}}
-"""What DP1 and DP2 call the same mask plane (``lsst.images``, ``get_legacy_deep_coadd_mask_planes``)."""
-
-_KNOWN_PLANES = {
-    *_OTHER_SPELLING,
-    *("BAD", "CLIPPED", "CROSSTALK", "DETECTED", "DETECTED_NEGATIVE", "INEXACT_PSF", "ITL_DIP", "NOT_DEBLENDED"),
-    *("NO_DATA", "REJECTED", "SENSOR_EDGE", "STREAK", "SUSPECT", "UNMASKEDNAN", "VIGNETTED"),
-}
-"""Mask planes of DP1 and DP2: one of these may be absent from a file, another name is a mistake."""
-
-_OPEN_FILES = 192
-"""Files kept open at once: well under the usual limit of 1024, above what sixteen blocks of six bands need."""
 
 _PART = 32
 """Targets that one thread fills at a time: enough to share tiles, few enough to spread a batch over threads."""
@@ -52,113 +39,6 @@ _PART = 32
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-@dataclass(slots=True)
-class _Recipe:
-    """How to paste a group of boxes from the cache units of any file with one grid of units.
-
-    ``copies`` holds ``(k, n, to_y, to_x, from_y, from_x)``: the part of unit ``units[k]`` that goes to
-    box ``n``.
-    """
-
-    units: list[int] = field(default_factory=list)
-    requests: list[int] = field(default_factory=list)
-    copies: list[tuple[int, int, slice, slice, slice, slice]] = field(default_factory=list)
-    whole: list[int] = field(default_factory=list)
-    partial: list[int] = field(default_factory=list)
-
-
-def _recipe(boxes: Iterable[tuple[int, int, int]], size: YX[int], bbox: Box, unit: YX[int]) -> _Recipe:
-    """Plan the copies for boxes ``(n, y0, x0)``; those that leave ``bbox`` are only listed, as partial."""
-    recipe = _Recipe()
-    number: dict[int, int] = {}  # unit of the file to its place in the recipe
-    (h, w), (height, width), columns = size, bbox.shape, -(-bbox.shape.x // unit.x)
-    for n, top, left in boxes:
-        y0, x0 = top - bbox.y0, left - bbox.x0
-        if y0 < 0 or x0 < 0 or y0 + h > height or x0 + w > width:
-            recipe.partial.append(n)
-            continue
-        recipe.whole.append(n)
-        for row in range(y0 // unit.y, (y0 + h - 1) // unit.y + 1):
-            low, high = max(y0, row * unit.y), min(y0 + h, (row + 1) * unit.y)
-            to_y, from_y = slice(low - y0, high - y0), slice(low - row * unit.y, high - row * unit.y)
-            for col in range(x0 // unit.x, (x0 + w - 1) // unit.x + 1):
-                low, high = max(x0, col * unit.x), min(x0 + w, (col + 1) * unit.x)
-                k = number.setdefault(row * columns + col, len(number))
-                to_x, from_x = slice(low - x0, high - x0), slice(low - col * unit.x, high - col * unit.x)
-                recipe.copies.append((k, n, to_y, to_x, from_y, from_x))
-    recipe.units = list(number)
-    recipe.requests = [0] * len(number)
-    for copy in recipe.copies:
-        recipe.requests[copy[0]] += 1
-    return recipe
-
-
-class OpenFiles:
-    """Coadds, opened when needed, checked against their tract, the least recently used let go.
-
-    Pickles empty; may be shared by readers of several plans and by threads.
-    """
-
-    def __init__(self) -> None:
-        self._start()
-
-    def _start(self) -> None:
-        self._process = os.getpid()
-        self._lock = Lock()
-        self._open: OrderedDict[str, Coadd] = OrderedDict()
-
-    def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
-        return OpenFiles, ()
-
-    def get(self, plan: CutoutPlan, file: int, tract: int) -> Coadd:
-        """Return the coadd in row ``file`` of the plan's files, which must lie on ``tract``.
-
-        Raises
-        ------
-        ReadError
-            If it cannot be opened.
-        GeometryMismatchError
-            If its pixel grid is not the tract's.
-        """
-        if self._process != os.getpid():
-            self._start()  # a lock that another thread held at the time of a fork stays locked for ever
-        key = plan.files.dataset_id[file]
-        with self._lock:
-            coadd = self._open.get(key)
-            if coadd is not None:
-                self._open.move_to_end(key)
-                return coadd
-        # Opened outside the lock; when two threads open the same file the second handle is simply let go.
-        fresh = _opened(plan, file, tract)
-        with self._lock:
-            coadd = self._open.setdefault(key, fresh)
-            while len(self._open) > _OPEN_FILES:
-                # Not closed: another thread may be reading. The handle closes when the last user lets go.
-                self._open.popitem(last=False)
-        return coadd
-
-    def close(self) -> None:
-        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again."""
-        with self._lock:
-            self._open.clear()
-
-
-def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
-    uri, size = plan.files.uri[file], plan.files.size[file]
-    try:
-        coadd = open_coadd(uri, size=size if size >= 0 else None)
-    except ReadError as error:
-        row, band = np.argwhere(plan.patches.files == file)[0].tolist()
-        place = f"tract {tract}, patch {plan.patches.patch[row]}, band {plan.bands[band]} of {plan.repo!r}"
-        raise type(error)(f"{error} ({place})") from error
-    try:
-        check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
-    except GeometryMismatchError:
-        coadd.close()
-        raise
-    return coadd
 
 
 class CutoutReader:
@@ -251,7 +131,7 @@ class CutoutReader:
         """Read targets of one primary patch: whole boxes straight from its files, the others stitched."""
         tract = int(self.plan.patches.tract[patch])
         boxes = [(n, *self.plan.yx0[targets[n]].tolist()) for n in places]
-        recipes: dict[tuple[Box, YX[int]], _Recipe] = {}
+        recipes: dict[tuple[Box, YX[int]], Recipe] = {}
         for band, file in enumerate(self.plan.patches.files[patch].tolist()):
             torn = places
             if file >= 0:
@@ -259,7 +139,7 @@ class CutoutReader:
                 for source in self._sources:
                     grid = coadd.bbox, coadd.layout(source).unit_shape
                     if grid not in recipes:
-                        recipes[grid] = _recipe(boxes, self.plan.size, *grid)
+                        recipes[grid] = recipe_of(boxes, self.plan.size, *grid)
                     self._paste(arrays[source][:, band], coadd, file, source, recipes[grid])
                 # Which boxes leave the file depends on its bbox alone, so any of its recipes tells.
                 torn, whole = recipes[grid].partial, recipes[grid].whole
@@ -269,12 +149,12 @@ class CutoutReader:
             for n in torn:
                 self._stitch(arrays, n, band, int(targets[n]))
 
-    def _paste(self, to: Array, coadd: Coadd, file: int, source: str, recipe: _Recipe) -> None:
+    def _paste(self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe) -> None:
         tiles = self._tiles(coadd, file, source, recipe)
         for k, n, to_y, to_x, from_y, from_x in recipe.copies:
             to[n, to_y, to_x] = tiles[k][from_y, from_x]
 
-    def _tiles(self, coadd: Coadd, file: int, source: str, recipe: _Recipe) -> list[Array]:
+    def _tiles(self, coadd: Coadd, file: int, source: str, recipe: Recipe) -> list[Array]:
         """Return the decoded units of a recipe, from the cache or the file."""
         dataset = self.plan.files.dataset_id[file]
         name = "mask:" + ",".join(self._bits) if source == "mask" else source
@@ -284,8 +164,8 @@ class CutoutReader:
             units = coadd.read_units(source, [recipe.units[i] for i in places])
             if source != "mask":
                 return units
-            bits = _bits_of(coadd, self._bits)
-            return [_renumbered(unit, bits) for unit in units]
+            bits = bits_of(coadd, self._bits)
+            return [renumbered(unit, bits) for unit in units]
 
         return self.cache.get_many(keys, make, recipe.requests)
 
@@ -309,7 +189,7 @@ class CutoutReader:
                 pixels = np.zeros((1, *piece.shape), dtype)
                 unit = coadd.layout(source).unit_shape
                 self._paste(
-                    pixels, coadd, file, source, _recipe([(0, piece.y0, piece.x0)], piece.shape, coadd.bbox, unit)
+                    pixels, coadd, file, source, recipe_of([(0, piece.y0, piece.x0)], piece.shape, coadd.bbox, unit)
                 )
                 np.copyto(arrays[source][n, band][place], pixels[0], where=free)
             filled[place] = True
@@ -426,30 +306,3 @@ def _sources(planes: Sequence[str]) -> dict[str, type[np.generic]]:
     if {"mask", "valid"} & set(planes):
         needed["mask"] = np.int32
     return needed
-
-
-def _bits_of(coadd: Coadd, wanted: Sequence[str]) -> list[int | None]:
-    """Return the bit of each mask plane in a file; None for a plane that other files have and this one lacks.
-
-    Raises
-    ------
-    PlaneError
-        For a name that neither this file nor any release has.
-    """
-    have = coadd.mask_planes
-    found: list[int | None] = []
-    for name in wanted:
-        spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)
-        if spelling is None and name not in _KNOWN_PLANES:
-            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}; there is: {', '.join(sorted(have))}")
-        found.append(None if spelling is None else have[spelling])
-    return found
-
-
-def _renumbered(mask: Array, bits: Sequence[int | None]) -> Array:
-    """Return a mask in which bit ``i`` is the file's bit ``bits[i]``; zero where that is None."""
-    result = np.zeros(mask.shape, np.int32)
-    for i, bit in enumerate(bits):
-        if bit is not None:
-            result |= ((mask >> bit) & 1) << i
-    return result

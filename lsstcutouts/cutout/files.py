@@ -1,0 +1,83 @@
+"""The files of plans, kept open while they are read."""
+
+import os
+from collections import OrderedDict
+from threading import Lock
+
+import numpy as np
+
+from ..errors import GeometryMismatchError, ReadError
+from ..fits import Coadd, open_coadd
+from ..plan import CutoutPlan
+from ..skymap import check_projection
+
+__all__ = ["OpenFiles"]
+
+_OPEN_FILES = 192
+"""Files kept open at once: well under the usual limit of 1024, above what sixteen blocks of six bands need."""
+
+
+class OpenFiles:
+    """Coadds, opened when needed, checked against their tract, the least recently used let go.
+
+    Pickles empty; may be shared by readers of several plans and by threads.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._lock = Lock()
+        self._open: OrderedDict[str, Coadd] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
+        return OpenFiles, ()
+
+    def get(self, plan: CutoutPlan, file: int, tract: int) -> Coadd:
+        """Return the coadd in row ``file`` of the plan's files, which must lie on ``tract``.
+
+        Raises
+        ------
+        ReadError
+            If it cannot be opened.
+        GeometryMismatchError
+            If its pixel grid is not the tract's.
+        """
+        if self._process != os.getpid():
+            self._start()  # a lock that another thread held at the time of a fork stays locked for ever
+        key = plan.files.dataset_id[file]
+        with self._lock:
+            coadd = self._open.get(key)
+            if coadd is not None:
+                self._open.move_to_end(key)
+                return coadd
+        # Opened outside the lock; when two threads open the same file the second handle is simply let go.
+        fresh = _opened(plan, file, tract)
+        with self._lock:
+            coadd = self._open.setdefault(key, fresh)
+            while len(self._open) > _OPEN_FILES:
+                # Not closed: another thread may be reading. The handle closes when the last user lets go.
+                self._open.popitem(last=False)
+        return coadd
+
+    def close(self) -> None:
+        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again."""
+        with self._lock:
+            self._open.clear()
+
+
+def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
+    uri, size = plan.files.uri[file], plan.files.size[file]
+    try:
+        coadd = open_coadd(uri, size=size if size >= 0 else None)
+    except ReadError as error:
+        row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+        place = f"tract {tract}, patch {plan.patches.patch[row]}, band {plan.bands[band]} of {plan.repo!r}"
+        raise type(error)(f"{error} ({place})") from error
+    try:
+        check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
+    except GeometryMismatchError:
+        coadd.close()
+        raise
+    return coadd
