@@ -1,5 +1,7 @@
 """What is asked of a Butler, on real repositories; every wrong name gets an answer that helps."""
 
+import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,17 @@ def test_registered_without_a_file_counts_as_absent_and_is_said(tmp_path: Path, 
         found = repository.locate([(repo.tract, p) for p in repo.patches], "gr")
     assert [f.band for f in found] == ["r"]
     assert "1 of 2" in caplog.text
+
+
+def test_a_repository_with_some_patch_records_knows_the_whole_grid(
+    dp2_repo: SimulatedRepository, tmp_path: Path
+) -> None:
+    """As a subset made by `transfer_from` has them."""
+    root = tmp_path / "subset"
+    shutil.copytree(dp2_repo.root, root)
+    with sqlite3.connect(root / "gen3.sqlite3") as database:
+        database.execute("PRAGMA foreign_keys = OFF")
+        database.execute("DELETE FROM patch WHERE id > 9")
+    database.close()
+    with Repository(root, "dp2") as subset, Repository(dp2_repo.root, "dp2") as whole:
+        assert subset.skymap_of([5063]).tracts[5063] == whole.skymap_of([5063]).tracts[5063]

@@ -384,3 +384,21 @@ def test_the_machine_is_looked_at_once_a_second_at_most() -> None:
     for key in range(200):
         fetch(cache, Maker(), [key])
     assert looks[0] <= 4
+
+
+def test_trouble_with_the_limits_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsstcutouts.cache.tiles._LOOK_SECONDS", 0.0)
+    trouble = [False]
+
+    def unreadable() -> MemoryLimits:
+        if trouble[0]:
+            raise PermissionError("/sys is closed")
+        return limits(2e9)
+
+    cache = TileCache("1 MB", limits=unreadable)
+    fetch(cache, Maker(), [0])
+    trouble[0] = True
+    with pytest.raises(PermissionError):
+        fetch(cache, Maker(), [1])
+    trouble[0] = False
+    fetch(cache, Maker(), [1])  # waits for ever if the flight of the failed call was not ended

@@ -1,11 +1,15 @@
 """The data access layer as a user has it."""
 
+import hashlib
+import os
+import pickle
+
 import numpy as np
 import pytest
 from lsst.daf.butler import Butler
 
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError
+from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError, PlaneError
 from lsstcutouts.fetcher import LsstDataFetcher
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
@@ -129,3 +133,60 @@ def test_a_batch_beyond_the_memory_is_refused(dp2_repo: SimulatedRepository) -> 
     refused = pytest.raises(MemoryBudgetError, match=r"rows=.*CutoutDataset")
     with fetcher_of(dp2_repo, size=30_000) as fetcher, refused:
         fetcher.fetch(catalog.ra, catalog.dec)
+
+
+def in_a_fork(function) -> bytes:
+    """Return what a function gives in a forked process, which has none of this one's threads."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            os.write(write, function())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        result = pipe.read()
+    assert os.waitpid(process, 0)[1] == 0
+    return result
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.timeout(60)
+def test_a_fetcher_serves_after_a_fork_and_after_pickling(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(dp2_repo) as fetcher:
+        first = fetcher.fetch(catalog.ra[:4], catalog.dec[:4])["image"]
+        forked = in_a_fork(lambda: hashlib.sha256(fetcher.fetch(catalog.ra[:4], catalog.dec[:4])["image"]).digest())
+        assert forked == hashlib.sha256(first).digest()
+        with pickle.loads(pickle.dumps(fetcher)) as copy:
+            np.testing.assert_array_equal(copy.fetch(catalog.ra[:4], catalog.dec[:4])["image"], first)
+
+
+def test_a_refused_band_leaves_no_repository_open(dp2_repo: SimulatedRepository) -> None:
+    with fetcher_of(dp2_repo, bands="gx") as fetcher:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match="no band 'x'"):
+                fetcher.fetch(53.0, -27.5)
+        assert fetcher._planner is None
+
+
+def test_mask_planes_in_either_spelling_and_no_other(
+    dp2_repo: SimulatedRepository, dp1_repo: SimulatedRepository
+) -> None:
+    for repo in (dp2_repo, dp1_repo):
+        masks = []
+        old = ("SAT", "INTRP", "CR", "EDGE", "NO_DATA")
+        new = ("SATURATED", "INTERPOLATED", "COSMIC_RAY", "DETECTION_EDGE", "NO_DATA")
+        for names in (old, new):
+            with fetcher_of(repo, planes=("mask",), mask_planes=names) as fetcher:
+                masks.append(fetcher.fetch_plan(fetcher.plan(repo.truth))["mask"])
+        np.testing.assert_array_equal(*masks)
+        assert (masks[0] & 0b1111).any()
+        with (
+            fetcher_of(repo, planes=("mask",), mask_planes=("SATURATD",)) as fetcher,
+            pytest.raises(PlaneError, match="no mask plane 'SATURATD'; there is: "),
+        ):
+            fetcher.fetch_plan(fetcher.plan(repo.truth), [0, 1, 2])

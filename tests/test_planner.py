@@ -7,7 +7,7 @@ import pytest
 
 from lsstcutouts.butler import Repository
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError
+from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError, RepositoryError
 from lsstcutouts.geom import YX
 from lsstcutouts.plan import Reason
 from lsstcutouts.planner import Planner, build_plan, parse_bands, parse_size
@@ -130,3 +130,21 @@ def test_bands_and_sizes() -> None:
 def test_bad_catalogs_are_found_before_the_repository_is_opened() -> None:
     with pytest.raises(CatalogError):
         build_plan("nowhere.parquet", "nowhere", collections="dp2", bands="g", size=32)
+
+
+def test_a_query_that_fails_leaves_no_absence_behind(dp2_repo: SimulatedRepository) -> None:
+    class Flaky(Repository):
+        broken = True
+
+        def locate(self, patches, bands):
+            if self.broken:
+                raise RepositoryError("the database is away")
+            return super().locate(patches, bands)
+
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with Flaky(dp2_repo.root, "dp2") as repository:
+        planner = Planner(repository, "gri", 32)
+        with pytest.raises(RepositoryError):
+            planner.plan(catalog)
+        repository.broken = False
+        assert len(planner.plan(catalog)) > 70

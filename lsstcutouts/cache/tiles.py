@@ -279,17 +279,19 @@ class TileCache:
     def _land(self, state: _State, keys: Sequence[Hashable], own: _Flight, made: dict[Hashable, Array]) -> None:
         """End a flight, whether it brought arrays or not."""
         own.arrays = made
-        with state.lock:
-            for i in own.positions:
-                del state.flights[keys[i]]
-            for key, array in made.items():
-                _insert(state, key, array)
-            dropped = _evicted(state)
-        own.done.set()
-        # Freed here, outside the lock.
-        del dropped
-        # After the landing: whatever goes wrong in looking at the memory, no thread waits for ever.
-        self._watch_memory(state)
+        try:
+            self._watch_memory(state)
+        finally:
+            # Whatever goes wrong in looking at the memory, no other thread waits for ever.
+            with state.lock:
+                for i in own.positions:
+                    del state.flights[keys[i]]
+                for key, array in made.items():
+                    _insert(state, key, array)
+                dropped = _evicted(state)
+            own.done.set()
+            # Freed here, outside the lock.
+            del dropped
 
     def _watch_memory(self, state: _State) -> None:
         """Lower the limit while memory is short, and lift it again."""
