@@ -221,16 +221,21 @@ class Planner:
         return _Sample(border, _block_shape(layout), layout.compressed_bytes / bbox.area)
 
     def _nothing_covered(self, catalog: Catalog, in_tracts: int) -> str:
-        tracts = list(self.repository.skymap_of().tracts.values())
-        where = "; ".join(
-            f"tract {t.id} around ra {t.projection.crval[0]:.2f}, dec {t.projection.crval[1]:.2f}" for t in tracts[:5]
-        )
-        more = f" and {len(tracts) - 5} more tracts" if len(tracts) > 5 else ""
+        places = {one.tract: one.patch for one in self.repository.samples()}
+        tracts = self.repository.skymap_of(list(places)).tracts
+        where = "; ".join(_place(tracts[tract], patch) for tract, patch in places.items())
         return (
             f"none of the {len(catalog)} targets ({catalog.source}) is covered: {len(catalog) - in_tracts} lie in no tract, "
             f"{in_tracts} on patches without coadds in {''.join(self.bands)}. First target: ra {catalog.ra[0]:.4f}, dec "
-            f"{catalog.dec[0]:.4f} (degrees). There is {self.repository.where} for {where}{more}"
+            f"{catalog.dec[0]:.4f} (degrees). There is {self.repository.where}, for example for {where}"
         )
+
+
+def _place(tract: Tract, patch: int) -> str:
+    """Return where a patch is, for people."""
+    inner = tract.inner_box(patch)
+    ra, dec = tract.projection.pixel_to_sky((inner.y0 + inner.y1 - 1) / 2, (inner.x0 + inner.x1 - 1) / 2)
+    return f"tract {tract.id}, patch {patch} around ra {float(ra):.2f}, dec {float(dec):.2f}"
 
 
 def build_plan(
