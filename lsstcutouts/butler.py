@@ -35,6 +35,7 @@ from .errors import (
     CollectionError,
     ConfigurationError,
     DatasetError,
+    LsstCutoutsError,
     ReadError,
     RepositoryError,
     RepositoryNotFoundError,
@@ -119,7 +120,7 @@ class Repository:
             self._check_names()
             self.skymap = self._choose_skymap(skymap)
             self.rings = self._known_rings()
-        except BaseException:
+        except LsstCutoutsError:
             self.close()
             raise
 

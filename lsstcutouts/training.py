@@ -187,7 +187,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     if isinstance(settings.get("logger"), DictConfig):
         settings.logger.save_dir = str(output)  # each job of a sweep has its own
     trainer: L.Trainer = hydra.utils.instantiate(settings, default_root_dir=str(output), callbacks=callbacks, **shown)
-    trainer.fit(model, data, ckpt_path=cfg.resume)
+    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
             f"nothing was trained: {cfg.resume} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"

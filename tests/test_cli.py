@@ -248,9 +248,9 @@ def test_numbers_stay_numbers_although_a_file_has_the_name(tmp_path: Path, monke
 
 
 def test_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/some one")
-    assert parsed(quoted("repo=~/a=b")) == "/home/some one/a=b"
-    assert parsed(quoted("repo=~")) == "/home/some one"
+    monkeypatch.setenv("HOME", "/people/some one")
+    assert parsed(quoted("repo=~/a=b")) == "/people/some one/a=b"
+    assert parsed(quoted("repo=~")) == "/people/some one"
     assert parsed(quoted("repo=~other")) == "~other"
 
 
