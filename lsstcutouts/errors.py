@@ -9,18 +9,25 @@ whether trying again can help (``transient``)::
     │   └── CoordinateError                     positions that are not finite or out of range
     ├── RepositoryError(OSError)                the Butler repository as a whole
     │   ├── RepositoryNotFoundError(FileNotFoundError)
-    │   └── AuthenticationError(PermissionError)
+    │   ├── RepositoryUnavailableError(ConnectionError)  no answer now: trying again can help
+    │   └── AuthenticationError(PermissionError)  it, or a file server, wants (other) credentials
     ├── CollectionError(LookupError)            no such collection, or none given
     ├── DatasetError(LookupError)               no such dataset type, or no dataset where one is needed
     ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
     ├── CoverageError(LookupError)              no target lies on any coadd
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
+    ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
+    ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
+    ├── QualityError(ValueError)                a target that fails the quality policy, where that is not allowed
     ├── ReadError(OSError)                      a file that exists in the plan and cannot be read
     │   ├── MissingFileError(FileNotFoundError) the repository names it, the storage does not hold it
+    │   ├── AccessDeniedError(PermissionError)  a file that this user may not read
     │   ├── CorruptFileError                    bytes that are not what the file's own structure says
     │   ├── UnsupportedFormatError              a FITS feature that no reader here knows
-    │   └── TransientReadError                  time-outs and the like: trying again can help
+    │   └── TransientReadError                  a passing failure: trying again can help
+    │       └── ReadTimeoutError(TimeoutError)
+    ├── WriteError(OSError)                     a file that cannot be written, such as on a full disk
     ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
     ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
     └── DependencyError(ImportError)            an optional package that this call needs
@@ -29,6 +36,7 @@ whether trying again can help (``transient``)::
 from typing import ClassVar
 
 __all__ = [
+    "AccessDeniedError",
     "AuthenticationError",
     "CatalogError",
     "CollectionError",
@@ -38,18 +46,24 @@ __all__ = [
     "CoverageError",
     "DatasetError",
     "DependencyError",
+    "FluxUnitError",
     "GeometryMismatchError",
     "LsstCutoutsError",
     "MemoryBudgetError",
+    "MissingBandError",
     "MissingFileError",
     "PlanError",
     "PlaneError",
+    "QualityError",
     "ReadError",
+    "ReadTimeoutError",
     "RepositoryError",
     "RepositoryNotFoundError",
+    "RepositoryUnavailableError",
     "SkyMapError",
     "TransientReadError",
     "UnsupportedFormatError",
+    "WriteError",
 ]
 
 
@@ -84,6 +98,12 @@ class AuthenticationError(RepositoryError, PermissionError):
     """A repository or file server that wants (other) credentials."""
 
 
+class RepositoryUnavailableError(RepositoryError, ConnectionError):
+    """A repository, or its server, that gives no answer now."""
+
+    transient = True
+
+
 class CollectionError(LsstCutoutsError, LookupError):
     """A collection that the repository does not have, or none given where one is needed."""
 
@@ -108,12 +128,28 @@ class GeometryMismatchError(LsstCutoutsError, ValueError):
     """A file whose pixel grid is not the one of its tract."""
 
 
+class FluxUnitError(LsstCutoutsError, ValueError):
+    """Pixel values whose unit cannot be turned into nJy."""
+
+
+class MissingBandError(LsstCutoutsError, LookupError):
+    """A target lacks a band, and ``missing_band="raise"`` does not allow that."""
+
+
+class QualityError(LsstCutoutsError, ValueError):
+    """A target fails the quality policy, whose action is ``"raise"``."""
+
+
 class ReadError(LsstCutoutsError, OSError):
     """A file that the repository holds and that cannot be read."""
 
 
 class MissingFileError(ReadError, FileNotFoundError):
     """The repository names the file, the storage does not hold it."""
+
+
+class AccessDeniedError(ReadError, PermissionError):
+    """A file that exists and that this user may not read."""
 
 
 class CorruptFileError(ReadError):
@@ -128,6 +164,14 @@ class TransientReadError(ReadError):
     """A read that failed for a passing reason, such as a time-out."""
 
     transient = True
+
+
+class ReadTimeoutError(TransientReadError, TimeoutError):
+    """A read that took longer than is allowed."""
+
+
+class WriteError(LsstCutoutsError, OSError):
+    """A file that cannot be written, such as on a full disk; what was written of it is removed."""
 
 
 class PlaneError(LsstCutoutsError, LookupError):
