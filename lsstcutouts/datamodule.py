@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -18,12 +18,13 @@ from torch import nn
 
 from .cache import CacheStats, TileCache
 from .catalog import Catalog
-from .cutout import checked_planes
+from .cutout import QualityPolicy, ReadOptions
 from .dataset import CutoutDataset, CutoutLoader, TensorBatch
 from .errors import ConfigurationError, PlanError
 from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, split_groups
 from .plan import CutoutPlan
-from .planner import build_plan, parse_bands, parse_size
+from .planner import SizeLike, build_plan, has_size, parse_bands, parse_size, parse_tract
+from .report import Report
 
 __all__ = ["SPLITS", "CutoutDataModule"]
 
@@ -47,8 +48,10 @@ class CutoutDataModule(L.LightningDataModule):
 
     Parameters
     ----------
-    repo, collections, bands, size, dataset_type, skymap, planes, mask_planes
-        As in `LsstDataFetcher`.
+    repo, collections, bands, size, dataset_type, skymap, tract
+        Where the cutouts come from, as in `LsstDataFetcher`.
+    planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
+        What a batch holds, and the policies, as in `CutoutDataset`.
     catalog
         A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
     batch_size
@@ -82,12 +85,21 @@ class CutoutDataModule(L.LightningDataModule):
         collections: str | Sequence[str],
         catalog: Any,
         bands: str | Sequence[str],
-        size: int | Sequence[int],
+        size: SizeLike,
         *,
         dataset_type: str = "deep_coadd",
         skymap: str | None = None,
         planes: Sequence[str] = ("image",),
         mask_planes: Sequence[str] = (),
+        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
+        min_bands: int = 0,
+        required_bands: Sequence[str] = (),
+        fill: float | Literal["noise"] = 0.0,
+        quality: QualityPolicy | None = None,
+        on_read_error: Literal["raise", "mask", "skip"] = "raise",
+        normalise_psf: bool = False,
+        flux_unit: Literal["nJy", "native"] = "nJy",
+        tract: Literal["primary", "best"] = "primary",
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
@@ -106,8 +118,21 @@ class CutoutDataModule(L.LightningDataModule):
         super().__init__()
         self.repo, self.collections, self.catalog = repo, collections, catalog
         self.bands, self.size = parse_bands(bands), parse_size(size)
-        self.dataset_type, self.skymap = dataset_type, skymap
-        self.planes, self.mask_planes = checked_planes(planes, mask_planes), tuple(mask_planes)
+        self.dataset_type, self.skymap, self.tract = dataset_type, skymap, parse_tract(tract)
+        self.options = ReadOptions(
+            planes=planes,  # type: ignore[arg-type]
+            mask_planes=mask_planes,  # type: ignore[arg-type]
+            missing_band=missing_band,
+            min_bands=min_bands,
+            required_bands=required_bands,  # type: ignore[arg-type]
+            fill=fill,
+            quality=quality,
+            on_read_error=on_read_error,
+            normalise_psf=normalise_psf,
+            flux_unit=flux_unit,
+            seed=seed,
+        )
+        self.options.check_bands(self.bands)
         check_order(seed=seed, shuffle_width=shuffle_width)
         batch_bounds(0, batch_size)
         if num_workers < 0 or (threads is not None and threads < 1):
@@ -123,6 +148,7 @@ class CutoutDataModule(L.LightningDataModule):
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
         self._device = torch.device("cpu")
+        self._loaders: dict[str, CutoutLoader] = {}
         self._train_loader: CutoutLoader | None = None
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, int] | None = None
@@ -227,6 +253,20 @@ class CutoutDataModule(L.LightningDataModule):
         """Seconds that training has waited for batches."""
         return 0.0 if self._train_loader is None else self._train_loader.waited
 
+    def report(self, split: str = "train") -> Report:
+        """Return what became of each row of a split in its latest epoch, so far, in this process.
+
+        Catalog rows that no split can hold are in the plan's ``rejected``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the split has not been read.
+        """
+        if split not in self._loaders:
+            raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
+        return self._loaders[split].report
+
     def cache_info(self) -> CacheStats:
         """Return hits, misses and bytes of this process's tile cache."""
         return self.cache.stats()
@@ -241,8 +281,7 @@ class CutoutDataModule(L.LightningDataModule):
             plan,
             rows=rows,
             batch_size=self.batch_size,
-            planes=self.planes,
-            mask_planes=self.mask_planes,
+            **self.options.arguments("seed"),
             shuffle=shuffle,
             shuffle_width=self.shuffle_width,
             seed=self.seed,
@@ -250,12 +289,13 @@ class CutoutDataModule(L.LightningDataModule):
             cache=self.cache,
             share=self._share(),
         )
-        return CutoutLoader(
+        self._loaders[split] = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
+        return self._loaders[split]
 
     def _has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split][1]) > 0
@@ -277,7 +317,8 @@ class CutoutDataModule(L.LightningDataModule):
         """Return a plan that was given, if it is what the other arguments say."""
         asked = {"bands": self.bands, "size": self.size, "dataset_type": self.dataset_type}
         for name, value in asked.items():
-            if getattr(plan, name) != value:
+            fits = has_size(plan, self.size) if name == "size" else getattr(plan, name) == value
+            if not fits:
                 raise PlanError(
                     f"the plan has {name}={getattr(plan, name)!r} and the data module {value!r}; make it again"
                 )
@@ -297,6 +338,7 @@ class CutoutDataModule(L.LightningDataModule):
             size=self.size,
             dataset_type=self.dataset_type,
             skymap=self.skymap,
+            tract=self.tract,
             columns=self.columns,
         )
         if len(plan.rejected):
@@ -320,6 +362,7 @@ class CutoutDataModule(L.LightningDataModule):
             self.size,
             self.dataset_type,
             self.skymap,
+            self.tract,
             self.columns,
         ]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]

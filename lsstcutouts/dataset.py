@@ -6,7 +6,7 @@ the same batches in the same order.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -14,14 +14,18 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .cache import CacheStats, TileCache
-from .cutout import Batch, CutoutReader, checked_targets, default_threads, stream
+from .cutout import Account, Batch, CutoutReader, QualityPolicy, ReadOptions, checked_targets, default_threads, stream
 from .errors import ConfigurationError
 from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
 from .plan import CutoutPlan
+from .report import Report
 
 __all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]
 
 type TensorBatch = dict[str, torch.Tensor | list[str]]
+
+_ACCOUNT = "account"
+"""Key under which a batch from a worker process carries its `Account` to the main process."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -35,8 +39,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         Targets of the plan that belong to this dataset, numbers or a mask; all of them by default.
     batch_size
         Targets a batch; the last one of an epoch holds what is left.
-    planes, mask_planes
-        As in `LsstDataFetcher`.
+    planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
+        What a batch holds, and the policies, as in `LsstDataFetcher`. A target that is left out makes its batch
+        shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
     shuffle
         Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)``; without it
         every epoch goes block by block over the sky, so that no tile is decoded twice.
@@ -62,6 +67,14 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         batch_size: int = 128,
         planes: Sequence[str] = ("image",),
         mask_planes: Sequence[str] = (),
+        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
+        min_bands: int = 0,
+        required_bands: Sequence[str] = (),
+        fill: float | Literal["noise"] = 0.0,
+        quality: QualityPolicy | None = None,
+        on_read_error: Literal["raise", "mask", "skip"] = "raise",
+        normalise_psf: bool = False,
+        flux_unit: Literal["nJy", "native"] = "nJy",
         shuffle: bool = True,
         shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
         seed: int = 0,
@@ -80,7 +93,22 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
         self.threads = threads
         self.cache = TileCache(cache_bytes) if cache is None else cache
-        self._reader = CutoutReader(plan, planes=planes, mask_planes=mask_planes, cache=self.cache)
+        self.options = ReadOptions(
+            planes=planes,  # type: ignore[arg-type]
+            mask_planes=mask_planes,  # type: ignore[arg-type]
+            missing_band=missing_band,
+            min_bands=min_bands,
+            required_bands=required_bands,  # type: ignore[arg-type]
+            fill=fill,
+            quality=quality,
+            on_read_error=on_read_error,
+            normalise_psf=normalise_psf,
+            flux_unit=flux_unit,
+            seed=seed,
+        )
+        self._reader = CutoutReader(plan, self.options, cache=self.cache)
+        self._whole = rows is None
+        self._report: Report | None = None
         self._bounds = batch_bounds(len(self.rows), batch_size, share)
         # (epoch, batches already delivered): shared memory, so that it reaches workers that outlive an epoch.
         self._position = torch.zeros(2, dtype=torch.int64)
@@ -91,6 +119,24 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def steps(self) -> int:
         """Batches of a whole epoch."""
         return len(self._bounds)
+
+    @property
+    def report(self) -> Report:
+        """What became of the rows in the latest epoch that was begun, so far.
+
+        Batches that worker processes read count when a `CutoutLoader` hands them out.
+        """
+        if self._report is None:
+            self._report = Report(self.plan, None if self._whole else self.rows)
+        return self._report
+
+    def begin_report(self) -> None:
+        """Begin the account of an epoch."""
+        self._report = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes need no account of what others have read.
+        return {**self.__dict__, "_report": None}
 
     def share_position(self) -> None:
         """Put the position where worker processes see it change; a copied dataset has its own."""
@@ -120,8 +166,15 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.cache.share_among(stride)
         bounds = self._bounds[done + first :: stride].tolist()
         batches = (order[low:high] for low, high in bounds)
-        for batch in stream(self._reader, batches, threads=threads, ahead=max(2, threads)):
-            yield _as_tensors(batch)
+        if worker is None and done == 0:
+            self.begin_report()
+        for delivery in stream(self._reader, batches, threads=threads, ahead=max(2, threads)):
+            tensors = _as_tensors(delivery.batch)
+            if worker is None:
+                self.report.add(delivery.account)
+                yield tensors
+            else:
+                yield {**tensors, _ACCOUNT: delivery.account}  # type: ignore[dict-item]
 
 
 def _as_tensors(batch: Batch) -> TensorBatch:
@@ -210,6 +263,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._delivered = False
         self._passes += 1
         self.cutouts.seek(self.epoch, self.done)
+        if self.done == 0:
+            self.cutouts.begin_report()
         return _Pass(self, self._passes, super().__iter__())
 
     def set_epoch(self, epoch: int) -> None:
@@ -234,14 +289,21 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.cutouts.seek(state["epoch"], state["done"])
         self.epoch, self.done, self._delivered = state["epoch"], state["done"], False
 
+    @property
+    def report(self) -> Report:
+        """What became of the rows in the latest epoch that was begun, so far; of this process's share of them."""
+        return self.cutouts.report
+
     def cache_info(self) -> CacheStats:
         """Return hits, misses and bytes of this process's cache; worker processes have their own."""
         return self.cutouts.cache.stats()
 
-    def count(self, number: int, waited: float) -> None:
+    def count(self, number: int, waited: float, account: Account | None) -> None:
         """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
         if number != self._passes:
             return
+        if account is not None:
+            self.report.add(account)
         self.done += 1
         self.waited += waited
         self._delivered = True
@@ -259,7 +321,8 @@ class _Pass:
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
         batch = next(self._batches)
-        self._loader.count(self._number, time.perf_counter() - start)
+        account: Any = batch.pop(_ACCOUNT, None)
+        self._loader.count(self._number, time.perf_counter() - start, account)
         return batch
 
     def __len__(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Lock
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,10 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 from .butler import Repository, as_names
 from .cache import CacheStats, TileCache, available_memory
 from .catalog import Catalog
-from .cutout import Batch, CutoutReader, OpenFiles, checked_planes, checked_targets, default_threads
-from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError
+from .cutout import (
+    Batch,
+    CutoutReader,
+    OpenFiles,
+    Quality,
+    QualityPolicy,
+    ReadOptions,
+    checked_targets,
+    default_threads,
+    lacking,
+)
+from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError
 from .plan import CutoutPlan
-from .planner import Planner, parse_bands, parse_size
+from .planner import Planner, SizeLike, parse_bands, parse_size, parse_tract
+from .report import Report
 
 __all__ = ["LsstDataFetcher"]
 
@@ -37,14 +48,36 @@ class LsstDataFetcher:
     bands
         One-letter bands as one string (``"gri"``) or a list of names; the channel order.
     size
-        Pixels: one number, or ``(height, width)``.
+        Pixels, or text with an angle such as ``"12 arcsec"``: one value, or ``(height, width)``.
     dataset_type, skymap
         What to read; the skymap defaults to the one that the coadds have.
     planes
-        Any of ``"image"``, ``"variance"``, ``"mask"``, ``"valid"``.
+        Any of ``"image"``, ``"variance"``, ``"ivar"``, ``"mask"``, ``"valid"``, ``"psf"``; only what they need is read.
     mask_planes
-        Names of the mask planes for ``"mask"``, such as ``("SATURATED", "NO_DATA")``; bit ``i`` of the result is
-        the ``i``-th name, in every file.
+        Names of the mask planes for ``"mask"``, such as ``("SATURATED", "NO_DATA")`` (or ``"SAT"``, as DP1 spells
+        it); bit ``i`` of the result is the ``i``-th name, in every file.
+    missing_band
+        What becomes of a band that no file covers: ``"zero"`` or ``"nan"`` in its channel (``band_present`` says
+        so), ``"skip"`` leaves the target out, ``"raise"`` is a `MissingBandError`.
+    min_bands, required_bands
+        A target with fewer bands, or without one of these, is left out.
+    fill
+        What stands where the image has no value: 0 or NaN; ``"noise"`` draws every pixel that is not valid from
+        the variance, the same in each run with the same ``seed``.
+    quality
+        Checks of the pixels, a `QualityPolicy`.
+    on_read_error
+        What a file that cannot be read does: ``"raise"``; ``"mask"`` makes only the pixels that it holds invalid;
+        ``"skip"`` leaves the target out. `report` lists the file and its cause.
+    normalise_psf
+        Whether each PSF kernel is divided by its sum.
+    flux_unit
+        ``"nJy"``, or ``"native"`` for the files' own values.
+    tract
+        ``"primary"`` cuts each target from the tract whose inner region holds it; ``"best"`` from the tract whose
+        files cover most of the box.
+    seed
+        Of the noise.
     threads
         Size of the pool; by default the cores that this process may use, at most 8.
     cache_bytes
@@ -64,11 +97,21 @@ class LsstDataFetcher:
         *,
         collections: str | Sequence[str],
         bands: str | Iterable[str],
-        size: int | Sequence[int],
+        size: SizeLike,
         dataset_type: str = "deep_coadd",
         skymap: str | None = None,
         planes: Sequence[str] = ("image",),
         mask_planes: Sequence[str] = (),
+        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
+        min_bands: int = 0,
+        required_bands: Sequence[str] = (),
+        fill: float | Literal["noise"] = 0.0,
+        quality: QualityPolicy | None = None,
+        on_read_error: Literal["raise", "mask", "skip"] = "raise",
+        normalise_psf: bool = False,
+        flux_unit: Literal["nJy", "native"] = "nJy",
+        tract: Literal["primary", "best"] = "primary",
+        seed: int = 0,
         threads: int | None = None,
         cache_bytes: float | str = "auto",
     ) -> None:
@@ -76,8 +119,21 @@ class LsstDataFetcher:
         self.collections = as_names(collections)
         self.bands = parse_bands(bands)
         self.size = parse_size(size)
-        self.dataset_type, self.skymap = dataset_type, skymap
-        self.planes, self.mask_planes = checked_planes(planes, mask_planes), tuple(mask_planes)
+        self.dataset_type, self.skymap, self.tract = dataset_type, skymap, parse_tract(tract)
+        self.options = ReadOptions(
+            planes=planes,  # type: ignore[arg-type]
+            mask_planes=mask_planes,  # type: ignore[arg-type]
+            missing_band=missing_band,
+            min_bands=min_bands,
+            required_bands=required_bands,  # type: ignore[arg-type]
+            fill=fill,
+            quality=quality,
+            on_read_error=on_read_error,
+            normalise_psf=normalise_psf,
+            flux_unit=flux_unit,
+            seed=seed,
+        )
+        self.options.check_bands(self.bands)
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads must be at least 1, got {threads}")
         self.threads = threads or default_threads()
@@ -91,6 +147,7 @@ class LsstDataFetcher:
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
@@ -136,8 +193,8 @@ class LsstDataFetcher:
         -------
         dict
             ``image`` ``(N, B, Y, X)`` float32 in the file's unit (nJy), ``band_present`` ``(N, B)`` and the rest of
-            the batch. A position outside the coverage gives zeros with ``band_present`` all False and
-            tract and patch -1.
+            the batch. A position outside the coverage is one that lacks every band: by default it gives zeros, with
+            ``band_present`` all False and tract and patch -1. `report` says what became of every position.
 
         Raises
         ------
@@ -149,7 +206,7 @@ class LsstDataFetcher:
         ra, dec = np.atleast_1d(np.asarray(ra, np.float64)), np.atleast_1d(np.asarray(dec, np.float64))
         ids = None if object_id is None else np.atleast_1d(np.asarray(object_id))
         plan = self.plan(Catalog.from_arrays(ra, dec, ids))
-        return _with_rejected(self.fetch_plan(plan), plan)
+        return _with_rejected(self.fetch_plan(plan), plan, self.options)
 
     def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
         """Return the plan of a catalog, asking the Butler only for patches that are not known yet."""
@@ -163,7 +220,7 @@ class LsstDataFetcher:
     def _new_planner(self) -> Planner:
         repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
         try:
-            return Planner(repository, self.bands, self.size)
+            return Planner(repository, self.bands, self.size, self.tract)
         except LsstCutoutsError:
             repository.close()
             raise
@@ -186,17 +243,32 @@ class LsstDataFetcher:
         targets = checked_targets(rows, plan)
         self._check_memory(plan, len(targets))
         self._in_this_process()
-        reader = CutoutReader(
-            plan, planes=self.planes, mask_planes=self.mask_planes, cache=self.cache, files=self._files
-        )
+        reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files)
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
             pending = reader.submit(self._pool, targets)
         try:
-            return pending.result()
+            delivery = pending.result()
         except CancelledError as error:
             raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
+        report = Report(plan, None if rows is None else targets)
+        report.add(delivery.account)
+        self._report = report
+        return delivery.batch
+
+    @property
+    def report(self) -> Report:
+        """What became of every row of the latest `fetch` or `fetch_plan`.
+
+        Raises
+        ------
+        ConfigurationError
+            If nothing has been fetched.
+        """
+        if self._report is None:
+            raise ConfigurationError("there is no report before something has been fetched")
+        return self._report
 
     def refresh(self) -> None:
         """Forget what the Butler said, absences included, and every decoded tile."""
@@ -213,7 +285,7 @@ class LsstDataFetcher:
 
     def _check_memory(self, plan: CutoutPlan, count: int) -> None:
         pixels = count * len(plan.bands) * plan.size.y * plan.size.x
-        needed, free = pixels * 4 * max(1, len(self.planes)), available_memory()
+        needed, free = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources})), available_memory()
         if needed > free:
             raise MemoryBudgetError(
                 f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
@@ -221,18 +293,33 @@ class LsstDataFetcher:
             )
 
 
-def _with_rejected(batch: Batch, plan: CutoutPlan) -> Batch:
-    """Return the batch with a row of zeros for each rejected position, in the order of the catalog."""
+def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batch:
+    """Return the batch with a row for each rejected position, which lacks every band, in the order of the catalog."""
     lost = plan.rejected
-    if not len(lost):
+    absent = np.ones((len(lost), len(plan.bands)), bool)
+    if options.missing_band == "raise" and len(lost):
+        raise MissingBandError(
+            f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
+            f"{len(lost) - 1} more lie outside the coverage"
+        )
+    if not len(lost) or lacking(absent, plan.bands, options).any():
         return batch
-    fill: dict[str, NDArray[Any]] = {"object_id": lost.object_id, "ra": lost.ra, "dec": lost.dec}
     minus = np.full(len(lost), -1, np.int64)
-    fill["tract"] = fill["patch"] = minus
-    order = np.argsort(np.concatenate([plan.row, lost.row]))
+    fill: dict[str, NDArray[Any]] = {
+        "object_id": lost.object_id,
+        "ra": lost.ra,
+        "dec": lost.dec,
+        "tract": minus,
+        "patch": minus,
+        "quality": np.full(absent.shape, Quality.BAND_ABSENT, np.int32),
+        "wcs": np.full((len(lost), 8), np.nan),
+    }
+    nan = {"image", "variance"} if options.missing_band == "nan" else set()
+    row = dict(zip(plan.object_id.tolist(), plan.row.tolist(), strict=True))
+    order = np.argsort([*(row[i] for i in np.asarray(batch["object_id"]).tolist()), *lost.row])
     whole: Batch = {}
     for name, values in batch.items():
         array = np.asarray(values)
-        extra = fill.get(name, np.zeros((len(lost), *array.shape[1:]), array.dtype))
-        whole[name] = np.concatenate([array, extra])[order]
+        extra = np.full((len(lost), *array.shape[1:]), np.nan if name in nan else 0, array.dtype)
+        whole[name] = np.concatenate([array, fill.get(name, extra)])[order]
     return whole

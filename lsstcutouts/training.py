@@ -259,9 +259,9 @@ def _picture(
     plan, rows = data.splits["val"]
     rng = np.random.default_rng(cfg.seed)
     chosen = np.sort(rng.choice(rows, min(_PICTURED, len(rows)), replace=False))
-    batch = CutoutReader(plan, planes=data.planes, mask_planes=data.mask_planes, cache=data.cache).read(chosen)
+    batch = CutoutReader(plan, data.options, cache=data.cache).read(chosen)
     scores = _scores(model, data, batch)
-    truth = np.asarray(batch.get(label, np.full(len(chosen), -1)))
+    truth = np.asarray(batch.get(label, np.full(len(batch["object_id"]), -1)))
     order = np.argsort(-scores)
     right = (scores > 0.5) == (truth > 0.5)
     captions = [f"{scores[i]:.2f}  {'lens' if truth[i] > 0.5 else 'no lens'}" for i in order]

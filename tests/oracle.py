@@ -68,6 +68,7 @@ class Expected:
     image: NDArray[np.float32]
     variance: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    has_value: NDArray[np.bool_]
     present: NDArray[np.bool_]
 
 
@@ -104,4 +105,5 @@ def expected(repo: SimulatedRepository, plan: CutoutPlan, target: int) -> Expect
             image[to], variance[to], no_data[to] = one.image[there], one.variance[there], one.no_data[there]
             covered[to] = True
     finite = np.isfinite(image)
-    return Expected(np.where(finite, image, 0), variance, covered & finite & ~no_data, covered.any(axis=(1, 2)))
+    valued = covered & finite
+    return Expected(np.where(finite, image, 0), variance, valued & ~no_data, valued, covered.any(axis=(1, 2)))

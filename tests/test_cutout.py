@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lsstcutouts.butler import Repository
 from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.cutout import CutoutReader, OpenFiles, stream
+from lsstcutouts.cutout import CutoutReader, OpenFiles, ReadOptions, stream
 from lsstcutouts.errors import ConfigurationError, CorruptFileError, GeometryMismatchError, MissingFileError
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import Planner, build_plan
@@ -56,16 +56,16 @@ def check(repo: SimulatedRepository, plan: CutoutPlan, batch) -> None:
 @given(size=st.tuples(st.integers(1, 330), st.integers(1, 420)), seed=st.integers(0, 10**6))
 def test_boxes_of_any_size_equal_the_oracle(repo: SimulatedRepository, size, seed: int) -> None:
     plan = plan_of(repo, size=size, catalog=random_positions(repo, 6, seed))
-    reader = CutoutReader(plan, planes=("image", "variance", "valid"), cache=TileCache("100 MB"))
+    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     check(repo, plan, reader.read(np.arange(len(plan))))
     reader.close()
 
 
 def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    reader = CutoutReader(plan, planes=("image", "variance", "valid"), cache=TileCache("100 MB"))
+    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     with ThreadPoolExecutor(3) as pool:
-        batch = reader.submit(pool, np.arange(len(plan))).result()
+        batch = reader.submit(pool, np.arange(len(plan))).result().batch
     check(repo, plan, batch)
     reader.close()
 
@@ -86,7 +86,7 @@ def test_missing_bands_are_zero_in_every_combination(repo: SimulatedRepository, 
             plan_of(repo, bands=bands)
         return
     plan = plan_of(repo, bands=bands)
-    batch = CutoutReader(plan, planes=("image", "variance", "valid"), cache=TileCache("100 MB")).read(
+    batch = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB")).read(
         np.arange(len(plan))
     )
     check(repo, plan, batch)
@@ -102,7 +102,7 @@ def test_neighbours_fill_what_the_primary_patch_lacks(dp2_repo: SimulatedReposit
     """Patch 8 has no g: targets near its border take g from patch 9 or 13, the others stay without."""
     plan = plan_of(dp2_repo, catalog=random_positions(dp2_repo, 400, 3))
     rows = np.flatnonzero(plan.patch == 8)
-    batch = CutoutReader(plan, planes=("image", "valid"), cache=TileCache("100 MB")).read(rows)
+    batch = CutoutReader(plan, ReadOptions(planes=("image", "valid")), cache=TileCache("100 MB")).read(rows)
     present = batch["band_present"][:, 0]
     assert present.any()
     assert not present.all()
@@ -115,7 +115,9 @@ def test_mask_bits_are_the_requested_ones_in_every_file(repo: SimulatedRepositor
     """The bit numbers differ between the files; those of the batch do not."""
     plan = plan_of(repo)
     names = ("NO_DATA", "DETECTED")
-    reader = CutoutReader(plan, planes=("mask", "valid", "image"), mask_planes=names, cache=TileCache("100 MB"))
+    reader = CutoutReader(
+        plan, ReadOptions(planes=("mask", "valid", "image"), mask_planes=names), cache=TileCache("100 MB")
+    )
     batch = reader.read(np.arange(len(plan)))
     assert batch["mask"].dtype == np.int32
     assert set(np.unique(batch["mask"])) <= {0, 1, 2, 3}
@@ -146,7 +148,7 @@ def test_stream_keeps_the_order_and_closes(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     reader = CutoutReader(plan, cache=TileCache("100 MB"))
     batches = [np.arange(i, min(i + 7, len(plan))) for i in range(0, len(plan), 7)]
-    ids = [b["object_id"] for b in stream(reader, iter(batches), threads=3, ahead=4)]
+    ids = [d.batch["object_id"] for d in stream(reader, iter(batches), threads=3, ahead=4)]
     np.testing.assert_array_equal(np.concatenate(ids), plan.object_id)
 
 
@@ -202,9 +204,9 @@ def test_a_file_of_another_size_is_an_error(dp2_repo: SimulatedRepository) -> No
         ({"planes": ("mask",), "mask_planes": ("SAT", "SAT")}, "different names"),
     ],
 )
-def test_planes_that_cannot_be(dp2_repo: SimulatedRepository, arguments, words: str) -> None:
+def test_planes_that_cannot_be(arguments, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        CutoutReader(plan_of(dp2_repo), **arguments)
+        ReadOptions(**arguments)
 
 
 def test_open_files_are_shared_and_closed(dp2_repo: SimulatedRepository) -> None:

@@ -46,6 +46,7 @@ RESERVED_NAMES = frozenset(
         "quality",
         "ivar",
         "psf_present",
+        "wcs",
     ]
 )
 """Names that a batch uses itself and that no extra column may have."""

@@ -1,15 +1,27 @@
-"""From cached tiles to one batch of arrays: crop, stitch across patches, fill, validity."""
+"""From cached tiles to one batch of arrays: crop, stitch across patches, fill, validity, policies."""
 
+from .account import Account, Failure
 from .files import OpenFiles
-from .reader import PLANES, Batch, CutoutReader, checked_planes, checked_targets, default_threads, stream
+from .options import PLANES, ReadOptions
+from .quality import Outcome, Quality, QualityPolicy
+from .reader import CutoutReader, Delivery, checked_targets, default_threads, stream
+from .settle import lacking
+from .work import Batch
 
 __all__ = [
     "PLANES",
+    "Account",
     "Batch",
     "CutoutReader",
+    "Delivery",
+    "Failure",
     "OpenFiles",
-    "checked_planes",
+    "Outcome",
+    "Quality",
+    "QualityPolicy",
+    "ReadOptions",
     "checked_targets",
     "default_threads",
+    "lacking",
     "stream",
 ]

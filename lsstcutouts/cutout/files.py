@@ -6,12 +6,12 @@ from threading import Lock
 
 import numpy as np
 
-from ..errors import GeometryMismatchError, ReadError
+from ..errors import LsstCutoutsError, ReadError
 from ..fits import Coadd, open_coadd
 from ..plan import CutoutPlan
 from ..skymap import check_projection
 
-__all__ = ["OpenFiles"]
+__all__ = ["OpenFiles", "located", "place_of"]
 
 _OPEN_FILES = 192
 """Files kept open at once: well under the usual limit of 1024, above what sixteen blocks of six bands need."""
@@ -67,17 +67,24 @@ class OpenFiles:
             self._open.clear()
 
 
+def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
+    """Return tract, patch and band of a file."""
+    row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+    return int(plan.patches.tract[row]), int(plan.patches.patch[row]), plan.bands[band]
+
+
+def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
+    """Return an error that also says which coadd it is about."""
+    tract, patch, band = place_of(plan, file)
+    return type(error)(f"{error} (tract {tract}, patch {patch}, band {band} of {plan.repo!r})")
+
+
 def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
     uri, size = plan.files.uri[file], plan.files.size[file]
-    try:
-        coadd = open_coadd(uri, size=size if size >= 0 else None)
-    except ReadError as error:
-        row, band = np.argwhere(plan.patches.files == file)[0].tolist()
-        place = f"tract {tract}, patch {plan.patches.patch[row]}, band {plan.bands[band]} of {plan.repo!r}"
-        raise type(error)(f"{error} ({place})") from error
+    coadd = open_coadd(uri, size=size if size >= 0 else None)
     try:
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
-    except GeometryMismatchError:
+    except LsstCutoutsError:
         coadd.close()
         raise
     return coadd

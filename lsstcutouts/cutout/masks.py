@@ -1,6 +1,7 @@
 """Mask planes by name: their bits differ from file to file, those of a batch do not."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import PlaneError
 from ..fits import Coadd
 
-__all__ = ["bits_of", "renumbered"]
+__all__ = ["mask_hdus", "places_of", "renumbered"]
 
 _SPELLINGS = {"INTRP": "INTERPOLATED", "CR": "COSMIC_RAY", "SAT": "SATURATED", "EDGE": "DETECTION_EDGE"}
 _OTHER_SPELLING = {**_SPELLINGS, **{new: old for old, new in _SPELLINGS.items()}}
@@ -23,8 +24,11 @@ _KNOWN_PLANES = {
 """Mask planes of DP1 and DP2: one of these may be absent from a file, another name is a mistake."""
 
 
-def bits_of(coadd: Coadd, wanted: Sequence[str]) -> list[int | None]:
-    """Return the bit of each mask plane in a file; None for a plane that other files have and this one lacks.
+type Place = tuple[str, int] | None
+
+
+def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
+    """Return HDU and bit of each mask plane in a file; None for a plane that other files have and this one lacks.
 
     Raises
     ------
@@ -32,19 +36,27 @@ def bits_of(coadd: Coadd, wanted: Sequence[str]) -> list[int | None]:
         For a name that neither this file nor any release has.
     """
     have = coadd.mask_planes
-    found: list[int | None] = []
+    found: list[Place] = []
     for name in wanted:
         spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)
         if spelling is None and name not in _KNOWN_PLANES:
-            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}; there is: {', '.join(sorted(have))}")
-        found.append(None if spelling is None else have[spelling])
+            close = difflib.get_close_matches(name, [*have, *_KNOWN_PLANES], n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}{hint}; there is: {', '.join(sorted(have))}")
+        found.append(None if spelling is None else coadd.mask_place(spelling))
     return found
 
 
-def renumbered(mask: NDArray[Any], bits: Sequence[int | None]) -> NDArray[np.int32]:
-    """Return a mask in which bit ``i`` is the file's bit ``bits[i]``; zero where that is None."""
-    result = np.zeros(mask.shape, np.int32)
-    for i, bit in enumerate(bits):
-        if bit is not None:
-            result |= ((mask >> bit) & 1) << i
+def mask_hdus(places: Sequence[Place]) -> list[str]:
+    """Return the planes to read for these mask planes; the first one also where no file plane is wanted."""
+    return sorted({"mask", *(place[0] for place in places if place is not None)})
+
+
+def renumbered(masks: Mapping[str, NDArray[Any]], places: Sequence[Place]) -> NDArray[np.int32]:
+    """Return a mask in which bit ``i`` is the file's bit at ``places[i]``; zero where that is None."""
+    result = np.zeros(masks["mask"].shape, np.int32)
+    for i, place in enumerate(places):
+        if place is not None:
+            plane, bit = place
+            result |= ((masks[plane] >> bit) & 1) << i
     return result

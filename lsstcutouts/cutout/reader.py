@@ -1,4 +1,4 @@
-"""From cached tiles to one batch of arrays: crop, stitch across patches, fill, validity.
+"""Batches of cutouts from a plan, read by one thread or by a pool.
 
 The unit of work is a batch. Its arrays are made fresh, filled by several threads (each its own targets) and
 never touched again once they are handed over.
@@ -6,31 +6,27 @@ never touched again once they are handed over.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..cache import TileCache
 from ..errors import ConfigurationError
-from ..fits import Coadd
-from ..geom import YX, Box
 from ..plan import CutoutPlan
+from .account import Account
 from .files import OpenFiles
-from .masks import bits_of, renumbered
-from .recipe import Recipe, recipe_of
+from .fill import Filler
+from .options import ReadOptions
+from .quality import Outcome
+from .settle import outcomes, settle
+from .tiles import TileReader
+from .work import Batch, Work, psf_shape
 
-__all__ = ["PLANES", "CutoutReader", "checked_planes", "checked_targets", "default_threads", "stream"]
-
-type Array = NDArray[Any]
-type Batch = dict[str, Array | list[str]]
-
-PLANES = ("image", "variance", "mask", "valid")
-"""Planes that a batch can hold, each ``(N, B, Y, X)``."""
+__all__ = ["CutoutReader", "Delivery", "checked_targets", "default_threads", "stream"]
 
 _PART = 32
 """Targets that one thread fills at a time: enough to share tiles, few enough to spread a batch over threads."""
@@ -41,6 +37,14 @@ def default_threads() -> int:
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """A batch, and what became of each target that it was to hold."""
+
+    batch: Batch
+    account: Account
+
+
 class CutoutReader:
     """Reads targets of a plan into batches of arrays; may be used from several threads.
 
@@ -48,31 +52,35 @@ class CutoutReader:
     ----------
     plan
         What to read.
-    planes
-        Any of `PLANES`.
-    mask_planes
-        Names of the mask planes for ``mask``: bit ``i`` of the result is ``mask_planes[i]`` in every file.
+    options
+        Planes and policies.
     cache, files
         Where decoded tiles and open files are kept; by default this reader's own.
+
+    Raises
+    ------
+    ConfigurationError
+        If the policies do not fit the plan's bands.
+    PlaneError
+        If the PSF is asked for and the plan's files have none that can be read.
     """
 
     def __init__(
         self,
         plan: CutoutPlan,
+        options: ReadOptions | None = None,
         *,
-        planes: Sequence[str] = ("image",),
-        mask_planes: Sequence[str] = (),
         cache: TileCache | None = None,
         files: OpenFiles | None = None,
     ) -> None:
         self.plan = plan
-        self.planes = checked_planes(planes, mask_planes)
-        self.mask_planes = tuple(mask_planes)
+        self.options = options or ReadOptions()
+        self.options.check_bands(plan.bands)
+        if "psf" in self.options.planes:
+            psf_shape(plan)
         self.cache = TileCache() if cache is None else cache
         self._files = OpenFiles() if files is None else files
-        # NO_DATA stands behind the planes that were asked for, so that validity needs no second look-up.
-        self._bits = (*self.mask_planes, "NO_DATA")
-        self._sources = _sources(self.planes)
+        self._filler = Filler(plan, self.options, TileReader(plan, self.options, self.cache, self._files))
 
     def close(self) -> None:
         """Close every file; a later read opens them again."""
@@ -80,160 +88,97 @@ class CutoutReader:
 
     def read(self, targets: NDArray[np.int64]) -> Batch:
         """Return one batch, read by the calling thread alone."""
-        arrays = self._allocated(len(targets))
-        self._fill(arrays, targets, range(len(targets)))
-        return self._finished(arrays, targets)
+        return self.deliver(targets).batch
 
-    def submit(self, pool: ThreadPoolExecutor, targets: NDArray[np.int64]) -> "_Pending":
-        """Start reading one batch in a pool."""
-        arrays = self._allocated(len(targets))
+    def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
+        """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
+        work = Work.allocated(self.plan, self.options, targets)
+        self._fill(work, range(len(targets)))
+        return self._finished(work, pad=pad)
+
+    def submit(self, pool: ThreadPoolExecutor, targets: NDArray[np.int64], *, pad: bool = False) -> "Pending":
+        """Start reading one batch in a pool.
+
+        Parameters
+        ----------
+        pool
+            Its threads fill the batch.
+        targets
+            Numbers in the plan.
+        pad
+            Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
+        """
+        work = Work.allocated(self.plan, self.options, targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
         parts = [near[i : i + _PART].tolist() for i in range(0, len(near), _PART)]
-        done = [pool.submit(self._fill, arrays, targets, part) for part in parts]
-        return _Pending(done, partial(self._finished, arrays, targets))
+        done = [pool.submit(self._fill, work, part) for part in parts]
+        return Pending(done, partial(self._finished, work, pad=pad))
 
-    def _allocated(self, count: int) -> dict[str, Array]:
-        shape = (count, len(self.plan.bands), *self.plan.size)
-        arrays: dict[str, Array] = {name: np.zeros(shape, dtype) for name, dtype in self._sources.items()}
-        arrays["band_present"] = np.zeros(shape[:2], bool)
-        if "valid" in self.planes:
-            arrays["valid"] = np.zeros(shape, bool)
-        return arrays
-
-    def _finished(self, arrays: dict[str, Array], targets: NDArray[np.int64]) -> Batch:
-        plan = self.plan
-        batch: Batch = {name: arrays[name] for name in self.planes if name != "mask"}
-        if "mask" in self.planes:
-            batch["mask"] = arrays["mask"] & ((1 << len(self.mask_planes)) - 1)
-        batch["band_present"] = arrays["band_present"]
-        batch["object_id"] = plan.object_id[targets]
-        batch["ra"], batch["dec"] = plan.ra[targets], plan.dec[targets]
-        primary = plan.primary[targets]
-        batch["tract"], batch["patch"] = plan.patches.tract[primary], plan.patches.patch[primary]
-        batch["yx0"] = plan.yx0[targets].astype(np.int64)
-        batch["offset"] = plan.offset[targets]
-        batch["is_padding"] = np.zeros(len(targets), bool)
-        for name, values in plan.columns.items():
-            batch[name] = [values[t] for t in targets.tolist()] if isinstance(values, list) else values[targets]
-        return batch
-
-    def _fill(self, arrays: dict[str, Array], targets: NDArray[np.int64], part: Iterable[int]) -> None:
-        """Read the targets at the places ``part`` of the batch."""
-        by_patch: dict[int, list[int]] = {}
+    def _fill(self, work: Work, part: Iterable[int]) -> None:
+        part = list(part)
+        self._filler.fill(work, part)
         for n in part:
-            by_patch.setdefault(int(self.plan.primary[targets[n]]), []).append(n)
-        for patch, places in by_patch.items():
-            self._fill_patch(arrays, targets, patch, places)
-            for n in places:
-                self._settle(arrays, n)
+            settle(work, n, self.plan, self.options)
 
-    def _fill_patch(self, arrays: dict[str, Array], targets: NDArray[np.int64], patch: int, places: list[int]) -> None:
-        """Read targets of one primary patch: whole boxes straight from its files, the others stitched."""
-        tract = int(self.plan.patches.tract[patch])
-        boxes = [(n, *self.plan.yx0[targets[n]].tolist()) for n in places]
-        recipes: dict[tuple[Box, YX[int]], Recipe] = {}
-        for band, file in enumerate(self.plan.patches.files[patch].tolist()):
-            torn = places
-            if file >= 0:
-                coadd = self._files.get(self.plan, file, tract)
-                for source in self._sources:
-                    grid = coadd.bbox, coadd.layout(source).unit_shape
-                    if grid not in recipes:
-                        recipes[grid] = recipe_of(boxes, self.plan.size, *grid)
-                    self._paste(arrays[source][:, band], coadd, file, source, recipes[grid])
-                # Which boxes leave the file depends on its bbox alone, so any of its recipes tells.
-                torn, whole = recipes[grid].partial, recipes[grid].whole
-                arrays["band_present"][whole, band] = True
-                if "valid" in arrays:
-                    arrays["valid"][whole, band] = True
-            for n in torn:
-                self._stitch(arrays, n, band, int(targets[n]))
+    def _finished(self, work: Work, *, pad: bool) -> Delivery:
+        outcome = outcomes(work, self.plan, self.options)
+        account = work.account(outcome)
+        kept = np.flatnonzero(outcome == Outcome.DELIVERED)
+        padding = pad and not len(kept) and len(outcome) > 0
+        if padding:
+            kept = np.zeros(1, np.int64)
+        batch = self._planes(work)
+        if len(kept) < len(outcome):
+            batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
+        batch |= self._rows(work.targets[kept])
+        batch["is_padding"] = np.full(len(kept), padding)
+        return Delivery(batch, account)
 
-    def _paste(self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe) -> None:
-        tiles = self._tiles(coadd, file, source, recipe)
-        for k, n, to_y, to_x, from_y, from_x in recipe.copies:
-            to[n, to_y, to_x] = tiles[k][from_y, from_x]
+    def _planes(self, work: Work) -> Batch:
+        """Return the arrays that the batch holds of every target, delivered or not."""
+        made = {**work.sources, "valid": work.valid, "ivar": work.ivar, "psf": work.psf}
+        if "mask" in self.options.planes:
+            made["mask"] = work.sources["mask"] & ((1 << len(self.options.mask_planes)) - 1)
+        batch: Batch = {name: plane for name in self.options.planes if (plane := made[name]) is not None}
+        if work.psf_present is not None:
+            batch["psf_present"] = work.psf_present
+        return batch | {"band_present": work.present, "quality": work.quality, "wcs": work.wcs}
 
-    def _tiles(self, coadd: Coadd, file: int, source: str, recipe: Recipe) -> list[Array]:
-        """Return the decoded units of a recipe, from the cache or the file."""
-        dataset = self.plan.files.dataset_id[file]
-        name = "mask:" + ",".join(self._bits) if source == "mask" else source
-        keys = [(dataset, name, unit) for unit in recipe.units]
-
-        def make(places: list[int]) -> list[Array]:
-            units = coadd.read_units(source, [recipe.units[i] for i in places])
-            if source != "mask":
-                return units
-            bits = bits_of(coadd, self._bits)
-            return [renumbered(unit, bits) for unit in units]
-
-        return self.cache.get_many(keys, make, recipe.requests)
-
-    def _stitch(self, arrays: dict[str, Array], n: int, band: int, target: int) -> None:
-        """Read one box of one band from every patch under it, the first in the order of `_pieces` wins."""
-        box = Box.from_start(YX(*self.plan.yx0[target].tolist()), self.plan.size)
-        filled = np.zeros(self.plan.size, bool)
-        for patch, region in self._pieces(target):
-            file = int(self.plan.patches.files[patch, band])
-            if file < 0:
-                continue
-            coadd = self._files.get(self.plan, file, int(self.plan.patches.tract[patch]))
-            piece = box.intersection(coadd.bbox if region is None else region.intersection(coadd.bbox))
-            if piece.is_empty:
-                continue
-            place = piece.slices(box.start)
-            free = ~filled[place]
-            if not free.any():
-                continue
-            for source, dtype in self._sources.items():
-                pixels = np.zeros((1, *piece.shape), dtype)
-                unit = coadd.layout(source).unit_shape
-                self._paste(
-                    pixels, coadd, file, source, recipe_of([(0, piece.y0, piece.x0)], piece.shape, coadd.bbox, unit)
-                )
-                np.copyto(arrays[source][n, band][place], pixels[0], where=free)
-            filled[place] = True
-            if filled.all():
-                break
-        arrays["band_present"][n, band] = filled.any()
-        if "valid" in arrays:
-            arrays["valid"][n, band] = filled
-
-    def _pieces(self, target: int) -> Iterator[tuple[int, Box | None]]:
-        """Yield patches in the order of precedence, each with the region in which it counts (None: all of its file)."""
-        yield int(self.plan.primary[target]), None
-        others = self.plan.others_of(target)
-        for patch in others:
-            yield patch, self.plan.patches.inner_box(patch)
-        for patch in others:
-            yield patch, None
-
-    def _settle(self, arrays: dict[str, Array], n: int) -> None:
-        """Set pixels that are not finite to 0 and work out which pixels are valid."""
-        if "image" in arrays:
-            finite = np.isfinite(arrays["image"][n])
-            if not finite.all():
-                arrays["image"][n][~finite] = 0.0
-                if "valid" in arrays:
-                    arrays["valid"][n] &= finite
-        if "valid" in arrays:
-            arrays["valid"][n] &= (arrays["mask"][n] >> len(self.mask_planes)) & 1 == 0
+    def _rows(self, targets: NDArray[np.int64]) -> Batch:
+        """Return what the plan says of targets."""
+        plan = self.plan
+        primary = plan.primary[targets]
+        rows: Batch = {
+            "object_id": plan.object_id[targets],
+            "ra": plan.ra[targets],
+            "dec": plan.dec[targets],
+            "tract": plan.patches.tract[primary],
+            "patch": plan.patches.patch[primary],
+            "yx0": plan.yx0[targets].astype(np.int64),
+            "offset": plan.offset[targets],
+        }
+        for name, values in plan.columns.items():
+            rows[name] = [values[t] for t in targets.tolist()] if isinstance(values, list) else values[targets]
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class Pending:
     """A batch under way."""
 
     parts: list["Future[None]"]
-    finish: Any
+    finish: Callable[[], Delivery]
 
-    def result(self) -> Batch:
+    def result(self) -> Delivery:
+        """Wait for the batch and return it."""
         for part in self.parts:
             part.result()
-        return self.finish()  # type: ignore[no-any-return]
+        return self.finish()
 
 
-def stream(reader: CutoutReader, batches: Iterable[NDArray[np.int64]], *, threads: int, ahead: int) -> Iterator[Batch]:
+def stream(
+    reader: CutoutReader, batches: Iterable[NDArray[np.int64]], *, threads: int, ahead: int
+) -> Iterator[Delivery]:
     """Yield batches in the order asked for, whatever order threads finish in.
 
     Parameters
@@ -241,17 +186,17 @@ def stream(reader: CutoutReader, batches: Iterable[NDArray[np.int64]], *, thread
     reader
         Reads them; its files are closed when the generator ends or is dropped.
     batches
-        Target numbers of each batch.
+        Target numbers of each batch. One that loses all its targets holds one row of padding.
     threads
         Size of the pool, which lives as long as the generator.
     ahead
         Batches under way beyond the one that is waited for.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
-    waiting: deque[_Pending] = deque()
+    waiting: deque[Pending] = deque()
     try:
         for targets in batches:
-            waiting.append(reader.submit(pool, targets))
+            waiting.append(reader.submit(pool, targets, pad=True))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -281,28 +226,3 @@ def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int6
             f"{len(plan)}; got {array.dtype} of shape {array.shape}"
         )
     return array.reshape(-1).astype(np.int64)
-
-
-def checked_planes(planes: Sequence[str], mask_planes: Sequence[str]) -> tuple[str, ...]:
-    """Return the planes to deliver; raise `ConfigurationError` for what cannot be."""
-    planes = (planes,) if isinstance(planes, str) else tuple(planes)
-    unknown = [p for p in planes if p not in PLANES]
-    if unknown or not planes:
-        raise ConfigurationError(f"planes must be some of {', '.join(PLANES)}, got {planes!r}")
-    if ("mask" in planes) != bool(mask_planes):
-        raise ConfigurationError("planes=('mask', ...) and mask_planes=(names, ...) go together; give both or neither")
-    if len(mask_planes) > 30 or len(set(mask_planes)) < len(mask_planes) or isinstance(mask_planes, str):
-        raise ConfigurationError(f"mask_planes must be at most 30 different names, got {mask_planes!r}")
-    return planes
-
-
-def _sources(planes: Sequence[str]) -> dict[str, type[np.generic]]:
-    """Return the file planes to read and the type of their arrays; validity needs image and mask."""
-    needed: dict[str, type[np.generic]] = {}
-    if {"image", "valid"} & set(planes):
-        needed["image"] = np.float32
-    if "variance" in planes:
-        needed["variance"] = np.float32
-    if {"mask", "valid"} & set(planes):
-        needed["mask"] = np.int32
-    return needed

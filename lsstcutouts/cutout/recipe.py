@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ..geom import YX, Box
 
-__all__ = ["Recipe", "recipe_of"]
+__all__ = ["Recipe", "inside_and_torn", "recipe_of"]
 
 
 @dataclass(slots=True)
@@ -19,21 +19,29 @@ class Recipe:
     units: list[int] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     copies: list[tuple[int, int, slice, slice, slice, slice]] = field(default_factory=list)
-    whole: list[int] = field(default_factory=list)
-    partial: list[int] = field(default_factory=list)
+
+
+def inside_and_torn(
+    boxes: Iterable[tuple[int, int, int]], size: YX[int], bbox: Box
+) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """Divide boxes ``(n, y0, x0)`` into those that lie inside ``bbox`` and the numbers of the others."""
+    high, wide = bbox.y1 - size.y, bbox.x1 - size.x
+    inside, torn = [], []
+    for box in boxes:
+        if bbox.y0 <= box[1] <= high and bbox.x0 <= box[2] <= wide:
+            inside.append(box)
+        else:
+            torn.append(box[0])
+    return inside, torn
 
 
 def recipe_of(boxes: Iterable[tuple[int, int, int]], size: YX[int], bbox: Box, unit: YX[int]) -> Recipe:
-    """Plan the copies for boxes ``(n, y0, x0)``; those that leave ``bbox`` are only listed, as partial."""
+    """Plan the copies for boxes ``(n, y0, x0)`` that lie inside ``bbox``."""
     recipe = Recipe()
     number: dict[int, int] = {}  # unit of the file to its place in the recipe
-    (h, w), (height, width), columns = size, bbox.shape, -(-bbox.shape.x // unit.x)
+    (h, w), columns = size, -(-bbox.shape.x // unit.x)
     for n, top, left in boxes:
         y0, x0 = top - bbox.y0, left - bbox.x0
-        if y0 < 0 or x0 < 0 or y0 + h > height or x0 + w > width:
-            recipe.partial.append(n)
-            continue
-        recipe.whole.append(n)
         for row in range(y0 // unit.y, (y0 + h - 1) // unit.y + 1):
             low, high = max(y0, row * unit.y), min(y0 + h, (row + 1) * unit.y)
             to_y, from_y = slice(low - y0, high - y0), slice(low - row * unit.y, high - row * unit.y)

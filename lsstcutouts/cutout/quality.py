@@ -1,0 +1,196 @@
+"""What is wrong with a target's pixels: bits with names, and the policy that looks for more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigurationError
+
+__all__ = ["Outcome", "Quality", "QualityPolicy"]
+
+
+class Quality(IntFlag):
+    """Bits of a batch's ``quality``, ``(N, B)``: what a band of a target lacks. 0 where nothing is amiss.
+
+    The first four are always worked out, the others where a `QualityPolicy` asks for them.
+    """
+
+    BAND_ABSENT = 1
+    """The repository holds no file of this band under the box."""
+    PARTLY_COVERED = 2
+    """Some pixels of the box lie on no file of this band."""
+    READ_ERROR = 4
+    """Some pixels of the box, or the PSF, were lost to a file that cannot be read."""
+    NO_PSF = 8
+    """The PSF was asked for, and the file has none at the target."""
+    FEW_VALID = 16
+    """Fewer valid pixels than the policy wants."""
+    MASKED = 32
+    """More pixels of the box have a mask plane set than the policy allows."""
+    MASKED_CENTRE = 64
+    """The same for the central box."""
+    BAD_VARIANCE = 128
+    """A valid pixel whose variance is not finite and positive."""
+    PEAK_AT_EDGE = 256
+    """The brightest valid pixel lies at the edge of the box."""
+
+
+_POLICY_BITS = (
+    Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
+)
+
+
+class Outcome(IntEnum):
+    """What became of a catalog row."""
+
+    DELIVERED = 0
+    OUTSIDE_TRACTS = 1
+    """No tract of the skymap in this repository holds the position."""
+    NO_COADD = 2
+    """No patch under the box has a coadd in any of the bands."""
+    MISSING_BAND = 3
+    """Left out by ``missing_band``, ``min_bands`` or ``required_bands``."""
+    QUALITY = 4
+    """Left out by the quality policy."""
+    READ_ERROR = 5
+    """Left out since a file cannot be read."""
+    NOT_READ = 255
+    """Not asked for yet, or another process's share."""
+
+    @property
+    def text(self) -> str:
+        """A few words for people."""
+        return _TEXTS[self]
+
+
+_TEXTS = {
+    Outcome.DELIVERED: "delivered",
+    Outcome.OUTSIDE_TRACTS: "outside every tract of the repository",
+    Outcome.NO_COADD: "no coadd in any band under the box",
+    Outcome.MISSING_BAND: "left out: bands missing",
+    Outcome.QUALITY: "left out: quality",
+    Outcome.READ_ERROR: "left out: unreadable file",
+    Outcome.NOT_READ: "not read",
+}
+
+
+@dataclass(frozen=True)
+class QualityPolicy:
+    """Checks of a target's pixels, band by band; a band that no file covers is not judged.
+
+    Attributes
+    ----------
+    min_valid
+        Least share of valid pixels, for all bands or by band name.
+    max_masked
+        Greatest share of pixels with a mask plane set, by the plane's name.
+    max_masked_centre
+        The same within the central box.
+    centre
+        Rows and columns of the central box, pixels: one number or ``(height, width)``.
+    positive_variance
+        Whether every valid pixel must have a finite and positive variance.
+    peak_margin
+        The brightest valid pixel must lie at least so many pixels from the edge; 0 for anywhere.
+    action
+        What a target that fails in any band meets: ``"flag"`` sets bits of ``quality``; ``"skip"`` leaves it out and
+        lists it; ``"raise"`` is a `~lsstcutouts.errors.QualityError`.
+    """
+
+    min_valid: float | Mapping[str, float] = 0.0
+    max_masked: Mapping[str, float] = field(default_factory=dict)
+    max_masked_centre: Mapping[str, float] = field(default_factory=dict)
+    centre: int | Sequence[int] = 9
+    positive_variance: bool = False
+    peak_margin: int = 0
+    action: Literal["flag", "skip", "raise"] = "flag"
+
+    def __post_init__(self) -> None:
+        shares = self.min_valid.values() if isinstance(self.min_valid, Mapping) else [self.min_valid]
+        for share in (*shares, *self.max_masked.values(), *self.max_masked_centre.values()):
+            if not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ConfigurationError(f"shares of a quality policy must lie between 0 and 1, got {share!r}")
+        if self.action not in ("flag", "skip", "raise"):
+            raise ConfigurationError(f"the action of a quality policy is flag, skip or raise, not {self.action!r}")
+        whole = [*self._centre_shape, self.peak_margin]
+        if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in whole) or min(whole) < 0:
+            raise ConfigurationError(f"centre={self.centre!r} and peak_margin={self.peak_margin!r} must be whole pixels")
+        if 0 in self._centre_shape:
+            raise ConfigurationError(f"the central box of a quality policy is empty: centre={self.centre!r}")
+
+    @property
+    def _centre_shape(self) -> tuple[int, int]:
+        pair = self.centre if isinstance(self.centre, Sequence) else (self.centre, self.centre)
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ConfigurationError(f"centre must be pixels or (height, width), got {self.centre!r}")
+        return pair[0], pair[1]
+
+    @property
+    def mask_planes(self) -> tuple[str, ...]:
+        """Names of the mask planes that are looked at."""
+        return tuple(dict.fromkeys((*self.max_masked, *self.max_masked_centre)))
+
+    def check_bands(self, bands: Sequence[str]) -> None:
+        """Raise `ConfigurationError` for a band that is not read."""
+        if isinstance(self.min_valid, Mapping):
+            for band in self.min_valid:
+                if band not in bands:
+                    raise ConfigurationError(f"min_valid names the band {band!r}; there are {', '.join(bands)}")
+
+    def judge(
+        self,
+        bands: Sequence[str],
+        image: NDArray[np.float32],
+        valid: NDArray[np.bool_],
+        variance: NDArray[np.float32] | None,
+        masks: Mapping[str, NDArray[np.bool_]],
+    ) -> NDArray[np.int32]:
+        """Return ``(B,)`` bits of `Quality` for one target.
+
+        Parameters
+        ----------
+        bands
+            Names of the channels.
+        image, valid, variance
+            ``(B, Y, X)``.
+        masks
+            ``(B, Y, X)`` of each mask plane that is looked at.
+        """
+        bits = np.zeros(len(bands), np.int32)
+        least = [self.min_valid.get(b, 0.0) if isinstance(self.min_valid, Mapping) else self.min_valid for b in bands]
+        bits[valid.mean(axis=(1, 2)) < np.asarray(least)] |= Quality.FEW_VALID
+        for name, most in self.max_masked.items():
+            bits[masks[name].mean(axis=(1, 2)) > most] |= Quality.MASKED
+        centre = _central(image.shape[1:], self._centre_shape)
+        for name, most in self.max_masked_centre.items():
+            bits[masks[name][:, *centre].mean(axis=(1, 2)) > most] |= Quality.MASKED_CENTRE
+        if variance is not None and self.positive_variance:
+            bad = valid & ~(np.isfinite(variance) & (variance > 0))
+            bits[bad.any(axis=(1, 2))] |= Quality.BAD_VARIANCE
+        if self.peak_margin:
+            bits[_peak_outside(image, valid, self.peak_margin)] |= Quality.PEAK_AT_EDGE
+        return bits
+
+    def fails(self, bits: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which of ``(N, B)`` quality bits make a target fail, ``(N,)``."""
+        failing: NDArray[np.bool_] = (bits & int(_POLICY_BITS)) != 0
+        return np.asarray(failing.any(axis=-1))
+
+
+def _central(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the central box of at most ``size``; where it cannot be in the middle it lies half a pixel lower."""
+    first, second = (slice((n - min(n, m)) // 2, (n - min(n, m)) // 2 + min(n, m)) for n, m in zip(shape, size, strict=True))
+    return first, second
+
+
+def _peak_outside(image: NDArray[Any], valid: NDArray[np.bool_], margin: int) -> NDArray[np.bool_]:
+    """Return for each band whether its brightest valid pixel lies less than ``margin`` pixels from the edge."""
+    bands, height, width = image.shape
+    values = np.where(valid, image, -np.inf).reshape(bands, -1)
+    y, x = np.divmod(values.argmax(axis=1), width)
+    outside = (y < margin) | (x < margin) | (y >= height - margin) | (x >= width - margin)
+    return np.asarray(outside & valid.any(axis=(1, 2)))

@@ -1,0 +1,169 @@
+"""What became of every row: delivered, or why not; and what is wrong with its bands."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cutout import Account, Failure, Outcome, Quality
+from .errors import ConfigurationError, WriteError
+from .plan import CutoutPlan
+
+__all__ = ["Report"]
+
+
+class Report:
+    """An account of the rows of a plan, or of some of them.
+
+    Parameters
+    ----------
+    plan
+        Its targets, and the catalog rows that it cannot deliver.
+    rows
+        Numbers of the targets that were to be read; by default all of them, and then the plan's rejected rows are
+        part of the account as well.
+
+    Attributes
+    ----------
+    bands
+        Names of the ``B`` channels.
+    row, object_id
+        ``(R,)`` catalog row and identity, in the order of the catalog's rows.
+    outcome
+        ``(R,)`` values of `Outcome`.
+    quality
+        ``(R, B)`` bits of `Quality`.
+    failures
+        What could not be read, and the number of rows that lost pixels to it.
+    """
+
+    def __init__(self, plan: CutoutPlan, rows: NDArray[np.int64] | None = None) -> None:
+        targets = np.arange(len(plan)) if rows is None else np.unique(rows)
+        lost = plan.rejected if rows is None else None
+        self.bands = plan.bands
+        catalog_row = np.concatenate([plan.row[targets], lost.row if lost else []]).astype(np.int64)
+        order = np.argsort(catalog_row, kind="stable")
+        self.row = catalog_row[order]
+        ids = [plan.object_id[targets], *([lost.object_id] if lost else [])]
+        self.object_id = np.concatenate(ids)[order]
+        rejected = lost.reason if lost else np.zeros(0, np.uint8)
+        self.outcome = np.concatenate([np.full(len(targets), Outcome.NOT_READ, np.uint8), rejected])[order]
+        self.quality = np.zeros((len(order), len(plan.bands)), np.int32)
+        self.quality[self.outcome != Outcome.NOT_READ] = Quality.BAND_ABSENT
+        # Number of a target in the plan to its place here.
+        self._place = np.full(len(plan), -1, np.int64)
+        self._place[targets] = np.argsort(order)[: len(targets)]
+        self._rows_of: dict[Failure, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def add(self, account: Account) -> None:
+        """Take note of one batch.
+
+        Raises
+        ------
+        ConfigurationError
+            If it holds targets that are not among the rows of this report.
+        """
+        places = self._place[account.targets]
+        if (places < 0).any():
+            raise ConfigurationError("an account of targets that are not among the rows of this report")
+        self.outcome[places] = account.outcome
+        self.quality[places] = account.quality
+        for failure, members in account.failures:
+            self._rows_of.setdefault(failure, set()).update(places[list(members)].tolist())
+
+    def __add__(self, other: "Report") -> "Report":
+        """Return the account of two processes, or of two passes, over the same rows; what was read counts."""
+        if not np.array_equal(self.row, other.row) or self.bands != other.bands:
+            raise ConfigurationError("only reports about the same rows and bands can be added")
+        both = Report.__new__(Report)
+        both.__dict__.update(self.__dict__)
+        unread = self.outcome == Outcome.NOT_READ
+        both.outcome = np.where(unread, other.outcome, self.outcome)
+        both.quality = np.where(unread[:, None], other.quality, self.quality)
+        both._rows_of = {f: set(r) for f, r in self._rows_of.items()}
+        for failure, rows in other._rows_of.items():
+            both._rows_of.setdefault(failure, set()).update(rows)
+        return both
+
+    @property
+    def failures(self) -> dict[Failure, int]:
+        """What could not be read, and how many rows lost pixels to it."""
+        return {failure: len(rows) for failure, rows in self._rows_of.items()}
+
+    @property
+    def delivered(self) -> int:
+        """Number of rows that were delivered."""
+        return int((self.outcome == Outcome.DELIVERED).sum())
+
+    def counts(self) -> dict[Outcome, int]:
+        """Return the number of rows by outcome, those that occur; they add up to ``len(report)``."""
+        values, counts = np.unique(self.outcome, return_counts=True)
+        return {Outcome(v): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
+
+    def by_band(self) -> dict[str, dict[Quality, int]]:
+        """Return for each band the number of rows that were read by what is wrong with them, what occurs."""
+        return {
+            band: {flag: count for flag in Quality if (count := int((bits & int(flag) != 0).sum()))}
+            for band, bits in zip(self.bands, self.quality.T, strict=True)
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return counts and failures as plain values, ready for JSON."""
+        return {
+            "rows": len(self),
+            "outcomes": {outcome.name.lower(): count for outcome, count in self.counts().items()},
+            "quality": {
+                band: {str(flag.name).lower(): count for flag, count in found.items()}
+                for band, found in self.by_band().items()
+            },
+            "failures": [
+                {**{name: getattr(failure, name) for name in failure.__slots__}, "rows": rows}
+                for failure, rows in self.failures.items()
+            ],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} rows"]
+        lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items()]
+        for band, found in self.by_band().items():
+            words = ", ".join(f"{count} {str(flag.name).lower().replace('_', ' ')}" for flag, count in found.items())
+            lines += [f"  band {band}: {words}"] if words else []
+        for failure, rows in self.failures.items():
+            lines.append(f"  unreadable, {rows} rows: {failure.plane or 'file'} of {failure.uri}: {failure.cause}")
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a Parquet file with a row for each row of the report: outcome by name, quality bits by band.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        names = {int(o): o.name.lower() for o in Outcome}
+        columns: Mapping[str, Any] = {
+            "row": self.row,
+            "object_id": self.object_id,
+            "outcome": [names[o] for o in self.outcome.tolist()],
+            **{f"quality_{band}": self.quality[:, b] for b, band in enumerate(self.bands)},
+        }
+        part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
+            part.replace(path)
+        except OSError as error:
+            raise WriteError(f"cannot write the report {os.fspath(path)!r}: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
