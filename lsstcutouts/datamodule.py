@@ -148,7 +148,8 @@ class CutoutDataModule(L.LightningDataModule):
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
         self._device = torch.device("cpu")
-        self._loaders: dict[str, CutoutLoader] = {}
+        self.loaders: dict[str, CutoutLoader] = {}
+        """Latest loader of each split that was asked for."""
         self._train_loader: CutoutLoader | None = None
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, int] | None = None
@@ -263,9 +264,9 @@ class CutoutDataModule(L.LightningDataModule):
         ConfigurationError
             If the split has not been read.
         """
-        if split not in self._loaders:
+        if split not in self.loaders:
             raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
-        return self._loaders[split].report
+        return self.loaders[split].report
 
     def cache_info(self) -> CacheStats:
         """Return hits, misses and bytes of this process's tile cache."""
@@ -289,13 +290,13 @@ class CutoutDataModule(L.LightningDataModule):
             cache=self.cache,
             share=self._share(),
         )
-        self._loaders[split] = CutoutLoader(
+        self.loaders[split] = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
-        return self._loaders[split]
+        return self.loaders[split]
 
     def _has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split][1]) > 0

@@ -4,6 +4,7 @@ Threads inside the process decode and assemble several batches ahead; worker pro
 the same batches in the same order.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
@@ -21,6 +22,8 @@ from .plan import CutoutPlan
 from .report import Report
 
 __all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]
+
+_log = logging.getLogger(__name__)
 
 type TensorBatch = dict[str, torch.Tensor | list[str]]
 
@@ -247,6 +250,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.waited = 0.0
         """Seconds that loops have waited in this loader for a batch."""
         self._delivered = False
+        self._said = False
         self._passes = 0
 
     @property
@@ -298,6 +302,12 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """Return hits, misses and bytes of this process's cache; worker processes have their own."""
         return self.cutouts.cache.stats()
 
+    def end(self, number: int) -> None:
+        """Take note that pass ``number`` is over; say once what was lost in it."""
+        if number == self._passes and not self._said and (losses := self.report.losses()):
+            self._said = True
+            _log.warning("%s (`report` of the loader)", losses)
+
     def count(self, number: int, waited: float, account: Account | None) -> None:
         """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
         if number != self._passes:
@@ -320,7 +330,11 @@ class _Pass:
 
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._loader.end(self._number)
+            raise
         account: Any = batch.pop(_ACCOUNT, None)
         self._loader.count(self._number, time.perf_counter() - start, account)
         return batch

@@ -1,5 +1,6 @@
 """The data access layer for people: positions in, arrays out."""
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -30,6 +31,8 @@ from .planner import Planner, SizeLike, parse_bands, parse_size, parse_tract
 from .report import Report
 
 __all__ = ["LsstDataFetcher"]
+
+_log = logging.getLogger(__name__)
 
 
 class LsstDataFetcher:
@@ -255,6 +258,8 @@ class LsstDataFetcher:
         report = Report(plan, None if rows is None else targets)
         report.add(delivery.account)
         self._report = report
+        if losses := report.losses():
+            _log.warning("%s (`report` of the fetcher)", losses)
         return delivery.batch
 
     @property

@@ -75,15 +75,19 @@ class LensClassifier(L.LightningModule):
         return self.network(image)  # type: ignore[no-any-return]
 
     def training_step(self, batch: TensorBatch, _: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch, of rows that are no padding."""
         logits, target = self(batch["image"]), self._target(batch)
-        loss: Tensor = self.loss(logits, target)
+        real = (~batch["is_padding"]).float()  # type: ignore[operator]
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        loss: Tensor = (losses * real).sum() / real.sum().clamp(min=1.0)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: TensorBatch, _: int) -> None:
         """Collect loss, accuracy and AUC, leaving out rows that only pad."""
         real = ~batch["is_padding"]  # type: ignore[operator]
+        if not real.any():
+            return
         logits, target = self(batch["image"])[real], self._target(batch)[real]
         self.accuracy(logits.sigmoid(), target.int())
         self.auroc(logits.sigmoid(), target.int())

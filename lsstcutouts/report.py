@@ -16,6 +16,9 @@ from .plan import CutoutPlan
 __all__ = ["Report"]
 
 
+_LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
+
+
 class Report:
     """An account of the rows of a plan, or of some of them.
 
@@ -101,6 +104,23 @@ class Report:
     def delivered(self) -> int:
         """Number of rows that were delivered."""
         return int((self.outcome == Outcome.DELIVERED).sum())
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that a policy left out."""
+        return sum(count for outcome, count in self.counts().items() if outcome in _LEFT_OUT)
+
+    def losses(self) -> str:
+        """Return a sentence about rows that were left out or lost pixels to unreadable files; empty without any."""
+        unread = int(((self.quality & int(Quality.READ_ERROR)) != 0).any(axis=1).sum())
+        parts = []
+        if self.left_out:
+            parts.append(f"{self.left_out} of {len(self)} rows were left out")
+        if unread:
+            first = next(iter(self._rows_of), None)
+            cause = f", the first one: {first.cause}" if first else ""
+            parts.append(f"{unread} rows met {len(self._rows_of)} failures of reading{cause}")
+        return f"{'; '.join(parts)}. The report lists all" if parts else ""
 
     def counts(self) -> dict[Outcome, int]:
         """Return the number of rows by outcome, those that occur; they add up to ``len(report)``."""

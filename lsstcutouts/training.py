@@ -52,6 +52,8 @@ class TrainingResult:
         Band to the number of targets without it, all splits together.
     not_delivered
         Catalog rows without any coadd.
+    left_out
+        Split to the number of its rows that a policy left out in the latest epoch.
     checkpoint, picture
         Files that were written.
     """
@@ -64,6 +66,7 @@ class TrainingResult:
     hit_rate: float
     bands_missing: Mapping[str, int]
     not_delivered: int
+    left_out: Mapping[str, int]
     checkpoint: str
     picture: str | None
 
@@ -84,6 +87,7 @@ class TrainingResult:
             "cache hit rate": f"{self.hit_rate:.1%}",
             "targets without a band": missing,
             "targets not delivered": str(self.not_delivered),
+            "targets left out": ", ".join(f"{split}: {n}" for split, n in self.left_out.items() if n) or "none",
             "checkpoint": _shown(self.checkpoint),
             "picture": _shown(self.picture) if self.picture else "not written",
         }
@@ -168,7 +172,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     Returns
     -------
     TrainingResult
-        Also printed, and written to ``metrics.json`` in the output folder.
+        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
+        became of the rows of each split.
     """
     if cfg.resume is not None and not Path(cfg.resume).is_file():
         raise ConfigurationError(f"resume={cfg.resume!r}: there is no such checkpoint")
@@ -198,6 +203,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     if trainer.is_global_zero:
         text = json.dumps(result.as_dict(), indent=2)
         (output / "metrics.json").write_text(text + "\n")
+        reports = {split: data.report(split).as_dict() for split in data.loaders}
+        (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
         Console().print_json(text) if cfg.json else Console().print(result.table())
     return result
 
@@ -244,6 +251,7 @@ def _result(
         hit_rate=stats.hit_rate,
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),
+        left_out={split: data.report(split).left_out for split in data.loaders},
         checkpoint=checkpoint,
         picture=None if picture is None else str(picture),
     )

@@ -13,7 +13,7 @@ from .errors import ConfigurationError
 
 __all__ = ["AsinhStretch", "Compose", "RandomD4", "random_integers"]
 
-_PLANES = ("image", "variance", "mask", "valid", "psf")
+_PLANES = ("image", "variance", "ivar", "mask", "valid", "psf")
 """Arrays whose last two axes are ``(y, x)`` of the sky."""
 
 
@@ -28,7 +28,7 @@ class AsinhStretch(nn.Module):
     """Compress the range of the image: ``asinh(image / scale)``, linear near 0, logarithmic far above ``scale``.
 
     Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). Absent bands stay exactly 0; pixels that are not valid are
-    set to 0 where the batch has ``valid``.
+    set to 0 where the batch has ``valid``, unless ``keep_invalid`` says that they have been filled on purpose.
 
     Parameters
     ----------
@@ -37,12 +37,21 @@ class AsinhStretch(nn.Module):
         ``bands``; about the noise of a pixel. One number serves all bands.
     bands
         Channel order, needed when ``scale`` is given by name.
+    keep_invalid
+        Whether pixels that are not valid keep what stands there, such as the noise of ``fill="noise"``.
     """
 
     scale: Tensor
 
-    def __init__(self, scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str] = "") -> None:
+    def __init__(
+        self,
+        scale: float | Sequence[float] | Mapping[str, float],
+        bands: str | Sequence[str] = "",
+        *,
+        keep_invalid: bool = False,
+    ) -> None:
         super().__init__()
+        self.keep_invalid = keep_invalid
         values = _in_order(scale, bands)
         if any(not value > 0 for value in values):
             raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")
@@ -56,7 +65,7 @@ class AsinhStretch(nn.Module):
         if self.scale.shape[0] not in {1, image.shape[1]}:
             raise ConfigurationError(f"a stretch for {self.scale.shape[0]} bands cannot serve {image.shape[1]}")
         stretched = torch.asinh(image / self.scale)
-        if isinstance(valid, Tensor):
+        if isinstance(valid, Tensor) and not self.keep_invalid:
             stretched = stretched.masked_fill(~valid, 0.0)
         return {**batch, "image": stretched}
 
@@ -64,7 +73,7 @@ class AsinhStretch(nn.Module):
 class RandomD4(nn.Module):
     """Turn and mirror each target by one of the eight symmetries of the square (of the rectangle: four).
 
-    Every plane of a target and its ``offset`` change together. The choice is a hash of
+    Every plane of a target, its ``offset`` and its ``wcs`` change together. The choice is a hash of
     ``(seed, epoch, object_id)``: a resumed run repeats it, whatever the order, the workers and the device.
 
     Parameters
@@ -90,14 +99,19 @@ class RandomD4(nn.Module):
             raise ConfigurationError("the batch has no object_id or offset")
         choice = random_integers(ids, self.seed, self.epoch, 8 if square else 4)
         result = {name: plane.clone() for name, plane in planes.items()}
-        moved = offset.clone()
+        moved, wcs = offset.clone(), batch.get("wcs")
+        sides = next(((v.shape[-2], v.shape[-1]) for name, v in planes.items() if name != "psf"), None)
+        placed = wcs.clone() if isinstance(wcs, Tensor) and sides is not None else None
         for element in range(1, 8 if square else 4):
             chosen = (choice == element).nonzero().squeeze(1)
             if len(chosen):
                 for name, plane in planes.items():
                     result[name][chosen] = _turned(plane[chosen], element)
                 moved[chosen] = _turned_offset(offset[chosen], element)
-        return {**batch, **result, "offset": moved}
+                if placed is not None and sides is not None:
+                    placed[chosen] = _turned_wcs(placed[chosen], element, *sides)
+        result["offset"] = moved
+        return {**batch, **result, **({} if placed is None else {"wcs": placed})}
 
 
 def _turned(plane: Tensor, element: int) -> Tensor:
@@ -112,6 +126,18 @@ def _turned_offset(offset: Tensor, element: int) -> Tensor:
     signs = offset.new_tensor([-1.0 if element & 1 else 1.0, -1.0 if element & 2 else 1.0])
     offset = offset * signs
     return offset.flip(-1) if element & 4 else offset
+
+
+def _turned_wcs(wcs: Tensor, element: int, height: int, width: int) -> Tensor:
+    """Apply the same symmetry to ``(N, 8)`` rows of ``wcs``: reference pixel ``(x, y)`` and CD matrix."""
+    crval, x, y, cd = wcs[:, :2], wcs[:, 2], wcs[:, 3], wcs[:, 4:].reshape(-1, 2, 2)
+    if element & 1:
+        y, cd = height - 1 - y, cd * cd.new_tensor([1.0, -1.0])
+    if element & 2:
+        x, cd = width - 1 - x, cd * cd.new_tensor([-1.0, 1.0])
+    if element & 4:
+        x, y, cd = y, x, cd.flip(-1)
+    return torch.cat([crval, x[:, None], y[:, None], cd.reshape(-1, 4)], dim=1)
 
 
 def random_integers(ids: Tensor, seed: int, epoch: int, high: int) -> Tensor:

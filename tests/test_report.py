@@ -39,7 +39,7 @@ def ids_of(loader: CutoutLoader) -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int) -> None:
+def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int, caplog: pytest.LogCaptureFixture) -> None:
     dataset = CutoutDataset(plan, batch_size=7, missing_band="skip", cache_bytes="100 MB")
     loader = CutoutLoader(dataset, num_workers=workers)
     assert loader.report.counts()[Outcome.NOT_READ] == len(plan)
@@ -51,6 +51,8 @@ def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int) -> None
     assert sorted(ids) == sorted(report.object_id[report.outcome == Outcome.DELIVERED].tolist())
     assert len(ids) == report.delivered < len(plan)
     assert report.by_band()["g"][Quality.BAND_ABSENT] >= 2
+    (said,) = [r.message for r in caplog.records if "left out" in r.message]
+    assert said.startswith(f"{len(plan) - len(ids)} of {len(report)} rows were left out")
     # The next epoch begins a new account.
     next(iter(loader))
     counts = loader.report.counts()
@@ -91,7 +93,9 @@ def test_the_reports_of_ranks_add_up(plan: CutoutPlan) -> None:
         _ = total + Report(plan, np.arange(3))
 
 
-def test_the_report_names_what_cannot_be_read(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+def test_the_report_names_what_cannot_be_read(
+    dp2_repo: SimulatedRepository, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     repo = copied(dp2_repo, tmp_path)
     path = file_of(repo, 9, "r")
     with LsstDataFetcher(repo.root, collections="dp2", bands="gri", size=24, on_read_error="mask") as fetcher:
@@ -99,6 +103,7 @@ def test_the_report_names_what_cannot_be_read(dp2_repo: SimulatedRepository, tmp
         path.unlink()
         fetcher.fetch_plan(plan)
         report = fetcher.report
+    assert f"failures of reading, the first one: {next(iter(report.failures)).cause}" in caplog.text
     ((failure, rows),) = report.failures.items()
     assert failure.uri == str(path)
     assert rows == report.by_band()["r"][Quality.READ_ERROR] > 10

@@ -46,6 +46,8 @@ def test_a_training_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert 0 <= result.waiting <= 1
     assert set(result.bands_missing) == set("gri")
     assert json.loads((folder / "out" / "metrics.json").read_text()) == json.loads(json.dumps(result.as_dict()))
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert report["train"]["outcomes"] == {"delivered": result.targets}
     picture = imread(result.picture)
     assert picture.shape[1] > 500
     shown = capsys.readouterr().out

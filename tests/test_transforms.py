@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from astropy.wcs import WCS
 
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.transforms import AsinhStretch, Compose, RandomD4, random_integers
@@ -103,6 +104,42 @@ def test_the_offset_follows_the_target() -> None:
     for i in range(64):
         y, x = np.argwhere(turned["image"][i, 0].numpy())[0]
         assert turned["offset"][i].tolist() == [y - 4, x - 4]
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (7, 12)])
+def test_the_wcs_follows_the_pixels(shape: tuple[int, int]) -> None:
+    """The sky position of each pixel value stays the same, as astropy computes it."""
+    height, width = shape
+    count = 64
+    numbers = torch.arange(height * width, dtype=torch.float32).reshape(1, 1, height, width)
+    row = torch.tensor([53.1, -28.0, 3.25, -4.5, -5e-5, 2e-6, 1e-6, 5.5e-5], dtype=torch.float64)
+    batch = {
+        "image": numbers.expand(count, 1, height, width).clone(),
+        "object_id": torch.arange(count),
+        "offset": torch.zeros(count, 2),
+        "wcs": row.expand(count, 8).clone(),
+    }
+    turned = RandomD4(seed=2)(batch)
+    where = sky(row)(*np.mgrid[:height, :width])
+    for image, wcs in zip(turned["image"], turned["wcs"], strict=True):
+        pixels = image[0].numpy().astype(int)
+        found = sky(wcs)(*np.mgrid[: pixels.shape[0], : pixels.shape[1]])
+        for mine, want in zip(found, where, strict=True):
+            np.testing.assert_allclose(mine, want.reshape(-1)[pixels], rtol=0, atol=1e-11)
+
+
+def sky(row: torch.Tensor):
+    ra, dec, x, y, *cd = row.tolist()
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [ra, dec]
+    wcs.wcs.crpix, wcs.wcs.cd = [x + 1, y + 1], np.reshape(cd, (2, 2))
+    return lambda y, x: wcs.all_pix2world(x, y, 0)
+
+
+def test_filled_pixels_survive_the_stretch_where_asked() -> None:
+    batch = {"image": torch.full((1, 1, 2, 2), 3.0), "valid": torch.tensor([[[[True, False], [False, True]]]])}
+    assert (AsinhStretch(1.0)(batch)["image"] == 0).sum() == 2
+    assert (AsinhStretch(1.0, keep_invalid=True)(batch)["image"] > 0).all()
 
 
 def test_rectangles_keep_their_shape() -> None:
