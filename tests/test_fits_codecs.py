@@ -9,93 +9,18 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from lsstcutouts.errors import CorruptFileError
 from lsstcutouts.fits import open_coadd
 from lsstcutouts.fits.codecs import dither_sequence, rice_padding
-from lsstcutouts.geom import YX, Box
+from lsstcutouts.geom import Box
 
-ORIGIN = YX(2850, -150)
-SLOW_FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-
-lengths = st.integers(1, 60) | st.sampled_from([110, 151])
-"""The longer ones together make tiles that use the 10 000 random numbers up twice."""
-shapes = st.tuples(lengths, lengths)
+from .planes import assert_as_astropy, boxes, examples, float_planes, integer_planes, shapes, tile_shapes, write
 
 
-@st.composite
-def float_planes(draw: st.DrawFn) -> NDArray[np.float32]:
-    """Noise with what coadds have: exact zeros, NaN, infinite and negative values, constant areas, stars."""
-    ny, nx = draw(shapes)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    data = rng.normal(draw(st.sampled_from([0.0, 5.0, 1e4])), draw(st.sampled_from([1e-3, 1.0, 300.0])), (ny, nx))
-    for value in draw(st.lists(st.sampled_from([0.0, np.nan, np.inf, -7.5, 3e5]), max_size=3)):
-        y, x = rng.integers(0, ny), rng.integers(0, nx)
-        data[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = value
-    return data.astype(draw(st.sampled_from([np.float32, np.float32, np.float64])))
-
-
-@st.composite
-def integer_planes(draw: st.DrawFn) -> NDArray[np.integer]:
-    ny, nx = draw(shapes)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    dtype = draw(st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.uint32]))
-    values = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, (ny, nx), endpoint=True)
-    return np.where(rng.random((ny, nx)) < 0.7, 1 << draw(st.integers(0, 6)), values).astype(dtype)
-
-
-def tile_shapes(shape: tuple[int, int]) -> st.SearchStrategy[tuple[int, int]]:
-    any_shape = st.tuples(st.integers(1, shape[0]), st.integers(1, shape[1]))
-    # Not too many: astropy needs 0.1 ms for each.
-    return any_shape.filter(lambda t: shape[0] * shape[1] < 500 * t[0] * t[1]) | st.sampled_from([(1, shape[1]), shape])
-
-
-def boxes(shape: tuple[int, int]) -> st.SearchStrategy[Box]:
-    def ordered(ends: tuple[int, int, int, int]) -> Box:
-        (y0, y1), (x0, x1) = sorted(ends[:2]), sorted(ends[2:])
-        return Box(y0, y1 + 1, x0, x1 + 1)
-
-    y, x = st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)
-    return st.tuples(y, y, x, x).map(ordered)
-
-
-def write(path: Path, **planes: fits.ImageHDU | fits.CompImageHDU) -> Path:
-    """Write planes to a file with afw's origin keywords."""
-    for hdu in planes.values():
-        hdu.header["LTV1"], hdu.header["LTV2"] = -ORIGIN.x, -ORIGIN.y
-    fits.HDUList([fits.PrimaryHDU(), *planes.values()]).writeto(path, overwrite=True)
-    return path
-
-
-def assert_as_astropy(path: Path, plane: str, some: list[Box]) -> None:
-    with fits.open(path) as hdus, open_coadd(path) as coadd:
-        # Here astropy warns of infinite and too large values; this package does not.
-        with np.errstate(all="ignore"):
-            expected = hdus[plane.upper()].data.astype(np.int32 if plane == "mask" else np.float32)
-        assert coadd.bbox == Box.from_start(ORIGIN, YX(*expected.shape))
-        whole = coadd.read(plane)
-        assert whole.dtype == expected.dtype
-        assert whole.dtype.isnative
-        assert_same_bits(whole, expected)
-        for box in some:
-            assert_same_bits(coadd.read(plane, box.shifted(ORIGIN)), expected[box.slices()])
-        layout = coadd.layout(plane)
-        for unit, pixels in enumerate(coadd.read_units(plane, range(layout.units))):
-            assert pixels.flags.c_contiguous
-            assert not pixels.flags.writeable
-            assert_same_bits(pixels, expected[layout.unit_box(unit).slices()])
-
-
-def assert_same_bits(got: NDArray[np.generic], expected: NDArray[np.generic]) -> None:
-    """Equal values, NaN where NaN, and the same sign of zero."""
-    np.testing.assert_array_equal(got, expected)
-    np.testing.assert_array_equal(np.signbit(got) & ~np.isnan(got), np.signbit(expected) & ~np.isnan(expected))
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@examples(100)
 @given(data=st.data())
 def test_quantised_floats(tmp_path: Path, data: st.DataObject) -> None:
     pixels = data.draw(float_planes())
@@ -115,7 +40,7 @@ def test_quantised_floats(tmp_path: Path, data: st.DataObject) -> None:
         assert not coadd.layout("image").fallback
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@examples(60)
 @given(data=st.data())
 def test_lossless_floats(tmp_path: Path, data: st.DataObject) -> None:
     pixels = data.draw(float_planes())
@@ -131,7 +56,7 @@ def test_lossless_floats(tmp_path: Path, data: st.DataObject) -> None:
         assert not coadd.layout("image").fallback
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@examples(100)
 @given(data=st.data())
 def test_integers(tmp_path: Path, data: st.DataObject) -> None:
     compression = data.draw(st.sampled_from(["RICE_1", "GZIP_1", "GZIP_2", "NOCOMPRESS", None]))
@@ -150,35 +75,58 @@ def test_integers(tmp_path: Path, data: st.DataObject) -> None:
         assert not coadd.layout("mask").fallback
 
 
-def test_plio_goes_to_astropy(tmp_path: Path) -> None:
-    pixels = np.zeros((40, 50), np.int32)
-    pixels[3:9, 10:40] = 5
-    pixels[20:, 20:30] = 128
-    hdu = fits.CompImageHDU(pixels, name="MASK", compression_type="PLIO_1", tile_shape=(16, 50))
+@examples(40)
+@given(data=st.data())
+def test_integer_images(tmp_path: Path, data: st.DataObject) -> None:
+    """The image plane as integers, delivered as float32; unsigned types have a BZERO."""
+    compression = data.draw(st.sampled_from(["RICE_1", "GZIP_1", "GZIP_2", "NOCOMPRESS"]))
+    pixels = data.draw(integer_planes())
+    tile = data.draw(tile_shapes(pixels.shape))
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type=compression, tile_shape=tile)
+    path = write(tmp_path / "integers.fits", image=hdu)
+    assert_as_astropy(path, "image", data.draw(st.lists(boxes(pixels.shape), max_size=3)))
+
+
+@examples(30)
+@given(data=st.data())
+def test_plio_goes_to_astropy(tmp_path: Path, data: st.DataObject) -> None:
+    shape = data.draw(shapes)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    pixels = np.zeros(shape, data.draw(st.sampled_from([np.uint8, np.int16, np.int32])))
+    pixels[rng.random(shape) < data.draw(st.sampled_from([0.0, 0.01, 0.5]))] = 120
+    pixels[: shape[0] // 2, shape[1] // 3 :] = rng.integers(0, np.iinfo(pixels.dtype).max >> 8 or 2)
+    tile = data.draw(tile_shapes(shape).filter(lambda t: shape[0] * shape[1] < 30 * t[0] * t[1]))
+    hdu = fits.CompImageHDU(pixels, name="MASK", compression_type="PLIO_1", tile_shape=tile)
     image = fits.ImageHDU(np.zeros(pixels.shape, np.float32), name="IMAGE")
     path = write(tmp_path / "plio.fits", image=image, mask=hdu)
-    assert_as_astropy(path, "mask", [Box(2, 30, 5, 33)])
+    assert_as_astropy(path, "mask", data.draw(st.lists(boxes(shape), max_size=2)))
     with open_coadd(path) as coadd:
         assert coadd.layout("mask").fallback
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@examples(40)
 @given(data=st.data())
 def test_hcompress_goes_to_astropy(tmp_path: Path, data: st.DataObject) -> None:
-    shape = data.draw(st.tuples(st.sampled_from([8, 16, 24]), st.sampled_from([8, 20, 32])))
-    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    pixels = rng.normal(0, 1, shape).astype(np.float32)
+    """Lossless and lossy, smoothed or not; floats, integers and integers with a BZERO; smaller tiles at the edges."""
+    shape = data.draw(st.tuples(st.integers(4, 40), st.integers(4, 40)))
+    tile = data.draw(st.tuples(st.integers(4, shape[0]), st.integers(4, shape[1])))
+    if 0 < shape[0] % tile[0] < 4 or 0 < shape[1] % tile[1] < 4:
+        tile = shape  # astropy writes no HCOMPRESS tile of fewer than 4 rows or columns
+    dtype = data.draw(st.sampled_from([np.float32, np.float64, np.uint8, np.int16, np.uint16, np.int32]))
+    pixels = np.random.default_rng(data.draw(st.integers(0, 1000))).normal(100, 9, shape).astype(dtype)
     hdu = fits.CompImageHDU(
         pixels,
         name="IMAGE",
         compression_type="HCOMPRESS_1",
-        tile_shape=(8, shape[1]),
+        tile_shape=tile,
+        hcomp_scale=data.draw(st.sampled_from([0, 0, 3])),
+        hcomp_smooth=data.draw(st.booleans()),
         quantize_level=16.0,
         quantize_method=data.draw(st.sampled_from([-1, 1, 2])),
-        dither_seed=3,
+        dither_seed=data.draw(st.integers(1, 10000)),
     )
     path = write(tmp_path / "hcompress.fits", image=hdu)
-    assert_as_astropy(path, "image", data.draw(st.lists(boxes(shape), max_size=3)))
+    assert_as_astropy(path, "image", data.draw(st.lists(boxes(shape), max_size=2)))
     with open_coadd(path) as coadd:
         assert coadd.layout("image").fallback
 
@@ -287,7 +235,7 @@ def test_a_flipped_byte_of_a_gzipped_tile_is_found(tmp_path: Path, compression: 
                 coadd.read("image")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=SLOW_FIXTURE)
+@examples(100)
 @given(seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["cut", "zeros", "noise", "flip"]))
 def test_damaged_rice_tiles_end_in_pixels_or_an_error(tmp_path: Path, seed: int, kind: str) -> None:
     """Rice has no checksum: damage may pass as other pixels, but it neither crashes nor hangs."""

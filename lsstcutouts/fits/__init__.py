@@ -7,5 +7,7 @@ like inside its file is a `PlaneLayout`, plain data that can be kept and sent to
 
 from .coadd import Coadd, open_coadd
 from .layout import PLANES, PlaneLayout
+from .psf import PsfGrid
+from .salvage import salvage
 
-__all__ = ["PLANES", "Coadd", "PlaneLayout", "open_coadd"]
+__all__ = ["PLANES", "Coadd", "PlaneLayout", "PsfGrid", "open_coadd", "salvage"]

@@ -1,6 +1,7 @@
 """One coadd file: its grid, its planes and their pixels."""
 
 import os
+import re
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lsstcutouts.errors import (
@@ -17,16 +19,18 @@ from lsstcutouts.errors import (
     PlaneError,
     UnsupportedFormatError,
 )
-from lsstcutouts.geom import YX, Box, TanProjection
+from lsstcutouts.geom import YX, Box
 
+from .bitplanes import first_bit, mask_bits
 from .codecs import decode_tiles, rice_padding
-from .fallback import AstropyReader
-from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
+from .headers import BadStructureError, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
-from .source import ByteSource, open_source, read_extents
+from .psf import CellKernels, PsfGrid, cell_kernels
+from .source import ByteSource, LocalSource, open_source, read_extents
 from .structure import FileStructure, file_structure
 from .tables import plane_layout, table_size
-from .wcs import array_origin, astropy_wcs, tan_projection
+from .units import nanojansky_per_unit
+from .wcs import PixelProjection, array_origin, astropy_wcs, pixel_projection
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -34,18 +38,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Coadd", "open_coadd"]
 
+_EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
+
 
 def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
-    Only the headers that are needed are read; the pixels stay where they are.
+    Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
+    folder for temporary files and takes room there while it is open.
 
     Parameters
     ----------
     uri
         A path, or a URI that ``lsst.resources`` reads.
     size
-        Bytes that the file should have; None or less than one where that is not known.
+        Bytes that the file should have; None or less than one where that is not known. Where it is not, and for
+        files of this machine, every HDU is made sure to be there; a remote file is trusted to be whole when it has
+        this size, since each header of an afw file is a request.
 
     Raises
     ------
@@ -55,11 +64,13 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
         It is not FITS, is shorter than its own structure says, or not of ``size`` bytes.
     UnsupportedFormatError
         It is FITS, but no coadd: no image plane, or no place on a tract's pixel grid.
+    WriteError
+        It is gzipped and there is no room to inflate it.
     """
     source = open_source(uri)
     try:
         _check_size(source, size)
-        return Coadd(source)
+        return Coadd(source, whole=size is None or size < 1 or isinstance(source, LocalSource))
     except LsstCutoutsError:
         source.close()
         raise
@@ -77,6 +88,13 @@ class Coadd:
     A context manager; a coadd that is dropped closes its file as well. Closing while another thread reads is not
     safe: drop the coadd instead.
 
+    Parameters
+    ----------
+    source
+        The file.
+    whole
+        Whether to make sure that no HDU is missing.
+
     Attributes
     ----------
     uri
@@ -85,36 +103,45 @@ class Coadd:
         Its pixels, tract pixels, as the file says.
     """
 
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
+    def __init__(self, source: ByteSource, *, whole: bool = True) -> None:
         self.uri = source.uri
         self._lock = threading.Lock()
         self._hdus: dict[str, Hdu | None] = {}
         self._layouts: dict[str, PlaneLayout] = {}
-        self._astropy = AstropyReader(source)
         with self._named("image"):
-            self._structure: FileStructure = file_structure(source)
+            self._structure: FileStructure = file_structure(source, whole=whole)
+        # Another one where the file is gzipped.
+        self._source = self._structure.source
         image = self._hdu("image")
         with self._named("image"):
-            shape = _image_shape(image.cards)
-            self.bbox = Box.from_start(array_origin(image.cards), shape)
+            self.bbox = Box.from_start(array_origin(image.cards), _image_shape(image))
+
+    @cached_property
+    def data_id(self) -> dict[str, str]:
+        """What the Butler wrote into the header when it stored the file, such as ``tract``, ``patch`` and ``band``.
+
+        Empty where there is no such record.
+        """
+        cards = self._structure.primary.cards
+        prefix = "LSST BUTLER DATAID "
+        return {key.removeprefix(prefix).lower(): str(cards.get(key)) for key in cards if key.startswith(prefix)}
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """Which of image, mask and variance the file holds."""
-        return tuple(plane for plane in PLANES if self._find(plane) is not None)
+        """Which of image, mask and variance the file holds; after them ``mask2`` and so on, of more than 31 bits."""
+        return (*(plane for plane in PLANES if self._holds(plane)), *self._mask_hdus[1:])
 
     @cached_property
-    def projection(self) -> TanProjection:
-        """The gnomonic projection over tract pixels.
+    def projection(self) -> PixelProjection:
+        """From tract pixels to the sky, distortions and all.
 
         Raises
         ------
         UnsupportedFormatError
-            The file's WCS is another projection or has distortions.
+            The file's WCS is no gnomonic projection, with or without SIP distortions.
         """
         with self._named("image"):
-            return tan_projection(self._wcs_cards, self.bbox.start)
+            return pixel_projection(self._wcs_cards, self.bbox.start)
 
     @cached_property
     def wcs(self) -> "WCS":
@@ -124,16 +151,108 @@ class Coadd:
 
     @cached_property
     def mask_planes(self) -> dict[str, int]:
-        """Bits of the mask plane by name: ``MSKN``/``MSKM`` cards of ``lsst.images``, ``MP_`` cards of afw.
+        """Bits of the mask by name: ``MSKN``/``MSKM`` cards of ``lsst.images``, ``MP_`` cards of afw.
+
+        Counted over all mask HDUs, of which `lsst.images` writes one for every 31 planes: bit 31 is the first of
+        ``mask2``. `mask_place` says which plane to read.
 
         Raises
         ------
         PlaneError
             The file has no mask plane.
         """
-        cards = self._hdu("mask").cards
-        with self._named("mask"):
-            return _mask_planes(cards)
+        return {name: first_bit(plane) + bit for name, (plane, bit) in self._mask_places.items()}
+
+    def mask_place(self, name: str) -> tuple[str, int]:
+        """Return the plane (``mask``, ``mask2``, ...) and the bit in its pixels of a mask plane.
+
+        Raises
+        ------
+        PlaneError
+            The file has no mask, or no mask plane of this name.
+        """
+        place = self._mask_places.get(name)
+        if place is None:
+            raise PlaneError(f"{self.uri} has no mask plane {name!r}; it has {', '.join(sorted(self._mask_places))}")
+        return place
+
+    @cached_property
+    def _mask_places(self) -> dict[str, tuple[str, int]]:
+        places: dict[str, tuple[str, int]] = {}
+        for plane in self._mask_hdus or ("mask",):
+            cards = self._hdu(plane).cards
+            with self._named(plane):
+                places |= {name: (plane, bit) for name, bit in mask_bits(cards).items() if name not in places}
+        return places
+
+    @cached_property
+    def _mask_hdus(self) -> tuple[str, ...]:
+        """The planes that hold masks."""
+        planes = ["mask"] if self._holds("mask") else []
+        # Only lsst.images writes several; in afw files the search would read every header up to the end of the file.
+        while planes and "MSKN0000" in self._hdu(planes[-1]).cards and self._holds(f"mask{len(planes) + 1}"):
+            planes.append(f"mask{len(planes) + 1}")
+        return tuple(planes)
+
+    @cached_property
+    def flux_scale(self) -> float:
+        """NanoJansky for each unit of the stored image, by which its values are multiplied to be in nJy.
+
+        1.0 for files in nJy. Variances are multiplied by its square.
+
+        Raises
+        ------
+        FluxUnitError
+            The unit is none of flux density, or counts whose zero point the file does not give.
+        CorruptFileError
+            The zero point is damaged.
+        """
+        image = self._hdu("image")
+        with self._named("image"):
+            return nanojansky_per_unit(self._structure, image)
+
+    @property
+    def psf(self) -> PsfGrid:
+        """The cells of the coadd, each with a PSF of its own.
+
+        Raises
+        ------
+        PlaneError
+            The file has no PSF, or one that only the LSST stack evaluates: every file written by afw.
+        CorruptFileError
+            What the file says of its PSF is damaged.
+        UnsupportedFormatError
+            Its PSF is stored in an unknown way.
+        """
+        return self._kernels.cells
+
+    @cached_property
+    def _kernels(self) -> CellKernels:
+        with self._named("psf"):
+            return cell_kernels(self._structure)
+
+    def read_psf(self, cells: Sequence[int]) -> list[NDArray[np.float64]]:
+        """Return PSF kernels as stored, ``(y, x)`` of ``psf.kernel_shape``, read-only, in the order asked for.
+
+        The kernel of `lsst.images`' ``compute_kernel_image``, bit for bit. Its sum is not exactly 1.
+
+        Parameters
+        ----------
+        cells
+            Numbers of cells, from ``psf.cell_at``.
+
+        Raises
+        ------
+        ConfigurationError
+            A cell that is missing or not in the grid.
+        PlaneError, UnsupportedFormatError
+            As `psf`.
+        CorruptFileError
+            The file is damaged; the message names the tile.
+        """
+        kernels = self._kernels
+        with self._named("psf"):
+            return kernels.read(self._source, cells)
 
     def unit(self, plane: str) -> str:
         """Return the unit of a plane (``BUNIT``), an empty string where the file gives none."""
@@ -158,7 +277,8 @@ class Coadd:
         with self._named(plane):
             size = table_size(hdu)
             table = hdu.lead if len(hdu.lead) >= size else self._source.read(hdu.data_at, size)
-            layout = plane_layout(plane, hdu, table, self._source.size)
+            layout = plane_layout("mask" if plane.startswith("mask") else plane, hdu, table, self._source.size)
+            layout = layout if layout.plane == plane else replace(layout, plane=plane)
             if layout.shape != self.bbox.shape:
                 raise BadStructureError(f"{layout.shape} pixels, the image has {self.bbox.shape}")
             if (origin := array_origin(hdu.cards, self.bbox.start)) != self.bbox.start:
@@ -172,7 +292,7 @@ class Coadd:
         Parameters
         ----------
         plane
-            ``image``, ``mask`` or ``variance``.
+            ``image``, ``mask``, ``variance``; ``mask2`` and so on where `planes` has them.
         box
             In tract pixels; the whole plane by default. It may not leave `bbox`.
 
@@ -205,7 +325,7 @@ class Coadd:
         Parameters
         ----------
         plane
-            ``image``, ``mask`` or ``variance``.
+            ``image``, ``mask``, ``variance``; ``mask2`` and so on where `planes` has them.
         units
             Numbers of units, row by row over ``layout(plane).unit_grid``.
 
@@ -229,7 +349,6 @@ class Coadd:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._astropy.close()
         self._source.close()
 
     def __enter__(self) -> Self:
@@ -249,6 +368,12 @@ class Coadd:
         image = self._hdu("image")
         return image if "CTYPE1" in image.cards else self._structure.primary
 
+    def _holds(self, plane: str) -> bool:
+        """Whether the file has pixels of a plane."""
+        hdu = self._find(plane)
+        with self._named(plane):
+            return hdu is not None and not hdu.is_empty
+
     def _find(self, plane: str) -> Hdu | None:
         """Return the HDU of a plane, or None."""
         with self._lock, self._named(plane):
@@ -258,20 +383,20 @@ class Coadd:
 
     def _hdu(self, plane: str) -> Hdu:
         """Return the HDU of a plane that has to be there."""
-        if plane not in PLANES:
-            raise PlaneError(f"no plane is called {plane!r}; the planes of a coadd are {', '.join(PLANES)}")
+        if plane not in PLANES and not (_EXTRA_MASK.fullmatch(plane) and self._holds(plane)):
+            raise PlaneError(f"no plane is called {plane!r}; the planes of {self.uri} are {', '.join(self.planes)}")
         hdu = self._find(plane)
-        if hdu is None and plane == "image":
+        if hdu is not None and self._holds(plane):
+            return hdu
+        if plane == "image":
             raise UnsupportedFormatError(f"{self.uri} has no image plane: not a coadd, or not of a known layout")
-        if hdu is None:
-            raise PlaneError(f"{self.uri} has no {plane} plane; it has {', '.join(self.planes)}")
-        return hdu
+        raise PlaneError(
+            f"{self.uri} has {'no' if hdu is None else 'an empty'} {plane} plane; it has {', '.join(self.planes)}"
+        )
 
     def _decode(self, layout: PlaneLayout, rectangles: Sequence[Box]) -> list[NDArray[Any]]:
         """Return the pixels of rectangles in the grid of tiles."""
         with self._named(layout.plane):
-            if layout.fallback:
-                return [self._astropy.read(layout, layout.pixels_of(tiles)) for tiles in rectangles]
             numbers = [_tile_numbers(layout, tiles) for tiles in rectangles]
             flat = numbers[0] if len(numbers) == 1 else [tile for each in numbers for tile in each]
             padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
@@ -312,19 +437,9 @@ def _tile_numbers(layout: PlaneLayout, tiles: Box) -> list[int]:
     return [y * width + x for y in range(tiles.y0, tiles.y1) for x in range(tiles.x0, tiles.x1)]
 
 
-def _image_shape(cards: Cards) -> YX[int]:
+def _image_shape(image: Hdu) -> YX[int]:
     """Return the shape of the image, from its own or its compressed keywords."""
-    prefix = "Z" if cards.get("ZIMAGE") is True else ""
-    return YX(cards.integer(f"{prefix}NAXIS2"), cards.integer(f"{prefix}NAXIS1"))
-
-
-def _mask_planes(cards: Cards) -> dict[str, int]:
-    """Return the bit of each mask plane by name."""
-    planes: dict[str, int] = {}
-    for key in cards:
-        if key.startswith("MSKN") and key[4:].isdigit():
-            value = cards.integer(f"MSKM{key[4:]}", 1 << int(key[4:]), least=1)
-            planes[cards.string(key)] = value.bit_length() - 1
-        elif key.startswith("MP_"):
-            planes[key[3:]] = cards.integer(key, most=63)
-    return planes
+    axes = image.axes
+    if len(axes) != 2:
+        raise UnknownFeatureError(f"an image of {len(axes)} dimensions, not two")
+    return YX(y=axes[1], x=axes[0])

@@ -12,10 +12,11 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.geom import Box
+from lsstcutouts.geom import YX, Box
 
+from .fallback import decode_stream
 from .headers import BadStructureError
-from .layout import GZIPPED, VERBATIM, PlaneLayout, Quantisation
+from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
 
 __all__ = ["decode_tiles", "dequantise", "dither_sequence", "rice_padding"]
 
@@ -24,6 +25,17 @@ _RANDOM = 10_000
 
 _ZERO = -2147483646
 """The integer that SUBTRACTIVE_DITHER_2 keeps for pixels of exactly zero."""
+
+MOST_PIXELS_PER_BYTE, MOST_FREE_PIXELS = 2048, 1 << 16
+"""Pixels that a tile may have for each byte of its stream, and whatever its stream.
+
+No stream can hold more: deflate packs 1032 bytes into one, Rice 683 pixels (blocks of 256), PLIO 4095 into two; an
+HCOMPRESS stream of equal pixels has 25 bytes whatever their number. So what damaged bytes can make us allocate is
+bounded by their own number.
+"""
+
+_MOST_DEFLATED = 1032
+"""Bytes that one byte of a deflate stream can stand for (a match of 258 bytes in 2 bits)."""
 
 _MOST_SCRATCH = 1 << 18
 """Elements of the largest buffer that a thread keeps: 12 times a DP2 tile."""
@@ -65,7 +77,7 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
     Parameters
     ----------
     layout
-        Of the plane; not one with ``fallback``.
+        Of the plane.
     tiles
         The rectangle, in the grid of tiles.
     numbers, streams
@@ -81,8 +93,11 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
     BadStructureError
         The bytes of a tile are damaged; the message names the tile.
     """
-    out = np.empty(layout.pixels_of(tiles).shape, layout.dtype)
     columns = tiles.x1 - tiles.x0
+    shape = layout.pixels_of(tiles).shape
+    if shape.y * shape.x > MOST_PIXELS_PER_BYTE * sum(map(len, streams)) + MOST_FREE_PIXELS:
+        raise BadStructureError(f"tiles {numbers[0]} to {numbers[-1]}: fewer bytes than {shape} pixels can have")
+    out = np.empty(shape, layout.dtype)
     if columns == 1 and len(numbers) > 1 and _decode_strip(layout, numbers, streams, out):
         return out
     step = layout.tile_shape
@@ -93,7 +108,7 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
         try:
             # Infinities and overflows are the file's own values; nothing here is a reason to warn.
             with np.errstate(over="ignore", invalid="ignore"):
-                _decode_tile(layout, tile, stream, flat)
+                _decode_tile(layout, tile, stream, flat, YX(*target.shape))
         except BadStructureError as error:
             raise BadStructureError(f"tile {tile}: {error}") from error
         if columns > 1:
@@ -129,7 +144,7 @@ def _only_shuffled(layout: PlaneLayout) -> bool:
     )
 
 
-def _decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array) -> None:
+def _decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array, shape: YX[int]) -> None:
     """Decode one tile into ``out``: one-dimensional, contiguous, of type ``layout.dtype``."""
     kind = 0 if layout.kinds is None else int(layout.kinds[tile])
     quantisation = layout.quantisation
@@ -138,22 +153,25 @@ def _decode_tile(layout: PlaneLayout, tile: int, stream: memoryview, out: Array)
         _inflate(stream, planes)
         _unshuffle(planes[None], out[None])
     elif kind or quantisation is None:
-        _store(layout, _values(layout, stream, len(out), kind, lossless=True), out)
+        _store(layout, _values(layout, stream, shape, kind, lossless=True), out)
     else:
-        values = _values(layout, stream, len(out), kind, lossless=False)
+        values = _values(layout, stream, shape, kind, lossless=False)
         floats = out if layout.direct else np.empty(len(out), layout.stored)
         dequantise(values, quantisation, tile, floats)
         if not layout.direct:
             _store(layout, floats, out)
 
 
-def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossless: bool) -> Array:
-    """Return the ``n`` stored values of a tile, before any scaling."""
+def _values(layout: PlaneLayout, stream: memoryview, shape: YX[int], kind: int, *, lossless: bool) -> Array:
+    """Return the stored values of a tile, before any scaling."""
+    n = shape.y * shape.x
     if not len(stream):
         raise BadStructureError("no data")
+    if layout.fallback and not kind:
+        return decode_stream(layout.compression, stream, shape, layout.smooth)
     if layout.compression == "RICE_1" and not kind:
         return _rice(stream, n, *layout.rice)
-    if kind == VERBATIM or layout.compression in ("NONE", "NOCOMPRESS"):
+    if kind == VERBATIM or (kind == PLAIN and layout.compression in ("NONE", "NOCOMPRESS")):
         data = np.frombuffer(stream, np.uint8)
     else:
         data = _inflate_any(stream, 8 * n)
@@ -171,6 +189,8 @@ def _values(layout: PlaneLayout, stream: memoryview, n: int, kind: int, *, lossl
 
 def _store(layout: PlaneLayout, values: Array, out: Array) -> None:
     """Apply ``BSCALE``, ``BZERO`` and ``BLANK`` as astropy does, and round once to the delivered type."""
+    if layout.stored.kind in "iu":  # a stream may have wider or narrower integers than the plane
+        values = values.astype(layout.stored, copy=False)
     if layout.direct:
         np.copyto(out, values, casting="unsafe")
         return
@@ -191,7 +211,7 @@ def _store(layout: PlaneLayout, values: Array, out: Array) -> None:
 
 def _store_mask(layout: PlaneLayout, values: Array, out: Array) -> None:
     """Apply ``BZERO`` to mask bits; unsigned 32-bit masks keep their bits."""
-    if layout.bscale != 1.0 or layout.bzero != int(layout.bzero):
+    if layout.bscale != 1.0 or layout.bzero != int(layout.bzero) or abs(layout.bzero) > 1 << 32:
         raise BadStructureError(f"a mask with BSCALE {layout.bscale} and BZERO {layout.bzero}")
     wide = values.astype(np.int64) + int(layout.bzero)
     np.copyto(out, wide, casting="unsafe")
@@ -205,6 +225,7 @@ def _gzip_length(stream: memoryview) -> int:
 def _inflate_any(stream: memoryview, most: int) -> NDArray[np.uint8]:
     """Return the bytes of a gzip stream, in scratch memory; a claim of more than ``most`` is not believed."""
     length = _gzip_length(stream)
+    most = min(most, _MOST_DEFLATED * len(stream))
     if not 0 < length <= most:
         raise BadStructureError(f"a gzip stream of {length} bytes where at most {most} can be")
     out = _scratch.get("u1", length)

@@ -1,20 +1,34 @@
 """FITS headers and table rows as plain values (FITS standard 4.0, sections 3.3, 4 and 7.3)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .source import ByteSource
 
-__all__ = ["BLOCK", "BadStructureError", "Cards", "Hdu", "UnknownFeatureError", "read_hdu", "table_dtype"]
+__all__ = [
+    "BLOCK",
+    "BadStructureError",
+    "Cards",
+    "GzippedFileError",
+    "Hdu",
+    "UnknownFeatureError",
+    "read_hdu",
+    "table_column",
+    "table_dtype",
+]
 
 BLOCK = 2880
 """FITS files are made of blocks of this many bytes."""
 
 _CARD = 80
 _END = b"END" + b" " * 77
+_GZIP = b"\x1f\x8b"
 _LARGEST_HEADER = 2000 * BLOCK
 _LEAD = 8 * BLOCK
 """Bytes read with a header: most headers, and with DP2 the tile table behind it, fit one read."""
@@ -44,6 +58,10 @@ class BadStructureError(ValueError):
 
 class UnknownFeatureError(ValueError):
     """Valid FITS that this package does not read; becomes an `UnsupportedFormatError` with the URI."""
+
+
+class GzippedFileError(UnknownFeatureError):
+    """A file that is gzipped as a whole: it can be read after inflating it, but not in place."""
 
 
 class Cards:
@@ -92,9 +110,10 @@ class Cards:
         value = self.get(key, default)
         if value is None and key in self:
             value = default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise BadStructureError(f"header keyword {key} is {value!r}, not a number")
-        return value
+        # numpy takes integers beyond 64 bits for Python objects.
+        return float(value) if abs(value) >= 2**63 else value
 
     def integer(self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**62) -> int:
         """Return a whole number from ``least`` to ``most``.
@@ -137,6 +156,20 @@ class Hdu:
         """First byte after the data's last block."""
         return self.data_at + -(-self.data_size // BLOCK) * BLOCK
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Lengths of the image's axes, x first: its own or, where it is compressed, those of what it holds."""
+        prefix = "Z" if self.cards.get("ZIMAGE") is True else ""
+        return tuple(
+            self.cards.integer(f"{prefix}NAXIS{n}")
+            for n in range(1, self.cards.integer(f"{prefix}NAXIS", 0, most=999) + 1)
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are no pixels."""
+        return 0 in self.axes or not self.axes
+
 
 def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
     """Read the header at byte ``at``.
@@ -145,8 +178,12 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
     ------
     BadStructureError
         There is no header, it has no end, or its data would reach beyond the end of the file.
+    GzippedFileError
+        The file is gzipped.
     """
     raw = source.read(at, min(_LEAD, source.size - at)) if at < source.size else b""
+    if at == 0 and raw.startswith(_GZIP):
+        raise GzippedFileError("gzipped, and its content is gzipped again")
     if not raw.startswith((b"SIMPLE  =", b"XTENSION=")):
         raise BadStructureError(f"no FITS header at byte {at}")
     length = _header_length(raw)
@@ -185,12 +222,38 @@ def table_dtype(cards: Cards) -> np.dtype[np.void]:
             raise BadStructureError(f"header keyword TFORM{n} is {cards.get(f'TFORM{n}')!r}")
         fields.append((cards.string(f"TTYPE{n}", f"COLUMN {n}").upper(), _column(*match.groups())))
     try:
-        dtype = np.dtype(fields)
+        width, dtype = sum(np.dtype(kind).itemsize for _, kind in fields), np.dtype(fields)
     except ValueError as error:
         raise BadStructureError(f"table columns: {error}") from error
-    if dtype.itemsize != cards.integer("NAXIS1"):
-        raise BadStructureError(f"table rows of {cards.get('NAXIS1')} bytes, but columns of {dtype.itemsize}")
+    # Not `dtype.itemsize`: numpy lets the sum of large columns overflow, to offsets that point outside the row.
+    if width != cards.integer("NAXIS1", least=1):
+        raise BadStructureError(f"table rows of {cards.get('NAXIS1')} bytes, but columns of {width}")
     return dtype
+
+
+def table_column(rows: NDArray[np.void], name: str, kinds: str, *shape: int) -> NDArray[Any]:
+    """Return a column of a table.
+
+    Parameters
+    ----------
+    rows
+        The table.
+    name
+        Of a column that is there.
+    kinds
+        The kinds that it may have, as numpy's ``dtype.kind``.
+    shape
+        Of a cell; nothing for single values.
+
+    Raises
+    ------
+    BadStructureError
+        It has values of another kind or shape.
+    """
+    column: NDArray[Any] = rows[name]
+    if column.dtype.kind not in kinds or column.shape != (len(rows), *shape):
+        raise BadStructureError(f"column {name} has cells of type {rows.dtype[name]}")
+    return column
 
 
 def _column(count: str, code: str) -> str:

@@ -70,12 +70,14 @@ class PlaneLayout:
         Of floats stored as integers, or None.
     rice
         ``(BLOCKSIZE, BYTEPIX)``.
+    smooth
+        HCOMPRESS's ``SMOOTH``.
     bscale, bzero, blank
         Scaling of the stored values, and the integer that stands for NaN.
     hdu
         Number of the HDU in the file.
     fallback
-        Whether only astropy decodes this plane.
+        Whether only astropy decodes its tiles.
     """
 
     plane: str
@@ -92,6 +94,7 @@ class PlaneLayout:
     kinds: NDArray[np.uint8] | None
     quantisation: Quantisation | None
     rice: tuple[int, int]
+    smooth: int
     bscale: float
     bzero: float
     blank: int | None

@@ -1,15 +1,17 @@
 """Bytes of one file, from wherever it is: read at an offset, by any number of threads."""
 
-import contextlib
 import io
 import os
-import threading
+import stat
 import weakref
 from collections.abc import Buffer, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lsstcutouts.errors import CorruptFileError, MissingFileError, ReadError, TransientReadError
+from lsstcutouts.errors import ReadError, TransientReadError
+from lsstcutouts.retry import Retry
+
+from .remote import HttpSource, RemoteSource, without_query
+from .translate import complete, translated
 
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
@@ -18,6 +20,8 @@ __all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "open_sour
 
 _LARGEST_READ = 8 << 20
 """Bytes after which a run of neighbouring tiles is split, so that one call never holds a whole file."""
+
+_RETRY = Retry()
 
 
 class ByteSource(Protocol):
@@ -41,57 +45,48 @@ class LocalSource:
     """A file of this machine, read with ``pread``: no shared position, no lock, no interpreter lock held."""
 
     gap = 16 << 10
+    _retry: Retry = _RETRY
+    _finalizer: "weakref.finalize[[int], Any] | None" = None
 
-    def __init__(self, path: str, uri: str) -> None:
+    def __init__(self, path: str, uri: str, retry: Retry = _RETRY) -> None:
         self.uri = uri
-        with _translated(uri):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._retry = retry
+        self._fd = -1
+        self.size = retry.call(lambda: self._open(path), uri)
+
+    def _open(self, path: str) -> int:
+        """Open the file and return its size."""
+        with translated(self.uri):
+            # Without O_NONBLOCK a named pipe would wait for a writer, for ever; to files it makes no difference.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._finalizer = weakref.finalize(self, os.close, self._fd)
-            self.size = os.fstat(self._fd).st_size
-        if Path(path).is_dir():
+            status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise ReadError(f"{uri} is a directory, not a FITS file")
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise ReadError(f"{self.uri} is {kind}, not a FITS file")
+        return status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``offset``."""
-        with _translated(self.uri):
+        try:
+            return self._read(offset, length)
+        except TransientReadError:
+            # A network file system that does not answer; tried again only here, off the path of every tile.
+            return self._retry.call(lambda: self._read(offset, length), self.uri)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        with translated(self.uri):
             data = os.pread(self._fd, length, offset)
             while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
                 data += more
-        return _complete(data, offset, length, self.uri)
+        return complete(data, offset, length, self.uri)
 
     def close(self) -> None:
         """Close the file descriptor; reads after this raise."""
         self._fd = -1
-        self._finalizer()
-
-
-class RemoteSource:
-    """Any URI that ``lsst.resources`` reads: one handle, one request at a time."""
-
-    gap = 512 << 10
-
-    def __init__(self, path: "ResourcePath") -> None:
-        self.uri = str(path)
-        self._lock = threading.Lock()
-        stack = contextlib.ExitStack()
-        self._finalizer = weakref.finalize(self, stack.close)
-        with _translated(self.uri):
-            self.size = path.size()
-            self._handle: Any = stack.enter_context(path.open("rb"))
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``offset``."""
-        with self._lock, _translated(self.uri):
-            self._handle.seek(offset)
-            data = self._handle.read(length)
-            while len(data) < length and (more := self._handle.read(length - len(data))):
-                data += more
-        return _complete(data, offset, length, self.uri)
-
-    def close(self) -> None:
-        """Close the remote handle; reads after this raise."""
-        self._finalizer()
+        if self._finalizer is not None:
+            self._finalizer()
 
 
 class SourceFile(io.RawIOBase):
@@ -129,22 +124,45 @@ class SourceFile(io.RawIOBase):
         return length
 
 
-def open_source(uri: "str | os.PathLike[str] | ResourcePath") -> ByteSource:
+def open_source(uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = _RETRY) -> ByteSource:
     """Open a path, a ``file://`` URI or any URI that ``lsst.resources`` knows.
+
+    Parameters
+    ----------
+    uri
+        Where the file is.
+    retry
+        How often and how long passing failures are tried again, now and in every read.
 
     Raises
     ------
     MissingFileError
         There is no such file.
+    AccessDeniedError, AuthenticationError
+        It may not be read, by this user or with these credentials.
+    ReadTimeoutError, TransientReadError
+        There was no answer, or none that helps, also when it was tried again.
     ReadError
-        It cannot be opened for another reason.
+        It cannot be opened for another reason: a directory, a server that knows no byte ranges.
+    DependencyError
+        The package for this kind of URI is not installed.
     """
     if isinstance(uri, os.PathLike) or (isinstance(uri, str) and "://" not in uri):
-        return LocalSource(os.fspath(uri), str(uri))
+        return LocalSource(os.fspath(uri), str(uri), retry)
+    with translated(without_query(str(uri))):
+        path = _resource(uri)
+    if path.isLocal:
+        return LocalSource(path.ospath, str(path), retry)
+    return HttpSource(path, retry) if path.scheme in {"http", "https", "s3"} else RemoteSource(path, retry)
+
+
+def _resource(uri: "str | ResourcePath") -> "ResourcePath":
     from lsst.resources import ResourcePath
 
-    path = ResourcePath(uri, forceDirectory=False)
-    return LocalSource(path.ospath, str(path)) if path.isLocal else RemoteSource(path)
+    try:
+        return ResourcePath(uri, forceDirectory=False)
+    except (NotImplementedError, ValueError) as error:
+        raise ReadError(f"{without_query(str(uri))} is no URI that can be read: {error}") from error
 
 
 def read_extents(
@@ -188,31 +206,3 @@ def _runs(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[tuple[
     if members:
         runs.append((members, start, stop))
     return runs
-
-
-def _complete(data: bytes, offset: int, length: int, uri: str) -> bytes:
-    """Return ``data``, or raise if the file ended before ``length`` bytes."""
-    if len(data) != length:
-        raise CorruptFileError(f"{uri} ends at byte {offset + len(data)}, inside what should reach {offset + length}")
-    return data
-
-
-class _translated:  # noqa: N801 - reads as a clause of `with`; a class, since a generator costs 1 microsecond a read
-    """Turn operating-system errors of the block into this package's, with the URI."""
-
-    __slots__ = ("_uri",)
-
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError) or isinstance(error, ReadError):
-            return
-        if isinstance(error, FileNotFoundError):
-            raise MissingFileError(f"no file at {self._uri}: {error}") from error
-        if isinstance(error, TimeoutError | ConnectionError):
-            raise TransientReadError(f"cannot read {self._uri} now: {error}") from error
-        raise ReadError(f"cannot read {self._uri}: {error}") from error

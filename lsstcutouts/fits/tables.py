@@ -1,5 +1,6 @@
 """From a plane's header and tile table to its `PlaneLayout` (FITS standard 4.0, section 10.1)."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,14 @@ from numpy.typing import NDArray
 
 from lsstcutouts.geom import YX
 
-from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError, table_dtype
+from .fallback import FALLBACK_COMPRESSIONS
+from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError, table_column, table_dtype
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
 
-__all__ = ["plane_layout", "table_size"]
+__all__ = ["kernel_layout", "plane_layout", "table_size"]
 
 FAST_COMPRESSIONS = ("NONE", "NOCOMPRESS", "GZIP_1", "GZIP_2", "RICE_1")
-"""Compressions with a decoder here; others go to astropy."""
+"""Compressions with a decoder that threads run side by side; `FALLBACK_COMPRESSIONS` go to astropy."""
 
 LEAST_UNIT_BYTES, UNIT_BYTES = 50_000, 200_000
 """Tiles that are smaller than the first when decoded are grouped up to the second, to one cache unit.
@@ -24,6 +26,10 @@ DP1's one-row tiles (190 kB) are one unit, as a 64-pixel box would otherwise cos
 
 _MOST_TILE_PIXELS = 1 << 26
 _MOST_PIXELS = 1 << 40
+_LARGEST_BLOCK = 256
+_MOST_KERNEL_PIXELS = 1 << 20
+"""Pixels of the largest image in a cube; those of PSFs have 35 x 35."""
+
 _DITHERS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
 _STORED = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
@@ -51,10 +57,52 @@ def plane_layout(plane: str, hdu: Hdu, table: bytes, file_size: int) -> PlaneLay
     """
     cards = hdu.cards
     if cards.get("ZIMAGE") is True:
-        return _compressed(plane, hdu, table, file_size)
-    if cards.string("XTENSION", "IMAGE") != "IMAGE":
-        raise UnknownFeatureError(f"HDU {hdu.index} is a {cards.string('XTENSION')}, not an image")
+        return _compressed(plane, hdu, table, file_size, _shape(cards, "Z"))
+    _check_image(hdu)
     return _uncompressed(plane, hdu)
+
+
+def kernel_layout(name: str, hdu: Hdu, table: bytes, file_size: int) -> tuple[PlaneLayout, YX[int], YX[int]]:
+    """Return the layout of a cube ``(grid y, grid x, y, x)`` of floats.
+
+    Parameters
+    ----------
+    name, hdu, table, file_size
+        As for `plane_layout`.
+
+    Returns
+    -------
+    layout
+        As if the cube were one of its images. Its tiles are those of the first image, then those of the next one.
+    grid
+        Rows and columns of images.
+    depth
+        Rows and columns of images that share their tiles; they count as one image then.
+
+    Raises
+    ------
+    BadStructureError
+        Header and table contradict each other or the file's size.
+    UnknownFeatureError
+        Not four-dimensional, not of floats, or of more than `_MOST_KERNEL_PIXELS` an image.
+    """
+    cards, depth = hdu.cards, YX(1, 1)
+    compressed = cards.get("ZIMAGE") is True
+    grid, shape = _cube_shape(cards, "Z" if compressed else "")
+    if compressed:
+        depth = YX(
+            y=min(grid.y, cards.integer("ZTILE4", 1, least=1)), x=min(grid.x, cards.integer("ZTILE3", 1, least=1))
+        )
+        tile, shared = _tile_shape(cards, shape), _grid(grid, depth)
+        if depth.y * depth.x * tile.y * tile.x > _MOST_TILE_PIXELS:
+            raise UnknownFeatureError(f"tiles of {depth.y} x {depth.x} x {tile.y} x {tile.x} pixels")
+        layout = _compressed(name, hdu, table, file_size, shape, shared.y * shared.x)
+    else:
+        _check_image(hdu)
+        layout = _uncompressed_kernels(name, hdu, grid, shape)
+    if layout.stored.kind != "f":
+        raise UnknownFeatureError(f"pixels of type {layout.stored}, not floats")
+    return replace(layout, dtype=layout.stored), grid, depth
 
 
 def table_size(hdu: Hdu) -> int:
@@ -67,36 +115,60 @@ def table_size(hdu: Hdu) -> int:
     return size
 
 
+def _check_image(hdu: Hdu) -> None:
+    """Refuse an HDU that is neither a compressed image nor a plain one."""
+    if hdu.cards.string("XTENSION", "IMAGE") != "IMAGE":
+        raise UnknownFeatureError(f"HDU {hdu.index} is a {hdu.cards.string('XTENSION')}, not an image")
+
+
 def _uncompressed(plane: str, hdu: Hdu) -> PlaneLayout:
     """Return the layout of a plain image: its tiles are strips of rows that make a cache unit each."""
     cards = hdu.cards
     shape, stored = _shape(cards, ""), _stored(cards, "BITPIX")
+    if shape.y * shape.x * stored.itemsize > hdu.data_size:
+        raise BadStructureError(f"{shape} pixels in {hdu.data_size} bytes")
     tile = YX(max(1, min(shape.y, UNIT_BYTES // (4 * shape.x))), shape.x)
     row_bytes = shape.x * stored.itemsize
     first_rows = np.arange(_grid(shape, tile).y, dtype=np.int64) * tile.y
+    offsets, sizes = hdu.data_at + first_rows * row_bytes, np.minimum(tile.y, shape.y - first_rows) * row_bytes
+    return _plain(plane, hdu, shape, tile, offsets, sizes)
+
+
+def _uncompressed_kernels(name: str, hdu: Hdu, grid: YX[int], shape: YX[int]) -> PlaneLayout:
+    """Return the layout of a plain cube: each of its images is one tile."""
+    size, count = shape.y * shape.x * _stored(hdu.cards, "BITPIX").itemsize, grid.y * grid.x
+    if size * count > hdu.data_size:
+        raise BadStructureError(f"{count} images of {size} bytes in {hdu.data_size}")
+    return _plain(name, hdu, shape, shape, hdu.data_at + np.arange(count) * size, np.full(count, size))
+
+
+def _plain(
+    plane: str, hdu: Hdu, shape: YX[int], tile: YX[int], offsets: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> PlaneLayout:
     return PlaneLayout(
         **_grids(shape, tile, tile),
-        **_values(cards, plane, stored),
+        **_values(hdu.cards, plane, _stored(hdu.cards, "BITPIX")),
         compression="NONE",
-        offsets=hdu.data_at + first_rows * row_bytes,
-        sizes=np.minimum(tile.y, shape.y - first_rows) * row_bytes,
+        offsets=offsets,
+        sizes=sizes,
         kinds=None,
         quantisation=None,
         rice=(32, 4),
+        smooth=0,
         hdu=hdu.index,
         fallback=False,
     )
 
 
-def _compressed(plane: str, hdu: Hdu, table: bytes, file_size: int) -> PlaneLayout:
-    """Return the layout of a tile-compressed image."""
+def _compressed(plane: str, hdu: Hdu, table: bytes, file_size: int, shape: YX[int], layers: int = 1) -> PlaneLayout:
+    """Return the layout of a tile-compressed image, or of ``layers`` images of this shape one after the other."""
     cards = hdu.cards
-    shape, stored = _shape(cards, "Z"), _stored(cards, "ZBITPIX")
-    tile = _tile_shape(cards, shape)
-    rows = _tile_rows(cards, table, _grid(shape, tile))
+    stored, tile = _stored(cards, "ZBITPIX"), _tile_shape(cards, shape)
+    rows = _tile_rows(cards, table, _grid(shape, tile), layers)
     quantisation = _quantisation(cards, rows, stored)
     compression = {"RICE_ONE": "RICE_1"}.get(cards.string("ZCMPTYPE"), cards.string("ZCMPTYPE"))
-    rice = _rice(cards)
+    settings = _settings(cards)
+    _check_known(cards, compression, quantisation, rows, settings)
     offsets, sizes, kinds = _extents(hdu, rows)
     if int((offsets + sizes).max(initial=0)) > min(file_size, hdu.data_at + hdu.data_size):
         raise BadStructureError("tiles outside the data of their HDU")
@@ -108,16 +180,29 @@ def _compressed(plane: str, hdu: Hdu, table: bytes, file_size: int) -> PlaneLayo
         sizes=sizes,
         kinds=kinds if kinds.any() else None,
         quantisation=quantisation,
-        rice=rice,
+        rice=(settings["BLOCKSIZE"], settings["BYTEPIX"]),
+        smooth=settings["SMOOTH"],
         hdu=hdu.index,
-        fallback=(
-            compression not in FAST_COMPRESSIONS
-            or _element_size(cards, "COMPRESSED_DATA") != 1
-            or (quantisation is not None and quantisation.method not in _DITHERS)
-            or (quantisation is None and "ZBLANK" in _names(rows))
-            or (compression == "RICE_1" and (rice[1] not in (1, 2, 4) or not 1 <= rice[0] <= 256))
-        ),
+        fallback=compression in FALLBACK_COMPRESSIONS,
     )
+
+
+def _check_known(
+    cards: Cards, compression: str, quantisation: Quantisation | None, rows: NDArray[np.void], settings: dict[str, int]
+) -> None:
+    """Refuse what no decoder here knows."""
+    if compression not in FAST_COMPRESSIONS + FALLBACK_COMPRESSIONS:
+        raise UnknownFeatureError(f"compression {compression or cards.get('ZCMPTYPE')!r}")
+    # The elements of a PLIO list are words; streams of the others are bytes, whatever astropy would make of words.
+    if _element_size(cards, "COMPRESSED_DATA") != (2 if compression == "PLIO_1" else 1):
+        raise UnknownFeatureError(f"{compression} data in elements of {_element_size(cards, 'COMPRESSED_DATA')} bytes")
+    if quantisation is not None and quantisation.method not in _DITHERS:
+        raise UnknownFeatureError(f"quantisation {quantisation.method!r}")
+    if quantisation is None and "ZBLANK" in _names(rows):
+        raise UnknownFeatureError("a ZBLANK column in a plane that is not quantised")
+    block, width = settings["BLOCKSIZE"], settings["BYTEPIX"]
+    if compression == "RICE_1" and (width not in (1, 2, 4) or not 1 <= block <= _LARGEST_BLOCK):
+        raise UnknownFeatureError(f"RICE_1 with BLOCKSIZE {block} and BYTEPIX {width}")
 
 
 def _tile_shape(cards: Cards, shape: YX[int]) -> YX[int]:
@@ -130,11 +215,12 @@ def _tile_shape(cards: Cards, shape: YX[int]) -> YX[int]:
     return tile
 
 
-def _tile_rows(cards: Cards, table: bytes, grid: YX[int]) -> NDArray[np.void]:
+def _tile_rows(cards: Cards, table: bytes, grid: YX[int], layers: int) -> NDArray[np.void]:
     """Return the rows of the tile table, one for each tile."""
-    if grid.y * grid.x != cards.integer("NAXIS2"):
-        raise BadStructureError(f"{cards.get('NAXIS2')} table rows for {grid.y} x {grid.x} tiles")
-    return np.frombuffer(table, table_dtype(cards), grid.y * grid.x)
+    tiles = layers * grid.y * grid.x
+    if tiles != cards.integer("NAXIS2"):
+        raise BadStructureError(f"{cards.get('NAXIS2')} table rows for {layers} x {grid.y} x {grid.x} tiles")
+    return np.frombuffer(table, table_dtype(cards), tiles)
 
 
 def _names(rows: NDArray[np.void]) -> tuple[str, ...]:
@@ -159,16 +245,17 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
             sizes[empty] = other[empty, 0] * _element_size(cards, name)
             offsets[empty] = other[empty, 1]
             kinds[empty & (sizes > 0)] = kind
-    if int(sizes.min(initial=0)) < 0 or int(offsets.min(initial=0)) < 0:
-        raise BadStructureError("a tile with a negative size or place")
+    # Streams that tiles share would let a small file stand for a huge plane.
+    if int(sizes.sum()) > hdu.data_size:
+        raise BadStructureError(f"tiles of {int(sizes.sum())} bytes in {hdu.data_size}")
     return heap + offsets, sizes, kinds
 
 
 def _descriptors(rows: NDArray[np.void], name: str) -> NDArray[np.int64]:
     """Return the (number of elements, byte in the heap) pairs of a variable-length column, (n, 2)."""
-    pairs: NDArray[np.int64] = rows[name].astype(np.int64)
-    if pairs.shape != (len(rows), 2):
-        raise BadStructureError(f"column {name} is no column of variable length")
+    pairs: NDArray[np.int64] = table_column(rows, name, "i", 2).astype(np.int64)
+    if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) <= _MOST_PIXELS:
+        raise BadStructureError(f"column {name} has a tile with an impossible size or place")
     return pairs
 
 
@@ -178,7 +265,7 @@ def _quantisation(cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any]) -
         return None
     blank: int | NDArray[np.int64] | None = None
     if "ZBLANK" in _names(rows):
-        blank = rows["ZBLANK"].astype(np.int64)
+        blank = table_column(rows, "ZBLANK", "iu").astype(np.int64)
     elif "ZBLANK" in cards or "BLANK" in cards:
         blank = cards.integer("ZBLANK" if "ZBLANK" in cards else "BLANK", least=-(2**62))
     return Quantisation(
@@ -193,20 +280,24 @@ def _quantisation(cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any]) -
 def _per_tile(cards: Cards, rows: NDArray[np.void], name: str) -> NDArray[np.float64]:
     """Return a column, or the keyword that stands for one with equal values."""
     if name in _names(rows):
-        return rows[name].astype(np.float64)
-    return np.full(len(rows), cards.number(name, 0.0))
+        return table_column(rows, name, "f").astype(np.float64)
+    return np.full(len(rows), float(cards.number(name, 0.0)))
 
 
-def _rice(cards: Cards) -> tuple[int, int]:
-    """Return block size and bytes a pixel of the Rice coder (``ZNAMEi`` and ``ZVALi``)."""
-    settings = {"BLOCKSIZE": 32, "BYTEPIX": 4}
+def _settings(cards: Cards) -> dict[str, int]:
+    """Return the settings of the coder (``ZNAMEi`` and ``ZVALi``), or what the standard says where there are none."""
+    settings = {"BLOCKSIZE": 32, "BYTEPIX": 4, "SMOOTH": 0}
     for n in range(1, 1000):
         if f"ZNAME{n}" not in cards:
             break
         name = cards.string(f"ZNAME{n}").upper()
         if name in settings:
-            settings[name] = cards.integer(f"ZVAL{n}", least=-(2**31), most=2**31)
-    return settings["BLOCKSIZE"], settings["BYTEPIX"]
+            value = cards.get(f"ZVAL{n}")
+            if isinstance(value, bool):  # as SMOOTH may be
+                settings[name] = int(value)
+            else:
+                settings[name] = cards.integer(f"ZVAL{n}", least=-(2**31), most=2**31 - 1)
+    return settings
 
 
 def _element_size(cards: Cards, column: str) -> int:
@@ -252,6 +343,16 @@ def _shape(cards: Cards, prefix: str) -> YX[int]:
     if shape.y * shape.x == 0 or shape.y * shape.x > _MOST_PIXELS:
         raise UnknownFeatureError(f"an image of {shape.y} x {shape.x} pixels")
     return shape
+
+
+def _cube_shape(cards: Cards, prefix: str) -> tuple[YX[int], YX[int]]:
+    """Return the grid of a four-dimensional cube of small images, and the shape of one."""
+    if cards.integer(f"{prefix}NAXIS", most=999) != 4:
+        raise UnknownFeatureError(f"an array of {cards.get(f'{prefix}NAXIS')} dimensions, not four")
+    x, y, columns, rows = (cards.integer(f"{prefix}NAXIS{n}", least=1) for n in range(1, 5))
+    if y * x > _MOST_KERNEL_PIXELS or rows * columns > _MOST_PIXELS:
+        raise UnknownFeatureError(f"an array of {rows} x {columns} x {y} x {x} pixels")
+    return YX(rows, columns), YX(y, x)
 
 
 def _stored(cards: Cards, key: str) -> np.dtype[Any]:

@@ -64,6 +64,8 @@ class SimulationConfig:
         DP2 only: whether files carry the ``rejected`` mask fraction plane.
     noise_realizations
         DP2 only: number of noise planes in a file.
+    dataset_type
+        Name under which the repository holds the coadds, such as ``"deepCoadd_calexp"`` or ``"template_coadd"``.
     """
 
     release: Literal["dp2", "dp1"] = "dp2"
@@ -81,6 +83,7 @@ class SimulationConfig:
     holes: bool = True
     mask_fractions: bool = False
     noise_realizations: int = 0
+    dataset_type: str = "deep_coadd"
 
     def __post_init__(self) -> None:
         _one_of("release", self.release, ("dp2", "dp1"))
@@ -89,6 +92,8 @@ class SimulationConfig:
         _whole("targets", self.targets, 1)
         _whole("seed", self.seed, 0)
         _whole("noise_realizations", self.noise_realizations, 0)
+        if not (isinstance(self.dataset_type, str) and self.dataset_type.isidentifier()):
+            raise ConfigurationError(f"dataset_type={self.dataset_type!r} must be a name of letters, digits and _")
         if not 0.0 <= self.lens_fraction <= 1.0:
             raise ConfigurationError(f"lens_fraction={self.lens_fraction!r} must lie between 0 and 1")
         # Every derived value is asked for once here, so that a mistake shows where it was made.

@@ -1,5 +1,6 @@
 """DP1 files: an exposure in the FITS layout of the LSST package ``afw``, written with astropy."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ ARCHIVE_HDU = 5
 """1-based number of the archive index, as the primary header names it."""
 
 
-def write_exposure(path: Path, pixels: CoaddPixels, skymap: SimulatedSkyMap, rng: np.random.Generator) -> None:
+def write_exposure(
+    path: Path, pixels: CoaddPixels, skymap: SimulatedSkyMap, rng: np.random.Generator, data_id: Mapping[str, object]
+) -> None:
     """Write a coadd as an afw exposure.
 
     Parameters
@@ -55,6 +58,8 @@ def write_exposure(path: Path, pixels: CoaddPixels, skymap: SimulatedSkyMap, rng
         Its skymap.
     rng
         Shuffles the mask planes over the bits.
+    data_id
+        What the Butler's provenance in the header says of the file.
     """
     bits = _mask_bits(rng)
     geometry = _geometry_cards(pixels.box, skymap)
@@ -62,6 +67,8 @@ def write_exposure(path: Path, pixels: CoaddPixels, skymap: SimulatedSkyMap, rng
     primary = fits.PrimaryHDU()
     primary.header["AR_HDU"] = (ARCHIVE_HDU, "HDU (1-indexed) of the archive index")
     primary.header["FILTER"] = pixels.band
+    for name, value in data_id.items():
+        primary.header[f"HIERARCH LSST BUTLER DATAID {name.upper()}"] = value
     hdus = [
         primary,
         _plane("IMAGE", _image(pixels), [("BUNIT", "nJy"), *geometry]),
@@ -143,7 +150,8 @@ def _archive_index() -> fits.BinTableHDU:
     ]
     hdu = fits.BinTableHDU.from_columns(columns, name="ARCHIVE_INDEX")
     hdu.header["EXTTYPE"] = "ARCHIVE_INDEX"
-    hdu.header["AR_NCAT"] = 1
+    hdu.header["AR_CATN"] = 0
+    hdu.header["AR_NCAT"] = 2  # with the index
     return hdu
 
 
@@ -151,5 +159,5 @@ def _archive_table() -> fits.BinTableHDU:
     columns = [fits.Column("band", "8A", array=["any"])]
     hdu = fits.BinTableHDU.from_columns(columns, name="FilterLabel")
     hdu.header["EXTTYPE"] = "ARCHIVE_DATA"
-    hdu.header["AR_CATN"] = 0
+    hdu.header["AR_CATN"] = 1
     return hdu

@@ -16,6 +16,7 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
     Butler,
     CollectionType,
     Config,
+    DatasetProvenance,
     DatasetRef,
     DatasetType,
     FileDataset,
@@ -33,7 +34,6 @@ from .skymap import SimulatedSkyMap, skymap_of
 
 __all__ = ["SimulatedRepository", "simulate"]
 
-DATASET_TYPE = "deep_coadd"
 TRUTH = "truth.parquet"
 DESCRIPTION = "simulation.json"
 
@@ -78,7 +78,7 @@ class SimulatedRepository:
     bands: tuple[str, ...]
     missing: tuple[tuple[int, str], ...]
     release: str
-    dataset_type: str = DATASET_TYPE
+    dataset_type: str = "deep_coadd"
 
     @property
     def truth(self) -> Path:
@@ -194,6 +194,7 @@ def _result(root: Path, config: SimulationConfig, skymap: SimulatedSkyMap) -> Si
         bands=config.band_names,
         missing=tuple(sorted(config.missing_files)),
         release=config.release,
+        dataset_type=config.dataset_type,
     )
 
 
@@ -218,7 +219,7 @@ def _write_butler(folder: Path, config: SimulationConfig, skymap: SimulatedSkyMa
 
 def _dataset_type(butler: Butler, config: SimulationConfig) -> DatasetType:
     dimensions = ("skymap", "tract", "patch", "band")
-    kind = DatasetType(DATASET_TYPE, dimensions, _STORAGE_CLASS[config.release], universe=butler.dimensions)
+    kind = DatasetType(config.dataset_type, dimensions, _STORAGE_CLASS[config.release], universe=butler.dimensions)
     butler.registry.registerDatasetType(kind)
     return kind
 
@@ -282,12 +283,12 @@ class _Writer:
     def put(self, pixels: CoaddPixels) -> None:
         """Write a DP2 coadd."""
         coadd = dp2.cell_coadd(pixels, self.skymap, self.config.cell_shape, self._rng(pixels))
-        self.butler.put(coadd, self.kind, self._data_id(pixels))
+        self.butler.put(coadd, self.kind, self._data_id(pixels), provenance=DatasetProvenance())
 
     def ingest(self, pixels: CoaddPixels) -> None:
         """Write a DP1 coadd beside the datastore and let the Butler move it to where such files belong."""
         path = self.folder / f"{pixels.patch}-{pixels.band}.fits"
-        dp1.write_exposure(path, pixels, self.skymap, self._rng(pixels))
+        dp1.write_exposure(path, pixels, self.skymap, self._rng(pixels), self._data_id(pixels))
         data_id = self.butler.registry.expandDataId(self._data_id(pixels))
         ref = DatasetRef(self.kind, data_id, run=_RUN[self.config.release])
         self.butler.ingest(FileDataset(path=str(path), refs=[ref], formatter=_AfwFormatter), transfer="move")

@@ -1,0 +1,127 @@
+"""The JSON tree at the end of ``lsst.images`` files: what a file says of itself beyond its FITS headers.
+
+Pairs are spelt ``[y, x]`` in the coadds of DP2 and ``{"y": .., "x": ..}`` in later ones, cells also
+``{"i": .., "j": ..}``; all three are read wherever a pair stands.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from lsstcutouts.geom import YX, Box
+
+from .headers import BadStructureError, Hdu, UnknownFeatureError, table_column, table_dtype
+from .source import ByteSource
+
+__all__ = ["box", "member", "pair", "read_tree", "whole"]
+
+MOST_BYTES = 8 << 20
+"""A longer tree is not read: those of full-size coadds have 30 kB, and parsing takes up to 25 times the memory."""
+
+_LONGEST_ROW = 1 << 16
+_FARTHEST = 1 << 40
+"""Pixels, cells and shapes beyond this are nonsense, and numbers within it never overflow 64 bits."""
+
+_PAIRS = (("y", "x"), ("i", "j"))
+
+
+def read_tree(source: ByteSource, hdu: Hdu) -> dict[str, Any]:
+    """Return the tree in the first row of the JSON table.
+
+    Raises
+    ------
+    BadStructureError
+        Not a table of bytes, or bytes that are no JSON object.
+    UnknownFeatureError
+        A tree of more than `MOST_BYTES`.
+    """
+    cards = hdu.cards
+    width, rows = cards.integer("NAXIS1", most=_LONGEST_ROW), cards.integer("NAXIS2", least=1)
+    dtype = table_dtype(cards)
+    if dtype.names != ("JSON",):
+        raise BadStructureError(f"the JSON table has columns {str(dtype.names)[:80]}")
+    row = np.frombuffer(_bytes(source, hdu, 0, width), dtype)
+    length, at = table_column(row, "JSON", "i", 2)[0].tolist()
+    if length > MOST_BYTES:
+        raise UnknownFeatureError(f"a JSON tree of {length} bytes; at most {MOST_BYTES} are read")
+    if length < 0 or at < 0:
+        raise BadStructureError("the JSON tree has a negative size or place")
+    return _parsed(_bytes(source, hdu, cards.integer("THEAP", width * rows) + at, length))
+
+
+def _bytes(source: ByteSource, hdu: Hdu, at: int, length: int) -> bytes:
+    """Return bytes of an HDU's data."""
+    if at + length > hdu.data_size:
+        raise BadStructureError(f"the JSON tree should reach byte {at + length} of {hdu.data_size}")
+    return hdu.lead[at : at + length] if at + length <= len(hdu.lead) else source.read(hdu.data_at + at, length)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadStructureError(f"the JSON tree is damaged: {error}") from error
+    if not isinstance(tree, dict):
+        raise BadStructureError(f"the JSON tree is a {type(tree).__name__}, not an object")
+    return tree
+
+
+def member(tree: dict[str, Any], path: str, *names: str) -> Any:
+    """Return what lies under ``names`` in a tree that is called ``path`` in messages.
+
+    Raises
+    ------
+    BadStructureError
+        Something on the way is missing or no object.
+    """
+    value: Any = tree
+    for name in names:
+        if not isinstance(value, dict) or name not in value:
+            raise BadStructureError(f"the JSON tree has no {path}.{name}")
+        value, path = value[name], f"{path}.{name}"
+    return value
+
+
+def whole(value: Any, path: str, *, least: int = -_FARTHEST, most: int = _FARTHEST) -> int:
+    """Return a whole number from ``least`` to ``most``, or raise `BadStructureError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadStructureError(
+            f"{path} in the JSON tree is {_brief(value)}, not a whole number from {least} to {most}"
+        )
+    return value
+
+
+def pair(value: Any, path: str) -> YX[Any]:
+    """Return a pair in any of its spellings, or raise `BadStructureError`."""
+    if isinstance(value, list) and len(value) == 2:
+        return YX(*value)
+    if isinstance(value, dict):
+        for first, second in _PAIRS:
+            if value.keys() == {first, second}:
+                return YX(value[first], value[second])
+    raise BadStructureError(f"{path} in the JSON tree is {_brief(value)}, not a (y, x) pair")
+
+
+def box(value: Any, path: str) -> Box:
+    """Return a box of pixels, at least one, or raise `BadStructureError`."""
+    y, x = pair(value, path)
+    found = Box(*_interval(y, f"{path}.y"), *_interval(x, f"{path}.x"))
+    if found.is_empty:
+        raise BadStructureError(f"{path} in the JSON tree is empty: {found}")
+    return found
+
+
+def _interval(value: Any, path: str) -> tuple[int, int]:
+    if not isinstance(value, dict):
+        raise BadStructureError(f"{path} in the JSON tree is {_brief(value)}, not an interval")
+    return whole(member(value, path, "start"), f"{path}.start"), whole(member(value, path, "stop"), f"{path}.stop")
+
+
+def _brief(value: Any) -> str:
+    """Return a value for a message: the beginning of it, if it is long."""
+    if isinstance(value, dict | list | str) and len(value) > 8:
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, dict | list):
+        return f"{type(value).__name__} {sorted(map(str, value))[:8]}"[:80]
+    return repr(value)[:40]
