@@ -10,14 +10,9 @@ from lsst.daf.butler import Butler
 
 from lsstcutouts.butler import Repository
 from lsstcutouts.errors import (
-    CollectionError,
     ConfigurationError,
-    DatasetError,
-    RepositoryError,
-    RepositoryNotFoundError,
-    SkyMapError,
 )
-from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.simulate import SimulatedRepository
 
 
 @pytest.fixture(params=["dp2_repo", "dp1_repo"])
@@ -66,54 +61,11 @@ def test_an_open_butler_serves_and_stays_open(dp2_repo: SimulatedRepository) -> 
         assert butler.collections.query("*")
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "words"),
-    [
-        ({"repo": "nowhere"}, RepositoryNotFoundError, "no Butler repository 'nowhere'"),
-        ({"repo": "."}, RepositoryNotFoundError, "holds no butler.yaml"),
-        ({"collections": "dp3"}, CollectionError, "did you mean 'dp2'"),
-        ({"collections": ()}, CollectionError, "no collection given"),
-        ({"dataset_type": "deep_coad"}, DatasetError, "did you mean 'deep_coadd'"),
-        ({"skymap": "hsc_rings_v1"}, SkyMapError, "there is: simulated"),
-    ],
-)
-def test_wrong_names(dp2_repo: SimulatedRepository, tmp_path: Path, monkeypatch, changes, error, words: str) -> None:
-    monkeypatch.chdir(tmp_path)
-    arguments = {"repo": dp2_repo.root, "collections": "dp2"} | changes
-    with pytest.raises(error, match=words):
-        Repository(**arguments)
-
-
 def test_a_band_that_no_filter_has(dp2_repo: SimulatedRepository) -> None:
     with Repository(dp2_repo.root, "dp2") as repository:
         repository.check_bands("ugrizy")  # known to the instrument, whether or not there are coadds
         with pytest.raises(ConfigurationError, match="no band 'x'"):
             repository.check_bands("grx")
-
-
-def test_a_broken_configuration(tmp_path: Path) -> None:
-    (tmp_path / "butler.yaml").write_text("registry: [")
-    with pytest.raises(RepositoryError, match="cannot be opened") as caught:
-        Repository(tmp_path, "dp2")
-    assert caught.value.__cause__ is not None
-
-
-def test_a_missing_database(tmp_path: Path) -> None:
-    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="g", targets=4))
-    (repo.root / "gen3.sqlite3").unlink()
-    with pytest.raises(RepositoryError):
-        Repository(repo.root, "dp2")
-
-
-def test_registered_without_a_file_counts_as_absent_and_is_said(tmp_path: Path, caplog) -> None:
-    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="gr", targets=4, missing=()))
-    with Butler.from_config(str(repo.root), writeable=True) as butler:
-        ref = butler.query_datasets("deep_coadd", collections="dp2", where="band = 'g'")[0]
-        butler.pruneDatasets([ref], disassociate=False, unstore=True, purge=False)
-    with Repository(repo.root, "dp2") as repository:
-        found = repository.locate([(repo.tract, p) for p in repo.patches], "gr")
-    assert [f.band for f in found] == ["r"]
-    assert "1 of 2" in caplog.text
 
 
 def test_a_repository_with_some_patch_records_knows_the_whole_grid(
