@@ -6,7 +6,7 @@ from threading import Lock
 
 import numpy as np
 
-from ..errors import LsstCutoutsError, ReadError
+from ..errors import CorruptFileError, LsstCutoutsError, ReadError
 from ..fits import Coadd, open_coadd
 from ..plan import CutoutPlan
 from ..skymap import check_projection
@@ -83,8 +83,23 @@ def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
     uri, size = plan.files.uri[file], plan.files.size[file]
     coadd = open_coadd(uri, size=size if size >= 0 else None)
     try:
+        _check_identity(coadd, plan, file)
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
     except LsstCutoutsError:
         coadd.close()
         raise
     return coadd
+
+
+def _check_identity(coadd: Coadd, plan: CutoutPlan, file: int) -> None:
+    """Refuse a file that is another coadd's: by what the Butler wrote into its header, and by its place."""
+    row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+    wanted = {"tract": str(plan.patches.tract[row]), "patch": str(plan.patches.patch[row]), "band": plan.bands[band]}
+    for name, value in wanted.items():
+        if (says := coadd.data_id.get(name, value)) != value:
+            raise CorruptFileError(f"{coadd.uri} is another coadd's file: its header says {name} {says}, not {value}")
+    if (inner := plan.patches.inner_box(row)).intersection(coadd.bbox).is_empty:
+        raise CorruptFileError(
+            f"{coadd.uri} is another coadd's file: its pixels {coadd.bbox} do not meet the inner region {inner} of patch "
+            f"{wanted['patch']}"
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import GeometryMismatchError, UnsupportedFormatError
+from ..errors import GeometryMismatchError
 from ..fits import Coadd
 from ..geom import YX, Box, TanProjection
 from ..plan import CutoutPlan
@@ -178,10 +178,10 @@ class Filler:
             work.psf_present[n, band] = True
 
     def _pixel_of(self, target: int) -> tuple[int, int]:
-        """Return the tract pixel that holds a target."""
+        """Return the tract pixel nearest to a target, halves to even, as `lsst.images` chooses the cell."""
         plan = self._plan
         centre = plan.yx0[target] + (np.asarray(plan.size) - 1) / 2 + plan.offset[target].astype(np.float64)
-        y, x = np.floor(centre + 0.5).astype(np.int64).tolist()
+        y, x = np.rint(centre).astype(np.int64).tolist()
         return y, x
 
     def _pieces(self, target: int) -> Iterator[tuple[int, Box | None]]:
@@ -207,11 +207,7 @@ def _holds(box: Box, y: int, x: int) -> bool:
 
 def _own_projection(coadd: Coadd) -> TanProjection | None:
     """Return a file's own projection, exact where the tract's may be off by 1e-5 px; None for one with distortions."""
-    try:
-        projection = coadd.projection
-    except UnsupportedFormatError:
-        return None
-    return projection if isinstance(projection, TanProjection) else None
+    return coadd.projection if isinstance(coadd.projection, TanProjection) else None
 
 
 def _wcs_row(projection: TanProjection, y0: int, x0: int) -> tuple[float, ...]:
