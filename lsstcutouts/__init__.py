@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cache import TileCache
     from .catalog import Catalog
+    from .cutout import Outcome, Quality, QualityPolicy
     from .datamodule import CutoutDataModule
     from .dataset import CutoutDataset, CutoutLoader
     from .errors import LsstCutoutsError
+    from .export import batch_wcs, write_fits
     from .fetcher import LsstDataFetcher
     from .geom import YX, Box
     from .plan import CutoutPlan
     from .planner import build_plan
+    from .report import Report
 
 __version__ = "0.1.0"
 
@@ -28,9 +31,15 @@ _HOME = {
     "CutoutPlan": "plan",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "fetcher",
+    "Outcome": "cutout",
+    "Quality": "cutout",
+    "QualityPolicy": "cutout",
+    "Report": "report",
     "TileCache": "cache",
     "YX": "geom",
+    "batch_wcs": "export",
     "build_plan": "planner",
+    "write_fits": "export",
 }
 _ROOMS = ("errors", "fits", "simulate")
 
@@ -44,8 +53,14 @@ __all__ = [
     "CutoutPlan",
     "LsstCutoutsError",
     "LsstDataFetcher",
+    "Outcome",
+    "Quality",
+    "QualityPolicy",
+    "Report",
     "TileCache",
+    "batch_wcs",
     "build_plan",
+    "write_fits",
 ]
 
 

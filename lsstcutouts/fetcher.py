@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,6 +27,7 @@ from .cutout import (
     lacking,
 )
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError
+from .export import write_fits
 from .plan import CutoutPlan
 from .planner import Planner, SizeLike, parse_bands, parse_size, parse_tract
 from .report import Report
@@ -261,6 +263,23 @@ class LsstDataFetcher:
         if losses := report.losses():
             _log.warning("%s (`report` of the fetcher)", losses)
         return delivery.batch
+
+    def write_fits(self, batch: Batch, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+        """Write each target of a batch that this fetcher fetched to a FITS file of its own.
+
+        As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
+        """
+        _, once = np.unique(np.asarray(batch["object_id"]), return_index=True)
+        ra, dec, ids = (np.asarray(batch[name])[once] for name in ("ra", "dec", "object_id"))
+        plan = self.plan(Catalog.from_arrays(ra, dec, ids))
+        return write_fits(
+            batch,
+            directory,
+            plan,
+            mask_planes=self.options.mask_planes,
+            flux_unit=self.options.flux_unit,
+            overwrite=overwrite,
+        )
 
     @property
     def report(self) -> Report:

@@ -3,13 +3,17 @@
 import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 
 from lsstcutouts.catalog import Catalog
 from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError, PlaneError
+from lsstcutouts.export import batch_wcs
 from lsstcutouts.fetcher import LsstDataFetcher
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
@@ -187,6 +191,30 @@ def test_mask_planes_in_either_spelling_and_no_other(
         assert (masks[0] & 0b1111).any()
         with (
             fetcher_of(repo, planes=("mask",), mask_planes=("SATURATD",)) as fetcher,
-            pytest.raises(PlaneError, match="no mask plane 'SATURATD'; there is: "),
+            pytest.raises(PlaneError, match="no mask plane 'SATURATD' .did you mean 'SATURATED'...; there is: "),
         ):
             fetcher.fetch_plan(fetcher.plan(repo.truth), [0, 1, 2])
+
+
+def test_a_batch_is_written_and_read_back(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(
+        dp2_repo, planes=("image", "mask", "psf"), mask_planes=("SAT", "NO_DATA"), size=(20, 31)
+    ) as fetcher:
+        batch = fetcher.fetch(catalog.ra[:3], catalog.dec[:3], object_id=catalog.object_id[:3])
+        paths = fetcher.write_fits(batch, tmp_path / "out")
+    assert len(paths) == 3
+    for i, path in enumerate(paths):
+        with fits.open(path) as hdus:
+            for b, band in enumerate("GRI"):
+                np.testing.assert_array_equal(hdus[f"IMAGE_{band}"].data, batch["image"][i, b])
+                assert hdus[f"MASK_{band}"].header["MP_NO_DATA"] == 1
+            mine = batch_wcs(batch, i).all_pix2world([[3.0, 5.0]], 0)
+            there = WCS(hdus["IMAGE_R"].header).all_pix2world([[3.0, 5.0]], 0)
+        np.testing.assert_allclose(mine, there, rtol=0, atol=1e-12)
+
+
+def test_sizes_on_the_sky(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    with fetcher_of(dp2_repo, size=("4 arcsec", "6.2 arcsec")) as fetcher:
+        assert fetcher.fetch(catalog.ra[:2], catalog.dec[:2])["image"].shape == (2, 3, 20, 31)
