@@ -111,6 +111,12 @@ class TanProjection:
     crpix: tuple[float, float]
     cd: tuple[float, float, float, float]
 
+    @property
+    def pixel_scale(self) -> YX[float]:
+        """Arcseconds a pixel along rows and columns, at the tangent point."""
+        c11, c12, c21, c22 = self.cd
+        return YX(y=float(np.hypot(c12, c22)) * 3600, x=float(np.hypot(c11, c21)) * 3600)
+
     def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> YX[NDArray[np.float64]]:
         """Return tract pixels of positions in degrees ICRS; NaN on the far hemisphere."""
         alpha = np.radians(np.asarray(ra, np.float64) - self.crval[0])

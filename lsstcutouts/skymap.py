@@ -7,6 +7,7 @@ corners of the tract's region, as unit vectors, fix the whole map from sky to pi
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,9 @@ PIXEL_SCALE = 0.2
 
 WCS_TOLERANCE = 0.01
 """Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
+
+_CHECKED = 21
+"""Pixels along each side of a file where its WCS is compared."""
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
@@ -110,6 +114,17 @@ class Tract:
         with np.errstate(invalid="ignore"):
             return np.where(inside, row * self.grid.x + col, -1).astype(np.int64)
 
+    def nearest_patch(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
+        """Return the patch whose inner region holds each tract pixel position or, outside the tract, is nearest."""
+        row = np.clip(np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y), 0, self.grid.y - 1)
+        col = np.clip(np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x), 0, self.grid.x - 1)
+        return np.asarray(row * self.grid.x + col, np.int64)
+
+    def is_at_edge(self, patch: int) -> bool:
+        """Whether a patch is one of the outermost of its tract."""
+        row, col = divmod(patch, self.grid.x)
+        return row in {0, self.grid.y - 1} or col in {0, self.grid.x - 1}
+
     def inner_box(self, patch: int) -> Box:
         """Return the inner region of a patch, tract pixels."""
         row, col = divmod(patch, self.grid.x)
@@ -163,16 +178,36 @@ def _projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
     )
 
 
-def check_projection(mine: TanProjection, reference: TanProjection, bbox: Box, what: str) -> None:
-    """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px at a corner of a box."""
-    y = np.array([bbox.y0, bbox.y0, bbox.y1 - 1, bbox.y1 - 1])
-    x = np.array([bbox.x0, bbox.x1 - 1, bbox.x0, bbox.x1 - 1])
+class PixelToSky(Protocol):
+    """The way from tract pixels to the sky that a file gives, whatever distortions it has."""
+
+    @property
+    def crval(self) -> tuple[float, float]:
+        """Tangent point ``(ra, dec)``, degrees ICRS."""
+        ...
+
+    def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return ``(ra, dec)`` in degrees ICRS of tract pixels."""
+        ...
+
+
+def check_projection(mine: PixelToSky, reference: TanProjection, bbox: Box, what: str) -> None:
+    """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px anywhere in a box.
+
+    Looked at on a grid of pixels, first and last ones among them: the polynomials of a SIP distortion, of ninth
+    order at most, can vanish in the corners and nowhere else.
+    """
+    y, x = np.meshgrid(
+        np.linspace(bbox.y0, bbox.y1 - 1, _CHECKED), np.linspace(bbox.x0, bbox.x1 - 1, _CHECKED), indexing="ij"
+    )
     yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
-    away = float(np.max(np.hypot(yx.y - y, yx.x - x)))
-    if not away <= WCS_TOLERANCE:
+    away = np.hypot(yx.y - y, yx.x - x)
+    worst = np.unravel_index(np.argmax(away), away.shape)  # a NaN counts as the greatest
+    if not away[worst] <= WCS_TOLERANCE:
         raise GeometryMismatchError(
-            f"{what}: its WCS is {away:.3f} px away from its tract's (reference tangent point {reference.crval}, the "
-            f"file's {mine.crval}); the file does not belong to this tract and skymap, or its header is damaged"
+            f"{what}: its WCS is {away[worst]:.3f} px away from its tract's at pixel (y={y[worst]:.0f}, x={x[worst]:.0f}) "
+            f"(reference tangent point {reference.crval}, the file's {mine.crval}); the file does not belong to this "
+            "tract and skymap, or its header is damaged"
         )
 
 
@@ -188,6 +223,8 @@ class RingsGeometry:
     ra_start: float = 0.0
     inner: YX[int] = YX(3000, 3000)
     """Rows and columns of a patch's inner region."""
+    grid: YX[int] = YX(10, 10)
+    """Number of patches of the largest tract."""
 
     @property
     def height(self) -> float:
@@ -221,6 +258,45 @@ class RingsGeometry:
         number = (turn / (2 * np.pi / count) + 0.5).astype(np.int64) % count
         tract = self.first[ring] + number
         return np.where(delta < start, 0, np.where(delta > -start, self.tracts - 1, tract)).astype(np.int64)
+
+    def near(
+        self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all pairs ``(row, tract)``, ``(M,)`` each, of positions and tracts centred within ``radius`` degrees."""
+        reach, delta = np.radians(radius) + 1e-9, np.radians(np.asarray(dec, np.float64))
+        turn = np.radians((np.asarray(ra, np.float64) - self.ra_start) % 360.0)
+        ring = np.floor((delta + np.pi / 2) / self.height - 0.5).astype(np.int64)
+        span = int(reach / self.height) + 1
+        south, north = np.flatnonzero(delta + np.pi / 2 <= reach), np.flatnonzero(np.pi / 2 - delta <= reach)
+        pairs = [(south, np.zeros_like(south)), (north, np.full_like(north, self.tracts - 1))]
+        for step in range(-span, span + 1):
+            rows = np.flatnonzero((ring + step >= 0) & (ring + step < self.rings))
+            pairs.append(self._near_in_ring(rows, ring[rows] + step, turn[rows], delta[rows], reach))
+        row, tract = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        return row, tract
+
+    def _near_in_ring(
+        self,
+        rows: NDArray[np.int64],
+        ring: NDArray[np.int64],
+        turn: NDArray[np.float64],
+        delta: NDArray[np.float64],
+        reach: float,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs of positions and tracts of one ring for each, by the spherical law of cosines."""
+        centre = self.height * (ring + 1) - np.pi / 2
+        # At a pole every RA is equally far: the tiny divisor makes that all of the ring, or nothing.
+        across = np.maximum(np.cos(centre) * np.cos(delta), 1e-300)
+        cosine = (np.cos(reach) - np.sin(centre) * np.sin(delta)) / across
+        half = np.arccos(np.clip(cosine, -1, 1))
+        count = self.counts[ring]
+        width = 2 * np.pi / count
+        first = np.ceil((turn - half) / width).astype(np.int64)
+        last = np.floor((turn + half) / width).astype(np.int64)
+        many = np.where(cosine > 1, 0, np.minimum(last - first + 1, count))
+        owner = np.repeat(np.arange(len(rows)), many)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
+        return rows[owner], self.first[ring[owner]] + (first[owner] + place) % count[owner]
 
     def centre(self, tract: int) -> tuple[float, float]:
         """Return the tangent point of a tract, degrees."""
@@ -278,3 +354,30 @@ class SkyMap:
             inside = near[tract.patch_at(yx.y, yx.x) >= 0]
             best[inside], nearest[inside] = number, closeness[inside]
         return best
+
+    def near(
+        self, ra: NDArray[np.float64], dec: NDArray[np.float64], margin: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return pairs ``(row, tract)``, ``(M,)`` each: every tract that may come within ``margin`` pixels of a position.
+
+        On a known ring skymap that is so for any tract of the sky, known here or not; elsewhere for ``tracts``.
+        """
+        if self.rings is not None:
+            side = np.asarray(self.rings.inner) * np.asarray(self.rings.grid)
+            return self.rings.near(ra, dec, _radius(side, PIXEL_SCALE, margin))
+        sky = unit_vectors(ra, dec)
+        rows, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for number, tract in self.tracts.items():
+            radius = _radius(np.asarray(tract.bbox.shape), max(tract.projection.pixel_scale), margin)
+            closeness = sky @ unit_vectors(*tract.projection.crval)
+            rows.append(np.flatnonzero(closeness >= np.cos(np.radians(min(radius, 90.0)))))
+            numbers.append(np.full(len(rows[-1]), number, np.int64))
+        return np.concatenate(rows), np.concatenate(numbers)
+
+
+def _radius(side: NDArray[np.int64], scale: float, margin: float) -> float:
+    """Return degrees from a tangent point within which everything is that lies ``margin`` pixels around a tract.
+
+    An angle is shorter than its gnomonic image; two pixels more allow for a tangent point off the tract's middle.
+    """
+    return float((np.hypot(*side) / 2 + np.sqrt(2) * margin + 2) * scale / 3600)

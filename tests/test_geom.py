@@ -60,6 +60,13 @@ def test_the_projection_equals_astropy(crval: tuple[float, float], pixels: list[
     np.testing.assert_allclose(back.y, y, atol=1e-6)
 
 
+def test_the_pixel_scale_is_that_of_each_axis() -> None:
+    turn = np.radians(30.0)
+    cd = (-0.2 * np.cos(turn), 0.25 * np.sin(turn), 0.2 * np.sin(turn), 0.25 * np.cos(turn))
+    scale = TanProjection((10.0, 0.0), (0.0, 0.0), tuple(c / 3600 for c in cd)).pixel_scale
+    np.testing.assert_allclose([scale.y, scale.x], [0.25, 0.2], rtol=1e-12)
+
+
 def test_the_far_hemisphere_is_nowhere() -> None:
     projection = TanProjection((10.0, 0.0), (0.0, 0.0), (-1e-4, 0, 0, 1e-4))
     assert np.isnan(projection.sky_to_pixel(190.0, 0.0).x)

@@ -61,6 +61,13 @@ def test_a_saved_plan_loads_equal(plan: CutoutPlan, tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["plan.parquet"]
 
 
+def test_a_plan_without_a_psf_loads_equal(plan: CutoutPlan, tmp_path: Path) -> None:
+    assert plan.psf_shape is not None
+    bare = CutoutPlan(**{**plan.__dict__, "psf_shape": None})
+    bare.save(tmp_path / "plan.parquet")
+    assert_equal(bare, CutoutPlan.load(tmp_path / "plan.parquet"))
+
+
 def test_the_file_is_a_table_that_people_can_read(plan: CutoutPlan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "plan.parquet").to_pydict()
@@ -119,7 +126,7 @@ def test_blocks_lie_within_a_patch(plan: CutoutPlan) -> None:
     assert len(set(plan.sky_groups(blocks=False))) == len(np.unique(plan.primary))
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "catalog", "old"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "catalog", "first"])
 def test_what_is_no_plan_is_refused(plan: CutoutPlan, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "plan.parquet"
     plan.save(path)
@@ -131,11 +138,12 @@ def test_what_is_no_plan_is_refused(plan: CutoutPlan, tmp_path: Path, damage: st
         pyarrow.parquet.write_table(pa.table({"ra": [1.0]}), path)
     else:
         table = pyarrow.parquet.read_table(path)
-        meta = {**json.loads(table.schema.metadata[b"lsstcutouts.plan"]), "format": 0}
+        meta = {**json.loads(table.schema.metadata[b"lsstcutouts.plan"]), "format": 1}
         pyarrow.parquet.write_table(
             table.replace_schema_metadata({b"lsstcutouts.plan": json.dumps(meta).encode()}), path
         )
-    with pytest.raises(PlanError, match=r"plan\.parquet.*(build_plan|again)"):
+    words = {"first": "is a plan of format 1, this version reads 2; make it again"}
+    with pytest.raises(PlanError, match=rf"plan\.parquet.*{words.get(damage, 'build_plan')}"):
         CutoutPlan.load(path)
 
 

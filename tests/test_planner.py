@@ -1,16 +1,19 @@
 """From catalog and repository to a plan: boxes, patches under them, and rows that cannot be delivered."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy import units
 
 from lsstcutouts.butler import Repository
 from lsstcutouts.catalog import Catalog
 from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError, RepositoryError
+from lsstcutouts.fits import open_coadd
 from lsstcutouts.geom import YX
 from lsstcutouts.plan import Reason
-from lsstcutouts.planner import Planner, build_plan, parse_bands, parse_size
+from lsstcutouts.planner import AngularSize, Planner, build_plan, has_size, parse_bands, parse_size, parse_tract
 from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
 
 from .oracle import files_of, inner_region
@@ -124,9 +127,84 @@ def test_bands_and_sizes() -> None:
     for bad in ("", [], "gg", [1]):
         with pytest.raises(ConfigurationError, match="bands"):
             parse_bands(bad)
-    for bad in (0, -1, 6.5, "64", (1, 2, 3), True, (0, 5), None):
-        with pytest.raises(ConfigurationError, match="size"):
-            parse_size(bad)
+    for tract in ("primary", "best"):
+        assert parse_tract(tract) == tract
+    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'best', got 'nearest'"):
+        parse_tract("nearest")
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [
+        ("64 px", YX(64, 64)),
+        ("64px", YX(64, 64)),
+        (("64 pix", 32), YX(64, 32)),
+        (64 * units.pix, YX(64, 64)),
+        ("12 arcsec", AngularSize(12.0, 12.0)),
+        ("0.2arcmin", AngularSize(12.0, 12.0)),
+        (("12 arcsec", "0.1 arcmin"), AngularSize(12.0, 6.0)),
+        (12 * units.arcsec, AngularSize(12.0, 12.0)),
+        ([12, 6] * units.arcsec, AngularSize(12.0, 6.0)),
+        ((12 * units.arcsec, "8 arcsec"), AngularSize(12.0, 8.0)),
+        (AngularSize(3.0, 4.0), AngularSize(3.0, 4.0)),
+    ],
+)
+def test_sizes_with_units(size: object, want: object) -> None:
+    got = parse_size(size)
+    assert type(got) is type(want)
+    np.testing.assert_allclose([got.y, got.x], [want.y, want.x], rtol=1e-14)
+    assert parse_size(got) == got
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        *((bad, "size must be") for bad in (0, -1, 6.5, (1, 2, 3), True, (0, 5), None, (), float("nan"), [6.5, 7])),
+        *((bad, "positive and finite") for bad in ("0 arcsec", "-3 arcsec", "nan arcsec", "inf arcsec", "0 px")),
+        *((bad, "not understood") for bad in ("twelve", "12 foo", "", "arcsec arcsec", "12;arcsec")),
+        *((bad, "no unit") for bad in ("64", "6.5")),
+        *((bad, "has the unit '(s|arcsec2|m)'") for bad in ("12 s", "12 arcsec2", 3 * units.m)),
+        ("12.5 px", "whole pixels"),
+        (("12 px", "12 arcsec"), "mixes pixels and an angle"),
+        ((64, "12 arcsec"), "mixes pixels and an angle"),
+        ((True, 5), "size must be"),
+    ],
+)
+def test_sizes_that_cannot_be(size: object, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        parse_size(size)
+
+
+def test_an_angle_becomes_the_nearest_number_of_pixels() -> None:
+    scale = YX(0.2, 0.25)
+    assert AngularSize(12.0, 12.0).pixels(scale) == YX(60, 48)
+    # 60.5 and 61.49 px; halves go up whatever the last bits of the pixel scale are; never less than one pixel.
+    assert AngularSize(12.1, 12.298).pixels(YX(0.2 * (1 + 1e-10), 0.2)) == YX(61, 61)
+    assert AngularSize(12.1, 0.001).pixels(YX(0.2 * (1 - 1e-10), 0.2)) == YX(61, 1)
+    assert str(AngularSize(12.0, 8.5)) == "12 x 8.5 arcsec"
+    assert pickle.loads(pickle.dumps(AngularSize(1.0, 2.0))) == AngularSize(1.0, 2.0)
+
+
+def test_a_plan_of_an_angle(repo: SimulatedRepository) -> None:
+    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="g", size=("9.7 arcsec", "12 arcsec"))
+    assert plan.size == YX(49, 60)  # 48.5 px of 0.2 arcsec, and 60
+    assert has_size(plan, parse_size(("9.7 arcsec", "12 arcsec")))
+    assert has_size(plan, parse_size((49, 60)))
+    assert not has_size(plan, parse_size(("9.6 arcsec", "12 arcsec")))
+    assert not has_size(plan, parse_size((60, 49)))
+
+
+def test_the_plan_tells_what_a_file_has_around_it(repo: SimulatedRepository) -> None:
+    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=32)
+    for (_, patch, _), one in files_of(repo).items():
+        y0, y1, x0, x1 = inner_region(patch)
+        assert (y0 - one.start[0], x0 - one.start[1]) == plan.border
+        assert (one.start[0] + one.image.shape[0] - y1, one.start[1] + one.image.shape[1] - x1) == plan.border
+    # A cell coadd has a kernel for each cell; the PSF of an exposure needs the LSST stack.
+    assert (plan.psf_shape is None) == (repo.release == "dp1")
+    if repo.release == "dp2":
+        with open_coadd(plan.files.uri[0]) as coadd:
+            assert plan.psf_shape == coadd.psf.kernel_shape
 
 
 def test_bad_catalogs_are_found_before_the_repository_is_opened() -> None:

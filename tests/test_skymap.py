@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import GeometryMismatchError, SkyMapError
@@ -13,6 +13,7 @@ from lsstcutouts.skymap import KNOWN_RINGS, RingsGeometry, SkyMap, Tract, check_
 
 RINGS = RingsGeometry()
 PIXEL = 0.2 / 3600
+CENTRES = np.array([RINGS.centre(t) for t in range(RINGS.tracts)])
 
 
 def ring_projection(tract: int) -> TanProjection:
@@ -120,6 +121,63 @@ def test_sizes_that_cannot_be() -> None:
         Tract.from_corners(3, corners, grid=YX(1, 1), pixel_scale=0.263)
     with pytest.raises(SkyMapError, match="3 corners"):
         Tract.from_corners(3, corners[:3], grid=YX(1, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 359.999), st.floats(-90, 90)), min_size=1, max_size=5),
+    st.floats(0.1, 9),
+    st.sampled_from([0.0, 77.0]),
+)
+@example([(0.0, -90.0), (123.0, 90.0), (359.999, 0.0), (0.0, 89.3), (180.0, -89.3)], 1.3, 0.0)
+def test_all_tracts_near_a_position_are_found(sky: list[tuple[float, float]], radius: float, ra_start: float) -> None:
+    """Across RA 0, at the poles and everywhere: the pairs are those that all 18938 distances give."""
+    rings = RingsGeometry(ra_start=ra_start)
+    ra, dec = np.array(sky).T
+    centres = np.add(CENTRES, (ra_start, 0.0))
+    row, tract = rings.near(ra, dec, radius)
+    assert len(set(zip(row.tolist(), tract.tolist(), strict=True))) == len(row)
+    found = np.zeros((len(ra), rings.tracts), bool)
+    found[row, tract] = True
+    closeness = unit_vectors(ra, dec) @ unit_vectors(*centres.T).T
+    away = np.degrees(np.arccos(np.clip(closeness, -1, 1)))
+    # The polar caps are centred on the poles whatever RA they are said to have.
+    assert not (found & (away > radius + 1e-5)).any()
+    assert found[away < radius - 1e-5].all()
+
+
+def test_pairs_of_a_million_positions_take_seconds() -> None:
+    rng = np.random.default_rng(1)
+    ra, dec = rng.uniform(0, 360, 200_000), np.degrees(np.arcsin(rng.uniform(-1, 1, 200_000)))
+    start = time.perf_counter()
+    row, _ = RINGS.near(ra, dec, 1.2)
+    assert time.perf_counter() - start < 5  # 0.2 s when measured
+    assert 1.5 < len(row) / 200_000 < 3
+
+
+def test_tracts_near_a_position_elsewhere() -> None:
+    def tract(number: int, ra: float) -> Tract:
+        projection = TanProjection((ra, 0.0), (499.0, 499.0), (-PIXEL, 0, 0, PIXEL))
+        return Tract(number, projection, YX(2, 2), YX(500, 500))
+
+    skymap = SkyMap("three", {4: tract(4, 359.99), 9: tract(9, 0.03), 2: tract(2, 90.0)})
+    pairs = skymap.near(np.array([0.0, 90.0, 200.0]), np.zeros(3), 30)
+    assert sorted(zip(*(p.tolist() for p in pairs), strict=True)) == [(0, 4), (0, 9), (1, 2)]
+    wide = skymap.near(np.array([0.0]), np.zeros(1), 90 * 3600 / 0.2)
+    assert sorted(wide[1].tolist()) == [2, 4, 9]
+
+
+def test_patches_around_a_tract() -> None:
+    tract = Tract(1, TanProjection((0, 0), (0, 0), (-PIXEL, 0, 0, PIXEL)), YX(2, 3), YX(20, 30))
+    y, x = np.mgrid[-30:70, -30:120]
+    inside = tract.patch_at(y, x)
+    near = tract.nearest_patch(y, x)
+    np.testing.assert_array_equal(near[inside >= 0], inside[inside >= 0])
+    assert (near >= 0).all()
+    assert (near[0, 0], near[0, -1], near[-1, 0], near[-1, -1], near[0, 75]) == (0, 2, 3, 5, 1)
+    assert [tract.is_at_edge(p) for p in range(6)] == [True] * 6
+    inner = Tract(1, tract.projection, YX(3, 4), YX(20, 30))
+    assert [p for p in range(12) if not inner.is_at_edge(p)] == [5, 6]
 
 
 def test_overlapping_tracts_elsewhere_go_to_the_nearest_centre() -> None:

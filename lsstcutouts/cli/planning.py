@@ -24,7 +24,7 @@ def run(cfg: DictConfig) -> PlanSummary:
         catalog,
         str(settings["repo"]),
         columns=columns,
-        **{name: settings[name] for name in ("collections", "bands", "size", "dataset_type", "skymap")},
+        **{name: settings[name] for name in ("collections", "bands", "size", "dataset_type", "skymap", "tract")},
     )
     if settings["output"] is not None:
         plan.save(str(settings["output"]))

@@ -34,6 +34,11 @@ class CutoutPlan:
         Rows and columns of a cutout, pixels.
     block_shape
         Rows and columns of a locality block, pixels from the corner of the primary patch.
+    border
+        Pixels by which a file reaches beyond its patch's inner region, above and below, left and right; from a
+        sample file.
+    psf_shape
+        Rows and columns of a sample file's PSF kernels; None where the files carry no PSF that can be read.
     row
         Row of the catalog.
     object_id, ra, dec
@@ -65,6 +70,8 @@ class CutoutPlan:
     bands: tuple[str, ...]
     size: YX[int]
     block_shape: YX[int]
+    border: YX[int]
+    psf_shape: YX[int] | None
     row: NDArray[np.int64]
     object_id: NDArray[np.int64]
     ra: NDArray[np.float64]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["from_arrow", "to_arrow"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Version of the Parquet layout; a plan of another version is refused."""
 
 _TARGETS = ("row", "object_id", "ra", "dec", "primary")
@@ -74,6 +74,8 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
         "bands": plan.bands,
         "size": plan.size,
         "block_shape": plan.block_shape,
+        "border": plan.border,
+        "psf_shape": plan.psf_shape,
         "tile_bytes": plan.tile_bytes,
         "patches": [a.tolist() for a in (patches.tract, patches.patch, patches.inner, patches.files)],
         "files": [plan.files.uri, plan.files.size, plan.files.dataset_id],
@@ -106,6 +108,8 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         **{key: tuple(meta[key]) for key in ("collections", "bands")},
         "size": YX(*meta["size"]),
         "block_shape": YX(*meta["block_shape"]),
+        "border": YX(*meta["border"]),
+        "psf_shape": None if meta["psf_shape"] is None else YX(*meta["psf_shape"]),
         **{name: arrays[name][:count].copy() for name in _TARGETS},
         "yx0": np.column_stack([arrays["y0"][:count], arrays["x0"][:count]]),
         "offset": np.column_stack([arrays["offset_y"][:count], arrays["offset_x"][:count]]),
