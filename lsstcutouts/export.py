@@ -13,6 +13,7 @@ from . import __version__
 from .errors import ConfigurationError, WriteError
 from .geom import YX, Box, TanProjection
 from .plan import CutoutPlan
+from .writing import whole_file
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -208,15 +209,8 @@ def _write(path: Path, hdus: list[Any]) -> None:
     """Write a file under another name and let it take its place when it is whole."""
     from astropy.io.fits import HDUList
 
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            HDUList(hdus).writeto(stream)
-        part.replace(path)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as stream:
+        HDUList(hdus).writeto(stream)
 
 
 def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int, mask_planes: Sequence[str]) -> Any:

@@ -1,17 +1,16 @@
 """What became of every row: delivered, or why not; and what is wrong with its bands."""
 
-import contextlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .cutout import Account, Failure, Outcome, Quality
-from .errors import ConfigurationError, WriteError
+from .errors import ConfigurationError
 from .plan import CutoutPlan
+from .writing import whole_file
 
 __all__ = ["Report"]
 
@@ -177,13 +176,5 @@ class Report:
             "outcome": [names[o] for o in self.outcome.tolist()],
             **{f"quality_{band}": self.quality[:, b] for b, band in enumerate(self.bands)},
         }
-        part = Path(path).with_name(f"{Path(path).name}.{os.getpid()}.part")
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
             pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
-            part.replace(path)
-        except OSError as error:
-            raise WriteError(f"cannot write the report {os.fspath(path)!r}: {error}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)

@@ -153,10 +153,10 @@ def test_the_wcs_is_the_file_s_own(name: str, request: pytest.FixtureRequest) ->
     for patch in repo.patches:
         with fits.open(file_of(repo, patch, "r")) as hdus:
             headers[patch] = WCS(hdus["IMAGE"].header), hdus["IMAGE"].header["CRVAL1A"], hdus["IMAGE"].header["CRVAL2A"]
-    # A few targets lie on a patch without coadds and take their pixels from its neighbours.
-    mine = np.flatnonzero(np.isin(plan.patch, repo.patches))
-    for n in mine[::5].tolist():
-        wcs, x_first, y_first = headers[int(plan.patch[n])]
+    for n in range(0, len(plan), 5):
+        # A few targets lie on a patch without coadds and take their pixels from its neighbours.
+        patch = int(plan.patch[n]) if plan.patch[n] in repo.patches else repo.patches[0]
+        wcs, x_first, y_first = headers[patch]
         crval1, crval2, crpix1, crpix2, *cd = batch["wcs"][n]
         mine = WCS(naxis=2)
         mine.wcs.ctype, mine.wcs.crval = ["RA---TAN", "DEC--TAN"], [crval1, crval2]

@@ -3,6 +3,7 @@
 ``python -m tests.fuzz`` searches for more with coverage as its guide; what it found has a test here.
 """
 
+import contextlib
 import random
 import tracemalloc
 import warnings
@@ -15,7 +16,7 @@ from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsstcutouts.errors import CorruptFileError, LsstCutoutsError, UnsupportedFormatError
+from lsstcutouts.errors import CorruptFileError, FluxUnitError, LsstCutoutsError, UnsupportedFormatError
 from lsstcutouts.fits import Coadd
 from lsstcutouts.fits.fallback import decode_stream
 from lsstcutouts.fits.headers import BadStructureError
@@ -94,13 +95,10 @@ def test_numbers_longer_than_any_machine_type() -> None:
 def test_index_columns_of_another_type(files: dict[str, bytes], name: str) -> None:
     data = files["dp2-lossless"]
     index = data.index(b"TTYPE1  = 'EXTNAME '")
-    forms = {"EXTNAME": ("TFORM1", "C"), "EXTVER": ("TFORM2", "E"), "HDRADDR": ("TFORM5", "D")}
+    forms = {"EXTNAME": ("TFORM1", "B"), "EXTVER": ("TFORM2", "E"), "HDRADDR": ("TFORM5", "D")}
     key, code = forms[name]
     at = data.index(f"{key:<8}=".encode(), index)
     width = int(data[at + 10 : at + 40].split(b"'")[1].strip()[:-1] or 1)
-    width = width // 8 if code == "C" else width
-    if code == "C" and int(data[at + 10 : at + 40].split(b"'")[1].strip()[:-1]) % 8:
-        pytest.skip("names of a length that no other type has")
     form = f"'{width}{code}'".ljust(10)
     broken = data[:at] + f"{key:<8}= {form}".ljust(80).encode() + data[at + 80 :]
     with pytest.raises(CorruptFileError, match=f"column {name}"):
@@ -116,7 +114,7 @@ def test_scales_that_are_no_numbers() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("CTYPE1", "7"), ("CRVAL1", "'x'"), ("CTYPE1", "'\0RA---TAN'"), ("CD1_1", "0.0"), ("CTYPE2", "'RA---TAN'")],
+    [("CTYPE1", "7"), ("CRVAL1", "'x'"), ("CTYPE1", "'\0RA---TAN'"), ("CTYPE2", "'RA---TAN'")],
 )
 def test_a_wcs_that_astropy_refuses(key: str, value: str) -> None:
     with warnings.catch_warnings():
@@ -130,6 +128,22 @@ def test_a_sip_order_that_asks_for_terabytes() -> None:
     at = data.index(b"BUNIT   =")
     with pytest.raises(LsstCutoutsError, match="A_ORDER"):
         _ = opened(data[:at] + b"A_ORDER =           1000000000".ljust(80) + data[at + 80 :]).wcs
+
+
+def test_a_mask_with_an_offset_beyond_its_type() -> None:
+    with pytest.raises(CorruptFileError, match="BZERO 1e\\+30"):
+        opened(with_extra_card(plain(), "MP_BAD", "BZERO", "1E30")).read("mask")
+
+
+def test_a_unit_beyond_floating_point() -> None:
+    with pytest.raises(FluxUnitError, match="BUNIT"):
+        _ = opened(with_card(plain(), "BUNIT", "'nJy**99999'")).flux_scale
+
+
+def with_extra_card(data: bytes, place: str, key: str, value: str) -> bytes:
+    """Return a file with another card in the place of one."""
+    at = data.index(f"{place:<8}=".encode())
+    return data[:at] + f"{key:<8}= {value:>20}".ljust(80).encode() + data[at + 80 :]
 
 
 def huge_claims() -> dict[str, Callable[[], bytes]]:
@@ -238,10 +252,10 @@ def test_truncated_hcompress_streams(length: int) -> None:
 
 
 PLIO_DAMAGE = {
-    "to word 32766 in": (6, (32766).to_bytes(2) + bytes(2)),
+    "to 32766 in": (6, (32766).to_bytes(2) + bytes(2)),
     "from word 0 to": (2, bytes(2)),
     "from word -1 to": (2, b"\xff\xff"),
-    "to word 3 in": (6, (3).to_bytes(2) + bytes(2)),
+    "to 3 in": (6, (3).to_bytes(2) + bytes(2)),
     "within an instruction": (-2, (0x1001).to_bytes(2)),
 }
 
@@ -270,7 +284,5 @@ def test_noise_in_streams_for_astropy(tmp_path: Path, number: int, compression: 
     rng = random.Random(number)
     for _ in range(rng.choice((1, 2, 20))):
         damaged[rng.randrange(rng.choice((26, len(damaged))))] = rng.choice((0, 255, rng.randrange(256)))
-    try:
+    with contextlib.suppress(BadStructureError):
         assert decode_stream(compression, memoryview(damaged), SHAPE, 0).shape == (SHAPE.y * SHAPE.x,)
-    except BadStructureError:
-        pass

@@ -43,20 +43,20 @@ class Filler:
         """Read targets of one primary patch: whole boxes straight from its files, the others stitched."""
         boxes = [(n, *self._plan.yx0[work.targets[n]].tolist()) for n in places]
         recipes: Recipes = {}
-        projection: TanProjection | None = None
+        own: dict[int, TanProjection] = {}
         for band in range(len(self._plan.bands)):
             coadd = self._open(work, patch, band)
             torn = places
             if isinstance(coadd, Coadd):
                 torn = self._fill_whole(work, band, coadd, self._file(patch, band), boxes, recipes)
-                projection = projection or _own_projection(coadd)
+                _note_projection(coadd, places, own)
             for n in torn:
-                self._stitch(work, n, band)
+                self._stitch(work, n, band, own)
             for n in places if self._psf else ():
                 self._fill_psf(work, n, band)
-        projection = projection or self._plan.projections[int(self._plan.patches.tract[patch])]
+        projection = self._plan.projections[int(self._plan.patches.tract[patch])]
         for n, y0, x0 in boxes:
-            work.wcs[n] = _wcs_row(projection, y0, x0)
+            work.wcs[n] = _wcs_row(own.get(n, projection), y0, x0)
 
     def _file(self, patch: int, band: int) -> int:
         return int(self._plan.patches.files[patch, band])
@@ -73,9 +73,7 @@ class Filler:
             work.broken[file] = coadd
         return coadd
 
-    def _fill_whole(
-        self, work: Work, band: int, coadd: Coadd, file: int, boxes: Boxes, recipes: Recipes
-    ) -> list[int]:
+    def _fill_whole(self, work: Work, band: int, coadd: Coadd, file: int, boxes: Boxes, recipes: Recipes) -> list[int]:
         """Paste the boxes that lie on a file; return those that do not."""
         inside, torn = inside_and_torn(boxes, self._plan.size, coadd.bbox)
         whole = [n for n, _, _ in inside]
@@ -96,7 +94,7 @@ class Filler:
             work.covered[whole, band] = True
         return torn
 
-    def _stitch(self, work: Work, n: int, band: int) -> None:
+    def _stitch(self, work: Work, n: int, band: int, own: dict[int, TanProjection]) -> None:
         """Read one box of one band from every patch under it, the first in the order of `_pieces` wins."""
         target = int(work.targets[n])
         box = Box.from_start(YX(*self._plan.yx0[target].tolist()), self._plan.size)
@@ -113,6 +111,7 @@ class Filler:
                 work.lose(n, band, piece.slices(box.start), free, [coadd])
             else:
                 self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, piece.slices(box.start), free)
+                _note_projection(coadd, [n], own)
             taken[piece.slices(box.start)] = True
             if taken.all():
                 break
@@ -205,9 +204,14 @@ def _holds(box: Box, y: int, x: int) -> bool:
     return box.y0 <= y < box.y1 and box.x0 <= x < box.x1
 
 
-def _own_projection(coadd: Coadd) -> TanProjection | None:
-    """Return a file's own projection, exact where the tract's may be off by 1e-5 px; None for one with distortions."""
-    return coadd.projection if isinstance(coadd.projection, TanProjection) else None
+def _note_projection(coadd: Coadd, places: Iterable[int], own: dict[int, TanProjection]) -> None:
+    """Keep a file's own projection, exact where the tract's may be off by 1e-5 px, for targets that have none yet.
+
+    Not that of a file with distortions, which are below 0.01 px and not to be said in a cutout's eight numbers.
+    """
+    if isinstance(coadd.projection, TanProjection):
+        for n in places:
+            own.setdefault(n, coadd.projection)
 
 
 def _wcs_row(projection: TanProjection, y0: int, x0: int) -> tuple[float, ...]:

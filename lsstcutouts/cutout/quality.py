@@ -39,9 +39,7 @@ class Quality(IntFlag):
     """The brightest valid pixel lies at the edge of the box."""
 
 
-_POLICY_BITS = (
-    Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
-)
+_POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
 
 
 class Outcome(IntEnum):
@@ -118,7 +116,9 @@ class QualityPolicy:
             raise ConfigurationError(f"the action of a quality policy is flag, skip or raise, not {self.action!r}")
         whole = [*self._centre_shape, self.peak_margin]
         if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in whole) or min(whole) < 0:
-            raise ConfigurationError(f"centre={self.centre!r} and peak_margin={self.peak_margin!r} must be whole pixels")
+            raise ConfigurationError(
+                f"centre={self.centre!r} and peak_margin={self.peak_margin!r} must be whole pixels"
+            )
         if 0 in self._centre_shape:
             raise ConfigurationError(f"the central box of a quality policy is empty: centre={self.centre!r}")
 
@@ -183,7 +183,9 @@ class QualityPolicy:
 
 def _central(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[slice, slice]:
     """Return the central box of at most ``size``; where it cannot be in the middle it lies half a pixel lower."""
-    first, second = (slice((n - min(n, m)) // 2, (n - min(n, m)) // 2 + min(n, m)) for n, m in zip(shape, size, strict=True))
+    first, second = (
+        slice((n - min(n, m)) // 2, (n - min(n, m)) // 2 + min(n, m)) for n, m in zip(shape, size, strict=True)
+    )
     return first, second
 
 

@@ -55,9 +55,10 @@ def _by_astropy(unit: str) -> float | None:
         warnings.simplefilter("ignore", u.UnitsWarning)
         try:
             flux = u.Unit(_SPELLINGS.get(unit.lower(), unit))
-            return float(flux.to(u.nJy, equivalencies=u.zero_point_flux(u.ABflux)))
-        except (ValueError, TypeError, u.UnitConversionError):
+            scale = float(flux.to(u.nJy, equivalencies=u.zero_point_flux(u.ABflux)))
+        except (ValueError, TypeError, ArithmeticError, u.UnitConversionError):
             return None
+    return scale if 0.0 < scale < np.inf else None
 
 
 def _calibration(structure: FileStructure, image: Hdu) -> float | None:

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..geom import YX, TanProjection
 from ..order import block_ids
+from ..writing import whole_file
 from .parquet import from_arrow, to_arrow
 from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected
 
@@ -184,17 +184,16 @@ class CutoutPlan:
         """Write the plan to a Parquet file: a row for each catalog row, delivered or not, and tables as metadata.
 
         The file appears whole or not at all.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
         """
         import pyarrow.parquet
 
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
+        with whole_file(path) as part:
             pyarrow.parquet.write_table(to_arrow(self), part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -208,7 +208,8 @@ class Planner:
             if not files or tract is None or not tract.is_at_edge(patch):
                 continue
             try:
-                with open_coadd(next(iter(files.values())).uri) as coadd:
+                one = next(iter(files.values()))
+                with open_coadd(one.uri, size=one.size) as coadd:
                     return tract.bbox.contains(coadd.bbox)
             except ReadError:
                 continue  # a broken file is for the reader to find
@@ -266,7 +267,7 @@ class Planner:
     def _measure(self, one: LocatedFile) -> _Sample:
         tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
         inner = tract.inner_box(one.patch)
-        with open_coadd(one.uri) as coadd:
+        with open_coadd(one.uri, size=one.size) as coadd:
             check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri)
             bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
         border = YX(y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0))
