@@ -426,6 +426,6 @@ def test_positions_without_coverage_follow_the_policy_of_missing_bands(dp2_repo:
 
 
 def test_a_report_before_any_fetch_is_refused(dp2_repo: SimulatedRepository) -> None:
-    with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="g", size=8) as fetcher:
-        with pytest.raises(ConfigurationError, match="before something has been fetched"):
-            _ = fetcher.report
+    refused = pytest.raises(ConfigurationError, match="before something has been fetched")
+    with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="g", size=8) as fetcher, refused:
+        _ = fetcher.report

@@ -131,7 +131,7 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
     assert table[target]["quality_r"] == Quality.READ_ERROR
     assert table[-1]["outcome"] == "outside_tracts"
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="cannot write .*report.parquet"):
+    with pytest.raises(WriteError, match=r"cannot write .*report\.parquet"):
         report.save(tmp_path / "file" / "report.parquet")
     assert report.failures == {failure: 1}
     with pytest.raises(ConfigurationError, match="not among the rows"):

@@ -206,7 +206,7 @@ def test_dp1_full_size_borders() -> None:
 def test_dp1_files_are_the_same_each_time(dp1_repo: SimulatedRepository, tmp_path: Path) -> None:
     pixels = rendered(dp1_repo, 9)["r"]
     for name in ("one", "two"):
-        write_exposure(tmp_path / name, pixels, skymap_of(dp1_repo.config), np.random.default_rng(1))
+        write_exposure(tmp_path / name, pixels, skymap_of(dp1_repo.config), np.random.default_rng(1), {"patch": 9})
     # Not byte by byte: the streams of a gzip tile hold the time.
     assert fits.FITSDiff(str(tmp_path / "one"), str(tmp_path / "two")).identical
 

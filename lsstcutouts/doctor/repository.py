@@ -143,6 +143,7 @@ def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> 
         dataset_type=repository.dataset_type,
         skymap=repository.skymap,
         cache_bytes=_CACHE_BYTES,
+        flux_unit="native",  # as the oracle has them
     ) as fetcher:
         batch = fetcher.fetch(ra, dec)
     seconds = perf_counter() - start
@@ -212,7 +213,8 @@ def compare(found: Array, expected: Array) -> str:
 def read_afw(one: LocatedFile, box: Box) -> Array:
     """Return image pixels of a file written by afw, read by astropy.
 
-    Their place on the tract comes from the "A" WCS: this package's reader goes by ``LTV``.
+    The image is the first HDU after the primary one, its place that of the "A" WCS: this package's reader goes by names
+    and by ``LTV``.
 
     Raises
     ------
