@@ -18,7 +18,7 @@ from .source import ByteSource
 
 __all__ = ["FileStructure", "IndexedFile", "WalkedFile", "file_structure", "table_rows"]
 
-_MOST_HDUS = 100_000
+_MOST_HDUS = 10_000
 """An index or a file with more HDUs is not a coadd; a bound on what damaged bytes can make us read."""
 
 _INDEX_COLUMNS = {"EXTNAME": "S", "EXTVER": "i", "HDRADDR": "i", "DATADDR": "i", "DATSIZE": "i"}

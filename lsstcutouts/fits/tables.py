@@ -25,7 +25,8 @@ DP1's one-row tiles (190 kB) are one unit, as a 64-pixel box would otherwise cos
 """
 
 _MOST_TILE_PIXELS = 1 << 26
-_MOST_PIXELS = 1 << 40
+_MOST_PIXELS = 1 << 32
+_MOST_BYTES = 1 << 40
 _LARGEST_BLOCK = 256
 _MOST_KERNEL_PIXELS = 1 << 20
 """Pixels of the largest image in a cube; those of PSFs have 35 x 35."""
@@ -254,7 +255,7 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
 def _descriptors(rows: NDArray[np.void], name: str) -> NDArray[np.int64]:
     """Return the (number of elements, byte in the heap) pairs of a variable-length column, (n, 2)."""
     pairs: NDArray[np.int64] = table_column(rows, name, "i", 2).astype(np.int64)
-    if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) <= _MOST_PIXELS:
+    if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) <= _MOST_BYTES:
         raise BadStructureError(f"column {name} has a tile with an impossible size or place")
     return pairs
 
