@@ -27,8 +27,8 @@ _log = logging.getLogger(__name__)
 
 type TensorBatch = dict[str, torch.Tensor | list[str]]
 
-_ACCOUNT = "account"
-"""Key under which a batch from a worker process carries its `Account` to the main process."""
+_ACCOUNT = "lsstcutouts.account"
+"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -171,10 +171,12 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         batches = (order[low:high] for low, high in bounds)
         if worker is None and done == 0:
             self.begin_report()
+        # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
+        report = self.report
         for delivery in stream(self._reader, batches, threads=threads, ahead=max(2, threads)):
             tensors = _as_tensors(delivery.batch)
             if worker is None:
-                self.report.add(delivery.account)
+                report.add(delivery.account)
                 yield tensors
             else:
                 yield {**tensors, _ACCOUNT: delivery.account}  # type: ignore[dict-item]
@@ -291,6 +293,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Let the next pass go on where ``state`` was taken."""
         self.cutouts.seek(state["epoch"], state["done"])
+        if state["epoch"] != self.epoch:
+            self.cutouts.begin_report()
         self.epoch, self.done, self._delivered = state["epoch"], state["done"], False
 
     @property

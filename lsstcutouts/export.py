@@ -202,7 +202,8 @@ def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
         raise WriteError(f"cannot make the folder {folder}: {error}") from error
     there = [] if overwrite else [path for path in paths if path.exists()]
     if there:
-        raise WriteError(f"{there[0]} exists, as do {len(there) - 1} more; choose another folder, or overwrite=True")
+        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
+        raise WriteError(f"{there[0]} exists{more}; choose another folder, or overwrite=True")
 
 
 def _write(path: Path, hdus: list[Any]) -> None:

@@ -147,8 +147,9 @@ def words_of(error: BaseException) -> str:
     reason = getattr(getattr(error, "response", None), "reason", None)
     if status is not None and isinstance(reason, str):
         return f"the server answers {status} {reason}".rstrip()
-    lines = _QUERY.sub("?...", text).splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = _QUERY.sub("?...", text).splitlines() or [type(error).__name__]
+    # A line that ends in a colon announces the next ones.
+    return " ".join(map(str.strip, lines)) if lines[0].endswith(":") else lines[0]
 
 
 def _by_class(error: BaseException) -> Trouble | None:

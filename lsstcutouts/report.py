@@ -39,8 +39,6 @@ class Report:
         ``(R,)`` values of `Outcome`.
     quality
         ``(R, B)`` bits of `Quality`.
-    failures
-        What could not be read, and the number of rows that lost pixels to it.
     """
 
     def __init__(self, plan: CutoutPlan, rows: NDArray[np.int64] | None = None) -> None:
@@ -155,7 +153,9 @@ class Report:
             words = ", ".join(f"{count} {str(flag.name).lower().replace('_', ' ')}" for flag, count in found.items())
             lines += [f"  band {band}: {words}"] if words else []
         for failure, rows in self.failures.items():
-            lines.append(f"  unreadable, {rows} rows: {failure.plane or 'file'} of {failure.uri}: {failure.cause}")
+            # Many causes begin with the file that is named here.
+            cause = failure.cause.removeprefix(failure.uri).lstrip(": ")
+            lines.append(f"  unreadable, {rows} rows: {failure.plane or 'file'} of {failure.uri}: {cause}")
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -191,8 +191,12 @@ class PixelToSky(Protocol):
         ...
 
 
-def check_projection(mine: PixelToSky, reference: TanProjection, bbox: Box, what: str) -> None:
+def check_projection(
+    mine: PixelToSky, reference: TanProjection, bbox: Box, what: str, whose: str = "its tract"
+) -> None:
     """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px anywhere in a box.
+
+    The message names the file, ``what``, and the tract, ``whose``.
 
     Looked at on a grid of pixels, first and last ones among them: the polynomials of a SIP distortion, of ninth
     order at most, can vanish in the corners and nowhere else.
@@ -205,9 +209,9 @@ def check_projection(mine: PixelToSky, reference: TanProjection, bbox: Box, what
     worst = np.unravel_index(np.argmax(away), away.shape)  # a NaN counts as the greatest
     if not away[worst] <= WCS_TOLERANCE:
         raise GeometryMismatchError(
-            f"{what}: its WCS is {away[worst]:.3f} px away from its tract's at pixel (y={y[worst]:.0f}, x={x[worst]:.0f}) "
-            f"(reference tangent point {reference.crval}, the file's {mine.crval}); the file does not belong to this "
-            "tract and skymap, or its header is damaged"
+            f"{what}: its WCS is {away[worst]:.3f} px away from that of {whose} at pixel (y={y[worst]:.0f}, "
+            f"x={x[worst]:.0f}) (reference tangent point {reference.crval}, the file's {mine.crval}); the file does not "
+            "belong to this tract and skymap, or its header is damaged"
         )
 
 

@@ -18,7 +18,8 @@ import pydantic
 import pytest
 import sqlalchemy.exc
 import yaml
-from lsst.daf.butler import Butler, DatasetType, MissingCollectionError, MissingDatasetTypeError
+from astropy.table import Table
+from lsst.daf.butler import Butler, ButlerUserError, DatasetType, MissingCollectionError, MissingDatasetTypeError
 
 from lsstcutouts.butler import Repository
 from lsstcutouts.butler.seam import asking
@@ -88,6 +89,19 @@ def test_an_unknown_label_names_the_known_ones(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("DAF_BUTLER_REPOSITORY_INDEX", str(tmp_path / "index.yaml"))
     with pytest.raises(RepositoryNotFoundError, match=r"known aliases: .*dp1"):
         Repository("dp3", "dp2")
+
+
+@pytest.mark.parametrize("text", [None, "dp1: [", "- a"])
+def test_an_index_that_is_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
+    index = tmp_path / "index.yaml"
+    if text is not None:
+        index.write_text(text)
+    monkeypatch.setenv("DAF_BUTLER_REPOSITORY_INDEX", str(index))
+    with pytest.raises(
+        RepositoryNotFoundError, match=r"no Butler repository 'dp1'; .*DAF_BUTLER_REPOSITORY_INDEX"
+    ) as it:
+        Repository("dp1", "dp2")
+    assert isinstance(it.value.__cause__, FileNotFoundError)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +251,82 @@ def test_what_a_butler_itself_says(small: SimulatedRepository) -> None:
         with pytest.raises(DatasetError, match=r"gone.*dataset_type=") as caught:
             repository.storage_class  # noqa: B018 - a property that asks
         assert isinstance(caught.value.__cause__, MissingDatasetTypeError)
+
+
+PLACE = {"skymap": "simulated_dp2_2x2_50x50_10x10", "tract": 5063, "patch": 0, "band": "g"}
+
+
+def healpix(butler: Butler) -> list[Any]:
+    """Ask for patches under a HEALPix pixel, which registries cannot join."""
+    with butler.query() as query:
+        joined = query.join_data_coordinate_table(Table({"healpix9": [1]})).join_dimensions(["patch"])
+        return list(joined.data_ids(["patch"]))
+
+
+@pytest.mark.parametrize(
+    ("question", "kind", "cause", "words"),
+    [
+        (lambda b: b.getURI("deep_coadd", PLACE), CollectionError, "NoDefaultCollectionError", "; give collections="),
+        (
+            lambda b: b.query_datasets("deep_coadd", collections="zzz"),
+            CollectionError,
+            "MissingCollectionError",
+            "No collection with name 'zzz' found.*; give another name with collections=",
+        ),
+        (
+            lambda b: b.get_dataset_type("deep_coad"),
+            DatasetError,
+            "MissingDatasetTypeError",
+            "'deep_coad' does not exist.*; give another name with dataset_type=",
+        ),
+        (
+            lambda b: b.getURI("deep_coadd", PLACE, collections="dp2"),
+            DatasetError,
+            "DatasetNotFoundError",
+            "Dataset deep_coadd with data ID .* could not be found in collections",
+        ),
+        (
+            lambda b: b.query_datasets("deep_coadd", collections="dp2", where="band = 'y'"),
+            DatasetError,
+            "EmptyQueryResultError",
+            "Possible reasons for empty result",
+        ),
+        (
+            lambda b: b.find_dataset("deep_coadd", tract=5063, collections="dp2"),
+            ConfigurationError,
+            "DimensionNameError",
+            "for required dimension 'band'",
+        ),
+        (
+            lambda b: b.find_dataset("deep_coadd", PLACE, visits=3, collections="dp2"),
+            ConfigurationError,
+            "DimensionValueError",
+            "visits",
+        ),
+        (
+            lambda b: b.query_datasets("deep_coadd", collections="dp2", where="band = = 3"),
+            ConfigurationError,
+            "InvalidQueryError",
+            "Failed to parse expression 'band = = 3'",
+        ),
+        (
+            lambda b: b.get("deep_coadd.foo", PLACE, collections="dp2"),
+            ConfigurationError,
+            "UnknownComponentError",
+            "component .foo. not understood",
+        ),
+        (healpix, ConfigurationError, "UnimplementedQueryError", "Unsupported combination .*healpix9"),
+    ],
+)
+def test_every_word_of_a_butler(
+    small: SimulatedRepository, question: Any, kind: type[Exception], cause: str, words: str
+) -> None:
+    refused = pytest.raises(kind, match=f"{small.root}', asked for x: .*{words}")
+    with Repository(small.root, small.collections, retry=patient()) as repository, refused as caught:
+        repository._ask("x", question)
+    assert type(caught.value) is kind
+    assert type(caught.value.__cause__).__name__ == cause
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -461,6 +551,7 @@ def ask(server: ButlerServer) -> None:
     [
         (401, AuthenticationError, "401.*BUTLER_RUBIN_ACCESS_TOKEN"),
         (403, AuthenticationError, "403.*read:image"),
+        (302, RepositoryError, "302"),
         (404, RepositoryNotFoundError, "404.*see that the path or URL is the repository's"),
         (500, RepositoryUnavailableError, "500.*see that the URL .repository name, host, port. is right"),
         (503, RepositoryUnavailableError, "503.*try again later"),
@@ -479,6 +570,19 @@ def test_a_butler_server_that_refuses(
     assert "geheim" not in str(caught.value)
     tried = sum("butler.yaml" in path and method == "GET" for method, path, _ in butler_server.requests)
     assert tried <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("missing_collection", CollectionError), ("missing_dataset_type", DatasetError), ("new_kind", ConfigurationError)],
+)
+def test_what_a_butler_server_sends_on(butler_server: ButlerServer, name: str, kind: type[Exception]) -> None:
+    """A server answers 422 with the exception of its own Butler."""
+    body = json.dumps({"error_type": name, "detail": "no such thing"}).encode()
+    butler_server.answer = (422, "application/json", body)
+    with pytest.raises(kind, match="no such thing") as caught:
+        ask(butler_server)
+    assert isinstance(caught.value.__cause__, ButlerUserError)
 
 
 def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:

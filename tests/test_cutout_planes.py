@@ -1,5 +1,6 @@
 """Planes beside the image, in any combination: PSF, mask planes of several HDUs, flux units, the WCS of a cutout."""
 
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from lsst.daf.butler import Butler
 from lsst.images import BoundsError
 
 from lsstcutouts.cache import TileCache
-from lsstcutouts.cutout import PLANES, CutoutReader, Quality, ReadOptions
-from lsstcutouts.errors import FluxUnitError, PlaneError
+from lsstcutouts.cutout import PLANES, CutoutReader, OpenFiles, Quality, QualityPolicy, ReadOptions
+from lsstcutouts.errors import FluxUnitError, GeometryMismatchError, PlaneError
 from lsstcutouts.fetcher import LsstDataFetcher
+from lsstcutouts.fits import Coadd
+from lsstcutouts.fits.source import LocalSource
+from lsstcutouts.geom import YX, Box
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
@@ -61,6 +65,159 @@ def test_only_what_is_asked_for_is_read(dp2_repo: SimulatedRepository) -> None:
     reader.read(np.arange(len(plan)))
     reader.close()
     assert other.stats().misses == 2 * cache.stats().misses
+
+
+class Recorded(LocalSource):
+    """A file that writes down which of its bytes are read, and has no gap worth reading over."""
+
+    gap = 0
+
+    def __init__(self, path: str, uri: str, reads: list[tuple[str, int, int]]) -> None:
+        super().__init__(path, uri)
+        self._reads = reads
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._reads.append((self.uri, offset, length))
+        return super().read(offset, length)
+
+
+@dataclass
+class RecordedFiles(OpenFiles):
+    reads: list[tuple[str, int, int]] = field(default_factory=list)
+    coadds: dict[str, Coadd] = field(default_factory=dict)
+
+    def get(self, plan: CutoutPlan, file: int, tract: int) -> Coadd:  # noqa: ARG002 - the one of `OpenFiles`
+        uri = plan.files.uri[file]
+        if uri not in self.coadds:
+            self.coadds[uri] = Coadd(Recorded(uri, uri, self.reads))
+        return self.coadds[uri]
+
+    def close(self) -> None:
+        for coadd in self.coadds.values():
+            coadd.close()
+
+
+def data_of_planes(path: str) -> dict[str, tuple[int, int, list[int]]]:
+    """Return by HDU the first byte of its data, the one after the last, and the sizes of its tiles, as astropy knows."""
+    found = {}
+    with fits.open(path, disable_image_compression=True) as hdus:
+        for hdu in hdus:
+            if "ZIMAGE" not in hdu.header:
+                continue
+            info = hdu.fileinfo()
+            # Tiles that could not be quantised are in a column of their own.
+            columns = [hdu.data[c] for c in ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA") if c in hdu.columns.names]
+            tiles = [sum(map(len, row)) for row in zip(*columns, strict=True)]
+            found[hdu.name] = info["datLoc"], info["datLoc"] + info["datSpan"], tiles
+    return found
+
+
+@pytest.mark.parametrize(
+    ("plane", "hdus"),
+    [
+        ("image", {"IMAGE"}),
+        ("variance", {"VARIANCE"}),
+        ("mask", {"MASK"}),
+        ("valid", {"IMAGE", "MASK"}),
+        ("ivar", {"IMAGE", "MASK", "VARIANCE"}),
+        ("psf", {"PSF"}),
+    ],
+)
+def test_not_a_byte_more_is_read(dp2_repo: SimulatedRepository, plane: str, hdus: set[str]) -> None:
+    """Of files that are open, only the tiles under the box of the planes that are asked for."""
+    plan = plan_of(dp2_repo)
+    files, masks = RecordedFiles(), ("DETECTED",) if plane == "mask" else ()
+    reader = CutoutReader(plan, ReadOptions(planes=(plane,), mask_planes=masks), cache=TileCache("100 MB"), files=files)
+    targets = [n for n in range(len(plan)) if plan.patch[n] == 9 and not len(plan.others_of(n))][:5]
+    assert targets
+    reader.read(np.array(targets))
+    reader.cache.clear()
+    files.reads.clear()
+    reader.read(np.array(targets))
+    read: dict[tuple[str, str], int] = {}
+    known = {uri: data_of_planes(uri) for uri in files.coadds}
+    for uri, offset, length in files.reads:
+        (name,) = (n for n, (low, high, _) in known[uri].items() if low <= offset and offset + length <= high)
+        read[uri, name] = read.get((uri, name), 0) + length
+    assert len(files.coadds) == 3
+    assert {name for _, name in read} == hdus
+    for (uri, name), count in read.items() if plane != "psf" else ():
+        coadd, tiles = files.coadds[uri], known[uri][name][2]
+        layout, wanted = coadd.layout(name.lower()), set()
+        for n in targets:
+            box = Box.from_start(YX(*plan.yx0[n].tolist()), plan.size).relative_to(coadd.bbox.start)
+            for unit in layout.units_under(box):
+                under = layout.tiles_under(layout.unit_box(unit))
+                wanted |= {y * layout.tile_grid.x + x for y in range(*under[:2]) for x in range(*under[2:])}
+        assert count == sum(tiles[i] for i in wanted)
+    reader.close()
+
+
+# A band on another grid
+
+
+@pytest.mark.parametrize("policy", ["raise", "mask", "skip"])
+def test_a_band_on_another_grid_is_named_with_its_tract(
+    dp2_repo: SimulatedRepository, tmp_path: Path, policy: str
+) -> None:
+    repo = copied(dp2_repo, tmp_path)
+    plan, path = plan_of(repo), file_of(repo, 9, "r")
+    with fits.open(path, mode="update", disable_image_compression=True) as hdus:
+        hdus["IMAGE"].header["CRPIX1"] += 0.011
+    words = rf"{path} \(patch 9, band r\): its WCS is 0\.011 px away from that of tract {repo.tract} of skymap '{repo.skymap}'"
+    with pytest.raises(GeometryMismatchError, match=words):
+        read(plan, on_read_error=policy)
+    others = np.flatnonzero(
+        [9 not in plan.patches.patch[[plan.primary[n], *plan.others_of(n)]] for n in range(len(plan))]
+    )
+    np.testing.assert_array_equal(read(plan, others)["image"], read(plan_of(dp2_repo), others)["image"])
+
+
+# Variances of every kind
+
+
+def test_variances_that_are_no_information(dp1_repo: SimulatedRepository, tmp_path: Path) -> None:
+    """Infinite, negative, zero and not a number, with and without NO_DATA: `ivar` is 0 there, `valid` is not changed."""
+    repo = copied(dp1_repo, tmp_path)
+    rng, kinds = np.random.default_rng(8), np.array([np.inf, -np.inf, np.nan, -3.0, 0.0, 1e-45], np.float32)
+    files: dict[int, tuple[np.ndarray, ...]] = {}
+    for patch in repo.patches:
+        path = file_of(repo, patch, "r")
+        with fits.open(path) as hdus:
+            no_data = hdus["MASK"].data >> hdus["MASK"].header["MP_NO_DATA"] & 1 == 1
+            variance, image = hdus["VARIANCE"].data.copy(), hdus["IMAGE"].data.copy()
+            start = int(hdus["IMAGE"].header["CRVAL2A"]), int(hdus["IMAGE"].header["CRVAL1A"])
+            odd = no_data | (rng.random(variance.shape) < 0.0005)
+            variance[odd] = rng.choice(kinds, np.count_nonzero(odd))
+            hdus["VARIANCE"] = fits.ImageHDU(variance, hdus["VARIANCE"].header)
+            hdus.writeto(tmp_path / path.name)
+        (tmp_path / path.name).replace(path)
+        files[patch] = variance, no_data, image, start
+    plan = plan_of(repo, bands="r")
+    unknown = type(plan.files)(plan.files.uri, (-1,) * len(plan.files.uri), plan.files.dataset_id)
+    plan = CutoutPlan(**{**plan.__dict__, "files": unknown})
+    batch = read(plan, planes=("variance", "ivar", "valid"), quality=QualityPolicy(positive_variance=True))
+    assert np.isfinite(batch["ivar"]).all()
+    bad, holes = [], 0
+    for n in np.flatnonzero(np.isin(plan.patch, repo.patches)):
+        variance, no_data, image, start = files[int(plan.patch[n])]
+        y, x = plan.yx0[n] - start
+        inside = slice(y, y + 21), slice(x, x + 26)
+        if min(y, x) < 0 or variance[inside].shape != (21, 26):
+            continue
+        v, valid = variance[inside], np.isfinite(image[inside]) & ~no_data[inside]
+        np.testing.assert_array_equal(batch["variance"][n, 0], v)
+        np.testing.assert_array_equal(batch["valid"][n, 0], valid)
+        good = valid & np.isfinite(v) & (v > 0)
+        with np.errstate(divide="ignore", over="ignore"):
+            want = np.where(good, np.minimum(np.float32(1) / v, np.finfo(np.float32).max), 0)
+        np.testing.assert_array_equal(batch["ivar"][n, 0], want)
+        bad.append(bool((valid & ~good).any()))
+        assert bool(batch["quality"][n, 0] & Quality.BAD_VARIANCE) == bad[-1]
+        holes += no_data[inside].any()
+    assert len(bad) > 40
+    assert 0 < sum(bad) < len(bad)
+    assert holes
 
 
 # PSF

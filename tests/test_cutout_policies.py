@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,22 +13,26 @@ from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
 from lsstcutouts.cutout import CutoutReader, Delivery, Outcome, Quality, QualityPolicy, ReadOptions
 from lsstcutouts.errors import (
+    AuthenticationError,
     ConfigurationError,
     CorruptFileError,
     MissingBandError,
     MissingFileError,
     PlaneError,
     QualityError,
+    ReadError,
 )
 from lsstcutouts.fetcher import LsstDataFetcher
+from lsstcutouts.fits import open_coadd
 from lsstcutouts.geom import YX, Box
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
 from lsstcutouts.report import Report
-from lsstcutouts.simulate import SimulatedRepository
+from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
 
 from .faulty import copied, file_of, spoil_tile
 from .oracle import expected
+from .server import FileServer, Handler, serving
 
 SIZE = (32, 45)
 ALL = ("image", "variance", "ivar", "valid")
@@ -304,6 +309,136 @@ def test_a_file_that_cannot_be_read_is_missing_to_no_band_policy(broken: Simulat
     assert not np.isnan(batch["image"][lost]).any()
     outcome = deliver(plan, required_bands=("r",), on_read_error="mask").account.outcome
     assert (outcome[lost.any(axis=1)] == Outcome.DELIVERED).all()
+
+
+class ExpiringServer(FileServer):
+    """Signed URLs that are good for a while."""
+
+    status = 0
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.RequestHandlerClass = ExpiringHandler
+
+
+class ExpiringHandler(Handler):
+    server: ExpiringServer
+
+    def _serve(self, body: bool) -> None:
+        if self.server.status and "/9/r/" in self.path:
+            return self._answer(self.server.status)
+        return super()._serve(body)
+
+
+@pytest.mark.parametrize(("policy", "status"), [("raise", 403), ("mask", 401), ("mask", 403), ("skip", 403)])
+@pytest.mark.parametrize("when", ["before it is opened", "while it is read"])
+def test_forbidden_files_are_never_missing(dp2_repo: SimulatedRepository, policy: str, status: int, when: str) -> None:
+    plan = plan_of(dp2_repo)
+    mine = np.flatnonzero(plan.patch == 9)
+    good = deliver(plan, mine).batch["image"]
+    with serving(dp2_repo.root, ExpiringServer) as server:
+        uris = tuple(f"{server.url}/{Path(uri).relative_to(dp2_repo.root)}" for uri in plan.files.uri)
+        assert any("/9/r/" in uri for uri in uris)
+        files = type(plan.files)(uris, plan.files.size, plan.files.dataset_id)
+        remote = CutoutPlan(**{**plan.__dict__, "files": files})
+        reader = CutoutReader(remote, ReadOptions(on_read_error=policy), cache=TileCache("100 MB"))
+        if when == "while it is read":
+            np.testing.assert_array_equal(reader.read(mine)["image"], good)
+            reader.cache.clear()
+        server.status = status
+        with pytest.raises(AuthenticationError, match=rf"/9/r/.*{status}.*signed it may have expired") as caught:
+            reader.read(mine)
+        assert not isinstance(caught.value, MissingFileError | ReadError)
+        assert isinstance(caught.value.__cause__, requests.HTTPError)
+        server.status = 404
+        if policy == "raise":
+            with pytest.raises(MissingFileError, match=r"/9/r/.*404 Not Found"):
+                reader.read(mine)
+        else:
+            account = reader.deliver(mine).account
+            assert {failure.kind for failure, _ in account.failures} == {"MissingFileError"}
+            assert (account.quality[:, 1] & Quality.READ_ERROR).all()
+            assert not (account.quality & Quality.BAND_ABSENT).any()
+        reader.close()
+
+
+@pytest.mark.parametrize("fill", [0.0, float("nan"), "noise"])
+def test_lost_pixels_are_filled_as_pixels_without_a_value(broken: SimulatedRepository, fill) -> None:
+    plan = plan_of(broken, size=(70, 90))
+    good = deliver(plan, planes=("image", "valid")).batch
+    spoil_tile(file_of(broken, 9, "r"), "mask", 5 if broken.release == "dp2" else 120)
+    planes = ("image", "valid")
+    zero = deliver(plan, planes=planes, on_read_error="mask").batch
+    batch = deliver(plan, planes=planes, on_read_error="mask", fill=fill).batch
+    lost = good["valid"] & ~zero["valid"]
+    assert lost.any()
+    np.testing.assert_array_equal(batch["valid"], zero["valid"])
+    np.testing.assert_array_equal(batch["image"][batch["valid"]], good["image"][batch["valid"]])
+    if fill == "noise":
+        assert np.isfinite(batch["image"]).all()
+        assert (batch["image"][lost] != 0).mean() > 0.99
+    else:
+        np.testing.assert_array_equal(batch["image"][lost], np.full(np.count_nonzero(lost), fill, np.float32))
+
+
+@pytest.mark.parametrize("patch", [8, 9, 13, 14])
+def test_a_box_of_several_files_may_lose_one_where_only_the_psf_is_asked_for(
+    dp2_repo: SimulatedRepository, tmp_path: Path, patch: int
+) -> None:
+    repo = copied(dp2_repo, tmp_path)
+    plan = plan_of(repo, size=(90, 290), bands="r")
+    good = deliver(plan, planes=("psf",)).batch
+    file_of(repo, patch, "r").unlink()
+    delivery = deliver(plan, planes=("psf",), on_read_error="mask")
+    unread = (delivery.account.quality[:, 0] & Quality.READ_ERROR) != 0
+    assert unread.any()
+    assert {n for _, rows in delivery.account.failures for n in rows} == set(np.flatnonzero(unread).tolist())
+    there = delivery.batch["psf_present"]
+    np.testing.assert_array_equal(delivery.batch["psf"][there], good["psf"][there])
+    np.testing.assert_array_equal(there[~unread], good["psf_present"][~unread])
+
+
+def test_tiles_that_a_box_takes_from_another_file_are_not_read(tmp_path: Path) -> None:
+    """Cells of 150 pixels are a unit of the cache each, as in DP2."""
+    settings = {"cells": (2, 2), "cell": (150, 150), "grid": (2, 3), "patches": 2, "bands": "r", "targets": 30}
+    repo = simulate(tmp_path / "repo", SimulationConfig(release="dp2", **settings, seed=3))
+    plan = plan_of(repo, size=(50, 420), bands="r")
+    rows = np.flatnonzero(plan.patch == 2)
+    torn = [row for row in rows if 1 in plan.patches.patch[plan.others_of(row)]]
+    assert torn
+    good = deliver(plan, rows, planes=("image", "valid")).batch
+    path = file_of(repo, 1, "r")
+    with open_coadd(path) as neighbour, open_coadd(file_of(repo, 2, "r")) as primary:
+        layout = neighbour.layout("mask")
+        places = [divmod(tile, layout.tile_grid.x) for tile in range(len(layout.offsets))]
+        boxes = [layout.pixels_of(Box(y, y + 1, x, x + 1)).shifted(neighbour.bbox.start) for y, x in places]
+        shared = [tile for tile, box in enumerate(boxes) if primary.bbox.contains(box)]
+    for tile in shared:
+        spoil_tile(path, "mask", tile)
+    batch = deliver(plan, rows, planes=("image", "valid")).batch
+    np.testing.assert_array_equal(batch["image"], good["image"])
+    np.testing.assert_array_equal(batch["valid"], good["valid"])
+
+
+def test_a_target_that_is_left_out_anyway_does_not_raise_for_its_quality(broken: SimulatedRepository) -> None:
+    plan = plan_of(broken, bands="r")
+    policy = QualityPolicy(min_valid=0.1, action="raise")
+    deliver(plan, quality=policy)
+    file_of(broken, 9, "r").unlink()
+    with pytest.raises(QualityError, match=r"r: FEW_VALID"):
+        deliver(plan, quality=policy, on_read_error="mask")
+    outcome = deliver(plan, quality=policy, on_read_error="skip").account.outcome
+    assert set(outcome.tolist()) == {Outcome.DELIVERED, Outcome.READ_ERROR}
+
+
+def test_padding_holds_no_nan(broken: SimulatedRepository) -> None:
+    plan = plan_of(broken, bands="r")
+    rows = np.flatnonzero(plan.patch == 9)
+    file_of(broken, 9, "r").unlink()
+    batch = deliver(plan, rows, pad=True, planes=("image", "variance"), on_read_error="skip", fill=np.nan).batch
+    assert batch["is_padding"].tolist() == [True]
+    assert np.isfinite(batch["image"]).all()
+    assert np.isfinite(batch["variance"]).all()
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -32,7 +32,7 @@ from lsstcutouts.errors import (
 from lsstcutouts.fits import open_coadd
 from lsstcutouts.fits.remote import HttpSource, Limits, RemoteSource
 from lsstcutouts.fits.source import LocalSource, open_source
-from lsstcutouts.foreign import Trouble, status_trouble, trouble_of
+from lsstcutouts.foreign import Trouble, status_trouble, trouble_of, words_of
 from lsstcutouts.retry import Retry
 from lsstcutouts.simulate import SimulatedRepository
 
@@ -475,6 +475,12 @@ def test_s3_tells_an_expired_token_with_status_400() -> None:
     assert trouble_of(answer(400, "ExpiredToken")) is Trouble.CREDENTIALS
     assert trouble_of(answer(400, "InvalidArgument")) is Trouble.OTHER
     assert trouble_of(answer(503, "SlowDown")) is Trouble.UNAVAILABLE
+
+
+def test_words_are_one_line() -> None:
+    assert words_of(RuntimeError("first\nsecond")) == "first"
+    assert words_of(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
+    assert words_of(RuntimeError()) == "RuntimeError"
 
 
 def test_every_status_means_something() -> None:

@@ -7,7 +7,9 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
+from lsstcutouts.cutout import CutoutReader, ReadOptions
 from lsstcutouts.errors import GeometryMismatchError
 from lsstcutouts.export import batch_wcs, write_fits
 from lsstcutouts.fetcher import LsstDataFetcher
@@ -19,6 +21,7 @@ from lsstcutouts.simulate import SimulatedRepository
 from lsstcutouts.skymap import RingsGeometry, SkyMap, Tract, check_projection, unit_vectors
 
 from .contract import proven, sentence, sentences
+from .faulty import copied, file_of
 from .oracle import files_of, inner_region
 from .tract_oracle import TractMosaic
 
@@ -214,6 +217,32 @@ def test_whose_pixels_fill_a_box(fetched, repo: SimulatedRepository) -> None:
             own = (repo.tract, patch, band) in files_of(repo)
             kinds.add((own, "all" if covered.all() else "some" if covered.any() else "none"))
     assert {(True, "all"), (False, "some"), (False, "none")} <= kinds
+
+
+@sentence(20, 21)
+def test_files_that_cannot_be_read_are_present_and_not_valid(
+    fetched, repo: SimulatedRepository, tmp_path: Path
+) -> None:
+    batch, plan = fetched
+    broken = copied(repo, tmp_path)
+    file_of(broken, 9, "r").unlink()
+    uris = tuple(uri.replace(str(repo.root), str(broken.root)) for uri in plan.files.uri)
+    files = type(plan.files)(uris, plan.files.size, plan.files.dataset_id)
+    options = ReadOptions(planes=("image", "variance", "valid"), on_read_error="mask")
+    reader = CutoutReader(CutoutPlan(**{**plan.__dict__, "files": files}), options, cache=TileCache("50 MB"))
+    lossy = reader.read(np.arange(len(plan)))
+    reader.close()
+    np.testing.assert_array_equal(lossy["band_present"], batch["band_present"])
+    assert not (lossy["valid"] & ~batch["valid"]).any()
+    lost = batch["valid"] & ~lossy["valid"]
+    assert lost[:, 1].any()
+    assert not lost[:, [0, 2]].any()
+    assert not lossy["image"][lost].any()
+    y0, x0 = files_of(repo)[repo.tract, 9, "r"].start
+    y1, x1 = np.add((y0, x0), files_of(repo)[repo.tract, 9, "r"].image.shape)
+    at = np.argwhere(lost)  # only where the file lies
+    y, x = (plan.yx0[at[:, 0]] + at[:, 2:]).T
+    assert ((y >= y0) & (y < y1) & (x >= x0) & (x < x1)).all()
 
 
 @sentence(16)

@@ -84,7 +84,9 @@ def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
     coadd = open_coadd(uri, size=size if size >= 0 else None)
     try:
         _check_identity(coadd, plan, file)
-        check_projection(coadd.projection, plan.projections[tract], coadd.bbox, uri)
+        _, patch, band = place_of(plan, file)
+        what, whose = f"{uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
+        check_projection(coadd.projection, plan.projections[tract], coadd.bbox, what, whose)
     except LsstCutoutsError:
         coadd.close()
         raise

@@ -105,14 +105,16 @@ class Filler:
                 continue
             piece = box.intersection(self._extent(coadd, patch))
             piece = piece if region is None else piece.intersection(region)
-            if piece.is_empty or not (free := ~taken[piece.slices(box.start)]).any():
+            if piece.is_empty or taken[piece.slices(box.start)].all():
                 continue
+            piece = _without_edges(piece, taken[piece.slices(box.start)])
+            at = piece.slices(box.start)
             if isinstance(coadd, Failure):
-                work.lose(n, band, piece.slices(box.start), free, [coadd])
+                work.lose(n, band, at, ~taken[at], [coadd])
             else:
-                self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, piece.slices(box.start), free)
+                self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, at, ~taken[at])
                 _note_projection(coadd, [n], own)
-            taken[piece.slices(box.start)] = True
+            taken[at] = True
             if taken.all():
                 break
         work.present[n, band] = taken.any()
@@ -198,6 +200,13 @@ class Filler:
             return coadd.bbox
         inner, border = self._plan.patches.inner_box(patch), self._plan.border
         return Box(inner.y0 - border.y, inner.y1 + border.y, inner.x0 - border.x, inner.x1 + border.x)
+
+
+def _without_edges(box: Box, taken: NDArray[np.bool_]) -> Box:
+    """Return a box without the outer rows and columns that are taken: the tiles there need not be read."""
+    rows, columns = (np.flatnonzero(~taken.all(axis=axis)) for axis in (1, 0))
+    (top, bottom), (left, right) = ((int(some[0]), int(some[-1]) + 1) for some in (rows, columns))
+    return Box(box.y0 + top, box.y0 + bottom, box.x0 + left, box.x0 + right)
 
 
 def _holds(box: Box, y: int, x: int) -> bool:

@@ -79,7 +79,10 @@ class ReadOptions:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ConfigurationError(f"seed must be a whole number from 0 on, got {self.seed!r}")
         if self.quality is not None and not isinstance(self.quality, QualityPolicy):
-            raise ConfigurationError(f"quality must be a QualityPolicy, got {self.quality!r}")
+            raise ConfigurationError(
+                "quality must be a QualityPolicy (in a configuration: {_target_: lsstcutouts.QualityPolicy, "
+                f"min_valid: 0.9, action: skip}}), got {self.quality!r}"
+            )
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Raise `ConfigurationError` if the policies name bands that are not read, or more than there are."""

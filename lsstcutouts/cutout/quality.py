@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 
-__all__ = ["Outcome", "Quality", "QualityPolicy"]
+__all__ = ["POLICY_BITS", "Outcome", "Quality", "QualityPolicy"]
 
 
 class Quality(IntFlag):
@@ -39,7 +39,8 @@ class Quality(IntFlag):
     """The brightest valid pixel lies at the edge of the box."""
 
 
-_POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
+POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
+"""What a `QualityPolicy` looks for."""
 
 
 class Outcome(IntEnum):
@@ -177,7 +178,7 @@ class QualityPolicy:
 
     def fails(self, bits: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which of ``(N, B)`` quality bits make a target fail, ``(N,)``."""
-        failing: NDArray[np.bool_] = (bits & int(_POLICY_BITS)) != 0
+        failing: NDArray[np.bool_] = (bits & int(POLICY_BITS)) != 0
         return np.asarray(failing.any(axis=-1))
 
 

@@ -132,6 +132,8 @@ class CutoutReader:
             batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
         batch |= self._rows(work.targets[kept])
         batch["is_padding"] = np.full(len(kept), padding)
+        for name in {"image", "variance"} & batch.keys() if padding else ():
+            batch[name] = np.nan_to_num(np.asarray(batch[name]))  # a NaN would spoil what normalises a whole batch
         return Delivery(batch, account)
 
     def _planes(self, work: Work) -> Batch:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..errors import MissingBandError, QualityError
 from ..plan import CutoutPlan
 from .options import ReadOptions
-from .quality import Outcome, Quality
+from .quality import POLICY_BITS, Outcome, Quality
 from .work import Work
 
 __all__ = ["lacking", "outcomes", "settle"]
@@ -68,9 +68,6 @@ def _judge(work: Work, n: int, plan: CutoutPlan, options: ReadOptions) -> None:
     found = policy.judge(plan.bands, work.sources["image"][n], work.valid[n], variance, masks)
     found[~work.present[n]] = 0
     work.quality[n] |= found
-    if policy.action == "raise" and policy.fails(work.quality[n]):
-        bad = [f"{band}: {_names(bit)}" for band, bit in zip(plan.bands, found.tolist(), strict=True) if bit]
-        raise QualityError(f"{_who(work, n, plan)} fails the quality policy ({'; '.join(bad)})")
 
 
 def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: NDArray[np.bool_] | None) -> None:
@@ -110,6 +107,8 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReadOptions) -> NDArray[np.u
     ------
     MissingBandError
         If a band is absent and that is not allowed.
+    QualityError
+        If a target that is not left out for another reason fails the quality policy and that is not allowed.
     """
     absent = work.quality & int(Quality.BAND_ABSENT) != 0  # (N, B)
     if options.missing_band == "raise" and absent.any():
@@ -120,11 +119,15 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReadOptions) -> NDArray[np.u
             'missing_band="zero" delivers a channel of zeros, "skip" leaves such targets out'
         )
     outcome = np.full(len(work.targets), Outcome.DELIVERED, np.uint8)
-    if options.quality is not None and options.quality.action == "skip":
+    if options.quality is not None and options.quality.action != "flag":
         outcome[options.quality.fails(work.quality)] = Outcome.QUALITY
     outcome[lacking(absent, plan.bands, options)] = Outcome.MISSING_BAND
     if options.on_read_error == "skip":
         outcome[(work.quality & int(Quality.READ_ERROR) != 0).any(axis=1)] = Outcome.READ_ERROR
+    failing = np.flatnonzero(outcome == Outcome.QUALITY).tolist()
+    if options.quality is not None and options.quality.action == "raise" and failing:
+        n = failing[0]
+        raise QualityError(f"{_who(work, n, plan)} fails the quality policy ({_complaints(work, n, plan)})")
     return outcome
 
 
@@ -145,5 +148,8 @@ def _who(work: Work, n: int, plan: CutoutPlan) -> str:
     )
 
 
-def _names(bits: int) -> str:
-    return ", ".join(str(flag.name) for flag in Quality if bits & flag)
+def _complaints(work: Work, n: int, plan: CutoutPlan) -> str:
+    """Return what a quality policy found, band by band."""
+    bits = (work.quality[n] & int(POLICY_BITS)).tolist()
+    found = [", ".join(str(flag.name) for flag in Quality if bit & flag) for bit in bits]
+    return "; ".join(f"{band}: {names}" for band, names in zip(plan.bands, found, strict=True) if names)

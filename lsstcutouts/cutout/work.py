@@ -86,11 +86,9 @@ class Work:
         self, n: int, band: int, place: tuple[slice, slice], part: NDArray[np.bool_], failures: Iterable[Failure]
     ) -> None:
         """Note that pixels of a target cannot be read."""
-        key = n, band
-        if key not in self.lost:
-            height, width = next(iter(self.sources.values())).shape[2:] if self.sources else part.shape
-            self.lost[key] = np.zeros((height, width), bool)
-        self.lost[key][place] |= part
+        if self.sources:  # a batch of PSFs alone has no pixels to lose
+            shape = next(iter(self.sources.values())).shape[2:]
+            self.lost.setdefault((n, band), np.zeros(shape, bool))[place] |= part
         self.fail(n, band, failures)
 
     def fail(self, n: int, band: int, failures: Iterable[Failure]) -> None:

@@ -268,7 +268,8 @@ class Planner:
         tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
         inner = tract.inner_box(one.patch)
         with open_coadd(one.uri, size=one.size) as coadd:
-            check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri)
+            whose = f"tract {one.tract} of skymap {self.repository.skymap!r}"
+            check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri, whose)
             bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
         border = YX(y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0))
         return _Sample(
