@@ -264,6 +264,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         return self.cutouts.steps
 
     def __iter__(self) -> "_Pass":  # type: ignore[override]
+        self._say_losses()  # of a pass that was cut short
         if self._delivered or self.done >= len(self) > 0:
             self.epoch, self.done = self.epoch + 1, 0
         self._delivered = False
@@ -306,9 +307,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """Return hits, misses and bytes of this process's cache; worker processes have their own."""
         return self.cutouts.cache.stats()
 
-    def end(self, number: int) -> None:
-        """Take note that pass ``number`` is over; say once what was lost in it."""
-        if number == self._passes and not self._said and (losses := self.report.losses()):
+    def _say_losses(self) -> None:
+        """Say what was lost in the latest pass, once in a loader's life."""
+        if not self._said and self._delivered and (losses := self.report.losses()):
             self._said = True
             _log.warning("%s (`report` of the loader)", losses)
 
@@ -321,6 +322,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.done += 1
         self.waited += waited
         self._delivered = True
+        if self.done == len(self):  # Lightning stops here, and never asks for the end
+            self._say_losses()
 
 
 class _Pass:
@@ -334,11 +337,7 @@ class _Pass:
 
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
-        try:
-            batch = next(self._batches)
-        except StopIteration:
-            self._loader.end(self._number)
-            raise
+        batch = next(self._batches)
         account: Any = batch.pop(_ACCOUNT, None)
         self._loader.count(self._number, time.perf_counter() - start, account)
         return batch

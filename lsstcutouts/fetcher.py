@@ -26,10 +26,10 @@ from .cutout import (
     default_threads,
     lacking,
 )
-from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError
+from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
 from .plan import CutoutPlan
-from .planner import Planner, SizeLike, parse_bands, parse_size, parse_tract
+from .planner import Planner, SizeLike, has_size, parse_bands, parse_size, parse_tract
 from .report import Report
 
 __all__ = ["LsstDataFetcher"]
@@ -139,8 +139,8 @@ class LsstDataFetcher:
             seed=seed,
         )
         self.options.check_bands(self.bands)
-        if threads is not None and threads < 1:
-            raise ConfigurationError(f"threads must be at least 1, got {threads}")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ConfigurationError(f"threads must be a whole number from 1 on, got {threads!r}")
         self.threads = threads or default_threads()
         self.cache = TileCache(cache_bytes)
         self._start()
@@ -190,7 +190,7 @@ class LsstDataFetcher:
         Parameters
         ----------
         ra, dec
-            Degrees ICRS: numbers or ``(N,)``.
+            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``.
         object_id
             ``(N,)`` unique integers; by default 0 to N - 1.
 
@@ -208,9 +208,7 @@ class LsstDataFetcher:
         CatalogError, RepositoryError, ReadError
             If the positions, the repository or a file cannot be used.
         """
-        ra, dec = np.atleast_1d(np.asarray(ra, np.float64)), np.atleast_1d(np.asarray(dec, np.float64))
-        ids = None if object_id is None else np.atleast_1d(np.asarray(object_id))
-        plan = self.plan(Catalog.from_arrays(ra, dec, ids))
+        plan = self.plan(Catalog.from_arrays(ra, dec, object_id))
         return _with_rejected(self.fetch_plan(plan), plan, self.options)
 
     def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
@@ -244,7 +242,14 @@ class LsstDataFetcher:
         ------
         MemoryBudgetError
             If the batch would take more than the memory that is free.
+        PlanError
+            If the plan is for other bands or another size than this fetcher.
         """
+        if plan.bands != self.bands or not has_size(plan, self.size):
+            raise PlanError(
+                f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, this fetcher for "
+                f"{','.join(self.bands)} and {self.size}; make it with this fetcher's plan()"
+            )
         targets = checked_targets(rows, plan)
         self._check_memory(plan, len(targets))
         self._in_this_process()

@@ -1,5 +1,6 @@
 """What became of every row: delivered, or why not; and what is wrong with its bands."""
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from .writing import whole_file
 
 __all__ = ["Report"]
 
+
+_META = "lsstcutouts.report"
 
 _LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
 
@@ -58,6 +61,9 @@ class Report:
         self._place = np.full(len(plan), -1, np.int64)
         self._place[targets] = np.argsort(order)[: len(targets)]
         self._rows_of: dict[Failure, set[int]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Report of {self}>"
 
     def __len__(self) -> int:
         return len(self.row)
@@ -116,7 +122,8 @@ class Report:
         if unread:
             first = next(iter(self._rows_of), None)
             cause = f", the first one: {first.cause}" if first else ""
-            parts.append(f"{unread} rows met {len(self._rows_of)} failures of reading{cause}")
+            count = len(self._rows_of)
+            parts.append(f"{unread} rows met {count} failure{'s' * (count != 1)} of reading{cause}")
         return f"{'; '.join(parts)}. The report lists all" if parts else ""
 
     def counts(self) -> dict[Outcome, int]:
@@ -161,6 +168,8 @@ class Report:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file with a row for each row of the report: outcome by name, quality bits by band.
 
+        Its metadata hold `as_dict` as JSON under ``lsstcutouts.report``, what could not be read among them.
+
         Raises
         ------
         WriteError
@@ -176,5 +185,6 @@ class Report:
             "outcome": [names[o] for o in self.outcome.tolist()],
             **{f"quality_{band}": self.quality[:, b] for b, band in enumerate(self.bands)},
         }
+        table = pyarrow.table(dict(columns)).replace_schema_metadata({_META: json.dumps(self.as_dict())})
         with whole_file(path) as part:
-            pyarrow.parquet.write_table(pyarrow.table(dict(columns)), part)
+            pyarrow.parquet.write_table(table, part)

@@ -513,6 +513,7 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         ({"fill": 3.0}, "fill must be"),
         ({"flux_unit": "mJy"}, "flux_unit must be one of nJy, native"),
         ({"seed": -1}, "seed must be"),
+        ({"normalise_psf": "yes"}, "normalise_psf must be true or false"),
         ({"quality": {"min_valid": 1}}, "QualityPolicy"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
@@ -520,6 +521,7 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
     for options, words in [
         ({"required_bands": ("z",)}, "required_bands name 'z'"),
         ({"min_bands": 4}, "min_bands=4 of 3 bands"),
+        ({"min_bands": "2"}, "min_bands='2' of 3 bands"),
         ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "names the band 'z'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
@@ -530,10 +532,16 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         ({"centre": 0}, "empty"),
         ({"centre": (3,)}, r"height, width"),
         ({"peak_margin": -1}, "whole pixels"),
+        ({"positive_variance": "no"}, "positive_variance must be true or false"),
+        ({"max_masked": 0.1}, "shares by mask plane"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             QualityPolicy(**arguments)
     plan = plan_of(dp2_repo)
+    with pytest.raises(ConfigurationError, match="peak_margin=16 leaves nothing of a box of 32 x 45"):
+        CutoutReader(plan, ReadOptions(quality=QualityPolicy(peak_margin=16)))
+    with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
+        deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))
     with pytest.raises(PlaneError, match=r"no mask plane 'STRANGE'.*there is: "):
         deliver(plan, [0], quality=QualityPolicy(max_masked={"STRANGE": 0.1}))
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError, PlaneError
+from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError, PlaneError, PlanError
 from lsstcutouts.export import batch_wcs
 from lsstcutouts.fetcher import LsstDataFetcher
 from lsstcutouts.planner import build_plan
@@ -130,6 +131,29 @@ def test_bad_input(dp2_repo: SimulatedRepository) -> None:
             fetcher.fetch([53.0, 53.1], [-27.0])
     with pytest.raises(ConfigurationError, match="threads"):
         fetcher_of(dp2_repo, threads=0)
+
+
+def test_positions_keep_their_units_and_masks(dp2_repo: SimulatedRepository) -> None:
+    catalog = Catalog.from_any(dp2_repo.truth)
+    ra, dec = catalog.ra[:2], catalog.dec[:2]
+    with fetcher_of(dp2_repo) as fetcher:
+        plain = fetcher.fetch(ra, dec)
+        hours = fetcher.fetch((ra * units.deg).to(units.hourangle), (dec * units.deg).to(units.rad))
+        np.testing.assert_array_equal(hours["image"], plain["image"])
+        with pytest.raises(CatalogError):
+            fetcher.fetch(ra * units.m, dec * units.m)
+        with pytest.raises(CatalogError):
+            fetcher.fetch(np.ma.masked_array(ra, [True, False]), dec)
+        with pytest.raises(CatalogError):
+            fetcher.fetch(["53.0"], ["-27.0"])
+
+
+def test_a_plan_of_other_cutouts_is_refused(dp2_repo: SimulatedRepository) -> None:
+    with fetcher_of(dp2_repo) as fetcher:
+        for changes in ({"bands": "gr"}, {"size": 41}):
+            arguments = {"collections": "dp2", "bands": "gri", "size": 40, **changes}
+            with pytest.raises(PlanError, match="this fetcher for"):
+                fetcher.fetch_plan(build_plan(dp2_repo.truth, dp2_repo.root, **arguments))
 
 
 def test_a_batch_beyond_the_memory_is_refused(dp2_repo: SimulatedRepository) -> None:

@@ -292,3 +292,42 @@ def test_64_bit_integers_stored_as_32(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", AstropyUserWarning)
         path = write(tmp_path / "wide.fits", image=hdu)
     assert_as_astropy(path, "image", [])
+
+
+@examples(20)
+@given(data=st.data())
+def test_a_hole_in_a_rice_stream_is_noticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rice streams have no checksum, but zeros where bytes were lost stand for more blocks than a tile has."""
+    width = data.draw(st.sampled_from([1, 2, 4]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    limit = {1: 200, 2: 30_000, 4: 2**20}[width]
+    pixels = rng.integers(0, limit, (40, 50)).astype({1: np.uint8, 2: np.int16, 4: np.int32}[width])
+    path = tmp_path_factory.mktemp("hole") / "rice.fits"
+    image = fits.CompImageHDU(pixels, name="IMAGE", compression_type="RICE_1", tile_shape=(40, 50))
+    image.header["LTV1"] = image.header["LTV2"] = 0
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    with open_coadd(path) as coadd:
+        layout = coadd.layout("image")
+        np.testing.assert_array_equal(coadd.read("image"), pixels)
+    start, size = int(layout.offsets[0]), int(layout.sizes[0])
+    length = data.draw(st.integers(64 * width + 80, size - 1))
+    at = data.draw(st.integers(0, size - length))
+    with path.open("r+b") as file:
+        file.seek(start + at)
+        file.write(bytes(length))
+    with open_coadd(path) as coadd, pytest.raises(CorruptFileError, match="tile 0"):
+        coadd.read("image")
+
+
+@pytest.mark.parametrize("other", [77, 2**31 - 1])
+@pytest.mark.parametrize("value", [0, 5, -2147483646])
+def test_tiles_of_one_value_are_no_holes(tmp_path: Path, value: int, other: int) -> None:
+    """The longest runs of zeros that a sound stream has; with a few other pixels at either end as well."""
+    for place in (slice(0), slice(1), slice(-1, None), slice(0, None, 2399), slice(31, None, 64), slice(32, None, 63)):
+        pixels = np.full((48, 50), value, np.int32)
+        pixels.reshape(-1)[place] = other
+        image = fits.CompImageHDU(pixels, name="IMAGE", compression_type="RICE_1", tile_shape=(48, 50))
+        image.header["LTV1"] = image.header["LTV2"] = 0
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "one.fits", overwrite=True)
+        with open_coadd(tmp_path / "one.fits") as coadd:
+            np.testing.assert_array_equal(coadd.read("image"), pixels.astype(np.float32))

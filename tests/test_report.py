@@ -1,8 +1,10 @@
 """Every row is accounted for: by a fetch, by an epoch with and without worker processes, by several ranks."""
 
+import json
 import pickle
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -13,6 +15,7 @@ from lsstcutouts.datamodule import CutoutDataModule
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.errors import ConfigurationError, WriteError
 from lsstcutouts.fetcher import LsstDataFetcher
+from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.order import Share
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
@@ -128,7 +131,7 @@ def test_the_report_names_what_cannot_be_read(
         path.unlink()
         fetcher.fetch_plan(plan)
         report = fetcher.report
-    assert f"failures of reading, the first one: {next(iter(report.failures)).cause}" in caplog.text
+    assert f"failure of reading, the first one: {next(iter(report.failures)).cause}" in caplog.text
     ((failure, rows),) = report.failures.items()
     assert failure.uri == str(path)
     assert rows == report.by_band()["r"][Quality.READ_ERROR] > 10
@@ -156,6 +159,8 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
     assert table[target]["quality_r"] == Quality.READ_ERROR
     assert table[-1]["outcome"] == "outside_tracts"
     (tmp_path / "file").touch()
+    metadata = pyarrow.parquet.read_schema(tmp_path / "deep" / "report.parquet").metadata
+    assert json.loads(metadata[b"lsstcutouts.report"]) == json.loads(json.dumps(report.as_dict()))
     with pytest.raises(WriteError, match=r"cannot write .*report\.parquet"):
         report.save(tmp_path / "file" / "report.parquet")
     assert report.failures == {failure: 1}
@@ -163,14 +168,29 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
         Report(plan, np.array([1])).add(account)
 
 
-def test_the_data_module_reports_each_split(dp2_repo: SimulatedRepository) -> None:
+@pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
+def test_the_data_module_reports_each_split(dp2_repo: SimulatedRepository, caplog: pytest.LogCaptureFixture) -> None:
     data = CutoutDataModule(
-        dp2_repo.root, "dp2", dp2_repo.truth, "gri", 24, batch_size=8, missing_band="skip", cache_bytes="100 MB"
+        dp2_repo.root,
+        "dp2",
+        dp2_repo.truth,
+        "gri",
+        32,
+        batch_size=8,
+        missing_band="skip",
+        cache_bytes="100 MB",
+        columns=("label",),
     )
     with pytest.raises(ConfigurationError, match="has not been read"):
         data.report("train")
     data.setup()
     ids = ids_of(data.train_dataloader())
+    caplog.clear()
+    fit = L.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    ).fit
+    fit(LensClassifier(LensFinder("gri"), label="label"), data)
+    assert [r.message for r in caplog.records if "rows were left out" in r.message]
     report = data.report("train")
     assert len(report) == len(data.splits["train"][1])
     assert report.delivered == len(ids) < len(report)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lsstcutouts.butler import Repository
+from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.fetcher import LsstDataFetcher
+from lsstcutouts.cutout import CutoutReader, ReadOptions
 from lsstcutouts.planner import Planner
 from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
 
@@ -38,7 +39,7 @@ class Tiny:
 
     repo: SimulatedRepository
     repository: Repository
-    fetcher: LsstDataFetcher
+    cache: TileCache
 
     def __hash__(self) -> int:
         return id(self)
@@ -58,14 +59,8 @@ class Tiny:
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     root = tmp_path_factory.mktemp("tiny") / request.param
     repo = simulate(root, SimulationConfig(release=request.param, **TINY))
-    planes = ("image", "variance", "valid")
-    with (
-        Repository(root, repo.collections) as repository,
-        LsstDataFetcher(
-            root, collections=repo.collections, bands="gr", size=9, planes=planes, cache_bytes="50 MB"
-        ) as fetcher,
-    ):
-        yield Tiny(repo, repository, fetcher)
+    with Repository(root, repo.collections) as repository:
+        yield Tiny(repo, repository, TileCache("50 MB"))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -80,7 +75,9 @@ def test_a_box_is_a_crop_of_the_mosaic(tiny: Tiny, size, places) -> None:
     # A target far from any file is rejected; one that surely is not keeps the plan from being empty.
     yx = np.vstack([yx, [20.0, 30.0]])
     plan = Planner(tiny.repository, "gr", size).plan(tiny.positions(yx))
-    batch = tiny.fetcher.fetch_plan(plan)
+    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=tiny.cache)
+    batch = reader.read(np.arange(len(plan)))
+    reader.close()
     for i in range(len(plan)):
         for b, band in enumerate("gr"):
             want = tiny.mosaic(int(plan.patch[i]), band).crop(plan.yx0[i].tolist(), size)

@@ -43,20 +43,34 @@ class Filler:
         """Read targets of one primary patch: whole boxes straight from its files, the others stitched."""
         boxes = [(n, *self._plan.yx0[work.targets[n]].tolist()) for n in places]
         recipes: Recipes = {}
+        projection: TanProjection | None = None
         own: dict[int, TanProjection] = {}
         for band in range(len(self._plan.bands)):
             coadd = self._open(work, patch, band)
             torn = places
             if isinstance(coadd, Coadd):
                 torn = self._fill_whole(work, band, coadd, self._file(patch, band), boxes, recipes)
-                _note_projection(coadd, places, own)
+                projection = projection or _own_projection(coadd)
             for n in torn:
                 self._stitch(work, n, band, own)
             for n in places if self._psf else ():
                 self._fill_psf(work, n, band)
-        projection = self._plan.projections[int(self._plan.patches.tract[patch])]
-        for n, y0, x0 in boxes:
-            work.wcs[n] = _wcs_row(own.get(n, projection), y0, x0)
+        self._write_wcs(work, boxes, projection, own)
+
+    def _write_wcs(
+        self, work: Work, boxes: Boxes, projection: TanProjection | None, own: dict[int, TanProjection]
+    ) -> None:
+        """Note the WCS of boxes: that of their patch's files, else that of the file that each took pixels from."""
+        if projection is None:
+            patch = int(self._plan.primary[work.targets[boxes[0][0]]])
+            tract = self._plan.projections[int(self._plan.patches.tract[patch])]
+            for n, y0, x0 in boxes:
+                work.wcs[n] = _wcs_numbers(own.get(n, tract)) - (0, 0, x0, y0, 0, 0, 0, 0)
+            return
+        rows = np.array(boxes)
+        numbers = np.tile(_wcs_numbers(projection), (len(rows), 1))
+        numbers[:, 2:4] -= rows[:, :0:-1]
+        work.wcs[rows[:, 0]] = numbers
 
     def _file(self, patch: int, band: int) -> int:
         return int(self._plan.patches.files[patch, band])
@@ -105,15 +119,16 @@ class Filler:
                 continue
             piece = box.intersection(self._extent(coadd, patch))
             piece = piece if region is None else piece.intersection(region)
-            if piece.is_empty or taken[piece.slices(box.start)].all():
+            if piece.is_empty or (filled := taken[piece.slices(box.start)]).all():
                 continue
-            piece = _without_edges(piece, taken[piece.slices(box.start)])
+            piece = _without_edges(piece, filled) if filled.any() else piece
             at = piece.slices(box.start)
             if isinstance(coadd, Failure):
                 work.lose(n, band, at, ~taken[at], [coadd])
             else:
                 self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, at, ~taken[at])
-                _note_projection(coadd, [n], own)
+                if n not in own and (projection := _own_projection(coadd)) is not None:
+                    own[n] = projection
             taken[at] = True
             if taken.all():
                 break
@@ -213,20 +228,17 @@ def _holds(box: Box, y: int, x: int) -> bool:
     return box.y0 <= y < box.y1 and box.x0 <= x < box.x1
 
 
-def _note_projection(coadd: Coadd, places: Iterable[int], own: dict[int, TanProjection]) -> None:
-    """Keep a file's own projection, exact where the tract's may be off by 1e-5 px, for targets that have none yet.
+def _own_projection(coadd: Coadd) -> TanProjection | None:
+    """Return a file's own projection, exact where the tract's may be off by 1e-5 px.
 
-    Not that of a file with distortions, which are below 0.01 px and not to be said in a cutout's eight numbers.
+    None for a file with distortions, which are below 0.01 px and not to be said in a cutout's eight numbers.
     """
-    if isinstance(coadd.projection, TanProjection):
-        for n in places:
-            own.setdefault(n, coadd.projection)
+    return coadd.projection if isinstance(coadd.projection, TanProjection) else None
 
 
-def _wcs_row(projection: TanProjection, y0: int, x0: int) -> tuple[float, ...]:
-    """Return the eight numbers of a cutout's WCS."""
-    x, y = projection.crpix
-    return (*projection.crval, x - x0, y - y0, *projection.cd)
+def _wcs_numbers(projection: TanProjection) -> NDArray[np.float64]:
+    """Return a projection as the eight numbers of a batch's ``wcs``."""
+    return np.array([*projection.crval, *projection.crpix, *projection.cd])
 
 
 def _centred(to: NDArray[np.float32], kernel: NDArray[Any], uri: str) -> None:

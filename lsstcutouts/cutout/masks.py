@@ -40,7 +40,7 @@ def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
     for name in wanted:
         spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)
         if spelling is None and name not in _KNOWN_PLANES:
-            close = difflib.get_close_matches(name, [*have, *_KNOWN_PLANES], n=1)
+            close = difflib.get_close_matches(name.upper(), [*have, *sorted(_KNOWN_PLANES)], n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise PlaneError(f"{coadd.uri}: no mask plane {name!r}{hint}; there is: {', '.join(sorted(have))}")
         found.append(None if spelling is None else coadd.mask_place(spelling))

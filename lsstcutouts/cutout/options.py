@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ConfigurationError
+from ..geom import YX
 from .quality import QualityPolicy
 
 __all__ = ["PLANES", "ReadOptions"]
@@ -76,6 +77,8 @@ class ReadOptions:
         for name, choices in _CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
         object.__setattr__(self, "fill", _checked_fill(self.fill))
+        if not isinstance(self.normalise_psf, bool):
+            raise ConfigurationError(f"normalise_psf must be true or false, got {self.normalise_psf!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ConfigurationError(f"seed must be a whole number from 0 on, got {self.seed!r}")
         if self.quality is not None and not isinstance(self.quality, QualityPolicy):
@@ -84,13 +87,21 @@ class ReadOptions:
                 f"min_valid: 0.9, action: skip}}), got {self.quality!r}"
             )
 
+    def check_size(self, size: YX[int]) -> None:
+        """Raise `ConfigurationError` if a box of this size can meet no policy."""
+        if self.quality is not None and 2 * self.quality.peak_margin >= min(size):
+            raise ConfigurationError(
+                f"peak_margin={self.quality.peak_margin} leaves nothing of a box of {size.y} x {size.x} pixels"
+            )
+
     def check_bands(self, bands: Sequence[str]) -> None:
         """Raise `ConfigurationError` if the policies name bands that are not read, or more than there are."""
         for band in self.required_bands:
             if band not in bands:
                 raise ConfigurationError(f"required_bands name {band!r}, which is not one of bands={tuple(bands)}")
-        if not 0 <= self.min_bands <= len(bands):
-            raise ConfigurationError(f"min_bands={self.min_bands} of {len(bands)} bands")
+        whole = isinstance(self.min_bands, int | np.integer) and not isinstance(self.min_bands, bool)
+        if not whole or not 0 <= self.min_bands <= len(bands):
+            raise ConfigurationError(f"min_bands={self.min_bands!r} of {len(bands)} bands")
         if self.quality is not None:
             self.quality.check_bands(bands)
 

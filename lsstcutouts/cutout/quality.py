@@ -109,10 +109,15 @@ class QualityPolicy:
     action: Literal["flag", "skip", "raise"] = "flag"
 
     def __post_init__(self) -> None:
+        for name in ("max_masked", "max_masked_centre"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigurationError(f"{name} gives shares by mask plane, such as {{'SATURATED': 0.1}}")
         shares = self.min_valid.values() if isinstance(self.min_valid, Mapping) else [self.min_valid]
         for share in (*shares, *self.max_masked.values(), *self.max_masked_centre.values()):
             if not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise ConfigurationError(f"shares of a quality policy must lie between 0 and 1, got {share!r}")
+        if not isinstance(self.positive_variance, bool):
+            raise ConfigurationError(f"positive_variance must be true or false, got {self.positive_variance!r}")
         if self.action not in ("flag", "skip", "raise"):
             raise ConfigurationError(f"the action of a quality policy is flag, skip or raise, not {self.action!r}")
         whole = [*self._centre_shape, self.peak_margin]

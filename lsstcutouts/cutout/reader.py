@@ -76,6 +76,7 @@ class CutoutReader:
         self.plan = plan
         self.options = options or ReadOptions()
         self.options.check_bands(plan.bands)
+        self.options.check_size(plan.size)
         if "psf" in self.options.planes:
             psf_shape(plan)
         self.cache = TileCache() if cache is None else cache

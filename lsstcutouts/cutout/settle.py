@@ -1,6 +1,7 @@
 """After the pixels are there: what is valid, what is filled, what is good enough, what is left out."""
 
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,9 @@ def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: ND
         return
     if options.fill == "noise":
         for band in np.flatnonzero(work.present[n]).tolist():
-            _draw_noise(work, n, band, (options.seed, int(plan.object_id[work.targets[n]]), band))
+            # By the band's name: the noise stays when the bands are given in another order.
+            channel = zlib.crc32(plan.bands[band].encode())
+            _draw_noise(work, n, band, (options.seed, int(plan.object_id[work.targets[n]]), channel))
     elif math.isnan(options.fill):
         image[n][work.present[n][:, None, None] & ~(covered[n] & finite)] = np.nan
 
@@ -127,7 +130,10 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReadOptions) -> NDArray[np.u
     failing = np.flatnonzero(outcome == Outcome.QUALITY).tolist()
     if options.quality is not None and options.quality.action == "raise" and failing:
         n = failing[0]
-        raise QualityError(f"{_who(work, n, plan)} fails the quality policy ({_complaints(work, n, plan)})")
+        raise QualityError(
+            f"{_who(work, n, plan)} fails the quality policy ({_complaints(work, n, plan)}); "
+            'action="skip" leaves such targets out, "flag" marks them'
+        )
     return outcome
 
 

@@ -132,7 +132,8 @@ class TileReader:
         """Return a unit's pixels, which of them are lost, and why."""
         shape = coadd.layout(source).unit_box(unit).shape
         nothing = np.zeros(shape, np.int32 if source == "mask" else np.float32), np.ones(shape, bool)
-        if failure.transient:  # the next tile would wait for as long in vain
+        known = (self._plan.files.dataset_id[file], self._names[source], unit) in self._cache
+        if failure.transient and not known:  # the next tile would wait for as long in vain
             return *nothing, (failure,)
         try:
             return self._units(coadd, file, source, [unit], [0])[0], np.zeros(shape, bool), ()

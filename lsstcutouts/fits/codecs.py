@@ -261,11 +261,29 @@ def _unshuffle(planes: NDArray[np.uint8], out: Array) -> None:
 def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
     """Return the integers of a Rice stream, in scratch memory; single bytes are unsigned (FITS ``BITPIX`` 8)."""
     values = _scratch.get(f"{'u' if width == 1 else 'i'}{width}", n)
+    hole = _rice_hole(n, block, width)
+    if len(stream) > hole and bytes(hole) in bytes(stream):
+        raise BadStructureError(
+            f"Rice stream: {hole} bytes of zeros in a row, which stand for more than the {n} pixels"
+        )
     try:
         imagecodecs.rcomp_decode(stream, nblock=block, out=values)
     except (imagecodecs.RcompError, ValueError) as error:
         raise BadStructureError(f"Rice stream: {error}") from error
     return values
+
+
+@cache
+def _rice_hole(n: int, block: int, width: int) -> int:
+    """Return a number of zero bytes that no Rice stream of ``n`` pixels has in a row.
+
+    Rice streams have no checksum, and a hole that a storage fault filled with zeros decodes to a constant. But zero
+    bits are blocks of equal pixels (3 to 5 bits each), and there are only so many blocks. Such a run can be longer by
+    the ends of two blocks that are stored as they are, each with at least one pixel that is not 0, by the first pixel
+    and by a count of zeros within a block.
+    """
+    bits = {1: 3, 2: 4, 4: 5}[width]
+    return -(-bits * -(-n // block) // 8) + 2 * block * width + 2 * width + 16
 
 
 @cache

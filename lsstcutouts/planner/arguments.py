@@ -53,6 +53,10 @@ def _nearest(pixels: float) -> int:
 
 def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
     """Return band names from a string of one-letter bands, or from names."""
+    if isinstance(bands, str) and set(bands) & set(", "):
+        raise ConfigurationError(f"bands as one string have one letter each, such as 'gri'; got {bands!r}")
+    if not isinstance(bands, Iterable):
+        raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
     names = tuple(bands)
     if not names or any(not isinstance(b, str) or not b for b in names):
         raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
