@@ -28,6 +28,7 @@ from .cutout import (
 )
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
+from .geom import YX
 from .plan import CutoutPlan
 from .planner import Planner, SizeLike, has_size, parse_bands, parse_size, parse_tract
 from .report import Report
@@ -246,9 +247,10 @@ class LsstDataFetcher:
             If the plan is for other bands or another size than this fetcher.
         """
         if plan.bands != self.bands or not has_size(plan, self.size):
+            wanted = f"{self.size.y} x {self.size.x} pixels" if isinstance(self.size, YX) else str(self.size)
             raise PlanError(
                 f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, this fetcher for "
-                f"{','.join(self.bands)} and {self.size}; make it with this fetcher's plan()"
+                f"{','.join(self.bands)} and {wanted}; make it with this fetcher's plan()"
             )
         targets = checked_targets(rows, plan)
         self._check_memory(plan, len(targets))

@@ -274,7 +274,7 @@ def written(case: Case, folder: Path) -> Iterator[tuple[str, str]]:
     """Write a plan, a report and cutouts on a disk that is full."""
     target = folder / "full"
     target.mkdir()
-    with LsstDataFetcher(case.repo.root, collections=case.repo.collections, bands="gri", size=32) as fetcher:
+    with LsstDataFetcher(case.repo.root, collections=case.repo.collections, bands="gri", size=(32, 45)) as fetcher:
         batch = fetcher.fetch_plan(case.plan, range(4))
     large = replace(case.plan, columns={"note": ["x" * 500 + str(i) for i in range(len(case.plan))]})
     report = Report(case.plan)
