@@ -78,9 +78,8 @@ def test_the_wcs_is_the_source_files_own(fetched) -> None:
         np.testing.assert_allclose(target[::-1], middle, rtol=0, atol=1e-4)
 
 
-def test_the_wcs_is_that_of_lsst_images(dp2_repo: SimulatedRepository, fetched, repo: SimulatedRepository) -> None:
-    if repo.release != "dp2":
-        pytest.skip("the projection of `lsst.images` is in DP2 files")
+@pytest.mark.parametrize("repo", ["dp2_repo"], indirect=True)  # DP1's files have no projection of `lsst.images`
+def test_the_wcs_is_that_of_lsst_images(fetched, repo: SimulatedRepository) -> None:
     batch, plan = fetched
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         for i in range(0, len(plan), 10):
