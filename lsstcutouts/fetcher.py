@@ -18,6 +18,7 @@ from .catalog import Catalog
 from .cutout import (
     Batch,
     CutoutReader,
+    Delivery,
     OpenFiles,
     Quality,
     QualityPolicy,
@@ -259,7 +260,7 @@ class LsstDataFetcher:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, targets)
+            pending = reader.submit(self._pool, targets, then=_as_delivered)
         try:
             delivery = pending.result()
         except CancelledError as error:
@@ -322,6 +323,10 @@ class LsstDataFetcher:
                 f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
                 "pieces with rows=, or iterate over a CutoutDataset"
             )
+
+
+def _as_delivered(delivery: Delivery) -> Delivery:
+    return delivery
 
 
 def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batch:

@@ -6,7 +6,7 @@ from .options import PLANES, ReadOptions
 from .quality import Outcome, Quality, QualityPolicy
 from .reader import CutoutReader, Delivery, checked_targets, default_threads, stream
 from .settle import lacking
-from .work import Batch
+from .work import Batch, Empty
 
 __all__ = [
     "PLANES",
@@ -14,6 +14,7 @@ __all__ = [
     "Batch",
     "CutoutReader",
     "Delivery",
+    "Empty",
     "Failure",
     "OpenFiles",
     "Outcome",

@@ -6,10 +6,11 @@ never touched again once they are handed over.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..cache import TileCache
 from ..errors import ConfigurationError
 from ..plan import CutoutPlan
+from ..stages import StageClock
 from .account import Account
 from .files import OpenFiles
 from .fill import Filler
@@ -24,7 +26,7 @@ from .options import ReadOptions
 from .quality import Outcome
 from .settle import outcomes, settle
 from .tiles import TileReader
-from .work import Batch, Work, psf_shape
+from .work import Batch, Empty, Work, psf_shape
 
 __all__ = ["CutoutReader", "Delivery", "checked_targets", "default_threads", "stream"]
 
@@ -56,6 +58,10 @@ class CutoutReader:
         Planes and policies.
     cache, files
         Where decoded tiles and open files are kept; by default this reader's own.
+    clock
+        Adds up where the time goes.
+    empty
+        Makes the large arrays of a batch, page-locked ones for example.
 
     Raises
     ------
@@ -72,8 +78,12 @@ class CutoutReader:
         *,
         cache: TileCache | None = None,
         files: OpenFiles | None = None,
+        clock: StageClock | None = None,
+        empty: Empty = np.empty,
     ) -> None:
         self.plan = plan
+        self.clock = clock
+        self._empty = empty
         self.options = options or ReadOptions()
         self.options.check_bands(plan.bands)
         self.options.check_size(plan.size)
@@ -93,11 +103,13 @@ class CutoutReader:
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
         """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
-        work = Work.allocated(self.plan, self.options, targets)
+        work = Work.allocated(self.plan, self.options, targets, self._empty)
         self._fill(work, range(len(targets)))
         return self._finished(work, pad=pad)
 
-    def submit(self, pool: ThreadPoolExecutor, targets: NDArray[np.int64], *, pad: bool = False) -> "Pending":
+    def submit[T](
+        self, pool: ThreadPoolExecutor, targets: NDArray[np.int64], *, pad: bool = False, then: Callable[[Delivery], T]
+    ) -> "Pending[T]":
         """Start reading one batch in a pool.
 
         Parameters
@@ -108,12 +120,15 @@ class CutoutReader:
             Numbers in the plan.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
+        then
+            Makes the result of the delivery, in the thread of the pool that finishes the batch.
         """
-        work = Work.allocated(self.plan, self.options, targets)
+        work = Work.allocated(self.plan, self.options, targets, self._empty)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
         parts = [near[i : i + _PART].tolist() for i in range(0, len(near), _PART)]
-        done = [pool.submit(self._fill, work, part) for part in parts]
-        return Pending(done, partial(self._finished, work, pad=pad))
+        return Pending(
+            pool, [partial(self._fill, work, part) for part in parts], lambda: then(self._finished(work, pad=pad))
+        )
 
     def _fill(self, work: Work, part: Iterable[int]) -> None:
         part = list(part)
@@ -165,23 +180,53 @@ class CutoutReader:
         return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A batch under way."""
+class Pending[T]:
+    """A batch under way. The thread that fills its last part also finishes it, so that the loop never does."""
 
-    parts: list["Future[None]"]
-    finish: Callable[[], Delivery]
+    def __init__(self, pool: ThreadPoolExecutor, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
+        self._finish = finish
+        self._lock = Lock()
+        self._left = len(parts)
+        self._failed = False
+        self._finished: Future[T] = Future()
+        self._parts = [pool.submit(self._run, part) for part in parts]
+        if not parts:
+            self._complete()
 
-    def result(self) -> Delivery:
-        """Wait for the batch and return it."""
-        for part in self.parts:
+    def result(self) -> T:
+        """Wait for the batch and return it; what a part raised is raised here."""
+        for part in self._parts:
             part.result()
-        return self.finish()
+        return self._finished.result()
+
+    def _run(self, part: Callable[[], None]) -> None:
+        try:
+            part()
+        except BaseException:
+            self._failed = True
+            raise
+        finally:
+            with self._lock:
+                self._left -= 1
+                last = self._left == 0
+        if last and not self._failed:
+            self._complete()
+
+    def _complete(self) -> None:
+        try:
+            self._finished.set_result(self._finish())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits must have it
+            self._finished.set_exception(error)
 
 
-def stream(
-    reader: CutoutReader, batches: Iterable[NDArray[np.int64]], *, threads: int, ahead: int
-) -> Iterator[Delivery]:
+def stream[T](
+    reader: CutoutReader,
+    batches: Iterable[NDArray[np.int64]],
+    *,
+    threads: int,
+    ahead: int,
+    then: Callable[[Delivery], T],
+) -> Iterator[T]:
     """Yield batches in the order asked for, whatever order threads finish in.
 
     Parameters
@@ -194,12 +239,14 @@ def stream(
         Size of the pool, which lives as long as the generator.
     ahead
         Batches under way beyond the one that is waited for.
+    then
+        Makes what is yielded of a batch, in a thread of the pool.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
-    waiting: deque[Pending] = deque()
+    waiting: deque[Pending[T]] = deque()
     try:
         for targets in batches:
-            waiting.append(reader.submit(pool, targets, pad=True))
+            waiting.append(reader.submit(pool, targets, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

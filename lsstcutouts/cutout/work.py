@@ -1,6 +1,6 @@
 """A batch under way: its arrays, and what has been found out about its targets."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,12 @@ from .account import Account, Failure
 from .options import ReadOptions
 from .quality import Quality
 
-__all__ = ["Batch", "Work"]
+__all__ = ["Batch", "Empty", "Work", "psf_shape"]
 
 type Array = NDArray[Any]
 type Batch = dict[str, Array | list[str]]
+type Empty = Callable[[tuple[int, ...], type[np.generic]], Array]
+"""Makes an array of a shape and type, whatever it holds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,16 +67,24 @@ class Work:
     broken: dict[int, Failure] = field(default_factory=dict)
 
     @classmethod
-    def allocated(cls, plan: CutoutPlan, options: ReadOptions, targets: NDArray[np.int64]) -> "Work":
-        """Return arrays of zeros for these targets."""
+    def allocated(
+        cls, plan: CutoutPlan, options: ReadOptions, targets: NDArray[np.int64], empty: Empty = np.empty
+    ) -> "Work":
+        """Return arrays of zeros for these targets, the large ones made by ``empty``."""
         shape = len(targets), len(plan.bands), *plan.size
-        psf = np.zeros((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
+
+        def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
+            array = empty(shape, dtype)
+            array.fill(0)
+            return array
+
+        psf = zeros((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
         return cls(
             targets=targets,
-            sources={name: np.zeros(shape, dtype) for name, dtype in options.sources.items()},
-            covered=np.zeros(shape, bool) if options.needs_covered else None,
-            valid=np.zeros(shape, bool) if options.needs_valid else None,
-            ivar=np.zeros(shape, np.float32) if "ivar" in options.planes else None,
+            sources={name: zeros(shape, dtype) for name, dtype in options.sources.items()},
+            covered=zeros(shape, np.bool_) if options.needs_covered else None,
+            valid=zeros(shape, np.bool_) if options.needs_valid else None,
+            ivar=zeros(shape, np.float32) if "ivar" in options.planes else None,
             psf=psf,
             psf_present=None if psf is None else np.zeros(shape[:2], bool),
             present=np.zeros(shape[:2], bool),

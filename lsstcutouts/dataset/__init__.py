@@ -1,0 +1,10 @@
+"""Whole batches as torch tensors, in an order that can be repeated, resumed and shared.
+
+Threads inside the process decode and assemble several batches ahead; worker processes are supported and give
+the same batches in the same order.
+"""
+
+from .cutouts import CutoutDataset, TensorBatch
+from .loader import CutoutLoader
+
+__all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]

@@ -1,0 +1,195 @@
+"""The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..cache import TileCache
+from ..cutout import (
+    Account,
+    CutoutReader,
+    Delivery,
+    QualityPolicy,
+    ReadOptions,
+    checked_targets,
+    default_threads,
+    stream,
+)
+from ..errors import ConfigurationError
+from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
+from ..plan import CutoutPlan
+from ..report import Report
+from ..stages import StageClock
+
+__all__ = ["ACCOUNT", "CutoutDataset", "TensorBatch"]
+
+type TensorBatch = dict[str, torch.Tensor | list[str]]
+
+ACCOUNT = "lsstcutouts.account"
+"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
+
+
+class CutoutDataset(IterableDataset[TensorBatch]):
+    """Yields whole batches of cutouts; use it through a `CutoutLoader`.
+
+    Parameters
+    ----------
+    plan
+        What to read.
+    rows
+        Targets of the plan that belong to this dataset, numbers or a mask; all of them by default.
+    batch_size
+        Targets a batch; the last one of an epoch holds what is left.
+    planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
+        What a batch holds, and the policies, as in `LsstDataFetcher`. A target that is left out makes its batch
+        shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
+    shuffle
+        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)``; without it
+        every epoch goes block by block over the sky, so that no tile is decoded twice.
+    shuffle_width
+        Blocks of sky open at once; the larger, the closer to a full permutation and the more memory it takes.
+    seed
+        Not negative.
+    threads
+        Decoding threads; by default the cores that this process may use, shared among worker processes.
+    cache
+        A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
+    cache_bytes
+        Budget of the cache, of all worker processes together.
+    share
+        Which part of each global batch this process reads.
+    clock
+        Adds up where the time goes; of this process, not of worker processes.
+    """
+
+    def __init__(
+        self,
+        plan: CutoutPlan,
+        *,
+        rows: NDArray[np.int64] | None = None,
+        batch_size: int = 128,
+        planes: Sequence[str] = ("image",),
+        mask_planes: Sequence[str] = (),
+        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
+        min_bands: int = 0,
+        required_bands: Sequence[str] = (),
+        fill: float | Literal["noise"] = 0.0,
+        quality: QualityPolicy | None = None,
+        on_read_error: Literal["raise", "mask", "skip"] = "raise",
+        normalise_psf: bool = False,
+        flux_unit: Literal["nJy", "native"] = "nJy",
+        shuffle: bool = True,
+        shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
+        seed: int = 0,
+        threads: int | None = None,
+        cache: TileCache | None = None,
+        cache_bytes: float | str = "auto",
+        share: Share = Share(0, 1),
+        clock: StageClock | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.rows = checked_targets(rows, plan)
+        if threads is not None and threads < 1:
+            raise ConfigurationError(f"threads must be at least 1, got {threads}")
+        check_order(seed=seed, shuffle_width=shuffle_width)
+        self.batch_size, self.share = batch_size, share
+        self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
+        self.threads = threads
+        self.cache = TileCache(cache_bytes) if cache is None else cache
+        self.options = ReadOptions(
+            planes=planes,  # type: ignore[arg-type]
+            mask_planes=mask_planes,  # type: ignore[arg-type]
+            missing_band=missing_band,
+            min_bands=min_bands,
+            required_bands=required_bands,  # type: ignore[arg-type]
+            fill=fill,
+            quality=quality,
+            on_read_error=on_read_error,
+            normalise_psf=normalise_psf,
+            flux_unit=flux_unit,
+            seed=seed,
+        )
+        self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
+        self._whole = rows is None
+        self._report: Report | None = None
+        self._bounds = batch_bounds(len(self.rows), batch_size, share)
+        # (epoch, batches already delivered): shared memory, so that it reaches workers that outlive an epoch.
+        self._position = torch.zeros(2, dtype=torch.int64)
+        self.share_position()
+        self._blocks: NDArray[np.int64] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self._bounds)
+
+    @property
+    def report(self) -> Report:
+        """What became of the rows in the latest epoch that was begun, so far.
+
+        Batches that worker processes read count when a `CutoutLoader` hands them out.
+        """
+        if self._report is None:
+            self._report = Report(self.plan, None if self._whole else self.rows)
+        return self._report
+
+    def begin_report(self) -> None:
+        """Begin the account of an epoch."""
+        self._report = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Worker processes need no account of what others have read.
+        return {**self.__dict__, "_report": None}
+
+    def share_position(self) -> None:
+        """Put the position where worker processes see it change; a copied dataset has its own."""
+        self._position.share_memory_()  # type: ignore[no-untyped-call]
+
+    def seek(self, epoch: int, done: int = 0) -> None:
+        """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too."""
+        if epoch < 0 or not 0 <= done <= self.steps:
+            raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {self.steps} batches")
+        self._position[0], self._position[1] = epoch, done
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the plan's target numbers in the order of an epoch, all ranks together."""
+        if self._blocks is None:
+            self._blocks = self.plan.blocks(self.rows)
+        blocks = self._blocks
+        if not self.shuffle:
+            return self.rows[np.argsort(blocks, kind="stable")]
+        return self.rows[epoch_order(blocks, seed=self.seed, epoch=epoch, shuffle_width=self.shuffle_width)]
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        epoch, done = self._position.tolist()
+        order = self.order(epoch)
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        threads = self.threads or max(1, default_threads() // stride)
+        self.cache.share_among(stride)
+        bounds = self._bounds[done + first :: stride].tolist()
+        batches = (order[low:high] for low, high in bounds)
+        if worker is None and done == 0:
+            self.begin_report()
+        # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
+        report = self.report
+        for tensors, account in stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=_tensors):
+            if worker is None:
+                report.add(account)
+                yield tensors
+            else:
+                yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+
+
+def _tensors(delivery: Delivery) -> tuple[TensorBatch, Account]:
+    """Return a batch as tensors, and its account."""
+    tensors: TensorBatch = {
+        name: v if isinstance(v, list) else torch.from_numpy(np.ascontiguousarray(v))
+        for name, v in delivery.batch.items()
+    }
+    return tensors, delivery.account

@@ -1,0 +1,179 @@
+"""The loader: hands out batches and knows its place in the epoch."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..cache import CacheStats
+from ..cutout import Account
+from ..errors import ConfigurationError
+from ..report import Report
+from .cutouts import ACCOUNT, CutoutDataset, TensorBatch
+
+__all__ = ["CutoutLoader"]
+
+_log = logging.getLogger(__name__)
+
+
+def _same(batch: Any) -> Any:
+    """Collate nothing: the dataset yields whole batches."""
+    return batch
+
+
+class CutoutLoader(DataLoader[TensorBatch]):
+    """A `DataLoader` over a `CutoutDataset` that knows its place: ``(epoch, done)``.
+
+    ``done`` counts the batches handed to the loop, whatever is prefetched behind them. A new iterator after a
+    pass that delivered something starts the next epoch; one after an unconsumed pass does not. ``len`` is
+    always the whole epoch.
+
+    Parameters
+    ----------
+    dataset
+        Yields whole batches.
+    num_workers
+        0 reads with threads inside this process, which is the fastest; more start worker processes.
+    pin_memory
+        Page-locked batches for a fast copy to the GPU; by default where CUDA is.
+    persistent_workers, prefetch_factor, timeout
+        As in `torch.utils.data.DataLoader`.
+    multiprocessing_context
+        Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork.
+    sampler, batch_sampler
+        Must be None: the dataset orders itself. They are there since Lightning passes them when it makes a loader
+        anew for prediction.
+    """
+
+    def __init__(
+        self,
+        dataset: CutoutDataset,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool | None = None,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+        timeout: float = 0,
+        multiprocessing_context: Any = None,
+        sampler: None = None,
+        batch_sampler: None = None,
+    ) -> None:
+        if sampler is not None or batch_sampler is not None:
+            raise ConfigurationError(
+                "a CutoutLoader takes no sampler: the dataset orders and shares its batches itself"
+            )
+        if num_workers > 0 and multiprocessing_context is None:
+            multiprocessing_context = "forkserver"
+        super().__init__(
+            dataset,
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+            persistent_workers=persistent_workers,
+            prefetch_factor=prefetch_factor,
+            timeout=timeout,
+            multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
+        )
+        dataset.share_position()
+        self.epoch, self.done = 0, 0
+        self.adjusted: Callable[[int, int], tuple[int, int]] | None = None
+        """What a trainer makes of the place: it may have fetched a batch and not trained on it."""
+        self.waited = 0.0
+        """Seconds that loops have waited in this loader for a batch."""
+        self._delivered = False
+        self._said = False
+        self._passes = 0
+
+    @property
+    def cutouts(self) -> CutoutDataset:
+        """The dataset, with its type."""
+        return self.dataset  # type: ignore[return-value]
+
+    def __len__(self) -> int:
+        return self.cutouts.steps
+
+    def __iter__(self) -> "_Pass":  # type: ignore[override]
+        self._say_losses()  # of a pass that was cut short
+        if self._delivered or self.done >= len(self) > 0:
+            self.epoch, self.done = self.epoch + 1, 0
+        self._delivered = False
+        self._passes += 1
+        self.cutouts.seek(self.epoch, self.done)
+        if self.done == 0:
+            self.cutouts.begin_report()
+        return _Pass(self, self._passes, super().__iter__())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be this epoch, from its beginning."""
+        self.cutouts.seek(epoch)
+        self.epoch, self.done, self._delivered = epoch, 0, False
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place of the loop: ``epoch`` and the batches of it that are ``done``."""
+        epoch, done = self.epoch, self.done
+        if self.adjusted is not None:
+            epoch, done = self.adjusted(epoch, done)
+        return {"epoch": epoch, "done": done}
+
+    def follow(self, earlier: "CutoutLoader") -> None:
+        """Go on after an earlier loader of the same dataset, as if it were this one."""
+        self.epoch, self.done, self._delivered = earlier.epoch, min(earlier.done, len(self)), earlier._delivered
+        self.waited = earlier.waited
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next pass go on where ``state`` was taken."""
+        self.cutouts.seek(state["epoch"], state["done"])
+        if state["epoch"] != self.epoch:
+            self.cutouts.begin_report()
+        self.epoch, self.done, self._delivered = state["epoch"], state["done"], False
+
+    @property
+    def report(self) -> Report:
+        """What became of the rows in the latest epoch that was begun, so far; of this process's share of them."""
+        return self.cutouts.report
+
+    def cache_info(self) -> CacheStats:
+        """Return hits, misses and bytes of this process's cache; worker processes have their own."""
+        return self.cutouts.cache.stats()
+
+    def _say_losses(self) -> None:
+        """Say what was lost in the latest pass, once in a loader's life."""
+        if not self._said and self._delivered and (losses := self.report.losses()):
+            self._said = True
+            _log.warning("%s (`report` of the loader)", losses)
+
+    def count(self, number: int, waited: float, account: Account | None) -> None:
+        """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
+        if number != self._passes:
+            return
+        if account is not None:
+            self.report.add(account)
+        self.done += 1
+        self.waited += waited
+        self._delivered = True
+        if self.done == len(self):  # Lightning stops here, and never asks for the end
+            self._say_losses()
+
+
+class _Pass:
+    """One pass over a loader, counting what it hands out."""
+
+    def __init__(self, loader: CutoutLoader, number: int, batches: Iterator[TensorBatch]) -> None:
+        self._loader, self._number, self._batches = loader, number, batches
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TensorBatch:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        account: Any = batch.pop(ACCOUNT, None)
+        self._loader.count(self._number, time.perf_counter() - start, account)
+        return batch
+
+    def __len__(self) -> int:
+        return len(self._loader)
