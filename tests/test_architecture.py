@@ -12,7 +12,7 @@ import lsstcutouts
 PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
-    **dict.fromkeys(["writing", "geom", "catalog", "order", "retry", "foreign", "stages"], 1),
+    **dict.fromkeys(["writing", "geom", "catalog", "order", "retry", "foreign", "stages", "kernels", "memory"], 1),
     **dict.fromkeys(["skymap", "fits", "cache", "plan"], 2),
     **dict.fromkeys(["butler", "cutout"], 3),
     **dict.fromkeys(["planner", "simulate", "report", "export"], 4),

@@ -12,6 +12,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lsstcutouts.errors import ConfigurationError
+from lsstcutouts.memory import Memory
 
 from .memory import MemoryLimits, check_budget, memory_limits, resolve_budget
 
@@ -131,6 +132,8 @@ class TileCache:
         self._limits = limits
         self._processes = 1
         self._states: dict[int, _State] = {}
+        self.memory = Memory()
+        """What entries may be made of: the memory of those that were dropped serves the next ones."""
 
     def get(self, key: Hashable, make: Callable[[], Array]) -> Array:
         """Return the array of a key, made by ``make`` if it is not there."""
@@ -230,6 +233,7 @@ class TileCache:
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self._setting, self._limits = settings["max_bytes"], settings["limits"]
         self._processes, self._states = settings["processes"], {}
+        self.memory = Memory()
 
     def __repr__(self) -> str:
         return f"TileCache({self._setting!r})"
