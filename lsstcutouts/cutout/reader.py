@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -144,9 +145,10 @@ class CutoutReader:
 
     def _fill(self, work: Work, part: Iterable[int]) -> None:
         part = list(part)
-        self._filler.fill(work, part)
-        for n in part:
-            settle(work, n, self.plan, self.options)
+        with nullcontext() if self.clock is None else self.clock.rest("assemble"):
+            self._filler.fill(work, part)
+            for n in part:
+                settle(work, n, self.plan, self.options)
 
     def _finished(self, work: Work, *, pad: bool) -> Delivery:
         outcome = outcomes(work, self.plan, self.options)

@@ -1,6 +1,7 @@
 """Decoded cache units of a plan's files, through the cache: scaled to nJy, mask bits renumbered, damage told."""
 
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,6 @@ class TileReader:
     ) -> None:
         self._plan, self._cache, self._files, self._clock = plan, cache, files, clock
         self._depths = None if whole_tiles else Depths(plan)
-        self._patch_of = np.zeros(len(plan.files), np.int64)
-        rows, bands = np.nonzero(plan.patches.files >= 0)
-        self._patch_of[plan.patches.files[rows, bands]] = rows
         self._raises = options.on_read_error == "raise"
         self._to_njy = options.flux_unit == "nJy"
         self._bits = options.mask_bits
@@ -75,14 +73,16 @@ class TileReader:
     def open(self, file: int, tract: int) -> Coadd | Failure:
         """Return an open file."""
         try:
-            return self._files.get(self._plan, file, tract)
+            with nullcontext() if self._clock is None else self._clock.time("locate"):
+                return self._files.get(self._plan, file, tract)
         except ReadError as error:
             return self._failure(error, file, "")
 
     def unit_shape(self, coadd: Coadd, file: int, source: str) -> YX[int] | Failure:
         """Return the shape of a plane's cache units."""
         try:
-            return coadd.layout(source).unit_shape
+            with nullcontext() if self._clock is None else self._clock.time("locate"):
+                return coadd.layout(source).unit_shape
         except ReadError as error:
             return self._failure(error, file, source)
 
@@ -139,7 +139,7 @@ class TileReader:
         """Return how many rows of units the plan's targets need; None for all of them."""
         if self._depths is None or source == "mask" or not coadd.decodes_rows(source):
             return None
-        patch = int(self._patch_of[file])
+        patch = int(self._plan.patches.places[file, 0])
         return self._depths.rows(patch, coadd.bbox, coadd.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
 
     def _decoded(self, coadd: Coadd, source: str, units: Sequence[int], rows: Sequence[int] | None) -> list[Unit]:

@@ -27,6 +27,7 @@ from .decode import decode_rectangle, decode_units
 from .fused import is_fused
 from .headers import BadStructureError, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
+from .named import Named
 from .pixels import Empty, Unit
 from .psf import CellKernels, PsfGrid, cell_kernels
 from .source import ByteSource, LocalSource, open_source
@@ -427,26 +428,8 @@ class Coadd:
             f"{self.uri} has {'no' if hdu is None else 'an empty'} {plane} plane; it has {', '.join(self.planes)}"
         )
 
-    def _named(self, plane: str) -> "_Named":
-        return _Named(self.uri, plane)
-
-
-class _Named:
-    """Turn the room's own exceptions of the block into the package's, with file and plane."""
-
-    __slots__ = ("_plane", "_uri")
-
-    def __init__(self, uri: str, plane: str) -> None:
-        self._uri, self._plane = uri, plane
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BadStructureError):
-            raise CorruptFileError(f"{self._uri}: {self._plane} plane: {error}") from error
-        if isinstance(error, UnknownFeatureError):
-            raise UnsupportedFormatError(f"{self._uri}: {self._plane} plane: {error}") from error
+    def _named(self, plane: str) -> Named:
+        return Named(self.uri, plane)
 
 
 def _image_shape(image: Hdu) -> YX[int]:
