@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .cache import CacheStats
-from .callbacks import KeepLast, Throughput
+from .callbacks import CacheMonitor, KeepLast, Throughput
 from .cutout import CutoutReader
 from .datamodule import CutoutDataModule
 from .errors import ConfigurationError
@@ -143,7 +143,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
-    meter = Throughput()
+    meter = CacheMonitor()
     # With json=true nothing but the result goes to standard output.
     shown = {"enable_progress_bar": False} if cfg.json else {}
     callbacks = [meter, KeepLast(output / "last.ckpt"), *([] if cfg.json else [RichProgressBar()])]
