@@ -25,6 +25,10 @@ class Throughput(Callback):
         """Targets a second over all training epochs."""
         return self.targets / self.seconds if self.seconds else 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start as with an epoch: Lightning does not start one anew that it resumes in the middle."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Start the clock of an epoch."""
         self._mark = time.perf_counter()
