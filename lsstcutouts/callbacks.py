@@ -81,6 +81,7 @@ class CacheMonitor(Throughput):
             raise ConfigurationError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._before: tuple[CacheStats, float, int, float] = CacheStats(), 0.0, 0, 0.0
+        self._logged = -1  # at which step
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the figures at the start of an epoch."""
@@ -99,7 +100,8 @@ class CacheMonitor(Throughput):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Log the figures of the whole epoch."""
-        self._log(trainer)
+        if self._logged != trainer.global_step:
+            self._log(trainer)
 
     def _since(self, trainer: L.Trainer) -> tuple[CacheStats, float, int, float]:
         """Return figures, seconds waited, targets and seconds of the epoch so far."""
@@ -119,6 +121,7 @@ class CacheMonitor(Throughput):
             "data/waited_seconds": waited,
             "data/cutouts_per_second": targets / seconds if seconds else 0.0,
         }
+        self._logged = trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
 
