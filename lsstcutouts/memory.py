@@ -84,8 +84,8 @@ class Memory:
         self._pieces: dict[int, deque[_Piece]] = {}
         self._large: deque[NDArray[np.uint8]] = deque()
 
-    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
-        return Memory, ()
+    def __reduce__(self) -> tuple[type["Memory"], tuple[Callable[[int], object], Callable[[int], object]]]:
+        return Memory, (self._taken, self._returned)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array that holds anything."""

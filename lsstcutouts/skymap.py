@@ -202,7 +202,7 @@ def check_projection(
     order at most, can vanish in the corners and nowhere else.
     """
     # The files of a patch have one projection: it is looked at once for all bands.
-    away, y, x = (_once if isinstance(mine, TanProjection) else _farthest)(mine, reference, bbox)
+    away, y, x = _once(mine, reference, bbox) if isinstance(mine, TanProjection) else _farthest(mine, reference, bbox)
     if not away <= WCS_TOLERANCE:
         raise GeometryMismatchError(
             f"{what}: its WCS is {away:.3f} px away from that of {whose} at pixel (y={y:.0f}, "

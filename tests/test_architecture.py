@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
     "fetcher": 5,
     "dataset": 6,
-    **dict.fromkeys(["transforms", "models", "mosaic"], 7),
+    **dict.fromkeys(["transforms", "models", "mosaic", "callbacks"], 7),
     "datamodule": 8,
     **dict.fromkeys(["training", "doctor", "cli"], 9),
 }

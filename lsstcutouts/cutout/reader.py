@@ -90,7 +90,6 @@ class CutoutReader:
     ) -> None:
         self.plan = plan
         self.clock = clock
-        self._memory = Memory()
         self._empty = empty
         self.options = options or ReadOptions()
         self.options.check_bands(plan.bands)
@@ -98,6 +97,7 @@ class CutoutReader:
         if "psf" in self.options.planes:
             psf_shape(plan)
         self.cache = TileCache() if cache is None else cache
+        self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
@@ -160,6 +160,7 @@ class CutoutReader:
         batch = self._planes(work)
         if len(kept) < len(outcome):
             batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
+        self.cache.note(delivered=sum(np.asarray(batch[name]).nbytes for name in self.options.planes))
         batch |= self._rows(work.targets[kept])
         batch["is_padding"] = np.full(len(kept), padding)
         for name in {"image", "variance"} & batch.keys() if padding else ():

@@ -42,7 +42,7 @@ def _finite(work: Work, n: int) -> NDArray[np.bool_] | None:
     """Return which pixels of the image are finite, None where all are, and make the others 0."""
     if "image" not in work.sources or not work.suspect[n]:
         return None
-    finite = np.isfinite(work.sources["image"][n])
+    finite: NDArray[np.bool_] = np.isfinite(work.sources["image"][n])
     if finite.all():
         return None
     work.sources["image"][n][~finite] = 0.0

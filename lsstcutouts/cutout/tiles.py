@@ -126,7 +126,7 @@ class TileReader:
         keys: list[Hashable] = [(dataset, name, unit) for unit in units]
         if rows is not None:
             # Plans that look into a unit to different depths do not share what they decode of it.
-            keys = [(*key, depth) for key, depth in zip(keys, rows, strict=True)]
+            keys = [(dataset, name, *place) for place in zip(units, rows, strict=True)]
 
         def make(places: list[int]) -> list[Unit]:
             return self._decoded(
@@ -146,10 +146,12 @@ class TileReader:
         empty = self._cache.memory.empty
         if source != "mask":
             decoded = coadd.decode(source, units, rows, clock=self._clock, empty=empty)
+            self._cache.note(read=coadd.layout(source).bytes_of(units))
             scale = self._scale(coadd, source)
             return decoded if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in decoded]
         places = places_of(coadd, self._bits)
         planes = {plane: coadd.decode(plane, units, clock=self._clock, empty=empty) for plane in mask_hdus(places)}
+        self._cache.note(read=sum(coadd.layout(plane).bytes_of(units) for plane in planes))
         return [
             Unit(renumbered({name: of[i].pixels for name, of in planes.items()}, places)) for i in range(len(units))
         ]
