@@ -244,7 +244,7 @@ class TileCache:
 
     def _watch(self, state: State) -> None:
         """Lower the limit while memory is short, and lift it again; hits alone come by here too."""
-        if not state.watch.due():
+        if not state.watch.due(state.bytes + state.reserved):
             return
         with state.lock:
             state.settle()
