@@ -9,7 +9,7 @@ from typing import Any
 from lsstcutouts.errors import ConfigurationError, MemoryBudgetError
 
 from .limits import MemoryLimits, memory_limits
-from .memory import check_budget, resolve_budget
+from .memory import check_budget, resolve_budget, shown_bytes
 from .state import Sized, State, claim, evicted, free, look_up, produce, wait
 from .stats import CacheStats
 from .watch import MemoryWatch
@@ -106,11 +106,11 @@ class TileCache:
         free(dropped)
         if tell:
             _LOG.warning(
-                "batches under way hold %.3f GB, more than the whole budget of %.3f GB (cache_bytes): no tile is kept, so "
+                "batches under way hold %s, more than the whole budget of %s (cache_bytes): no tile is kept, so "
                 "each is decoded again for every batch that needs it. A smaller batch_size or a larger cache_bytes "
                 "avoids this",
-                state.reserved / 1e9,
-                state.max_bytes / 1e9,
+                shown_bytes(state.reserved),
+                shown_bytes(state.max_bytes),
             )
 
     def release(self, nbytes: int) -> None:
@@ -261,9 +261,9 @@ class TileCache:
         free(dropped)
         if tell:
             _LOG.warning(
-                "memory is short: %s. The tile cache shrinks from %.2f to %.2f GB until there is more. A smaller cache_bytes "
-                "or batch_size avoids this",
+                "memory is short: %s. The tile cache, batches under way included, shrinks from %s to %s until there is more. "
+                "A smaller cache_bytes or batch_size avoids this",
                 room.why,
-                held / 1e9,
-                state.limit / 1e9,
+                shown_bytes(held),
+                shown_bytes(state.limit),
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from .heap import resident_bytes, trim_heap
 from .limits import MemoryLimits
+from .memory import shown_bytes
 
 __all__ = ["SLACK", "MemoryWatch", "Room"]
 
@@ -20,15 +21,15 @@ _LOOSE = 150_000_000
 """Bytes beyond what the process held at first and what the cache accounts for, from which freed memory is given back."""
 
 _LOOK_SECONDS = 1.0
-_LOOK_BYTES = 16_000_000
+_LOOK_BYTES = 32_000_000
 """How often is looked, and after what growth: two threads decode 200 to 300 MB a second, and a process in a control
-group of 700 MB was killed between two looks. One look costs 0.3 ms, the decoding of 16 MB 50."""
+group of 700 MB was killed between two looks. One look costs 0.3 to 0.7 ms, the decoding of 32 MB 100."""
 
 _FRUITLESS = 20_000_000
 _PAUSE_SECONDS = 10.0
 """After giving back brought less than so many bytes, the next attempt waits: what has grown is in use."""
 
-_FLOOR_SHARE, _FLOOR_LEAST, _FLOOR_MOST = 0.05, 4 * _LOOK_BYTES, 1_000_000_000
+_FLOOR_SHARE, _FLOOR_LEAST, _FLOOR_MOST = 0.05, 3 * _LOOK_BYTES, 1_000_000_000
 """Available memory below which the cache shrinks: a share of the whole limit, bytes that what goes on between two looks
 does not use up, and bytes that are enough anywhere."""
 
@@ -118,8 +119,8 @@ class MemoryWatch:
         # a training that decodes everything anew is no better off.
         room = max(most - holds, budget // 2 - held)
         why = (
-            f"this process holds {holds / 1e9:.2f} GB, more than the {self.base / 1e9:.2f} GB that it held when the tile "
-            f"cache was new, the cache's budget and {SLACK / 1e9:.1f} GB; something else has grown"
+            f"this process holds {shown_bytes(holds)}, more than the {shown_bytes(self.base)} that it held when the tile "
+            f"cache was new, the cache's budget of {shown_bytes(budget)} and {shown_bytes(SLACK)}; something else has grown"
         )
         return Room(room, "process", why)
 
