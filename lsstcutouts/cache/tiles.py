@@ -11,7 +11,7 @@ from lsstcutouts.memory import Memory
 
 from .heap import trim_heap
 from .limits import MemoryLimits, memory_limits
-from .memory import check_budget, resolve_budget
+from .memory import check_budget, resolve_budget, shown_bytes
 from .state import Sized, State, claim, evicted, free, look_up, produce, wait
 from .stats import CacheStats
 from .watch import MemoryWatch
@@ -110,11 +110,11 @@ class TileCache:
         free(dropped)
         if tell:
             _LOG.warning(
-                "batches under way hold %.3f GB, more than the whole budget of %.3f GB (cache_bytes): no tile is kept, so "
+                "batches under way hold %s, more than the whole budget of %s (cache_bytes): no tile is kept, so "
                 "each is decoded again for every batch that needs it. A smaller batch_size or a larger cache_bytes "
                 "avoids this",
-                state.reserved / 1e9,
-                state.max_bytes / 1e9,
+                shown_bytes(state.reserved),
+                shown_bytes(state.max_bytes),
             )
 
     def release(self, nbytes: int) -> None:
@@ -258,7 +258,7 @@ class TileCache:
 
     def _watch(self, state: State) -> None:
         """Lower the limit while memory is short, and lift it again; hits alone come by here too."""
-        if not state.watch.due():
+        if not state.watch.due(state.bytes + state.reserved):
             return
         with state.lock:
             state.settle()
@@ -277,9 +277,9 @@ class TileCache:
             self._trim()
         if tell:
             _LOG.warning(
-                "memory is short: %s. The tile cache shrinks from %.2f to %.2f GB until there is more. A smaller cache_bytes "
-                "or batch_size avoids this",
+                "memory is short: %s. The tile cache, batches under way included, shrinks from %s to %s until there is more. "
+                "A smaller cache_bytes or batch_size avoids this",
                 room.why,
-                held / 1e9,
-                state.limit / 1e9,
+                shown_bytes(held),
+                shown_bytes(state.limit),
             )
