@@ -1,11 +1,10 @@
-"""The Lightning data module: catalog, plan, splits, loaders and device transforms, wired together."""
+"""The data module itself."""
 
 import hashlib
 import json
 import logging
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,28 +15,21 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import nn
 
-from .cache import CacheStats, TileCache
-from .catalog import Catalog
-from .cutout import QualityPolicy, ReadOptions
-from .dataset import CutoutDataset, CutoutLoader, TensorBatch
-from .errors import ConfigurationError, PlanError
-from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, split_groups
-from .plan import CutoutPlan
-from .planner import SizeLike, build_plan, has_size, parse_bands, parse_size, parse_tract
-from .report import Report
+from ..cache import CacheStats, TileCache
+from ..cutout import QualityPolicy, ReadOptions
+from ..dataset import CutoutDataset, CutoutLoader, TensorBatch
+from ..errors import ConfigurationError
+from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
+from ..plan import CutoutPlan
+from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
+from ..report import Report
+from .hints import quieten_lightning
+from .plans import catalog_key, fitting
+from .splits import SPLITS, checked_fractions, dealt
 
-__all__ = ["SPLITS", "CutoutDataModule"]
+__all__ = ["CutoutDataModule"]
 
 _log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test", "predict")
-
-_FEW_PATCHES = 4
-"""With fewer patches than this, a split by whole patches cannot come near the asked fractions."""
-
-
-_SMALL_SHARE = 0.02
-"""A patch with less than this share of the targets does not count as one of them."""
 
 
 class CutoutDataModule(L.LightningDataModule):
@@ -139,7 +131,7 @@ class CutoutDataModule(L.LightningDataModule):
             raise ConfigurationError(f"num_workers={num_workers} and threads={threads} cannot be")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
-        self.fractions = _checked_fractions(splits)
+        self.fractions = checked_fractions(splits)
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.transforms = transforms or nn.Identity()
@@ -194,7 +186,7 @@ class CutoutDataModule(L.LightningDataModule):
         """Load or make the plan and deal its targets to the splits."""
         if self.splits:
             return
-        _quieten_lightning()
+        quieten_lightning()
         prepared = self.trainer is not None
         plans = {n: self._load(n) if prepared else self._build(c) for n, c in self._catalogs().items()}
         if isinstance(self.plan, CutoutPlan):
@@ -203,7 +195,11 @@ class CutoutDataModule(L.LightningDataModule):
             plans[""] = self._fitting(CutoutPlan.load(self.plan))
         if "" in plans:
             self.plan = plans[""]
-        self.splits = self._dealt(plans[""]) if "" in plans else {n: (p, np.arange(len(p))) for n, p in plans.items()}
+        self.splits = (
+            dealt(plans[""], self.fractions, self.seed)
+            if "" in plans
+            else {n: (p, np.arange(len(p))) for n, p in plans.items()}
+        )
 
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
@@ -316,19 +312,7 @@ class CutoutDataModule(L.LightningDataModule):
 
     def _fitting(self, plan: CutoutPlan) -> CutoutPlan:
         """Return a plan that was given, if it is what the other arguments say."""
-        asked = {"bands": self.bands, "size": self.size, "dataset_type": self.dataset_type}
-        for name, value in asked.items():
-            fits = has_size(plan, self.size) if name == "size" else getattr(plan, name) == value
-            if not fits:
-                raise PlanError(
-                    f"the plan has {name}={getattr(plan, name)!r} and the data module {value!r}; make it again"
-                )
-        lacking = [c for c in self.columns if c not in plan.columns]
-        if lacking:
-            raise PlanError(
-                f"the plan lacks the columns {', '.join(lacking)}; make it again with columns={self.columns!r}"
-            )
-        return plan
+        return fitting(plan, bands=self.bands, size=self.size, dataset_type=self.dataset_type, columns=self.columns)
 
     def _build(self, catalog: Any) -> CutoutPlan:
         plan = build_plan(
@@ -354,7 +338,7 @@ class CutoutDataModule(L.LightningDataModule):
     def _plan_file(self, name: str) -> Path:
         """Return where the plan waits: known to every process of this run from its settings alone."""
         catalog = self.catalog[name] if name else self.catalog
-        source = self._catalog_key(catalog)
+        source = catalog_key(catalog, self.columns)
         settings = [
             self.repo,
             self.collections,
@@ -370,47 +354,5 @@ class CutoutDataModule(L.LightningDataModule):
         root = self.trainer.default_root_dir if self.trainer is not None else "."
         return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
 
-    def _catalog_key(self, catalog: Any) -> str:
-        """Return what tells a catalog from another one, and from an earlier state of its file."""
-        if isinstance(catalog, str | os.PathLike):
-            path = Path(catalog)
-            state = path.stat() if path.exists() else None
-            return f"{path.absolute()} {state and (state.st_mtime_ns, state.st_size)}"
-        return Catalog.from_any(catalog, columns=self.columns).fingerprint()
-
     def _load(self, name: str) -> CutoutPlan:
         return CutoutPlan.load(self._plan_file(name))
-
-    def _dealt(self, plan: CutoutPlan) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
-        # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
-        share = np.bincount(plan.primary) / len(plan)
-        by_patch = int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES
-        if not by_patch:
-            _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
-        groups = plan.sky_groups(blocks=not by_patch)
-        dealt = split_groups(groups, self.fractions, seed=self.seed)
-        return {**{name: (plan, rows) for name, rows in dealt.items()}, "predict": (plan, np.arange(len(plan)))}
-
-
-def _checked_fractions(splits: Mapping[str, float] | None) -> dict[str, float]:
-    fractions = {"train": 0.8, "val": 0.2} if splits is None else {str(k): float(v) for k, v in splits.items()}
-    unknown = set(fractions) - {"train", "val", "test"}
-    if unknown:
-        raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
-    if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-6:
-        raise ConfigurationError(f"the fractions of splits must lie in 0..1 and add up to 1, got {fractions}")
-    return fractions
-
-
-_HINTS: Iterable[str] = (
-    # The loader's length is exact on every rank and for any number of workers: batches are dealt by number.
-    r".*`IterableDataset` has `__len__` defined.*",
-    # Threads inside the process feed the device; worker processes would be slower.
-    r".*does not have many workers.*",
-)
-
-
-def _quieten_lightning() -> None:
-    """Hide two hints of Lightning that would mislead here."""
-    for message in _HINTS:
-        warnings.filterwarnings("ignore", message=message)
