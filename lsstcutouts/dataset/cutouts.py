@@ -1,6 +1,9 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +22,7 @@ from ..cutout import (
     default_threads,
     stream,
 )
+from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
 from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
 from ..plan import CutoutPlan
@@ -27,10 +31,8 @@ from ..stages import StageClock
 
 __all__ = ["ACCOUNT", "CutoutDataset", "TensorBatch"]
 
-type TensorBatch = dict[str, torch.Tensor | list[str]]
-
 ACCOUNT = "lsstcutouts.account"
-"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
+"""Key under which a batch carries its `Account` to where it is handed out; not a column's name."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -114,6 +116,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             flux_unit=flux_unit,
             seed=seed,
         )
+        self.form = Form()
+        """How batches leave the threads; a `CutoutLoader` sets it."""
+        self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
         self._whole = rows is None
         self._report: Report | None = None
@@ -132,7 +137,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def report(self) -> Report:
         """What became of the rows in the latest epoch that was begun, so far.
 
-        Batches that worker processes read count when a `CutoutLoader` hands them out.
+        Batches that worker processes read, or that go to a device, count when a `CutoutLoader` hands them out.
         """
         if self._report is None:
             self._report = Report(self.plan, None if self._whole else self.rows)
@@ -178,18 +183,30 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        for tensors, account in stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=_tensors):
-            if worker is None:
+        # A batch that is handed out elsewhere, or later, counts there and then.
+        travels = worker is not None or self.form.on_device
+        for tensors, account in self._delivered(batches, threads, forked=worker is not None):
+            if travels:
+                yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+            else:
                 report.add(account)
                 yield tensors
-            else:
-                yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+
+    def _delivered(
+        self, batches: Iterator[NDArray[np.int64]], threads: int, *, forked: bool
+    ) -> Iterator[tuple[TensorBatch, Account]]:
+        """Return batches and their accounts, finished by threads of this process."""
+        # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
+        form = replace(self.form, pinned=self.form.pinned and not forked)
+        reader = self._pinned_reader() if form.pinned else self._reader
+        finish = partial(_finished, form, self._clock)
+        return stream(reader, batches, threads=threads, ahead=max(2, threads), then=finish)
+
+    def _pinned_reader(self) -> CutoutReader:
+        return CutoutReader(self.plan, self.options, cache=self.cache, clock=self._clock, empty=pinned_empty)
 
 
-def _tensors(delivery: Delivery) -> tuple[TensorBatch, Account]:
+def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple[TensorBatch, Account]:
     """Return a batch as tensors, and its account."""
-    tensors: TensorBatch = {
-        name: v if isinstance(v, list) else torch.from_numpy(np.ascontiguousarray(v))
-        for name, v in delivery.batch.items()
-    }
-    return tensors, delivery.account
+    with clock.time("collate") if clock is not None else nullcontext():
+        return form.tensors(delivery.batch), delivery.account
