@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..cache import CacheStats, TileCache
+from ..capability import check_wire
 from ..cutout import QualityPolicy, ReadOptions
-from ..dataset import CutoutDataset, CutoutLoader, TensorBatch
+from ..dataset import CutoutDataset, CutoutLoader
+from ..device import TensorBatch, Wire
 from ..errors import ConfigurationError
 from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
 from ..plan import CutoutPlan
@@ -26,6 +28,7 @@ from ..report import Report
 from .hints import quieten_lightning
 from .plans import catalog_key, fitting
 from .splits import SPLITS, checked_fractions, dealt
+from .steps import DeviceSteps
 
 __all__ = ["CutoutDataModule"]
 
@@ -64,6 +67,11 @@ class CutoutDataModule(L.LightningDataModule):
         ``data.transforms(batch)`` itself.
     augmentations
         Module over a batch, run on the device after ``transforms``, in training only.
+    compile
+        Whether the trainer runs ``transforms`` and ``augmentations`` compiled, as one; they see tensors only then. On a
+        GPU older than compute capability 7.0 they run as they are, and a warning says so.
+    wire, channels_last
+        Type in which pixels travel to the device, and memory layout of ``image`` there, as in `CutoutLoader`.
     plan
         A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
         plan in use (with one catalog a split, ``splits`` holds each).
@@ -103,6 +111,9 @@ class CutoutDataModule(L.LightningDataModule):
         cache_bytes: float | str = "auto",
         transforms: nn.Module | None = None,
         augmentations: nn.Module | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word
+        wire: Wire = "float32",
+        channels_last: bool = False,
         plan: str | os.PathLike[str] | CutoutPlan | None = None,
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
@@ -136,10 +147,12 @@ class CutoutDataModule(L.LightningDataModule):
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.transforms = transforms or nn.Identity()
         self.augmentations = augmentations or nn.Identity()
+        self._steps = DeviceSteps(compile=compile)
+        check_wire(wire)
+        self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
-        self._device = torch.device("cpu")
         self.loaders: dict[str, CutoutLoader] = {}
         """Latest loader of each split that was asked for."""
         self._train_loader: CutoutLoader | None = None
@@ -230,20 +243,13 @@ class CutoutDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
         """Run the transforms on the device; augmentations too while training."""
-        image = batch["image"] if "image" in batch else batch["object_id"]
-        if isinstance(image, torch.Tensor) and image.device != self._device:
-            # A data module is no module of Lightning's: nobody else moves these.
-            self._device = image.device
-            self.transforms.to(self._device)
-            self.augmentations.to(self._device)
-        batch = cast("TensorBatch", self.transforms(batch))
         if self.trainer is None or not self.trainer.training:
-            return batch
+            return self._steps.run(batch, [self.transforms])
         for module in self.augmentations.modules():
             set_epoch = getattr(module, "set_epoch", None)
             if callable(set_epoch) and self._train_loader is not None:
                 set_epoch(self._train_loader.epoch)
-        return cast("TensorBatch", self.augmentations(batch))
+        return self._steps.run(batch, [self.transforms, self.augmentations])
 
     @property
     def waited(self) -> float:
@@ -289,6 +295,10 @@ class CutoutDataModule(L.LightningDataModule):
         self.loaders[split] = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
+            device=self._device(),
+            wire=self.wire,
+            channels_last=self.channels_last,
+            pin_memory=None if self.trainer is None else self._device() is not None,
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
@@ -296,6 +306,11 @@ class CutoutDataModule(L.LightningDataModule):
 
     def _has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split][1]) > 0
+
+    def _device(self) -> torch.device | None:
+        """Return the trainer's GPU: batches that are there already, Lightning does not copy."""
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        return device if device is not None and device.type == "cuda" else None
 
     def _share(self) -> Share:
         if self.trainer is None:

@@ -29,12 +29,13 @@ Above 32768 it would start OpenMP threads of its own in each thread of the pool,
 
 
 def packed(batch: TensorBatch, wire: Wire, *, pin: bool = False) -> TensorBatch:
-    """Return a batch whose float32 planes are 16-bit and divided by a power of two for each band.
+    """Return a batch whose float32 planes are 16-bit.
 
-    The power is that of the band's largest finite value in this batch. With float16 (11 bits of significand) values
-    come back within a relative 2^-11 down to 2^-28 of the band's largest, below that within an absolute 2^-39 of it.
-    With bfloat16 (8 bits) they come back within a relative 2^-8, whatever their size, as long as they are normal
-    numbers of float32. NaN, infinities and zeros come back as they were.
+    For float16 (11 bits of significand) each band is divided by a power of two, chosen by its largest finite value in
+    this batch, which half of the range can hold: values come back within a relative 2^-11 down to 2^-28 of the band's
+    largest, below that within an absolute 2^-39 of it. With bfloat16 (8 bits) they come back within a relative 2^-8,
+    as long as they are normal numbers of float32. NaN, infinities and zeros come back as they were; beyond 3.38e38, at
+    the very end of float32's range, values can become infinite.
 
     Parameters
     ----------
@@ -89,10 +90,10 @@ def _restored(plane: Tensor, scale: Tensor | None, layout: torch.memory_format) 
 
 def _scales(plane: NDArray[Any], wire: Wire) -> Tensor:
     """Return ``(B, 1, 1)`` powers of two that bring each band into the range of the type."""
-    _, exponent = np.frexp(_largest(plane))  # the largest lies below 2^exponent
-    # float16: up to 2^15, half of what it holds. bfloat16 has float32's range, but for what rounds up at its very end.
-    power = np.clip(exponent - 15, -126, 127) if wire == "float16" else (exponent > 127).astype(exponent.dtype)
-    return torch.from_numpy(np.ldexp(np.float32(1), power)).reshape(-1, 1, 1)
+    if wire == "bfloat16":  # it has the range of float32
+        return torch.ones(plane.shape[1], 1, 1)
+    _, exponent = np.frexp(_largest(plane))  # the largest lies below 2^exponent, and is to lie below 2^15
+    return torch.from_numpy(np.ldexp(np.float32(1), np.maximum(exponent - 15, -126))).reshape(-1, 1, 1)
 
 
 def _largest(plane: NDArray[Any]) -> NDArray[Any]:
