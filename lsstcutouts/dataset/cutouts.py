@@ -29,10 +29,13 @@ from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
 
-__all__ = ["ACCOUNT", "CutoutDataset", "TensorBatch"]
+__all__ = ["ACCOUNT", "AHEAD", "CutoutDataset", "TensorBatch"]
 
 ACCOUNT = "lsstcutouts.account"
-"""Key under which a batch carries its `Account` to where it is handed out; not a column's name."""
+"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
+
+AHEAD = "lsstcutouts.ahead"
+"""Key under which a batch that is brought to a device ahead of the loop carries its `Account` until it is handed out."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -183,21 +186,21 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        # A batch that is handed out elsewhere, or later, counts there and then.
-        travels = worker is not None or self.form.on_device
-        for tensors, account in self._delivered(batches, threads, forked=worker is not None):
-            if travels:
+        for tensors, account in self._ready(batches, threads, in_worker=worker is not None):
+            if worker is not None:
                 yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+            elif self.form.on_device:
+                yield {**tensors, AHEAD: account}  # type: ignore[dict-item]
             else:
                 report.add(account)
                 yield tensors
 
-    def _delivered(
-        self, batches: Iterator[NDArray[np.int64]], threads: int, *, forked: bool
+    def _ready(
+        self, batches: Iterator[NDArray[np.int64]], threads: int, *, in_worker: bool
     ) -> Iterator[tuple[TensorBatch, Account]]:
         """Return batches and their accounts, finished by threads of this process."""
         # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
-        form = replace(self.form, pinned=self.form.pinned and not forked)
+        form = replace(self.form, pinned=self.form.pinned and not in_worker)
         reader = self._pinned_reader() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
         return stream(reader, batches, threads=threads, ahead=max(2, threads), then=finish)

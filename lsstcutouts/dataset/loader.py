@@ -13,7 +13,7 @@ from ..cutout import Account
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
 from ..errors import ConfigurationError
 from ..report import Report
-from .cutouts import ACCOUNT, CutoutDataset
+from .cutouts import ACCOUNT, AHEAD, CutoutDataset
 
 __all__ = ["CutoutLoader"]
 
@@ -198,7 +198,7 @@ class _Pass:
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
         batch = next(self._batches)
-        account: Any = batch.pop(ACCOUNT, None)
+        account: Any = batch.pop(ACCOUNT, None) or batch.pop(AHEAD, None)
         self._loader.count(self._number, time.perf_counter() - start, account)
         return batch
 
