@@ -20,7 +20,7 @@ LAYERS = {
     "dataset": 6,
     **dict.fromkeys(["transforms", "models", "mosaic"], 7),
     "datamodule": 8,
-    **dict.fromkeys(["training", "doctor", "cli"], 9),
+    **dict.fromkeys(["training", "benchmark", "doctor", "cli"], 9),
 }
 """A module imports only from lower layers; torch from `dataset` on, and in `device`."""
 

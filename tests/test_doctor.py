@@ -277,6 +277,14 @@ def test_a_pascal_card_with_code_for_it_passes() -> None:
     assert check.status == "pass"
     assert "Quadro P600" in check.detail
     assert "2.0 of 2.0 GB free" in check.detail
+    for words in ("no torch.compile", "no bfloat16", "wire=float16", "precision 32-true"):
+        assert words in check.detail
+
+
+def test_a_card_of_today_has_no_limits_to_speak_of() -> None:
+    check = one("gpu", torch=FakeTorch(cards=(Gpu("A100", (8, 0)),)))
+    assert check.status == "pass"
+    assert check.detail.endswith("convolution and gradients are right")
 
 
 def test_a_card_that_is_newer_than_torch_wants_a_newer_torch() -> None:
