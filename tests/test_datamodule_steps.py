@@ -61,6 +61,10 @@ def test_modules_that_come_later_move_too() -> None:
     steps.run({k: v.to("meta") for k, v in batch_of(8).items()}, [first])
     steps.run({k: v.to("meta") for k, v in batch_of(8).items()}, [first, later])
     assert first.scale.device.type == later.epoch.device.type == "meta"
+    steps.run({k: v.to("cpu") for k, v in batch_of(8).items()}, [AsinhStretch(5.0)])
+    first.to_empty(device="cpu")  # somebody else moves it
+    steps.run({k: v.to("meta") for k, v in batch_of(8).items()}, [first])
+    assert first.scale.device.type == "meta"
 
 
 @has_compiler

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from weakref import WeakKeyDictionary
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ class DeviceSteps:
     def __init__(self, *, compile: bool = False) -> None:  # noqa: A002 - torch's own word
         self._compile = compile
         self._possible: dict[torch.device, bool] = {}
-        self._places: WeakKeyDictionary[nn.Module, torch.device] = WeakKeyDictionary()
         self._compiled: dict[tuple[int, ...], Callable[[TensorBatch], TensorBatch]] = {}
 
     def __reduce__(self) -> tuple[Callable[..., "DeviceSteps"], tuple[()]]:
@@ -52,13 +51,12 @@ class DeviceSteps:
             return batch
 
     def _move(self, modules: Sequence[nn.Module], device: torch.device) -> None:
-        """Move modules where they are not yet: a data module is no module of Lightning's, nobody else does."""
+        """Move modules that are elsewhere: a data module is no module of Lightning's, nobody else does."""
         for module in modules:
-            if self._places.get(module) != device:
+            if any(values.device != device for values in chain(module.parameters(), module.buffers())):
                 # In validation Lightning has inference mode on; what is made in it cannot be written to in training.
                 with torch.inference_mode(mode=False):
                     module.to(device)
-                self._places[module] = device
 
     def _compiles_on(self, device: torch.device) -> bool:
         if device not in self._possible:
