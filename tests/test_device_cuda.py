@@ -12,7 +12,7 @@ from lsstcutouts.benchmark.device import measure_device
 from lsstcutouts.capability import BFLOAT16_FROM, can_compile
 from lsstcutouts.datamodule.steps import DeviceSteps
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
-from lsstcutouts.device import CudaTransfer, Prefetcher, pinned_empty
+from lsstcutouts.device import CudaTransfer, pinned_empty
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
@@ -138,24 +138,23 @@ def test_kept_batches_stay_as_they_were(plan: CutoutPlan, gpu: torch.device) -> 
 
 
 def test_host_memory_stays_until_a_slow_copy_is_over(gpu: torch.device) -> None:
-    """The pinned batch is gone from the host's view while its copy still waits behind a long kernel."""
-    transfer, size = CudaTransfer(gpu), (64, 6, 64, 64)
-
-    def batches():
-        for number in range(8):
-            array = pinned_empty(size, np.float32)
-            array.fill(number)
-            yield {"image": array.base}
-
+    """The pinned batches are gone from the host's view while their copies still wait behind a long kernel."""
+    transfer, arrivals = CudaTransfer(gpu), []
     with torch.cuda.stream(transfer._stream):
-        torch.cuda._sleep(LONG)
-    for number, batch in enumerate(Prefetcher(batches(), transfer)):
-        assert (batch["image"] == number).all()
+        torch.cuda._sleep(10 * LONG)
+    for number in range(8):
+        array = pinned_empty((64, 6, 64, 64), np.float32)
+        array.fill(number)
+        arrivals.append(transfer.begin({"image": array.base}))
+        del array
+    for number, arrive in enumerate(arrivals):
+        assert (arrive()["image"] == number).all()
 
 
 def test_the_copy_does_not_wait_for_what_the_loop_computes(gpu: torch.device) -> None:
     transfer = CudaTransfer(gpu)
     array = pinned_empty((8, 6, 64, 64), np.float32)
+    transfer.begin({"image": array.base})()  # memory of the device is there from here on; to get some can wait
     torch.cuda.synchronize()
     busy, done = torch.cuda.Event(), torch.cuda.Event()
     torch.cuda._sleep(10 * LONG)
