@@ -1,5 +1,7 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,11 +30,12 @@ from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epo
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
+from .workers import Parcel
 
 __all__ = ["ACCOUNT", "AHEAD", "CutoutDataset", "TensorBatch"]
 
 ACCOUNT = "lsstcutouts.account"
-"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
+"""Key under which a batch from a worker process carries its `Parcel` to the main process; not a column's name."""
 
 AHEAD = "lsstcutouts.ahead"
 """Key under which a batch that is brought to a device ahead of the loop carries its `Account` until it is handed out."""
@@ -64,7 +67,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     cache
         A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
     cache_bytes
-        Budget of the cache, of all worker processes together.
+        Budget of the cache, of all worker processes together, and of the batches under way.
+    sharing
+        How many loaders have worker processes at the same time; they share the budget.
     share
         Which part of each global batch this process reads.
     clock
@@ -93,6 +98,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         threads: int | None = None,
         cache: TileCache | None = None,
         cache_bytes: float | str = "auto",
+        sharing: int = 1,
         share: Share = Share(0, 1),
         clock: StageClock | None = None,
     ) -> None:
@@ -105,6 +111,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.batch_size, self.share = batch_size, share
         self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
         self.threads = threads
+        self.sharing = sharing
+        self.in_flight = 2
+        """Batches that a worker process may have sent and the loop not taken; a `CutoutLoader` says how many."""
         self.cache = TileCache(cache_bytes) if cache is None else cache
         self.options = ReadOptions(
             planes=planes,  # type: ignore[arg-type]
@@ -123,6 +132,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         """How batches leave the threads; a `CutoutLoader` sets it."""
         self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
+        self._pinned_reader: CutoutReader | None = None
         self._whole = rows is None
         self._report: Report | None = None
         self._bounds = batch_bounds(len(self.rows), batch_size, share)
@@ -151,8 +161,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self._report = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes need no account of what others have read.
-        return {**self.__dict__, "_report": None}
+        # Worker processes need no account of what others have read, and no page-locked memory.
+        return {**self.__dict__, "_report": None, "_pinned_reader": None}
 
     def share_position(self) -> None:
         """Put the position where worker processes see it change; a copied dataset has its own."""
@@ -179,17 +189,19 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         threads = self.threads or max(1, default_threads() // stride)
-        self.cache.share_among(stride)
+        self.cache.share_among(stride * self.sharing if worker else 1)
         bounds = self._bounds[done + first :: stride].tolist()
         batches = (order[low:high] for low, high in bounds)
         if worker is None and done == 0:
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        for tensors, account in self._ready(batches, threads, in_worker=worker is not None):
-            if worker is not None:
-                yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
-            elif self.form.on_device:
+        ready = self._ready(batches, threads, in_worker=worker is not None)
+        if worker is not None:
+            yield from self._posted(ready)
+            return
+        for tensors, account in ready:
+            if self.form.on_device:
                 yield {**tensors, AHEAD: account}  # type: ignore[dict-item]
             else:
                 report.add(account)
@@ -201,12 +213,32 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         """Return batches and their accounts, finished by threads of this process."""
         # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
         form = replace(self.form, pinned=self.form.pinned and not in_worker)
-        reader = self._pinned_reader() if form.pinned else self._reader
+        reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
         return stream(reader, batches, threads=threads, ahead=max(2, threads), then=finish)
 
-    def _pinned_reader(self) -> CutoutReader:
-        return CutoutReader(self.plan, self.options, cache=self.cache, clock=self._clock, empty=pinned_empty)
+    def _reader_into_pinned(self) -> CutoutReader:
+        if self._pinned_reader is None:
+            self._pinned_reader = CutoutReader(
+                self.plan, self.options, cache=self.cache, clock=self._clock, empty=pinned_empty
+            )
+        return self._pinned_reader
+
+    def _posted(self, ready: Iterator[tuple[TensorBatch, Account]]) -> Iterator[TensorBatch]:
+        """Yield the batches of a worker process, each with its `Parcel`.
+
+        What has been sent lies in shared memory until the loop takes it, and is reserved for so long.
+        """
+        sent: deque[int] = deque()
+        try:
+            for tensors, account in ready:
+                sent.append(sum(values.nbytes for values in tensors.values() if isinstance(values, torch.Tensor)))
+                self.cache.reserve(sent[-1])
+                if len(sent) > self.in_flight:
+                    self.cache.release(sent.popleft())
+                yield {**tensors, ACCOUNT: Parcel(account, self.cache.stats(), os.getpid())}  # type: ignore[dict-item]
+        finally:
+            self.cache.release(sum(sent))
 
 
 def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple[TensorBatch, Account]:
