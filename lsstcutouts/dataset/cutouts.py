@@ -178,12 +178,20 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        for tensors, account in stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=_tensors):
+        made = stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=self._collated)
+        for tensors, account in made:
             if worker is None:
                 report.add(account)
                 yield tensors
             else:
                 yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+
+    def _collated(self, delivery: Delivery) -> tuple[TensorBatch, Account]:
+        clock = self._reader.clock
+        if clock is None:
+            return _tensors(delivery)
+        with clock.time("collate"):
+            return _tensors(delivery)
 
 
 def _tensors(delivery: Delivery) -> tuple[TensorBatch, Account]:
