@@ -56,8 +56,8 @@ def compressed_units(field: Field) -> list[Compressed]:
             origin = coadd.bbox.start
         for plane, layout in layouts.items():
             units = sorted({u for row in rows for u in layout.units_under(field.box(row).relative_to(origin))})
-            for at in range(0, len(units), _AT_ONCE):
-                found.append(_read(path, layout, (patch, band, plane), units[at : at + _AT_ONCE]))
+            groups = [units[at : at + _AT_ONCE] for at in range(0, len(units), _AT_ONCE)]
+            found += [_read(path, layout, (patch, band, plane), group) for group in groups]
     return found
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class Field:
     @property
     def options(self) -> ReadOptions:
         """What a batch holds."""
-        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes)  # type: ignore[arg-type]
+        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes)
 
     @property
     def mask_planes(self) -> tuple[str, ...]:
@@ -103,8 +104,8 @@ def _config(settings: Settings, release: str, density: str) -> tuple[SimulationC
         patches = settings.sparse_patches
         targets = 4 * settings.targets_per_patch * patches**2
         name = f"{release}-sparse-{patches}x{patches}-{settings.targets_per_patch}"
-    known: dict[str, int] = {"patches": patches, "targets": targets, "cells": 20}
-    return SimulationConfig(release="dp1" if release == "dp1" else "dp2", missing=None, **known), name
+    kind: Literal["dp1", "dp2"] = "dp1" if release == "dp1" else "dp2"
+    return SimulationConfig(release=kind, cells=20, patches=patches, targets=targets, missing=None), name
 
 
 def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) -> Field:

@@ -1,4 +1,4 @@
-"""This package's own ways, as in training."""
+"""Our own ways, as in training."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -150,4 +150,3 @@ class ReaderWay:
     def _batches(self) -> Iterator[NDArray[np.int64]]:
         for at in range(0, len(self._order), self._batch_size):
             yield self._order[at : at + self._batch_size]
-

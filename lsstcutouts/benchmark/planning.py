@@ -78,7 +78,9 @@ def planning_repository(source: SimulatedRepository, field: Field, root: Path, p
     with closing(Butler.from_config(str(root), run=_RUN, writeable=True)) as butler:
         skymaps = _skymaps(source, patches)
         _register(butler, source, skymaps)
-        kind = DatasetType(_DATASET_TYPE, ("skymap", "tract", "patch", "band"), STORAGE_CLASS, universe=butler.dimensions)
+        kind = DatasetType(
+            _DATASET_TYPE, ("skymap", "tract", "patch", "band"), STORAGE_CLASS, universe=butler.dimensions
+        )
         butler.registry.registerDatasetType(kind)
         expand = butler.registry.expandDataId
         refs = [
@@ -143,7 +145,7 @@ def _catalog(field: Field, path: Path, targets: int, patches: int) -> Path:
 
 
 def _between(rng: np.random.Generator, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
-    return low + rng.uniform(size=len(low)) * (high - 1 - low)
+    return np.asarray(low + rng.uniform(size=len(low)) * (high - 1 - low), np.float64)
 
 
 def _check(plan: CutoutPlan, real: CutoutPlan) -> None:

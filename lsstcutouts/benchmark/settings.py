@@ -18,7 +18,7 @@ MASK_PLANES = ("NO_DATA", "SATURATED", "DETECTED")
 WHAT = ("throughput", "hits", "planning", "start", "scaling", "waiting")
 """Groups of measurements."""
 
-_CHOICES: Mapping[str, tuple[Any, ...]] = {
+_CHOICES: Mapping[str, tuple[str, ...]] = {
     "release": ("dp2", "dp1"),
     "density": ("dense", "sparse"),
     "planes": tuple(PLANES),
@@ -114,7 +114,7 @@ class Settings:
     order: tuple[str, ...] = ("shuffled", "ordered")
     threads: tuple[int, ...] = (1, 2)
     workers: tuple[int, ...] = (0, 2)
-    device: tuple[str, ...] = ("cpu",)
+    device: str = "cpu"
     targets: int = 500
     sparse_patches: int = 2
     targets_per_patch: int = 5
@@ -134,8 +134,6 @@ class Settings:
             _check_whole(name, getattr(self, name), least)
         for name, choices in _CHOICES.items():
             _check_choices(name, getattr(self, name), choices)
-        if self.dense and self.sparse is None and "sparse" in self.density and len(self.release) > 1:
-            raise ConfigurationError("dense= names a repository of one release; give one release=")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":
@@ -189,7 +187,7 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise ConfigurationError(f"{name}={value!r} must be whole numbers of at least {least}")
 
 
-def _check_choices(name: str, values: tuple[Any, ...], choices: tuple[Any, ...]) -> None:
-    unknown = [value for value in values if value not in choices]
-    if unknown or not values:
-        raise ConfigurationError(f"{name}={unknown or '[]'} must be out of {', '.join(choices)}")
+def _check_choices(name: str, given: str | tuple[str, ...], choices: tuple[str, ...]) -> None:
+    values = (given,) if isinstance(given, str) else given
+    if not values or any(value not in choices for value in values):
+        raise ConfigurationError(f"{name}={given!r} must be out of {', '.join(choices)}")

@@ -110,7 +110,9 @@ def _two_threads(entries: Sequence[Entry]) -> list[Target]:
 
 def _warm(entries: Sequence[Entry]) -> list[Target]:
     reader = find(entries, "reader", density="dense", cache="warm")
-    made = _made("warm, reader: cutouts a second and core", reader and reader.median, 12_000.0, "cutouts/s")
+    made = _made(
+        "warm, reader: cutouts a second and core", None if reader is None else reader.median, 12_000.0, "cutouts/s"
+    )
     value = ratio(reader, find(entries, "bare copy", density="dense", threads=1))
     return made + _made("warm, reader: ours over a bare copy", value, 0.5)
 

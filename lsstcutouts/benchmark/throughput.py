@@ -82,9 +82,7 @@ def measure_scene(
     with _closing(scenery.ways()) as ways:
         check_pixels([way for way, _ in ways], scenery.field)
         rates = interleaved([way for way, _ in ways], settings.repeats, settings.least_seconds, after)
-        entries = [
-            entry_of(scenery.field, way, regime, each) for (way, regime), each in zip(ways, rates, strict=True)
-        ]
+        entries = [entry_of(scenery.field, way, regime, each) for (way, regime), each in zip(ways, rates, strict=True)]
     in_process = [e for e in entries if e.way == "loader" and e.workers == 0]
     return entries, [_profiled(scenery, entry) for entry in in_process]
 
