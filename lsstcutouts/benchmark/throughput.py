@@ -35,6 +35,11 @@ class Scenery:
         self.regimes = regimes_of(settings, field.scene)
         self.peers, self.left_out = peers_of(field, settings.butler_targets, settings.peer_targets)
 
+    def close(self) -> None:
+        """Close what the other ways hold open."""
+        for peer in self.peers:
+            peer.close()
+
     def loader(self, regime: Regime, clock: StageClock | None = None) -> LoaderWay:
         """Return the way through the loader."""
         chosen = self.settings

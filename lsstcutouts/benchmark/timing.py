@@ -33,7 +33,6 @@ def measured(way: Way, least_seconds: float) -> float:
     count, seconds = 0, 0.0
     while seconds < least_seconds or not count:
         run = way.prepare()
-        gc.collect()
         start = time.perf_counter()
         count += run()
         seconds += time.perf_counter() - start
@@ -61,6 +60,7 @@ def interleaved(
     """
     rates: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats):
+        gc.collect()  # so that it is nobody's run in which this falls due
         for way, of in zip(ways, rates, strict=True):
             of.append(measured(way, least_seconds))
             after(way)
