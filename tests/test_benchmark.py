@@ -53,9 +53,8 @@ def entry(way: str, rate: float, **others: Any) -> Entry:
 
 
 def test_the_default_settings_are_those_of_the_class() -> None:
-    from omegaconf import OmegaConf
-
     import lsstcutouts.configs
+    from omegaconf import OmegaConf
 
     path = Path(lsstcutouts.configs.__file__).parent / "benchmark.yaml"
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
@@ -369,7 +368,7 @@ def test_the_picture_shows_something(told: dict[str, Any]) -> None:
 def test_planning_covers_every_patch(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     seconds, size = measure_planning(field(dp2_repo), tmp_path, 200, 14)
     assert seconds.detail == "200 of 200 targets delivered, 14 patches, 42 files"
-    assert 10 < size.value
+    assert size.value > 10
 
 
 def test_worker_processes_are_measured(dp2_repo: SimulatedRepository) -> None:
