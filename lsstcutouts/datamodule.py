@@ -66,7 +66,8 @@ class CutoutDataModule(L.LightningDataModule):
     columns
         Catalog columns that travel with the samples.
     threads, cache_bytes
-        As in `LsstDataFetcher`; one cache serves every loader of this process.
+        As in `LsstDataFetcher`; one cache serves every loader of this process. Worker processes share its budget, those of
+        training and validation together.
     transforms
         Module over a batch, run on the device for every split. Lightning's trainer does that; a plain loop calls
         ``data.transforms(batch)`` itself.
@@ -150,6 +151,7 @@ class CutoutDataModule(L.LightningDataModule):
         self._device = torch.device("cpu")
         self.loaders: dict[str, CutoutLoader] = {}
         """Latest loader of each split that was asked for."""
+        self._past = CacheStats()  # of worker processes of earlier loaders
         self._train_loader: CutoutLoader | None = None
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, int] | None = None
@@ -269,8 +271,11 @@ class CutoutDataModule(L.LightningDataModule):
         return self.loaders[split].report
 
     def cache_info(self) -> CacheStats:
-        """Return hits, misses and bytes of this process's tile cache."""
-        return self.cache.stats()
+        """Return what the caches of this process and of all worker processes have done and hold, together."""
+        own = self.cache.stats()
+        workers = sum((loader.workers.total() for loader in self.loaders.values()), self._past)
+        # Where worker processes read, this process's cache has a budget that it does not use.
+        return workers + (own if own.hits + own.misses or not self.num_workers else CacheStats())
 
     def _loader(self, split: str, *, shuffle: bool) -> CutoutLoader:
         if not self._has(split):
@@ -278,6 +283,10 @@ class CutoutDataModule(L.LightningDataModule):
                 f"the {split!r} split holds no target; splits= gives {self.fractions}, and setup() must come first"
             )
         plan, rows = self.splits[split]
+        if self.trainer is not None:
+            self.cache.share_among(1, ranks=self.trainer.num_devices)
+        if split in self.loaders:
+            self._past += self.loaders[split].workers.total().past
         dataset = CutoutDataset(
             plan,
             rows=rows,
@@ -288,6 +297,7 @@ class CutoutDataModule(L.LightningDataModule):
             seed=self.seed,
             threads=self.threads,
             cache=self.cache,
+            sharing=2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1,
             share=self._share(),
         )
         self.loaders[split] = CutoutLoader(

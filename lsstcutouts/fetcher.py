@@ -256,7 +256,7 @@ class LsstDataFetcher:
         targets = checked_targets(rows, plan)
         self._check_memory(plan, len(targets))
         self._in_this_process()
-        reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files)
+        reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files, whole_tiles=True)
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")

@@ -6,7 +6,7 @@ corners of the tract's region, as unit vectors, fix the whole map from sky to pi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -201,18 +201,28 @@ def check_projection(
     Looked at on a grid of pixels, first and last ones among them: the polynomials of a SIP distortion, of ninth
     order at most, can vanish in the corners and nowhere else.
     """
+    # The files of a patch have one projection: it is looked at once for all bands.
+    away, y, x = _once(mine, reference, bbox) if isinstance(mine, TanProjection) else _farthest(mine, reference, bbox)
+    if not away <= WCS_TOLERANCE:
+        raise GeometryMismatchError(
+            f"{what}: its WCS is {away:.3f} px away from that of {whose} at pixel (y={y:.0f}, "
+            f"x={x:.0f}) (reference tangent point {reference.crval}, the file's {mine.crval}); the file does not "
+            "belong to this tract and skymap, or its header is damaged"
+        )
+
+
+def _farthest(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
+    """Return how far two projections are apart where they are farthest, and that pixel ``(y, x)``."""
     y, x = np.meshgrid(
         np.linspace(bbox.y0, bbox.y1 - 1, _CHECKED), np.linspace(bbox.x0, bbox.x1 - 1, _CHECKED), indexing="ij"
     )
     yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
     away = np.hypot(yx.y - y, yx.x - x)
     worst = np.unravel_index(np.argmax(away), away.shape)  # a NaN counts as the greatest
-    if not away[worst] <= WCS_TOLERANCE:
-        raise GeometryMismatchError(
-            f"{what}: its WCS is {away[worst]:.3f} px away from that of {whose} at pixel (y={y[worst]:.0f}, "
-            f"x={x[worst]:.0f}) (reference tangent point {reference.crval}, the file's {mine.crval}); the file does not "
-            "belong to this tract and skymap, or its header is damaged"
-        )
+    return float(away[worst]), float(y[worst]), float(x[worst])
+
+
+_once = lru_cache(maxsize=256)(_farthest)
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,28 @@ class StageClock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self._mine = threading.local()
+        self._all: list[dict[str, float]] = []
 
     def __reduce__(self) -> tuple[type["StageClock"], tuple[()]]:
         return StageClock, ()
 
+    def _of_thread(self) -> dict[str, float]:
+        """Return the seconds of the calling thread, which no other thread writes."""
+        found: dict[str, float] | None = getattr(self._mine, "seconds", None)
+        if found is None:
+            found = self._mine.seconds = dict.fromkeys(STAGES, 0.0)
+            with self._lock:
+                self._all.append(found)
+        return found
+
     def add(self, stage: str, seconds: float) -> None:
         """Add seconds to a stage."""
-        with self._lock:
-            self._seconds[stage] += seconds
+        self._of_thread()[stage] += seconds
+
+    def spent(self) -> float:
+        """Return the seconds that the calling thread has added so far, all stages together."""
+        return sum(self._of_thread().values())
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -44,12 +57,22 @@ class StageClock:
         finally:
             self.add(stage, time.perf_counter() - start)
 
+    @contextmanager
+    def rest(self, stage: str) -> Iterator[None]:
+        """Add to a stage the seconds of the block that the calling thread adds to no other stage meanwhile."""
+        start, before = time.perf_counter(), self.spent()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - start - (self.spent() - before))
+
     def seconds(self) -> Mapping[str, float]:
         """Return the seconds of each of `STAGES`, in their order."""
         with self._lock:
-            return dict(self._seconds)
+            return {stage: sum(seconds[stage] for seconds in self._all) for stage in STAGES}
 
     def reset(self) -> None:
         """Begin again at zero."""
         with self._lock:
-            self._seconds = dict.fromkeys(STAGES, 0.0)
+            for seconds in self._all:
+                seconds.update(dict.fromkeys(STAGES, 0.0))

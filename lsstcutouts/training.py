@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,19 +13,20 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from .cache import CacheStats
+from .callbacks import CacheMonitor, KeepLast, Throughput
 from .cutout import CutoutReader
 from .datamodule import CutoutDataModule
 from .errors import ConfigurationError
 from .mosaic import write_mosaic
 from .simulate import SimulatedRepository, SimulationConfig, simulate
 
-__all__ = ["Throughput", "TrainingResult", "ensure_simulation", "train"]
+__all__ = ["TrainingResult", "ensure_simulation", "train"]
 
 _PICTURED = 40
 """Cutouts in the picture: five rows of eight."""
@@ -96,47 +96,6 @@ class TrainingResult:
         return table
 
 
-class Throughput(Callback):
-    """Measure how many targets the training loop consumes a second, pauses between epochs left out."""
-
-    def __init__(self) -> None:
-        self.targets, self.seconds = 0, 0.0
-        self._mark = 0.0
-
-    @property
-    def cutouts_per_second(self) -> float:
-        """Targets a second over all training epochs."""
-        return self.targets / self.seconds if self.seconds else 0.0
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Start the clock of an epoch."""
-        self._mark = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Count the batch and the time since the last one, waiting included."""
-        now = time.perf_counter()
-        self.targets += len(batch["object_id"])
-        self.seconds += now - self._mark
-        self._mark = now
-
-
-class KeepLast(Callback):
-    """Write a checkpoint after each epoch, over the one before, so that an interrupted training can go on.
-
-    Parameters
-    ----------
-    path
-        The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Write it."""
-        trainer.save_checkpoint(self.path)
-
-
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
     """Write the simulated repository that a configuration names, unless it is there.
 
@@ -184,7 +143,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
-    meter = Throughput()
+    meter = CacheMonitor()
     # With json=true nothing but the result goes to standard output.
     shown = {"enable_progress_bar": False} if cfg.json else {}
     callbacks = [meter, KeepLast(output / "last.ckpt"), *([] if cfg.json else [RichProgressBar()])]

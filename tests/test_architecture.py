@@ -12,13 +12,13 @@ import lsstcutouts
 PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
-    **dict.fromkeys(["writing", "geom", "catalog", "order", "retry", "foreign", "stages"], 1),
+    **dict.fromkeys(["writing", "geom", "catalog", "order", "retry", "foreign", "stages", "kernels", "memory"], 1),
     **dict.fromkeys(["skymap", "fits", "cache", "plan"], 2),
     **dict.fromkeys(["butler", "cutout"], 3),
     **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
     "fetcher": 5,
     "dataset": 6,
-    **dict.fromkeys(["transforms", "models", "mosaic"], 7),
+    **dict.fromkeys(["transforms", "models", "mosaic", "callbacks"], 7),
     "datamodule": 8,
     **dict.fromkeys(["training", "benchmark", "doctor", "cli"], 9),
 }

@@ -188,7 +188,7 @@ def test_failures_are_not_kept() -> None:
 
 
 def test_a_make_that_returns_too_few() -> None:
-    with pytest.raises(ConfigurationError, match="1 arrays for 2 keys"):
+    with pytest.raises(ConfigurationError, match="1 entries for 2 keys"):
         TileCache("1 MB").get_many([1, 2], lambda _: [array(1)])
 
 
@@ -356,7 +356,7 @@ class Pressure:
 def test_the_cache_shrinks_while_memory_is_short(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lsstcutouts.cache.tiles._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("lsstcutouts.cache.watch._LOOK_SECONDS", 0.0)
     pressure = Pressure(2e9)
     cache, maker = TileCache("100 MB", limits=pressure), Maker(1_000_000)
     fetch(cache, maker, range(50))
@@ -367,7 +367,7 @@ def test_the_cache_shrinks_while_memory_is_short(
         fetch(cache, maker, [101])
     assert cache.stats().bytes < 25_000_000
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "the tile cache shrinks" in caplog.text
+    assert "tile cache shrinks" in caplog.text
     pressure.now = limits(2e9, 4e9)
     fetch(cache, maker, range(200, 290))
     assert cache.stats().bytes == 90_000_000
@@ -387,7 +387,7 @@ def test_the_machine_is_looked_at_once_a_second_at_most() -> None:
 
 
 def test_trouble_with_the_limits_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsstcutouts.cache.tiles._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("lsstcutouts.cache.watch._LOOK_SECONDS", 0.0)
     trouble = [False]
 
     def unreadable() -> MemoryLimits:

@@ -119,3 +119,100 @@ def test_without_any_limit_the_machine_counts(tmp_path: Path) -> None:
     assert found(tmp_path).limited_by == "machine"
     assert found(tmp_path).available > 0
     assert available_memory() > 0
+
+
+def test_cgroup_v2_high_slows_down_before_max_kills(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/",
+            "cgroup/memory.max": 80 * MB,
+            "cgroup/memory.high": 60 * MB,
+            "cgroup/memory.current": 20 * MB,
+        },
+    )
+    assert found(tmp_path) == MemoryLimits(40 * MB, 60 * MB, "cgroup")
+
+
+def test_cgroup_v1_and_v2_side_by_side(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/a\n0::/b",
+            "cgroup/memory/a/memory.limit_in_bytes": 80 * MB,
+            "cgroup/memory/a/memory.usage_in_bytes": 10 * MB,
+            "cgroup/unified/b/memory.max": 70 * MB,
+            "cgroup/unified/b/memory.current": 20 * MB,
+        },
+    )
+    assert found(tmp_path) == MemoryLimits(50 * MB, 70 * MB, "cgroup")
+
+
+def test_a_group_deep_inside_a_container(tmp_path: Path) -> None:
+    """The path names groups outside the container, of which mountinfo says how far they are hidden."""
+    mount = tmp_path / "some where"
+    escaped = str(mount).replace(" ", "\\040")
+    tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "4:memory:/docker/abc/jobs/mine",
+            "proc/self/mountinfo": "30 1 0:4 / / rw shared:1 - ext4 /dev/sda rw\n"
+            f"35 31 0:32 /docker/abc {escaped} rw,relatime master:9 - cgroup cgroup rw,memory",
+            "some where/jobs/mine/memory.limit_in_bytes": 30 * MB,
+            "some where/jobs/mine/memory.usage_in_bytes": 10 * MB,
+            "some where/memory.limit_in_bytes": 90 * MB,
+            "some where/memory.usage_in_bytes": 10 * MB,
+        },
+    )
+    assert memory_limits(proc=tmp_path / "proc", environ={}) == MemoryLimits(20 * MB, 30 * MB, "cgroup")
+
+
+def test_a_group_outside_the_namespace_counts_as_the_mounted_one(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        {
+            "proc/self/cgroup": "0::/../../other",
+            "other/memory.max": 1 * MB,
+            "other/memory.current": 0,
+            "cgroup/memory.max": 50 * MB,
+            "cgroup/memory.current": 0,
+        },
+    )
+    assert found(tmp_path).total == 50 * MB
+
+
+@pytest.mark.parametrize(
+    ("environ", "mebibytes"),
+    [
+        ({"SLURM_MEM_PER_GPU": "1024", "SLURM_GPUS_ON_NODE": "2"}, 2048),
+        ({"SLURM_MEM_PER_GPU": "1024", "SLURM_GPUS_PER_NODE": "a100:3"}, 3072),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "6"}, 3072),
+    ],
+)
+def test_slurm_memory_by_part(environ: dict[str, str], mebibytes: int, tmp_path: Path) -> None:
+    limit = found(tmp_path, **environ)
+    assert (limit.total, limit.limited_by) == (mebibytes * MB, "slurm")
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks"),
+    [
+        ({}, 1),
+        ({"LOCAL_WORLD_SIZE": "4", "SLURM_NTASKS_PER_NODE": "8"}, 4),
+        ({"SLURM_STEP_TASKS_PER_NODE": "3(x2),2"}, 3),
+        ({"SLURM_NTASKS_PER_NODE": "8"}, 8),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, 1),
+        ({"LOCAL_WORLD_SIZE": "many"}, 1),
+    ],
+)
+def test_ranks_on_this_machine(environ: dict[str, str], ranks: int, tmp_path: Path) -> None:
+    assert found(tmp_path, **environ).ranks == ranks
+
+
+def test_ranks_share_what_there_is() -> None:
+    four = MemoryLimits(int(8e9), int(10e9), "slurm", ranks=4)
+    assert resolve_budget("auto", limits=four) == 500_000_000
+    assert resolve_budget(0.5, 2, limits=four) == 500_000_000
+    assert resolve_budget("2 GB", limits=four) == 2_000_000_000  # an amount is that of each rank
+    with pytest.raises(MemoryBudgetError, match=r"3\.0 GB in each of 4 ranks, but there are 10\.0 GB"):
+        resolve_budget("3 GB", limits=four)

@@ -80,6 +80,10 @@ class Recorded(LocalSource):
         self._reads.append((self.uri, offset, length))
         return super().read(offset, length)
 
+    def read_into(self, offset: int, to: memoryview) -> None:
+        self._reads.append((self.uri, offset, len(to)))
+        super().read_into(offset, to)
+
 
 @dataclass
 class RecordedFiles(OpenFiles):

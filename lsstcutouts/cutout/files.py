@@ -4,8 +4,6 @@ import os
 from collections import OrderedDict
 from threading import Lock
 
-import numpy as np
-
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
 from ..fits import Coadd, open_coadd
 from ..plan import CutoutPlan
@@ -69,7 +67,7 @@ class OpenFiles:
 
 def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
     """Return tract, patch and band of a file."""
-    row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+    row, band = plan.patches.places[file].tolist()
     return int(plan.patches.tract[row]), int(plan.patches.patch[row]), plan.bands[band]
 
 
@@ -96,7 +94,7 @@ def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
 
 def _check_identity(coadd: Coadd, plan: CutoutPlan, file: int) -> None:
     """Refuse a file that is another coadd's: by what the Butler wrote into its header, and by its place."""
-    row, band = np.argwhere(plan.patches.files == file)[0].tolist()
+    row, band = plan.patches.places[file].tolist()
     wanted = {"tract": str(plan.patches.tract[row]), "patch": str(plan.patches.patch[row]), "band": plan.bands[band]}
     for name, value in wanted.items():
         if (says := coadd.data_id.get(name, value)) != value:

@@ -19,8 +19,9 @@ from .work import Work
 
 __all__ = ["Filler"]
 
-type Boxes = list[tuple[int, int, int]]
-type Recipes = dict[tuple[Box, YX[int]], Recipe]
+type Boxes = NDArray[np.int64]  # (n, 3): place in the batch, first pixel (y, x) in the tract
+type Recipes = dict[tuple[Box, Box | bytes, YX[int]], Recipe]
+"""By the pixels of the file, the box or the numbers of the boxes, and the shape of the units: bands share them."""
 
 
 class Filler:
@@ -41,21 +42,38 @@ class Filler:
 
     def _fill_patch(self, work: Work, patch: int, places: list[int]) -> None:
         """Read targets of one primary patch: whole boxes straight from its files, the others stitched."""
-        boxes = [(n, *self._plan.yx0[work.targets[n]].tolist()) for n in places]
+        boxes = np.empty((len(places), 3), np.int64)
+        boxes[:, 0], boxes[:, 1:] = places, self._plan.yx0[work.targets[places]]
         recipes: Recipes = {}
         projection: TanProjection | None = None
         own: dict[int, TanProjection] = {}
         for band in range(len(self._plan.bands)):
-            coadd = self._open(work, patch, band)
-            torn = places
-            if isinstance(coadd, Coadd):
-                torn = self._fill_whole(work, band, coadd, self._file(patch, band), boxes, recipes)
-                projection = projection or _own_projection(coadd)
+            torn: list[int] = []
+            for home, group in self._homes(work, patch, band, boxes):
+                coadd = self._open(work, home, band)
+                if not isinstance(coadd, Coadd):
+                    torn += group[:, 0].tolist()
+                    continue
+                torn += self._fill_whole(work, band, coadd, self._file(home, band), group, recipes)
+                if home == patch:
+                    projection = projection or _own_projection(coadd)
+                elif (other := _own_projection(coadd)) is not None:
+                    own |= {n: other for n in group[:, 0].tolist() if n not in own}
             for n in torn:
-                self._stitch(work, n, band, own)
+                self._stitch(work, n, band, own, recipes)
             for n in places if self._psf else ():
                 self._fill_psf(work, n, band)
         self._write_wcs(work, boxes, projection, own)
+
+    def _homes(self, work: Work, patch: int, band: int, boxes: Boxes) -> list[tuple[int, Boxes]]:
+        """Divide boxes by the patch whose file alone gives their pixels, if they lie on it: mostly the primary one."""
+        if self._file(patch, band) >= 0:
+            return [(patch, boxes)]
+        groups: dict[int, list[int]] = {}
+        for i, n in enumerate(boxes[:, 0].tolist()):
+            files = [other for other in self._plan.others_of(int(work.targets[n])) if self._file(other, band) >= 0]
+            groups.setdefault(files[0] if len(files) == 1 else patch, []).append(i)
+        return [(home, boxes[group]) for home, group in groups.items()]
 
     def _write_wcs(
         self, work: Work, boxes: Boxes, projection: TanProjection | None, own: dict[int, TanProjection]
@@ -64,13 +82,12 @@ class Filler:
         if projection is None:
             patch = int(self._plan.primary[work.targets[boxes[0][0]]])
             tract = self._plan.projections[int(self._plan.patches.tract[patch])]
-            for n, y0, x0 in boxes:
+            for n, y0, x0 in boxes.tolist():
                 work.wcs[n] = _wcs_numbers(own.get(n, tract)) - (0, 0, x0, y0, 0, 0, 0, 0)
             return
-        rows = np.array(boxes)
-        numbers = np.tile(_wcs_numbers(projection), (len(rows), 1))
-        numbers[:, 2:4] -= rows[:, :0:-1]
-        work.wcs[rows[:, 0]] = numbers
+        numbers = np.tile(_wcs_numbers(projection), (len(boxes), 1))
+        numbers[:, 2:4] -= boxes[:, :0:-1]
+        work.wcs[boxes[:, 0]] = numbers
 
     def _file(self, patch: int, band: int) -> int:
         return int(self._plan.patches.files[patch, band])
@@ -90,29 +107,37 @@ class Filler:
     def _fill_whole(self, work: Work, band: int, coadd: Coadd, file: int, boxes: Boxes, recipes: Recipes) -> list[int]:
         """Paste the boxes that lie on a file; return those that do not."""
         inside, torn = inside_and_torn(boxes, self._plan.size, coadd.bbox)
-        whole = [n for n, _, _ in inside]
-        for source in self._sources if inside else ():
+        whole = inside[:, 0]
+        for source in self._sources if len(inside) else ():
             unit = self._tiles.unit_shape(coadd, file, source)
             if isinstance(unit, Failure):
+                work.clear(whole, band)
                 everywhere = slice(0, self._plan.size.y), slice(0, self._plan.size.x)
-                for n in whole:
+                for n in whole.tolist():
                     work.lose(n, band, everywhere, np.ones(self._plan.size, bool), [unit])
                 continue
-            if (coadd.bbox, unit) not in recipes:
-                recipes[coadd.bbox, unit] = recipe_of(inside, self._plan.size, coadd.bbox, unit)
-            to, recipe = work.sources[source][:, band], recipes[coadd.bbox, unit]
-            for n, y, x, part, failures in self._tiles.paste(to, coadd, file, source, recipe):
+            recipe = recipes.get((coadd.bbox, whole.tobytes(), unit))
+            if recipe is None:
+                recipe = recipes[coadd.bbox, whole.tobytes(), unit] = recipe_of(
+                    inside, self._plan.size, coadd.bbox, unit
+                )
+            to = work.sources[source][:, band]
+            doubtful, lost = self._tiles.paste(to, coadd, file, source, recipe)
+            work.suspect[doubtful] = True
+            for n, y, x, part, failures in lost:
                 work.lose(n, band, (y, x), part, failures)
         work.present[whole, band] = True
         if work.covered is not None:
             work.covered[whole, band] = True
         return torn
 
-    def _stitch(self, work: Work, n: int, band: int, own: dict[int, TanProjection]) -> None:
+    def _stitch(self, work: Work, n: int, band: int, own: dict[int, TanProjection], recipes: Recipes) -> None:
         """Read one box of one band from every patch under it, the first in the order of `_pieces` wins."""
         target = int(work.targets[n])
         box = Box.from_start(YX(*self._plan.yx0[target].tolist()), self._plan.size)
         taken = np.zeros(self._plan.size, bool)
+        work.clear(n, band)
+        work.suspect[n] = True
         for patch, region in self._pieces(target):
             coadd = self._open(work, patch, band)
             if coadd is None:
@@ -126,7 +151,7 @@ class Filler:
             if isinstance(coadd, Failure):
                 work.lose(n, band, at, ~taken[at], [coadd])
             else:
-                self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, at, ~taken[at])
+                self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, at, ~taken[at], recipes)
                 if n not in own and (projection := _own_projection(coadd)) is not None:
                     own[n] = projection
             taken[at] = True
@@ -147,6 +172,7 @@ class Filler:
         piece: Box,
         at: tuple[slice, slice],
         free: NDArray[np.bool_],
+        recipes: Recipes,
     ) -> None:
         """Paste the part of a box that lies on a file, where no other file has pasted."""
         for source in self._sources:
@@ -156,8 +182,11 @@ class Filler:
                 continue
             to = work.sources[source][place]
             pixels = np.zeros((1, *piece.shape), to.dtype)
-            recipe = recipe_of([(0, piece.y0, piece.x0)], piece.shape, coadd.bbox, unit)
-            for _, y, x, part, failures in self._tiles.paste(pixels, coadd, file, source, recipe):
+            recipe = recipes.get((coadd.bbox, piece, unit))
+            if recipe is None:
+                one = np.array([[0, piece.y0, piece.x0]])
+                recipe = recipes[coadd.bbox, piece, unit] = recipe_of(one, piece.shape, coadd.bbox, unit)
+            for _, y, x, part, failures in self._tiles.paste(pixels, coadd, file, source, recipe)[1]:
                 gone = np.zeros(piece.shape, bool)
                 gone[y, x] = part
                 if (gone & free).any():

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cache import TileCache
 from ..errors import ConfigurationError
+from ..memory import Memory
 from ..plan import CutoutPlan
 from ..stages import StageClock
 from .account import Account
@@ -61,7 +63,11 @@ class CutoutReader:
     clock
         Adds up where the time goes.
     empty
-        Makes the large arrays of a batch, page-locked ones for example.
+        Makes the large arrays of a batch, page-locked ones for example; by default memory of batches that have been
+        dropped is used again.
+    whole_tiles
+        Whether tiles are decoded as a whole, where this plan's targets need only their first rows: worth it where
+        other plans will read from the same cache.
 
     Raises
     ------
@@ -79,7 +85,8 @@ class CutoutReader:
         cache: TileCache | None = None,
         files: OpenFiles | None = None,
         clock: StageClock | None = None,
-        empty: Empty = np.empty,
+        empty: Empty | None = None,
+        whole_tiles: bool = False,
     ) -> None:
         self.plan = plan
         self.clock = clock
@@ -90,8 +97,11 @@ class CutoutReader:
         if "psf" in self.options.planes:
             psf_shape(plan)
         self.cache = TileCache() if cache is None else cache
+        self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
-        self._filler = Filler(plan, self.options, TileReader(plan, self.options, self.cache, self._files))
+        self._filler = Filler(
+            plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
+        )
 
     def close(self) -> None:
         """Close every file; a later read opens them again."""
@@ -103,7 +113,7 @@ class CutoutReader:
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
         """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
-        work = Work.allocated(self.plan, self.options, targets, self._empty)
+        work = self._new_work(targets)
         self._fill(work, range(len(targets)))
         return self._finished(work, pad=pad)
 
@@ -123,18 +133,22 @@ class CutoutReader:
         then
             Makes the result of the delivery, in the thread of the pool that finishes the batch.
         """
-        work = Work.allocated(self.plan, self.options, targets, self._empty)
+        work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
         parts = [near[i : i + _PART].tolist() for i in range(0, len(near), _PART)]
         return Pending(
             pool, [partial(self._fill, work, part) for part in parts], lambda: then(self._finished(work, pad=pad))
         )
 
+    def _new_work(self, targets: NDArray[np.int64]) -> Work:
+        return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
+
     def _fill(self, work: Work, part: Iterable[int]) -> None:
         part = list(part)
-        self._filler.fill(work, part)
-        for n in part:
-            settle(work, n, self.plan, self.options)
+        with nullcontext() if self.clock is None else self.clock.rest("assemble"):
+            self._filler.fill(work, part)
+            for n in part:
+                settle(work, n, self.plan, self.options)
 
     def _finished(self, work: Work, *, pad: bool) -> Delivery:
         outcome = outcomes(work, self.plan, self.options)
@@ -146,6 +160,7 @@ class CutoutReader:
         batch = self._planes(work)
         if len(kept) < len(outcome):
             batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
+        self.cache.note(delivered=sum(np.asarray(batch[name]).nbytes for name in self.options.planes))
         batch |= self._rows(work.targets[kept])
         batch["is_padding"] = np.full(len(kept), padding)
         for name in {"image", "variance"} & batch.keys() if padding else ():

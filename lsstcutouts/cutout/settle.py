@@ -24,21 +24,29 @@ def settle(work: Work, n: int, plan: CutoutPlan, options: ReadOptions) -> None:
         lost = work.lost.get((n, band))
         if lost is not None:
             _forget(work, n, band, lost)
-    finite = None
-    if "image" in work.sources:
-        finite = np.isfinite(work.sources["image"][n])
-        if not finite.all():
-            work.sources["image"][n][~finite] = 0.0
-    if work.valid is not None and work.covered is not None and finite is not None:
-        no_data = (work.sources["mask"][n] >> (len(options.mask_bits) - 1)) & 1 == 1
-        np.logical_and(work.covered[n], finite, out=work.valid[n])
-        work.valid[n] &= ~no_data
+    finite = _finite(work, n)
+    if work.valid is not None and work.covered is not None:
+        np.not_equal(work.sources["mask"][n] & (1 << (len(options.mask_bits) - 1)), 0, out=work.valid[n])
+        np.greater(work.covered[n], work.valid[n], out=work.valid[n])
+        if finite is not None:
+            work.valid[n] &= finite
     if work.ivar is not None and work.valid is not None:
         _invert(work.sources["variance"][n], work.valid[n], work.ivar[n])
     if options.quality is not None:
         _judge(work, n, plan, options)
     if options.fill != 0.0 or options.missing_band == "nan":
         _fill(work, n, plan, options, finite)
+
+
+def _finite(work: Work, n: int) -> NDArray[np.bool_] | None:
+    """Return which pixels of the image are finite, None where all are, and make the others 0."""
+    if "image" not in work.sources or not work.suspect[n]:
+        return None
+    finite: NDArray[np.bool_] = np.isfinite(work.sources["image"][n])
+    if finite.all():
+        return None
+    work.sources["image"][n][~finite] = 0.0
+    return finite
 
 
 def _forget(work: Work, n: int, band: int, lost: NDArray[np.bool_]) -> None:
@@ -77,7 +85,7 @@ def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: ND
     if options.missing_band == "nan":
         for name in {"image", "variance"} & set(work.sources):
             work.sources[name][n, ~work.present[n]] = np.nan
-    if image is None or covered is None or finite is None:
+    if image is None or covered is None:
         return
     if options.fill == "noise":
         for band in np.flatnonzero(work.present[n]).tolist():
@@ -85,7 +93,8 @@ def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: ND
             channel = zlib.crc32(plan.bands[band].encode())
             _draw_noise(work, n, band, (options.seed, int(plan.object_id[work.targets[n]]), channel))
     elif math.isnan(options.fill):
-        image[n][work.present[n][:, None, None] & ~(covered[n] & finite)] = np.nan
+        known = covered[n] if finite is None else covered[n] & finite
+        image[n][work.present[n][:, None, None] & ~known] = np.nan
 
 
 def _draw_noise(work: Work, n: int, band: int, seed: tuple[int, int, int]) -> None:

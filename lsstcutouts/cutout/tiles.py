@@ -1,6 +1,7 @@
 """Decoded cache units of a plan's files, through the cache: scaled to nJy, mask bits renumbered, damage told."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -8,20 +9,25 @@ from numpy.typing import NDArray
 
 from ..cache import TileCache
 from ..errors import ReadError
-from ..fits import Coadd, salvage
+from ..fits import Coadd, Unit, salvage
 from ..geom import YX
 from ..plan import CutoutPlan
+from ..stages import StageClock
 from .account import Failure
+from .depth import Depths
 from .files import OpenFiles, located, place_of
 from .masks import mask_hdus, places_of, renumbered
 from .options import ReadOptions
-from .recipe import Recipe
+from .recipe import Recipe, paste
 
 __all__ = ["Lost", "TileReader"]
 
 type Array = NDArray[Any]
 type Lost = tuple[int, slice, slice, NDArray[np.bool_], tuple[Failure, ...]]
 """Pixels that cannot be read: box, rows and columns in it, which of those, and why."""
+
+
+_NONE = np.empty(0, np.int64)
 
 
 class TileReader:
@@ -37,10 +43,24 @@ class TileReader:
         What a file that cannot be read does, the unit of the flux, and the mask planes.
     cache, files
         Where decoded tiles and open files are kept.
+    clock
+        Adds up the time of reading and decoding.
+    whole_tiles
+        Whether tiles are decoded as a whole, for plans to come, where this plan needs only their first rows.
     """
 
-    def __init__(self, plan: CutoutPlan, options: ReadOptions, cache: TileCache, files: OpenFiles) -> None:
-        self._plan, self._cache, self._files = plan, cache, files
+    def __init__(
+        self,
+        plan: CutoutPlan,
+        options: ReadOptions,
+        cache: TileCache,
+        files: OpenFiles,
+        clock: StageClock | None = None,
+        *,
+        whole_tiles: bool = False,
+    ) -> None:
+        self._plan, self._cache, self._files, self._clock = plan, cache, files, clock
+        self._depths = None if whole_tiles else Depths(plan)
         self._raises = options.on_read_error == "raise"
         self._to_njy = options.flux_unit == "nJy"
         self._bits = options.mask_bits
@@ -53,26 +73,39 @@ class TileReader:
     def open(self, file: int, tract: int) -> Coadd | Failure:
         """Return an open file."""
         try:
-            return self._files.get(self._plan, file, tract)
+            with nullcontext() if self._clock is None else self._clock.time("locate"):
+                return self._files.get(self._plan, file, tract)
         except ReadError as error:
             return self._failure(error, file, "")
 
     def unit_shape(self, coadd: Coadd, file: int, source: str) -> YX[int] | Failure:
         """Return the shape of a plane's cache units."""
         try:
-            return coadd.layout(source).unit_shape
+            with nullcontext() if self._clock is None else self._clock.time("locate"):
+                return coadd.layout(source).unit_shape
         except ReadError as error:
             return self._failure(error, file, source)
 
-    def paste(self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe) -> list[Lost]:
-        """Paste one plane of boxes ``(N, Y, X)`` as a recipe says; return the pixels that cannot be read."""
+    def paste(
+        self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe
+    ) -> tuple[NDArray[np.int64], list[Lost]]:
+        """Paste one plane of boxes ``(N, Y, X)`` as a recipe says.
+
+        Returns
+        -------
+        doubtful
+            Boxes with a pixel that may not be finite.
+        lost
+            Pixels that cannot be read.
+        """
         try:
-            tiles = self._units(coadd, file, source, recipe.units, recipe.requests)
+            units = self._units(coadd, file, source, recipe)
         except ReadError as error:
-            return self._paste_the_rest(to, coadd, file, source, recipe, self._failure(error, file, source))
-        for k, n, to_y, to_x, from_y, from_x in recipe.copies:
-            to[n, to_y, to_x] = tiles[k][from_y, from_x]
-        return []
+            failure = self._failure(error, file, source)
+            return recipe.copies[:, 1], self._paste_the_rest(to, coadd, file, source, recipe, failure)
+        paste(to, units, recipe)
+        doubtful = [k for k, unit in enumerate(units) if not unit.finite]
+        return recipe.copies[np.isin(recipe.copies[:, 0], doubtful), 1] if doubtful else _NONE, []
 
     def psf(self, coadd: Coadd, file: int, at: tuple[int, int]) -> NDArray[np.float64] | Failure | None:
         """Return the PSF kernel of the cell that holds a tract pixel ``(y, x)``, None where it has none."""
@@ -86,32 +119,47 @@ class TileReader:
             return self._failure(error, file, "psf")
         return kernel
 
-    def _units(
-        self, coadd: Coadd, file: int, source: str, units: Sequence[int], requests: Sequence[int] | None = None
-    ) -> list[Array]:
+    def _units(self, coadd: Coadd, file: int, source: str, recipe: Recipe) -> list[Unit]:
         """Return decoded units, from the cache or the file."""
-        dataset = self._plan.files.dataset_id[file]
-        keys = [(dataset, self._names[source], unit) for unit in units]
+        dataset, name = self._plan.files.dataset_id[file], self._names[source]
+        units, rows = recipe.units, self._rows(coadd, file, source, recipe.units)
+        keys: list[Hashable] = [(dataset, name, unit) for unit in units]
+        if rows is not None:
+            # Plans that look into a unit to different depths do not share what they decode of it.
+            keys = [(dataset, name, *place) for place in zip(units, rows, strict=True)]
 
-        def make(places: list[int]) -> list[Array]:
-            return self._decoded(coadd, source, [units[i] for i in places])
+        def make(places: list[int]) -> list[Unit]:
+            return self._decoded(
+                coadd, source, [units[i] for i in places], None if rows is None else [rows[i] for i in places]
+            )
 
-        return self._cache.get_many(keys, make, requests)
+        return self._cache.get_many(keys, make, recipe.requests)
 
-    def _decoded(self, coadd: Coadd, source: str, units: Sequence[int]) -> list[Array]:
+    def _rows(self, coadd: Coadd, file: int, source: str, units: Sequence[int]) -> list[int] | None:
+        """Return how many rows of units the plan's targets need; None for all of them."""
+        if self._depths is None or source == "mask" or not coadd.decodes_rows(source):
+            return None
+        patch = int(self._plan.patches.places[file, 0])
+        return self._depths.rows(patch, coadd.bbox, coadd.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
+
+    def _decoded(self, coadd: Coadd, source: str, units: Sequence[int], rows: Sequence[int] | None) -> list[Unit]:
+        empty = self._cache.memory.empty
         if source != "mask":
-            return [self._scaled(coadd, source, pixels) for pixels in coadd.read_units(source, units)]
+            decoded = coadd.decode(source, units, rows, clock=self._clock, empty=empty)
+            self._cache.note(read=coadd.layout(source).bytes_of(units))
+            scale = self._scale(coadd, source)
+            return decoded if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in decoded]
         places = places_of(coadd, self._bits)
-        planes = {plane: coadd.read_units(plane, units) for plane in mask_hdus(places)}
-        return [renumbered({name: of[i] for name, of in planes.items()}, places) for i in range(len(units))]
+        planes = {plane: coadd.decode(plane, units, clock=self._clock, empty=empty) for plane in mask_hdus(places)}
+        self._cache.note(read=sum(coadd.layout(plane).bytes_of(units) for plane in planes))
+        return [
+            Unit(renumbered({name: of[i].pixels for name, of in planes.items()}, places)) for i in range(len(units))
+        ]
 
-    def _scaled(self, coadd: Coadd, source: str, pixels: Array) -> Array:
-        """Return pixels in nJy (nJy² for the variance)."""
+    def _scale(self, coadd: Coadd, source: str) -> float:
+        """Return what makes a plane's values nJy (nJy² for the variance)."""
         scale = coadd.flux_scale if self._to_njy else 1.0
-        if scale == 1.0:
-            return pixels
-        factor = scale if source == "image" else scale * scale
-        return np.multiply(pixels, factor, dtype=np.float64).astype(np.float32)
+        return scale if source == "image" else scale * scale
 
     def _paste_the_rest(
         self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe, failure: Failure
@@ -119,7 +167,10 @@ class TileReader:
         """Paste what can be read of a recipe, unit by unit and where one is damaged tile by tile."""
         lost: list[Lost] = []
         salvaged = [self._salvaged(coadd, file, source, unit, failure) for unit in recipe.units]
-        for k, n, to_y, to_x, from_y, from_x in recipe.copies:
+        for k, n, *place, height, width in recipe.copies.tolist():
+            to_y, to_x, from_y, from_x = (
+                slice(at, at + length) for at, length in zip(place, (height, width) * 2, strict=True)
+            )
             pixels, gone, failures = salvaged[k]
             to[n, to_y, to_x] = pixels[from_y, from_x]
             if gone[from_y, from_x].any():
@@ -132,11 +183,12 @@ class TileReader:
         """Return a unit's pixels, which of them are lost, and why."""
         shape = coadd.layout(source).unit_box(unit).shape
         nothing = np.zeros(shape, np.int32 if source == "mask" else np.float32), np.ones(shape, bool)
-        known = (self._plan.files.dataset_id[file], self._names[source], unit) in self._cache
-        if failure.transient and not known:  # the next tile would wait for as long in vain
+        key = (self._plan.files.dataset_id[file], self._names[source], unit)
+        if failure.transient and key not in self._cache:  # the next tile would wait for as long in vain
             return *nothing, (failure,)
         try:
-            return self._units(coadd, file, source, [unit], [0])[0], np.zeros(shape, bool), ()
+            whole = self._cache.get_many([key], lambda _: self._decoded(coadd, source, [unit], None), [0])[0]
+            return whole.pixels, np.zeros(shape, bool), ()
         except ReadError:
             pass
         try:
@@ -148,7 +200,7 @@ class TileReader:
     def _tile_by_tile(self, coadd: Coadd, source: str, unit: int) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
         if source != "mask":
             pixels, gone, errors = salvage(coadd, source, unit)
-            return self._scaled(coadd, source, pixels), gone, errors
+            return _scaled(pixels, self._scale(coadd, source)), gone, errors
         places = places_of(coadd, self._bits)
         parts = {plane: salvage(coadd, plane, unit) for plane in mask_hdus(places)}
         gone = np.logical_or.reduce([part[1] for part in parts.values()])
@@ -163,3 +215,7 @@ class TileReader:
         return Failure(
             self._plan.files.uri[file], tract, patch, band, plane, type(error).__name__, str(error), error.transient
         )
+
+
+def _scaled(pixels: Array, factor: float) -> Array:
+    return pixels if factor == 1.0 else np.multiply(pixels, factor, dtype=np.float64).astype(np.float32)

@@ -40,6 +40,8 @@ class Work:
         As in the batch; None where nobody asks.
     present
         ``(N, B)`` whether some file holds a pixel.
+    suspect
+        ``(N,)`` whether a pixel of the image may not be finite.
     quality
         ``(N, B)`` bits of `Quality`.
     wcs
@@ -60,6 +62,7 @@ class Work:
     psf: NDArray[np.float32] | None
     psf_present: NDArray[np.bool_] | None
     present: NDArray[np.bool_]
+    suspect: NDArray[np.bool_]
     quality: NDArray[np.int32]
     wcs: NDArray[np.float64]
     lost: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)
@@ -70,27 +73,31 @@ class Work:
     def allocated(
         cls, plan: CutoutPlan, options: ReadOptions, targets: NDArray[np.int64], empty: Empty = np.empty
     ) -> "Work":
-        """Return arrays of zeros for these targets, the large ones made by ``empty``."""
+        """Return arrays for these targets, the large ones made by ``empty`` and holding anything."""
         shape = len(targets), len(plan.bands), *plan.size
-
-        def zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> Array:
-            array = empty(shape, dtype)
-            array.fill(0)
-            return array
-
-        psf = zeros((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
+        psf = empty((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
+        ivar = empty(shape, np.float32) if "ivar" in options.planes else None
+        for array in (psf, ivar):  # these are written only where there is something to say
+            if array is not None:
+                array.fill(0)
         return cls(
             targets=targets,
-            sources={name: zeros(shape, dtype) for name, dtype in options.sources.items()},
-            covered=zeros(shape, np.bool_) if options.needs_covered else None,
-            valid=zeros(shape, np.bool_) if options.needs_valid else None,
-            ivar=zeros(shape, np.float32) if "ivar" in options.planes else None,
+            sources={name: empty(shape, dtype) for name, dtype in options.sources.items()},
+            covered=empty(shape, np.bool_) if options.needs_covered else None,
+            valid=empty(shape, np.bool_) if options.needs_valid else None,
+            ivar=ivar,
             psf=psf,
             psf_present=None if psf is None else np.zeros(shape[:2], bool),
             present=np.zeros(shape[:2], bool),
+            suspect=np.zeros(len(targets), bool),
             quality=np.zeros(shape[:2], np.int32),
             wcs=np.zeros((len(targets), 8)),
         )
+
+    def clear(self, n: int | NDArray[np.int64], band: int) -> None:
+        """Write zeros where not every pixel will be written."""
+        for plane in self.sources.values():
+            plane[n, band] = 0
 
     def lose(
         self, n: int, band: int, place: tuple[slice, slice], part: NDArray[np.bool_], failures: Iterable[Failure]

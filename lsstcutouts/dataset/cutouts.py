@@ -1,5 +1,7 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
+import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -24,13 +26,14 @@ from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epo
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
+from .workers import Parcel
 
 __all__ = ["ACCOUNT", "CutoutDataset", "TensorBatch"]
 
 type TensorBatch = dict[str, torch.Tensor | list[str]]
 
 ACCOUNT = "lsstcutouts.account"
-"""Key under which a batch from a worker process carries its `Account` to the main process; not a column's name."""
+"""Key under which a batch from a worker process carries its `Parcel` to the main process; not a column's name."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -59,7 +62,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     cache
         A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
     cache_bytes
-        Budget of the cache, of all worker processes together.
+        Budget of the cache, of all worker processes together, and of the batches under way.
+    sharing
+        How many loaders have worker processes at the same time; they share the budget.
     share
         Which part of each global batch this process reads.
     clock
@@ -88,6 +93,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         threads: int | None = None,
         cache: TileCache | None = None,
         cache_bytes: float | str = "auto",
+        sharing: int = 1,
         share: Share = Share(0, 1),
         clock: StageClock | None = None,
     ) -> None:
@@ -100,6 +106,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.batch_size, self.share = batch_size, share
         self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
         self.threads = threads
+        self.sharing = sharing
+        self.in_flight = 2
+        """Batches that a worker process may have sent and the loop not taken; a `CutoutLoader` says how many."""
         self.cache = TileCache(cache_bytes) if cache is None else cache
         self.options = ReadOptions(
             planes=planes,  # type: ignore[arg-type]
@@ -171,20 +180,36 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         threads = self.threads or max(1, default_threads() // stride)
-        self.cache.share_among(stride)
+        self.cache.share_among(stride * self.sharing if worker else 1)
         bounds = self._bounds[done + first :: stride].tolist()
         batches = (order[low:high] for low, high in bounds)
         if worker is None and done == 0:
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        made = stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=self._collated)
-        for tensors, account in made:
-            if worker is None:
-                report.add(account)
-                yield tensors
-            else:
-                yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+        ready = stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=self._collated)
+        if worker is not None:
+            yield from self._posted(ready)
+            return
+        for tensors, account in ready:
+            report.add(account)
+            yield tensors
+
+    def _posted(self, ready: Iterator[tuple[TensorBatch, Account]]) -> Iterator[TensorBatch]:
+        """Yield the batches of a worker process, each with its `Parcel`.
+
+        What has been sent lies in shared memory until the loop takes it, and is reserved for so long.
+        """
+        sent: deque[int] = deque()
+        try:
+            for tensors, account in ready:
+                sent.append(sum(values.nbytes for values in tensors.values() if isinstance(values, torch.Tensor)))
+                self.cache.reserve(sent[-1])
+                if len(sent) > self.in_flight:
+                    self.cache.release(sent.popleft())
+                yield {**tensors, ACCOUNT: Parcel(account, self.cache.stats(), os.getpid())}  # type: ignore[dict-item]
+        finally:
+            self.cache.release(sum(sent))
 
     def _collated(self, delivery: Delivery) -> tuple[TensorBatch, Account]:
         clock = self._reader.clock

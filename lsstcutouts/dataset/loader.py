@@ -9,10 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..cache import CacheStats
-from ..cutout import Account
 from ..errors import ConfigurationError
 from ..report import Report
 from .cutouts import ACCOUNT, CutoutDataset, TensorBatch
+from .workers import Parcel, WorkerCaches
 
 __all__ = ["CutoutLoader"]
 
@@ -79,6 +79,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
         dataset.share_position()
+        dataset.in_flight = self.prefetch_factor or 0
+        self.workers = WorkerCaches()
+        """Figures of the caches of this loader's worker processes."""
         self.epoch, self.done = 0, 0
         self.adjusted: Callable[[int, int], tuple[int, int]] | None = None
         """What a trainer makes of the place: it may have fetched a batch and not trained on it."""
@@ -102,6 +105,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
             self.epoch, self.done = self.epoch + 1, 0
         self._delivered = False
         self._passes += 1
+        if not self.persistent_workers:
+            self.workers.retire()
         self.cutouts.seek(self.epoch, self.done)
         if self.done == 0:
             self.cutouts.begin_report()
@@ -137,8 +142,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
         return self.cutouts.report
 
     def cache_info(self) -> CacheStats:
-        """Return hits, misses and bytes of this process's cache; worker processes have their own."""
-        return self.cutouts.cache.stats()
+        """Return what the caches of this process and of the loader's worker processes have done and hold, together."""
+        own = self.cutouts.cache.stats()
+        # Where worker processes read, this process's cache has a budget that it does not use.
+        return self.workers.total() + (own if own.hits + own.misses or not self.num_workers else CacheStats())
 
     def _say_losses(self) -> None:
         """Say what was lost in the latest pass, once in a loader's life."""
@@ -146,12 +153,13 @@ class CutoutLoader(DataLoader[TensorBatch]):
             self._said = True
             _log.warning("%s (`report` of the loader)", losses)
 
-    def count(self, number: int, waited: float, account: Account | None) -> None:
+    def count(self, number: int, waited: float, parcel: Parcel | None) -> None:
         """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
         if number != self._passes:
             return
-        if account is not None:
-            self.report.add(account)
+        if parcel is not None:
+            self.report.add(parcel.account)
+            self.workers.note(parcel)
         self.done += 1
         self.waited += waited
         self._delivered = True
@@ -171,8 +179,8 @@ class _Pass:
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
         batch = next(self._batches)
-        account: Any = batch.pop(ACCOUNT, None)
-        self._loader.count(self._number, time.perf_counter() - start, account)
+        parcel: Any = batch.pop(ACCOUNT, None)
+        self._loader.count(self._number, time.perf_counter() - start, parcel)
         return batch
 
     def __len__(self) -> int:

@@ -7,7 +7,8 @@ like inside its file is a `PlaneLayout`, plain data that can be kept and sent to
 
 from .coadd import Coadd, open_coadd
 from .layout import PLANES, PlaneLayout
+from .pixels import Unit
 from .psf import PsfGrid
 from .salvage import salvage
 
-__all__ = ["PLANES", "Coadd", "PlaneLayout", "PsfGrid", "open_coadd", "salvage"]
+__all__ = ["PLANES", "Coadd", "PlaneLayout", "PsfGrid", "Unit", "open_coadd", "salvage"]

@@ -20,13 +20,17 @@ from lsstcutouts.errors import (
     UnsupportedFormatError,
 )
 from lsstcutouts.geom import YX, Box
+from lsstcutouts.stages import StageClock
 
 from .bitplanes import first_bit, mask_bits
-from .codecs import decode_tiles, rice_padding
+from .decode import decode_rectangle, decode_units
+from .fused import is_fused
 from .headers import BadStructureError, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
+from .named import Named
+from .pixels import Empty, Unit
 from .psf import CellKernels, PsfGrid, cell_kernels
-from .source import ByteSource, LocalSource, open_source, read_extents
+from .source import ByteSource, LocalSource, open_source
 from .structure import FileStructure, file_structure
 from .tables import plane_layout, table_size
 from .units import nanojansky_per_unit
@@ -315,7 +319,8 @@ class Coadd:
             raise ConfigurationError(f"{box} is empty or not inside {self.bbox}, the pixels of {self.uri}")
         layout, wanted = self.layout(plane), box.relative_to(self.bbox.start)
         tiles = layout.tiles_under(wanted)
-        pixels = self._decode(layout, [tiles])[0]
+        with self._named(plane):
+            pixels = decode_rectangle(self._source, layout, tiles)
         inside = wanted.slices(layout.pixels_of(tiles).start)
         return pixels if pixels.shape == wanted.shape else pixels[inside].copy()
 
@@ -338,14 +343,43 @@ class Coadd:
         CorruptFileError
             A tile is damaged; the message names it.
         """
+        arrays = [unit.pixels for unit in self.decode(plane, units)]
+        for array in arrays:
+            array.flags.writeable = False
+        return arrays
+
+    def decode(
+        self,
+        plane: str,
+        units: Sequence[int],
+        rows: Sequence[int] | None = None,
+        *,
+        clock: StageClock | None = None,
+        empty: Empty = np.empty,
+    ) -> list[Unit]:
+        """Return cache units as `read_units` does, with what the decoder knows of their pixels.
+
+        Parameters
+        ----------
+        plane, units
+            As `read_units`.
+        rows
+            How many rows of each unit are wanted, from its first; more may come. All of them by default.
+        clock
+            Adds up the time of reading and decoding.
+        empty
+            Makes the arrays.
+        """
         layout = self.layout(plane)
         for unit in units:
             if not 0 <= unit < layout.units:
                 raise ConfigurationError(f"unit {unit} of {plane}, which has {layout.units}, of {self.uri}")
-        arrays = self._decode(layout, [layout.tiles_under(layout.unit_box(unit)) for unit in units])
-        for array in arrays:
-            array.flags.writeable = False
-        return arrays
+        with self._named(plane):
+            return decode_units(self._source, layout, units, rows, clock, empty)
+
+    def decodes_rows(self, plane: str) -> bool:
+        """Whether `decode` saves time where not every row of a unit is wanted."""
+        return is_fused(self.layout(plane))
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -394,47 +428,8 @@ class Coadd:
             f"{self.uri} has {'no' if hdu is None else 'an empty'} {plane} plane; it has {', '.join(self.planes)}"
         )
 
-    def _decode(self, layout: PlaneLayout, rectangles: Sequence[Box]) -> list[NDArray[Any]]:
-        """Return the pixels of rectangles in the grid of tiles."""
-        with self._named(layout.plane):
-            numbers = [_tile_numbers(layout, tiles) for tiles in rectangles]
-            flat = numbers[0] if len(numbers) == 1 else [tile for each in numbers for tile in each]
-            padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
-            streams = read_extents(self._source, layout.offsets[flat].tolist(), layout.sizes[flat].tolist(), padding)
-            arrays, at = [], 0
-            for tiles, members in zip(rectangles, numbers, strict=True):
-                arrays.append(decode_tiles(layout, tiles, members, streams[at : at + len(members)]))
-                at += len(members)
-            return arrays
-
-    def _named(self, plane: str) -> "_Named":
-        return _Named(self.uri, plane)
-
-
-class _Named:
-    """Turn the room's own exceptions of the block into the package's, with file and plane."""
-
-    __slots__ = ("_plane", "_uri")
-
-    def __init__(self, uri: str, plane: str) -> None:
-        self._uri, self._plane = uri, plane
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BadStructureError):
-            raise CorruptFileError(f"{self._uri}: {self._plane} plane: {error}") from error
-        if isinstance(error, UnknownFeatureError):
-            raise UnsupportedFormatError(f"{self._uri}: {self._plane} plane: {error}") from error
-
-
-def _tile_numbers(layout: PlaneLayout, tiles: Box) -> list[int]:
-    """Return the numbers of the tiles of a rectangle, row by row."""
-    width = layout.tile_grid.x
-    if tiles.x1 - tiles.x0 == 1:
-        return list(range(tiles.y0 * width + tiles.x0, tiles.y1 * width + tiles.x0, width))
-    return [y * width + x for y in range(tiles.y0, tiles.y1) for x in range(tiles.x0, tiles.x1)]
+    def _named(self, plane: str) -> Named:
+        return Named(self.uri, plane)
 
 
 def _image_shape(image: Hdu) -> YX[int]:

@@ -17,8 +17,9 @@ from lsstcutouts.geom import YX, Box
 from .fallback import decode_stream
 from .headers import BadStructureError
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
+from .pixels import Empty
 
-__all__ = ["decode_tiles", "dequantise", "dither_sequence", "rice_padding"]
+__all__ = ["decode_tiles", "dequantise", "dither_sequence", "rice_hole", "rice_padding"]
 
 _RANDOM = 10_000
 """Length of the standard's random sequence."""
@@ -71,7 +72,9 @@ def rice_padding(block: int) -> bytes:
     return b"\xff" * (8 * block + 64)
 
 
-def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview]) -> Array:
+def decode_tiles(
+    layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview], empty: Empty = np.empty
+) -> Array:
     """Decode a rectangle of tiles.
 
     Parameters
@@ -82,6 +85,8 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
         The rectangle, in the grid of tiles.
     numbers, streams
         Its tiles row by row, and their bytes in the file; a Rice stream lies before `rice_padding`.
+    empty
+        Makes the array.
 
     Returns
     -------
@@ -97,7 +102,7 @@ def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], stream
     shape = layout.pixels_of(tiles).shape
     if shape.y * shape.x > MOST_PIXELS_PER_BYTE * sum(map(len, streams)) + MOST_FREE_PIXELS:
         raise BadStructureError(f"tiles {numbers[0]} to {numbers[-1]}: fewer bytes than {shape} pixels can have")
-    out = np.empty(shape, layout.dtype)
+    out = empty(shape, layout.dtype)
     if columns == 1 and len(numbers) > 1 and _decode_strip(layout, numbers, streams, out):
         return out
     step = layout.tile_shape
@@ -261,7 +266,7 @@ def _unshuffle(planes: NDArray[np.uint8], out: Array) -> None:
 def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
     """Return the integers of a Rice stream, in scratch memory; single bytes are unsigned (FITS ``BITPIX`` 8)."""
     values = _scratch.get(f"{'u' if width == 1 else 'i'}{width}", n)
-    hole = _rice_hole(n, block, width)
+    hole = rice_hole(n, block, width)
     if len(stream) > hole and bytes(hole) in bytes(stream):
         raise BadStructureError(
             f"Rice stream: {hole} bytes of zeros in a row, which stand for more than the {n} pixels"
@@ -274,7 +279,7 @@ def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
 
 
 @cache
-def _rice_hole(n: int, block: int, width: int) -> int:
+def rice_hole(n: int, block: int, width: int) -> int:
     """Return a number of zero bytes that no Rice stream of ``n`` pixels has in a row.
 
     Rice streams have no checksum, and a hole that a storage fault filled with zeros decodes to a constant. But zero

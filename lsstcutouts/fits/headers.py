@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -222,13 +223,19 @@ def table_dtype(cards: Cards) -> np.dtype[np.void]:
             raise BadStructureError(f"header keyword TFORM{n} is {cards.get(f'TFORM{n}')!r}")
         fields.append((cards.string(f"TTYPE{n}", f"COLUMN {n}").upper(), _column(*match.groups())))
     try:
-        width, dtype = sum(np.dtype(kind).itemsize for _, kind in fields), np.dtype(fields)
+        width, dtype = _row_type(tuple(fields))
     except ValueError as error:
         raise BadStructureError(f"table columns: {error}") from error
     # Not `dtype.itemsize`: numpy lets the sum of large columns overflow, to offsets that point outside the row.
     if width != cards.integer("NAXIS1", least=1):
         raise BadStructureError(f"table rows of {cards.get('NAXIS1')} bytes, but columns of {width}")
     return dtype
+
+
+@lru_cache(maxsize=256)
+def _row_type(fields: tuple[tuple[str, str], ...]) -> tuple[int, np.dtype[np.void]]:
+    """Return the bytes of all columns, and numpy's type of a row; numpy takes as long as reading the table."""
+    return sum(np.dtype(kind).itemsize for _, kind in fields), np.dtype(list(fields))
 
 
 def table_column(rows: NDArray[np.void], name: str, kinds: str, *shape: int) -> NDArray[Any]:
@@ -290,8 +297,9 @@ def _data_size(cards: Cards) -> int:
     return abs(cards.integer("BITPIX", least=-64, most=64)) // 8 * cards.integer("GCOUNT", 1) * (extra + pixels)
 
 
+@lru_cache(maxsize=4096)
 def _value(text: str) -> Value:
-    """Parse the value field of a card."""
+    """Parse the value field of a card; the files of a repository have most of them in common."""
     text = text.strip()
     if text.startswith("'"):
         match = _STRING.match(text)

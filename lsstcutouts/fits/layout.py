@@ -1,5 +1,6 @@
 """What one plane looks like inside its file, as plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,13 @@ class PlaneLayout:
     def compressed_bytes(self) -> int:
         """Bytes of all tiles in the file."""
         return int(self.sizes.sum())
+
+    def bytes_of(self, units: Sequence[int]) -> int:
+        """Return the compressed bytes of cache units."""
+        if self.unit_shape == self.tile_shape:
+            return int(self.sizes[list(units)].sum())
+        sizes = self.sizes.reshape(self.tile_grid)
+        return sum(int(sizes[self.tiles_under(self.unit_box(unit)).slices()].sum()) for unit in units)
 
     @property
     def units(self) -> int:

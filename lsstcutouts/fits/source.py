@@ -3,9 +3,13 @@
 import io
 import os
 import stat
+import threading
 import weakref
 from collections.abc import Buffer, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lsstcutouts.errors import ReadError, TransientReadError
 from lsstcutouts.retry import Retry
@@ -16,7 +20,7 @@ from .translate import complete, translated
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
 
-__all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "open_source", "read_extents"]
+__all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "Streams", "open_source", "read_extents"]
 
 _LARGEST_READ = 8 << 20
 """Bytes after which a run of neighbouring tiles is split, so that one call never holds a whole file."""
@@ -81,6 +85,13 @@ class LocalSource:
             while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
                 data += more
         return complete(data, offset, length, self.uri)
+
+    def read_into(self, offset: int, to: memoryview) -> None:
+        """Fill ``to`` with the bytes from ``offset``."""
+        with translated(self.uri):
+            count = os.preadv(self._fd, [to], offset)
+        if count < len(to):  # the end of the file, or a passing failure: `read` says which
+            to[count:] = self.read(offset + count, len(to) - count)
 
     def close(self) -> None:
         """Close the file descriptor; reads after this raise."""
@@ -187,6 +198,71 @@ def read_extents(
             at = offsets[i] - start
             views[i] = view[at : at + sizes[i]]
     return views
+
+
+class Streams:
+    """The bytes of several extents in memory, those that lie close together read at once.
+
+    They lie in memory of the calling thread, and are overwritten by its next ones.
+
+    Parameters
+    ----------
+    source
+        The file.
+    offsets, sizes
+        ``(n,)`` int64 extents in bytes, in any order.
+    padding
+        What follows the last byte of every read in memory.
+    """
+
+    def __init__(
+        self, source: ByteSource, offsets: NDArray[np.int64], sizes: NDArray[np.int64], padding: bytes = b""
+    ) -> None:
+        runs = _runs(offsets.tolist(), sizes.tolist(), source.gap)
+        self._buffer, self._address = _room.get(sum(stop - start + len(padding) for _, start, stop in runs))
+        self._at, self._sizes = np.empty(len(offsets), np.int64), sizes
+        at = 0
+        for members, start, stop in runs:
+            end = at + stop - start
+            _fill(source, start, self._buffer[at:end])
+            self._buffer[end : end + len(padding)] = padding
+            self._at[members] = offsets[members] - (start - at)
+            at = end + len(padding)
+
+    @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """``(n,)`` where each extent begins in memory."""
+        return (self._at + self._address).astype(np.uint64)
+
+    def views(self) -> list[memoryview]:
+        """Return the bytes of each extent."""
+        return [self._buffer[at : at + size] for at, size in zip(self._at.tolist(), self._sizes.tolist(), strict=True)]
+
+
+class _Room(threading.local):
+    """Memory of one thread for compressed bytes: fresh memory of this size costs as much as reading it."""
+
+    def __init__(self) -> None:
+        self._array = np.empty(0, np.uint8)
+
+    def get(self, length: int) -> tuple[memoryview, int]:
+        """Return memory of a length and its address; the next call overwrites it."""
+        array = self._array
+        if length > len(array):
+            array = np.empty(length + length // 2, np.uint8)
+            if length <= _LARGEST_READ:
+                self._array = array
+        return memoryview(array)[:length], int(array.__array_interface__["data"][0])
+
+
+_room = _Room()
+
+
+def _fill(source: ByteSource, offset: int, to: memoryview) -> None:
+    if isinstance(source, LocalSource):
+        source.read_into(offset, to)
+    else:
+        to[:] = source.read(offset, len(to))
 
 
 def _runs(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[tuple[list[int], int, int]]:

@@ -1,6 +1,7 @@
 """From the unit of a coadd's pixels to nanoJansky."""
 
 import warnings
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,6 +47,7 @@ def nanojansky_per_unit(structure: FileStructure, image: Hdu) -> float:
     return scale
 
 
+@lru_cache(maxsize=64)
 def _by_astropy(unit: str) -> float | None:
     """Return nJy for a unit; None where it is no flux density."""
     import astropy.units as u

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,14 @@ class PatchTable:
 
     def __len__(self) -> int:
         return len(self.tract)
+
+    @cached_property
+    def places(self) -> NDArray[np.int64]:
+        """``(F, 2)`` row and band of each file."""
+        places = np.zeros((int(self.files.max(initial=-1)) + 1, 2), np.int64)
+        rows, bands = np.nonzero(self.files >= 0)
+        places[self.files[rows, bands]] = np.column_stack([rows, bands])
+        return places
 
     def inner_box(self, index: int) -> Box:
         """Return the inner region of one patch, tract pixels."""

@@ -1,0 +1,71 @@
+"""What the kernels have in common: how they are compiled, and how they reach memory by address.
+
+Addresses are how tiles and batches of any number go to one call: a typed list of arrays costs more to make than the
+work that it carries.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["compiled", "copy_bytes", "floats_at", "leading_zeros", "load_big_endian"]
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function at its first call and keep the machine code on disk, where that is possible."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside the module nor in the user's folders can files be written
+        return numba.njit(**options)(function)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_big_endian(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+    """Return the eight bytes at an address as one integer, the first byte the most significant."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        value = builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        value.align = 1
+        return builder.bswap(value)
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def leading_zeros(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
+    """Return the number of zero bits above the highest one of a 64-bit integer; 64 for zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def floats_at(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+    """Return a pointer to float32 values at an address, for `numba.carray`."""
+    pointer = types.CPointer(types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+    return pointer(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_bytes(typing_context: Any, to: Any, source: Any, count: Any) -> Any:  # noqa: ARG001
+    """Copy ``count`` bytes from one address to another; the two may not overlap."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        byte = ir.IntType(8).as_pointer()
+        target, origin = (builder.inttoptr(argument, byte) for argument in arguments[:2])
+        cgutils.raw_memcpy(builder, target, origin, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.intp), generate
