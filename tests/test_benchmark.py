@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from lsstcutouts.benchmark.bare import bare_decode, compressed_units
+from lsstcutouts.benchmark.bare import bare_decode, compressed_units, decoded
 from lsstcutouts.benchmark.entries import Entry, Profile, ceiling_of
 from lsstcutouts.benchmark.fields import Field, ensure_repository, field_of
 from lsstcutouts.benchmark.planning import measure_planning
@@ -156,16 +156,27 @@ def test_a_way_with_other_pixels_stops_the_benchmark(dp2_repo: SimulatedReposito
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_bare_decode_decodes_exactly_the_units_under_the_boxes(dp2_repo: SimulatedRepository, threads: int) -> None:
-    one = field(dp2_repo)
-    pixels = 0
-    for patch, _, _, path in one.files():
+def test_bare_decode_decodes_the_units_under_the_boxes_once(dp2_repo: SimulatedRepository, threads: int) -> None:
+    one = field(dp2_repo, planes="all")
+    parts = compressed_units(one)
+    for patch, band, _, path in one.files():
         with open_coadd(path) as coadd:
-            layout = coadd.layout("image")
             boxes = [one.box(r).relative_to(coadd.bbox.start) for r in one.rows[one.plan.primary[one.rows] == patch]]
-            units = {unit for box in boxes for unit in layout.units_under(box)}
-            pixels += sum(layout.unit_box(unit).area for unit in units)
-    assert bare_decode(compressed_units(one), threads) == pixels
+            for plane in one.scene.names:
+                under = sorted({unit for box in boxes for unit in coadd.layout(plane).units_under(box)})
+                mine = [p for p in parts if (p.patch, p.band, p.plane) == (patch, band, plane)]
+                assert [unit for p in mine for unit in p.units.tolist()] == under
+    assert bare_decode(parts, threads) == sum(unit.size for part in parts for unit in decoded(part)) > 0
+
+
+def test_bare_decode_gives_the_pixels_of_the_file(dp2_repo: SimulatedRepository) -> None:
+    one = field(dp2_repo, planes="all")
+    for part in compressed_units(one):
+        with open_coadd(one.plan.files.uri[one.plan.patches.files[part.patch, part.band]]) as coadd:
+            units = zip(decoded(part), coadd.read_units(part.plane, part.units.tolist()), part.rows, strict=True)
+            for found, whole, rows in units:
+                assert len(found) >= min(rows, len(whole))
+                np.testing.assert_array_equal(found, whole[: len(found)])
 
 
 def test_ways_take_turns() -> None:

@@ -52,8 +52,8 @@ class Ceilings:
             key = part.patch, part.band, part.plane
             if key not in made:
                 made[key] = np.zeros(part.layout.shape, part.layout.dtype)
-            for unit, pixels in zip(part.units, decoded(part), strict=True):
-                made[key][part.layout.unit_box(unit).slices()] = pixels
+            for unit, pixels in zip(part.units.tolist(), decoded(part), strict=True):
+                made[key][part.layout.unit_box(unit).slices()][: len(pixels)] = pixels
         return made
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..catalog import Catalog
 from ..cutout import ReadOptions
 from ..errors import ConfigurationError
 from ..fits import open_coadd
@@ -32,7 +33,7 @@ class Field:
     scene, repository, plan
         What is read, from where, and how it was planned.
     rows
-        Targets of the plan that are read: their boxes lie inside the file of their own patch, in every band.
+        Targets of the plan that are read, all of them: their boxes lie inside the file of their own patch, in every band.
     seconds
         What planning took.
     """
@@ -116,16 +117,8 @@ def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) 
     ConfigurationError
         No target's box lies inside one file of every band.
     """
-    start = time.perf_counter()
-    plan = build_plan(
-        repository.truth,
-        repository.root,
-        collections=repository.collections,
-        dataset_type=repository.dataset_type,
-        bands=repository.bands,
-        size=scene.size,
-    )
-    seconds = time.perf_counter() - start
+    catalog = Catalog.from_any(repository.truth)
+    plan = _planned(scene, repository, catalog)
     rows = whole_boxes(plan)
     if scene.density == "dense":
         patches, counts = np.unique(plan.primary[rows], return_counts=True)
@@ -135,7 +128,22 @@ def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) 
         rows = rows[_rank_in_patch(plan.primary[rows]) < settings.targets_per_patch]
     if not len(rows):
         raise ConfigurationError(f"{repository.root}: no box of {scene.size} px lies inside one file of every band")
-    return Field(scene, repository, plan, rows, seconds)
+    # A plan of nothing else: what further targets would need is not decoded.
+    start = time.perf_counter()
+    plan = _planned(scene, repository, catalog[np.sort(plan.row[rows])])
+    seconds = time.perf_counter() - start
+    return Field(scene, repository, plan, np.arange(len(plan)), seconds)
+
+
+def _planned(scene: Scene, repository: SimulatedRepository, catalog: Catalog) -> CutoutPlan:
+    return build_plan(
+        catalog,
+        repository.root,
+        collections=repository.collections,
+        dataset_type=repository.dataset_type,
+        bands=repository.bands,
+        size=scene.size,
+    )
 
 
 def whole_boxes(plan: CutoutPlan) -> NDArray[np.int64]:

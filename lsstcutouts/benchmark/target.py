@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
+from ..kernels import FUSED
 from .entries import Entry, find, ratio
 
 __all__ = ["Target", "targets_of"]
@@ -68,9 +68,9 @@ def targets_of(entries: Sequence[Entry], *, fused: bool | None = None) -> list[T
     entries
         Of one run.
     fused
-        Whether tiles are decoded by a fused kernel; by default whether numba is installed.
+        Whether tiles are decoded by a fused kernel; by default whether this installation has it.
     """
-    fused = find_spec("numba") is not None if fused is None else fused
+    fused = FUSED if fused is None else fused
     chosen = [e for e in entries if (e.release, e.size, e.planes) == ("dp2", 64, "image")]
     makers: Sequence[Callable[[Sequence[Entry]], list[Target]]] = (
         _over_bare_decode,
