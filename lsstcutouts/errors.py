@@ -29,6 +29,7 @@ whether trying again can help (``transient``)::
     │       └── ReadTimeoutError(TimeoutError)
     ├── WriteError(OSError)                     a file that cannot be written, such as on a full disk
     ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
+    ├── PixelMismatchError(AssertionError)      two ways of reading that give different pixels
     ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
     └── DependencyError(ImportError)            an optional package that this call needs
 """
@@ -52,6 +53,7 @@ __all__ = [
     "MemoryBudgetError",
     "MissingBandError",
     "MissingFileError",
+    "PixelMismatchError",
     "PlanError",
     "PlaneError",
     "QualityError",
@@ -176,6 +178,10 @@ class WriteError(LsstCutoutsError, OSError):
 
 class PlaneError(LsstCutoutsError, LookupError):
     """A plane, or a named mask plane, that a file does not have."""
+
+
+class PixelMismatchError(LsstCutoutsError, AssertionError):
+    """Two ways of reading the same pixels that give different ones."""
 
 
 class MemoryBudgetError(LsstCutoutsError, MemoryError):

@@ -74,7 +74,7 @@ def test_own_modules_are_not_imported_inside_functions(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
     names = {name.split(".")[0] for name, _ in imported(path)} | {name for name, _ in imported(path)}
-    if room(path) not in {"butler", "simulate", "doctor"}:
+    if room(path) not in {"butler", "simulate", "doctor", "benchmark"}:
         assert not any(n.startswith("lsst.daf.butler") for n in names)
     if LAYERS.get(room(path), 0) < LAYERS["dataset"] and room(path) != "device":
         assert not names & {"torch", "lightning"}

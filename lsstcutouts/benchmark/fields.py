@@ -1,0 +1,174 @@
+"""Repositories to measure on, and plans of what is read from them."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..catalog import Catalog
+from ..cutout import ReadOptions
+from ..errors import ConfigurationError
+from ..fits import open_coadd
+from ..geom import Box
+from ..plan import CutoutPlan
+from ..planner import build_plan
+from ..simulate import SimulatedRepository, SimulationConfig, simulate
+from .settings import MASK_PLANES, Scene, Settings
+
+__all__ = ["Field", "ensure_repository", "field_of", "whole_boxes"]
+
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A scene made ready.
+
+    Attributes
+    ----------
+    scene, repository, plan
+        What is read, from where, and how it was planned.
+    rows
+        Targets of the plan that are read, all of them: their boxes lie inside the file of their own patch, in every band.
+    seconds
+        What planning took.
+    """
+
+    scene: Scene
+    repository: SimulatedRepository
+    plan: CutoutPlan
+    rows: NDArray[np.int64]
+    seconds: float
+
+    @property
+    def options(self) -> ReadOptions:
+        """What a batch holds."""
+        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes)
+
+    @property
+    def mask_planes(self) -> tuple[str, ...]:
+        """Mask planes that are asked for."""
+        return MASK_PLANES if "mask" in self.scene.names else ()
+
+    def box(self, row: int) -> Box:
+        """Return the box of a target, tract pixels."""
+        y, x = self.plan.yx0[row].tolist()
+        return Box(y, y + self.plan.size.y, x, x + self.plan.size.x)
+
+    def files(self) -> Iterator[tuple[int, int, int, str]]:
+        """Yield patch (row of the plan's table), band, number and path of each file under the targets."""
+        for patch in np.unique(self.plan.primary[self.rows]).tolist():
+            for band, file in enumerate(self.plan.patches.files[patch].tolist()):
+                yield patch, band, file, self.plan.files.uri[file]
+
+    def touch(self) -> None:
+        """Read every file once, so that it is in the page cache."""
+        for _, _, _, path in self.files():
+            with Path(path).open("rb") as file:
+                while file.read(_CHUNK):
+                    pass
+
+
+def ensure_repository(settings: Settings, release: str, density: str, *, progress: bool = True) -> SimulatedRepository:
+    """Return the repository of a release and density: the one that is named, or the benchmark's own.
+
+    The benchmark's own is written on first use: 30 s and 140 MB a patch of DP2.
+
+    Raises
+    ------
+    ConfigurationError
+        The repository that is named is one of another release.
+    """
+    named = settings.dense if density == "dense" else settings.sparse
+    if named is not None:
+        repository = SimulatedRepository.load(named)
+        if repository.release != release:
+            raise ConfigurationError(f"{density}={named!r} is a {repository.release} repository; give release= for it")
+        return repository
+    config, name = _config(settings, release, density)
+    root = Path(settings.root) / name
+    if not root.exists():
+        simulate(root, config, progress=progress)
+    return SimulatedRepository.load(root)
+
+
+def _config(settings: Settings, release: str, density: str) -> tuple[SimulationConfig, str]:
+    if density == "dense":
+        # Some of them lie where only a neighbouring patch would hold them whole.
+        targets = settings.targets + max(100, settings.targets // 5)
+        patches, name = 1, f"{release}-dense-{settings.targets}"
+    else:
+        patches = settings.sparse_patches
+        targets = 4 * settings.targets_per_patch * patches**2
+        name = f"{release}-sparse-{patches}x{patches}-{settings.targets_per_patch}"
+    kind: Literal["dp1", "dp2"] = "dp1" if release == "dp1" else "dp2"
+    return SimulationConfig(release=kind, cells=20, patches=patches, targets=targets, missing=None), name
+
+
+def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) -> Field:
+    """Plan a scene and choose its targets.
+
+    Raises
+    ------
+    ConfigurationError
+        No target's box lies inside one file of every band.
+    """
+    catalog = Catalog.from_any(repository.truth)
+    plan = _planned(scene, repository, catalog)
+    rows = whole_boxes(plan)
+    if scene.density == "dense":
+        patches, counts = np.unique(plan.primary[rows], return_counts=True)
+        rows = rows[plan.primary[rows] == patches[np.argmax(counts)]] if len(rows) else rows
+        rows = rows[: settings.targets]
+    else:
+        rows = rows[_rank_in_patch(plan.primary[rows]) < settings.targets_per_patch]
+    if not len(rows):
+        raise ConfigurationError(f"{repository.root}: no box of {scene.size} px lies inside one file of every band")
+    # A plan of nothing else: what further targets would need is not decoded.
+    start = time.perf_counter()
+    plan = _planned(scene, repository, catalog[np.sort(plan.row[rows])])
+    seconds = time.perf_counter() - start
+    return Field(scene, repository, plan, np.arange(len(plan)), seconds)
+
+
+def _planned(scene: Scene, repository: SimulatedRepository, catalog: Catalog) -> CutoutPlan:
+    return build_plan(
+        catalog,
+        repository.root,
+        collections=repository.collections,
+        dataset_type=repository.dataset_type,
+        bands=repository.bands,
+        size=scene.size,
+    )
+
+
+def whole_boxes(plan: CutoutPlan) -> NDArray[np.int64]:
+    """Return the targets whose box lies inside their own patch's file, in every band.
+
+    A plain `butler.get` raises for any other.
+    """
+    inside = np.zeros(len(plan), bool)
+    size = np.asarray(plan.size)
+    for patch in np.unique(plan.primary).tolist():
+        files = plan.patches.files[patch]
+        if (files < 0).any():
+            continue
+        with open_coadd(plan.files.uri[files[0]]) as coadd:
+            bbox = coadd.bbox
+        mine = np.flatnonzero(plan.primary == patch)
+        low, high = plan.yx0[mine], plan.yx0[mine] + size
+        inside[mine] = ((low >= bbox.start) & (high <= (bbox.y1, bbox.x1))).all(axis=1)
+    return np.flatnonzero(inside)
+
+
+def _rank_in_patch(patch: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the place of each target among those of its patch."""
+    rank = np.zeros(len(patch), np.int64)
+    for one in np.unique(patch):
+        mine = patch == one
+        rank[mine] = np.arange(mine.sum())
+    return rank

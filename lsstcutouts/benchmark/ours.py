@@ -1,0 +1,152 @@
+"""Our own ways, as in training."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..cache import TileCache
+from ..cutout import CutoutReader
+from ..dataset import CutoutDataset, CutoutLoader
+from ..stages import StageClock
+from .fields import Field
+from .settings import Regime
+
+__all__ = ["LoaderWay", "ReaderWay", "consume"]
+
+
+def consume(batches: "CutoutLoader | torch.utils.data.DataLoader[Any]") -> int:
+    """Take every batch, drop it, and return the number of cutouts."""
+    count = 0
+    for batch in batches:
+        count += len(batch["object_id"] if isinstance(batch, dict) else batch[0])
+    return count
+
+
+class LoaderWay:
+    """A pass through `CutoutLoader`: everything from ``iter()`` to the last batch.
+
+    Parameters
+    ----------
+    field
+        What is read.
+    regime
+        How. Cold: a new dataset and an empty cache each time, worker processes started anew. Warm: the same loader
+        again, with worker processes that stay.
+    cache
+        For warm passes, shared by all of them.
+    batch_size, cache_bytes, seed
+        As in `CutoutDataset`.
+    clock
+        Adds up where the time goes.
+    """
+
+    name = "loader"
+
+    def __init__(
+        self,
+        field: Field,
+        regime: Regime,
+        cache: TileCache,
+        *,
+        batch_size: int,
+        cache_bytes: float | str = "auto",
+        seed: int = 0,
+        clock: StageClock | None = None,
+    ) -> None:
+        self.field, self.regime, self._cache = field, regime, cache
+        self._batch_size, self._cache_bytes, self._seed = batch_size, cache_bytes, seed
+        self.clock = clock
+        self._kept: CutoutLoader | None = None
+        self.latest: TileCache = cache
+        """The cache of the latest pass."""
+
+    def prepare(self) -> Callable[[], int]:
+        """Return one pass over the targets."""
+        if self.regime.cache == "cold":
+            self.latest = TileCache(self._cache_bytes)
+            return partial(consume, self._loader(self.latest))
+        if self._kept is None:
+            self._kept = self._loader(self._cache)
+            # Worker processes each see other batches of the next pass: the second one finds nearly all.
+            for _ in range(1 + (self.regime.workers > 0)):
+                consume(self._kept)
+        return partial(consume, self._kept)
+
+    def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+        """Return planes of some targets, in their order."""
+        cache = TileCache(self._cache_bytes) if self.regime.cache == "cold" else self._cache
+        batches = list(self._loader(cache, rows))
+        planes = {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in self.field.scene.names}
+        given = np.concatenate([np.asarray(b["object_id"]) for b in batches])
+        place = np.argsort(given)[np.argsort(np.argsort(self.field.plan.object_id[rows]))]
+        return {name: plane[place] for name, plane in planes.items()}
+
+    def close(self) -> None:
+        """Let worker processes end."""
+        self._kept = None
+
+    def _loader(self, cache: TileCache, rows: NDArray[np.int64] | None = None) -> CutoutLoader:
+        dataset = CutoutDataset(
+            self.field.plan,
+            rows=self.field.rows if rows is None else rows,
+            batch_size=self._batch_size,
+            planes=self.field.scene.names,
+            mask_planes=self.field.mask_planes,
+            shuffle=self.regime.order == "shuffled",
+            seed=self._seed,
+            threads=self.regime.threads,
+            cache=cache,
+            clock=self.clock,
+        )
+        workers = self.regime.workers
+        stay = workers > 0 and self.regime.cache == "warm" and rows is None
+        return CutoutLoader(dataset, num_workers=workers, persistent_workers=stay)
+
+
+class ReaderWay:
+    """`CutoutReader.read`, batch by batch, in the calling thread: no pool, no loader."""
+
+    name = "reader"
+
+    def __init__(
+        self, field: Field, regime: Regime, cache: TileCache, *, batch_size: int, cache_bytes: float | str = "auto"
+    ) -> None:
+        self.field, self.regime, self._cache = field, regime, cache
+        self._batch_size, self._cache_bytes = batch_size, cache_bytes
+        dataset = CutoutDataset(field.plan, rows=field.rows, shuffle=regime.order == "shuffled", cache=cache)
+        self._order = dataset.order(0)
+        self._kept: CutoutReader | None = None
+
+    def prepare(self) -> Callable[[], int]:
+        """Return one pass over the targets."""
+        if self.regime.cache == "cold":
+            return partial(self._run, CutoutReader(self.field.plan, self.field.options, cache=self._fresh()))
+        if self._kept is None:
+            self._kept = CutoutReader(self.field.plan, self.field.options, cache=self._cache)
+            self._run(self._kept)
+        return partial(self._run, self._kept)
+
+    def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
+        """Return planes of some targets, in their order."""
+        batch = CutoutReader(self.field.plan, self.field.options, cache=self._fresh()).read(rows)
+        return {name: np.asarray(batch[name]) for name in self.field.scene.names}
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
+
+    def _fresh(self) -> TileCache:
+        return TileCache(self._cache_bytes)
+
+    def _run(self, reader: CutoutReader) -> int:
+        return sum(len(reader.read(rows)["object_id"]) for rows in self._batches())
+
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        for at in range(0, len(self._order), self._batch_size):
+            yield self._order[at : at + self._batch_size]

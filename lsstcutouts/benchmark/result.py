@@ -1,0 +1,131 @@
+"""What a benchmark found: for people, for machines."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from .entries import OURS, Entry, Profile, butler_of, ceiling_of, ratio
+from .settings import Settings
+from .target import Target
+
+__all__ = ["BenchmarkResult"]
+
+_VERDICTS = {True: Text("met", style="green"), False: Text("not met", style="yellow"), None: Text("does not apply")}
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Everything that a benchmark measured.
+
+    Attributes
+    ----------
+    settings, machine
+        What was asked for, and where.
+    entries
+        Cutouts a second of each way in each regime.
+    profiles
+        Where the time goes, for each regime without worker processes.
+    targets
+        Figures against their bounds.
+    advice
+        What limits, and which setting to change.
+    further
+        Other figures, as plain values: the cost of the stage profile, details of the training loop.
+    left_out
+        What could not be measured, and why.
+    files
+        What was written.
+    """
+
+    settings: Settings
+    machine: Mapping[str, Any]
+    entries: Sequence[Entry]
+    profiles: Sequence[Profile]
+    targets: Sequence[Target]
+    advice: Sequence[str]
+    further: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
+    files: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            "machine": dict(self.machine),
+            "settings": asdict(self.settings),
+            "entries": [entry.as_dict(self.entries) for entry in self.entries],
+            "profiles": [profile.as_dict() for profile in self.profiles],
+            "targets": [target.as_dict() for target in self.targets],
+            "advice": list(self.advice),
+            "further": dict(self.further),
+            "left_out": list(self.left_out),
+            "files": list(self.files),
+        }
+
+    def shown(self) -> Group:
+        """Return the result for people: a table a scene, the targets, and words."""
+        scenes = list(dict.fromkeys(entry.scene for entry in self.entries))
+        parts: list[Any] = [part for scene in scenes for part in (Text(), self._table(scene))]
+        if self.targets:
+            parts += [Text(), self._target_table(), Text()]
+        parts += [Text(f"- {text}") for text in self.advice]
+        parts += [Text(f"not measured: {text}", style="dim") for text in self.left_out]
+        parts += [Text(f"written: {path}", style="dim") for path in self.files]
+        return Group(*parts)
+
+    def _table(self, scene: tuple[str, str, int, str]) -> Table:
+        entries = [entry for entry in self.entries if entry.scene == scene]
+        release, density, size, planes = scene
+        title = f"{release} {density}, {size} px, planes: {planes} (medians of {len(entries[0].rates)})"
+        # Narrow enough for a terminal of 80 columns.
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+        headings = ("way", "regime", "thr", "wrk", "cutouts/s", "min .. max", "/ceil", "/butler")
+        for heading in headings:
+            table.add_column(heading, justify="left" if heading in {"way", "regime"} else "right", no_wrap=True)
+        for entry in entries:
+            style = "bold" if entry.way in OURS else ""
+            table.add_row(*self._row(entry), style=style)
+        return table
+
+    def _row(self, entry: Entry) -> list[str]:
+        ceiling = ratio(entry, ceiling_of(entry, self.entries))
+        butler = ratio(entry, butler_of(entry, self.entries))
+        return [
+            entry.way,
+            f"{entry.cache} {entry.order}".strip(),
+            str(entry.threads),
+            str(entry.workers),
+            _rate(entry.median),
+            f"{_rate(min(entry.rates))} .. {_rate(max(entry.rates))}",
+            "" if ceiling is None else f"{ceiling:.2f}",
+            "" if butler is None else f"{butler:,.0f}" if butler >= 10 else f"{butler:.1f}",
+        ]
+
+    def _target_table(self) -> Table:
+        table = Table(
+            title="Targets", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
+        )
+        for heading in ("figure", "measured", "target", ""):
+            numbers = heading in {"measured", "target"}
+            table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "figure")
+        for target in self.targets:
+            figure = Text(target.what)
+            if target.detail:
+                figure.append(f"\n  {target.detail}", style="dim")
+            sense = "at least" if target.at_least else "under"
+            unit = f" {target.unit}" if target.unit else ""
+            bound = f"{sense} {_number(target.bound)}"
+            table.add_row(figure, f"{_number(target.value)}{unit}", bound, _VERDICTS[target.met])
+        return table
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

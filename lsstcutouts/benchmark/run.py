@@ -1,0 +1,166 @@
+"""The verb ``benchmark``: from a configuration to figures, a picture and words."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..cutout import default_threads
+from ..writing import whole_file
+from .entries import Entry, Profile
+from .fields import Field, ensure_repository, field_of
+from .figures import hit_rate, measure_scaling, measure_start, measure_waiting
+from .machine import about_machine
+from .picture import write_pictures
+from .planning import measure_planning
+from .result import BenchmarkResult
+from .settings import Scene, Settings, scenes_of
+from .target import Target, targets_of
+from .throughput import Scenery, measure_scene, profile_cost
+from .words import advice
+
+__all__ = ["benchmark", "run"]
+
+_DEAREST = 0.03
+"""Share of the speed that the stage profile may take."""
+
+
+def run(cfg: DictConfig) -> BenchmarkResult:
+    """Measure what a configuration (``configs/benchmark.yaml``) describes; show it unless ``json`` is set."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        values["output"] = HydraConfig.get().runtime.output_dir  # each job of a sweep has its own
+    result = benchmark(Settings.of(values), progress=not values["json"])
+    if not values["json"]:
+        Console(highlight=False).print(result.shown())
+    return result
+
+
+def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
+    """Measure, and write ``benchmark.json`` and pictures into the folder ``settings.output``.
+
+    Parameters
+    ----------
+    settings
+        What to measure.
+    progress
+        Whether to show how far it is, on standard error.
+
+    Raises
+    ------
+    PixelMismatchError
+        Two ways give different pixels.
+    """
+    fields = [_field(settings, scene, progress) for scene in scenes_of(settings)]
+    run = _Run(settings, fields, Console(stderr=True, quiet=not progress))
+    if "throughput" in settings.what:
+        run.throughput()
+    run.figures()
+    return run.written()
+
+
+def _field(settings: Settings, scene: Scene, progress: bool) -> Field:
+    return field_of(settings, scene, ensure_repository(settings, scene.release, scene.density, progress=progress))
+
+
+class _Run:
+    """What has been measured so far."""
+
+    def __init__(self, settings: Settings, fields: list[Field], console: Console) -> None:
+        self._settings, self._fields, self._console = settings, fields, console
+        self._entries: list[Entry] = []
+        self._profiles: list[Profile] = []
+        self._targets: list[Target] = []
+        self._left_out: list[str] = []
+        self._further: dict[str, Any] = {}
+        self._waiting: float | None = None
+
+    def throughput(self) -> None:
+        """Measure every way in every regime of every scene."""
+        for field in self._fields:
+            scenery = Scenery(field, self._settings)
+            self._left_out += [text for text in scenery.left_out if text not in self._left_out]
+            with self._progress(str(field.scene), len(scenery.ways()) * self._settings.repeats) as after:
+                entries, profiles = measure_scene(scenery, after)
+            self._entries += entries
+            self._profiles += profiles
+            if field is self._fields[0]:
+                self._profile_cost(scenery)
+        self._targets += targets_of(self._entries)
+
+    def _profile_cost(self, scenery: Scenery) -> None:
+        costs = self._further["profile_cost"] = profile_cost(scenery)
+        what = "share of its speed that a pass loses to the stage profile"
+        self._targets += [Target(f"{cache}: {what}", cost, _DEAREST, "", False) for cache, cost in costs.items()]
+
+    def figures(self) -> None:
+        """Measure what belongs to no regime, on the first scene."""
+        field, settings = self._fields[0], self._settings
+        for name in settings.what:
+            if name == "throughput":
+                continue
+            with self._console.status(f"Measuring: {name}"):
+                if name == "hits":
+                    self._targets.append(hit_rate(field, settings))
+                elif name == "planning":
+                    self._planning(field)
+                elif name == "start":
+                    self._targets += measure_start(field, settings)
+                elif name == "scaling":
+                    self._targets.append(measure_scaling(field, settings))
+                elif name == "waiting":
+                    self._wait(field)
+
+    def _planning(self, field: Field) -> None:
+        if field.repository.release != "dp2":
+            self._left_out.append("planning is measured with files of DP2: release=dp2")
+            return
+        settings = self._settings
+        self._targets += measure_planning(
+            field, Path(settings.root), settings.planning_targets, settings.planning_patches
+        )
+
+    def _wait(self, field: Field) -> None:
+        waiting = measure_waiting(field, self._settings)
+        self._targets.append(waiting.target)
+        self._further["waiting"] = waiting.detail
+        self._waiting = waiting.target.value
+
+    def written(self) -> BenchmarkResult:
+        """Write JSON and pictures, and return the result."""
+        settings, machine = self._settings, about_machine()
+        output = Path(settings.output)
+        files = []
+        if self._entries:
+            subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
+            files = write_pictures(output, self._entries, self._profiles, "lsstcutouts", subtitle)
+        told = advice(self._entries, self._profiles, default_threads(), self._waiting)
+        path = output / "benchmark.json"
+        result = BenchmarkResult(
+            settings,
+            machine,
+            self._entries,
+            self._profiles,
+            self._targets,
+            told,
+            self._further,
+            self._left_out,
+            [str(file) for file in (*files, path)],
+        )
+        with whole_file(path) as part:
+            part.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
+        return result
+
+    @contextmanager
+    def _progress(self, text: str, total: int) -> Iterator[Any]:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda _: bar.advance(task)
