@@ -148,6 +148,11 @@ class Memory:
                     if not pieces:
                         _Slab(size, pieces)
 
+    @property
+    def idle(self) -> int:
+        """Bytes of pieces that wait to be used again, large ones left out."""
+        return sum(size * len(pieces) for size, pieces in list(self._pieces.items()))
+
     def trim(self) -> None:
         """Give back to the system what is not in use."""
         while self._large:
@@ -160,15 +165,15 @@ class Memory:
                 pieces.extend(piece for piece in idle if free[id(piece.slab)] < piece.slab.pieces)
 
     def _large_piece(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return a piece that is large enough and not wastefully larger."""
+        """Return a piece that is large enough and not wastefully larger, the latest one: caches may still hold it."""
         for _ in range(len(self._large)):
             try:
-                piece = self._large.popleft()
+                piece = self._large.pop()
             except IndexError:  # another thread was faster
                 break
             if nbytes <= len(piece) <= 2 * nbytes:
                 return piece
-            self._large.append(piece)
+            self._large.appendleft(piece)
         self._taken(nbytes)
         return np.empty(nbytes, np.uint8)
 

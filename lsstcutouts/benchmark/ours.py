@@ -34,7 +34,8 @@ class LoaderWay:
     field
         What is read.
     regime
-        How. Cold: a new dataset and an empty cache each time, worker processes started anew. Warm: the same loader
+        How. Cold: a new dataset and a cache emptied of every tile each time (its memory is used again, as in a training
+        whose tiles do not all fit), worker processes started anew. Warm: the same loader
         again, with worker processes that stay.
     cache
         For warm passes, shared by all of them.
@@ -61,13 +62,13 @@ class LoaderWay:
         self._batch_size, self._cache_bytes, self._seed = batch_size, cache_bytes, seed
         self.clock = clock
         self._kept: CutoutLoader | None = None
-        self.latest: TileCache = cache
+        self.latest: TileCache = TileCache(cache_bytes) if regime.cache == "cold" else cache
         """The cache of the latest pass."""
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the targets."""
         if self.regime.cache == "cold":
-            self.latest = TileCache(self._cache_bytes)
+            self.latest.clear()
             return partial(consume, self._loader(self.latest))
         if self._kept is None:
             self._kept = self._loader(self._cache)
@@ -119,12 +120,14 @@ class ReaderWay:
         self._batch_size, self._cache_bytes = batch_size, cache_bytes
         dataset = CutoutDataset(field.plan, rows=field.rows, shuffle=regime.order == "shuffled", cache=cache)
         self._order = dataset.order(0)
+        self._emptied = TileCache(cache_bytes)
         self._kept: CutoutReader | None = None
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the targets."""
         if self.regime.cache == "cold":
-            return partial(self._run, CutoutReader(self.field.plan, self.field.options, cache=self._fresh()))
+            self._emptied.clear()
+            return partial(self._run, CutoutReader(self.field.plan, self.field.options, cache=self._emptied))
         if self._kept is None:
             self._kept = CutoutReader(self.field.plan, self.field.options, cache=self._cache)
             self._run(self._kept)

@@ -83,7 +83,7 @@ class MemoryWatch:
         self.next_look, self.next_bytes = now + _LOOK_SECONDS, held + _LOOK_BYTES
         return True
 
-    def look(self, held: int, budget: int, *, settled: bool) -> Room:
+    def look(self, held: int, budget: int, *, settled: bool, idle: int = 0) -> Room:
         """Look.
 
         Parameters
@@ -94,22 +94,24 @@ class MemoryWatch:
             Bytes that it may account for.
         settled
             Whether something has been decoded; before, the process still imports and compiles.
+        idle
+            Bytes of dropped entries that wait to be used again.
         """
-        process = self._process_room(held, budget, settled=settled)
+        process = self._process_room(held, budget, settled=settled, idle=idle)
         machine = self._machine_room()
         if machine.nbytes < 0:
             self.trim()
             machine = self._machine_room()
         return min(process, machine, key=lambda room: room.nbytes)
 
-    def _process_room(self, held: int, budget: int, *, settled: bool) -> Room:
+    def _process_room(self, held: int, budget: int, *, settled: bool, idle: int) -> Room:
         if self.base is None:
             if not settled:
                 return Room(budget, "process", "")
             self.trim()
-            self.base = max(0, self.resident() - held)
+            self.base = max(0, self.resident() - held - idle)
         holds = self.resident()
-        if holds > self.base + held + _LOOSE and time.monotonic() >= self._next_trim:
+        if holds > self.base + held + idle + _LOOSE and time.monotonic() >= self._next_trim:
             self.trim()
             before, holds = holds, self.resident()
             if before - holds < _FRUITLESS:
