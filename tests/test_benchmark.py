@@ -68,9 +68,10 @@ def test_regimes_are_the_product_of_the_settings() -> None:
     found = regimes_of(chosen, dense)
     assert [(r.cache, r.threads, r.workers) for r in found] == [
         *(("cold", 1, 0), ("cold", 2, 0), ("cold", 1, 2)),
+        *(("cleared", 1, 0), ("cleared", 2, 0)),
         *(("warm", 1, 0), ("warm", 2, 0), ("warm", 1, 2)),
     ]
-    assert {(r.cache, r.workers) for r in regimes_of(chosen, sparse)} == {("cold", 0)}
+    assert {(r.cache, r.workers) for r in regimes_of(chosen, sparse)} == {("cold", 0), ("cleared", 0)}
     assert [r.cores for r in found[:3]] == [1, 2, 2]
 
 
@@ -348,14 +349,14 @@ def test_ratios_in_the_file_are_those_of_its_entries(told: dict[str, Any]) -> No
 
 def test_profiles_count_decodes_and_add_up(told: dict[str, Any]) -> None:
     assert {(p["density"], p["cache"], p["threads"]) for p in told["profiles"]} == {
-        *(("dense", cache, n) for cache in ("cold", "warm") for n in (1, 2)),
-        *(("sparse", "cold", n) for n in (1, 2)),
+        *(("dense", cache, n) for cache in ("cold", "cleared", "warm") for n in (1, 2)),
+        *(("sparse", cache, n) for cache in ("cold", "cleared") for n in (1, 2)),
     }
     for one in told["profiles"]:
         assert list(one["seconds"]) == list(STAGES)
         assert sum(one["shares"].values()) == pytest.approx(1.0)
         assert one["seconds"]["collate"] > 0.0
-        assert one["misses"] == (one["distinct"] if one["cache"] == "cold" else 0)
+        assert one["misses"] == (0 if one["cache"] == "warm" else one["distinct"])
         assert one["plan_seconds"] > 0.0
 
 
@@ -365,7 +366,7 @@ def test_the_further_figures_are_there(told: dict[str, Any]) -> None:
     assert found["modules of torch that the import brings"]["met"] is True
     assert "200 of" not in found["planning 300 targets over 12 patches"]["detail"]
     assert found["cost of a cutout at 40 targets over 40"]["value"] > 0
-    assert set(told["further"]["profile_cost"]) == {"cold", "warm"}
+    assert set(told["further"]["profile_cost"]) == {"cleared", "warm"}
     assert 0 <= told["further"]["waiting"]["with_first_batch"] <= 1
 
 

@@ -26,6 +26,11 @@ def consume(batches: "CutoutLoader | torch.utils.data.DataLoader[Any]") -> int:
     return count
 
 
+def _kept_cache(regime: Regime, shared: TileCache, cache_bytes: float | str) -> TileCache:
+    """Return the cache of passes that follow one another."""
+    return TileCache(cache_bytes) if regime.cache == "cleared" else shared
+
+
 class LoaderWay:
     """A pass through `CutoutLoader`: everything from ``iter()`` to the last batch.
 
@@ -34,9 +39,8 @@ class LoaderWay:
     field
         What is read.
     regime
-        How. Cold: a new dataset and a cache emptied of every tile each time (its memory is used again, as in a training
-        whose tiles do not all fit), worker processes started anew. Warm: the same loader
-        again, with worker processes that stay.
+        How. Cold: a new dataset and an empty cache each time, worker processes started anew. Cleared: the same loader
+        again, its cache emptied. Warm: the same loader again, with worker processes that stay.
     cache
         For warm passes, shared by all of them.
     batch_size, cache_bytes, seed
@@ -62,24 +66,27 @@ class LoaderWay:
         self._batch_size, self._cache_bytes, self._seed = batch_size, cache_bytes, seed
         self.clock = clock
         self._kept: CutoutLoader | None = None
-        self.latest: TileCache = TileCache(cache_bytes) if regime.cache == "cold" else cache
+        self.latest: TileCache = cache
         """The cache of the latest pass."""
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the targets."""
         if self.regime.cache == "cold":
-            self.latest.clear()
+            self.latest = TileCache(self._cache_bytes)
             return partial(consume, self._loader(self.latest))
         if self._kept is None:
-            self._kept = self._loader(self._cache)
+            self.latest = _kept_cache(self.regime, self._cache, self._cache_bytes)
+            self._kept = self._loader(self.latest)
             # Worker processes each see other batches of the next pass: the second one finds nearly all.
             for _ in range(1 + (self.regime.workers > 0)):
                 consume(self._kept)
+        if self.regime.cache == "cleared":
+            self.latest.clear()
         return partial(consume, self._kept)
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
         """Return planes of some targets, in their order."""
-        cache = TileCache(self._cache_bytes) if self.regime.cache == "cold" else self._cache
+        cache = self._cache if self.regime.cache == "warm" else TileCache(self._cache_bytes)
         batches = list(self._loader(cache, rows))
         planes = {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in self.field.scene.names}
         given = np.concatenate([np.asarray(b["object_id"]) for b in batches])
@@ -87,8 +94,8 @@ class LoaderWay:
         return {name: plane[place] for name, plane in planes.items()}
 
     def close(self) -> None:
-        """Let worker processes end."""
-        self._kept = None
+        """Let worker processes end and tiles go."""
+        self._kept, self.latest = None, self._cache
 
     def _loader(self, cache: TileCache, rows: NDArray[np.int64] | None = None) -> CutoutLoader:
         dataset = CutoutDataset(
@@ -120,17 +127,18 @@ class ReaderWay:
         self._batch_size, self._cache_bytes = batch_size, cache_bytes
         dataset = CutoutDataset(field.plan, rows=field.rows, shuffle=regime.order == "shuffled", cache=cache)
         self._order = dataset.order(0)
-        self._emptied = TileCache(cache_bytes)
         self._kept: CutoutReader | None = None
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the targets."""
         if self.regime.cache == "cold":
-            self._emptied.clear()
-            return partial(self._run, CutoutReader(self.field.plan, self.field.options, cache=self._emptied))
+            return partial(self._run, CutoutReader(self.field.plan, self.field.options, cache=self._fresh()))
         if self._kept is None:
-            self._kept = CutoutReader(self.field.plan, self.field.options, cache=self._cache)
+            cache = _kept_cache(self.regime, self._cache, self._cache_bytes)
+            self._kept = CutoutReader(self.field.plan, self.field.options, cache=cache)
             self._run(self._kept)
+        if self.regime.cache == "cleared":
+            self._kept.cache.clear()
         return partial(self._run, self._kept)
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
