@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsstcutouts.benchmark.device import MODELS, bytes_of, idle_share, measure_device, median, rate
+from lsstcutouts.benchmark.device import MODELS, bytes_of, device_words, idle_share, measure_device, median, rate
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensFinder
 
@@ -32,3 +32,17 @@ def test_the_models_are_far_apart() -> None:
 def test_another_device_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="CUDA device only"):
         measure_device(lambda _: pytest.fail("nothing to be read"), torch.device("cpu"))
+
+
+def test_the_words_say_what_limits() -> None:
+    share = {"steps": 90, "seconds": 1.0, "computing": 0.2}
+    found = {
+        "prefetch": 9e9,
+        "pinned_copy": 12e9,
+        "prefetch_over_pinned_copy": 0.75,
+        "training": {"small": {**share, "idle": 0.8}, "large": {**share, "idle": 0.01}},
+    }
+    copies, small, large = device_words(found)
+    assert "9.0 GB/s, 75% of a bare copy of page-locked memory (12.0 GB/s)" in copies
+    assert "idle 80% of 90 training steps of the small network: the data limit" in small
+    assert large.endswith("idle 1% of 90 training steps of the large network")

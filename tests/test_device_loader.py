@@ -1,11 +1,14 @@
 """The loader with batches brought to a device, the CPU standing in for it; `test_device_cuda` has the real one."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lsstcutouts.benchmark.run import benchmark
+from lsstcutouts.benchmark.settings import Settings
 from lsstcutouts.cutout import CutoutReader
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.device import DirectTransfer
@@ -125,3 +128,30 @@ def test_without_cuda_nothing_is_pinned_and_nothing_is_said(plan: CutoutPlan) ->
             assert loader.transfer is None
     with pytest.raises(ConfigurationError, match="sees no CUDA"):
         loader_of(plan, device="cuda")
+
+
+def test_page_locked_batches_count_against_the_budget(plan: CutoutPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ordinary memory stands in for page-locked one, which only a machine with a GPU has."""
+
+    def ordinary(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype).numpy()
+
+    monkeypatch.setattr("lsstcutouts.dataset.cutouts.pinned_empty", ordinary)
+    dataset = CutoutDataset(plan, cache_bytes="100 MB")
+    array = dataset._reserved_pinned((4, 3, 32, 32), np.float32)
+    assert dataset.cache.stats().reserved == array.nbytes
+    row = torch.from_numpy(array)[2]
+    del array
+    assert dataset.cache.stats().reserved == 4 * 3 * 32 * 32 * 4
+    del row
+    assert dataset.cache.stats().reserved == 0
+
+
+def test_the_benchmark_of_a_gpu_says_where_there_is_none(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    settings = Settings(
+        output=str(tmp_path), dense=str(dp2_repo.root), density=("dense",), what=("hits",), device="cuda", targets=10
+    )
+    with pytest.raises(ConfigurationError, match="sees no CUDA device"):
+        benchmark(settings)

@@ -14,7 +14,7 @@ from ..device import CudaTransfer, Prefetcher, TensorBatch
 from ..errors import ConfigurationError
 from ..models import LensFinder
 
-__all__ = ["MODELS", "Share", "bytes_of", "idle_share", "measure_device", "median", "rate"]
+__all__ = ["MODELS", "Share", "bytes_of", "device_words", "idle_share", "measure_device", "median", "rate"]
 
 type LoaderFactory = Callable[[torch.device | None], CutoutLoader]
 """Makes a loader that hands out batches on a device, or in (page-locked) host memory for None."""
@@ -106,6 +106,22 @@ def measure_device(
             name: _as_dict(_trained(loader_factory, device, widths, steps)) for name, widths in models.items()
         },
     }
+
+
+def device_words(found: Mapping[str, Any]) -> list[str]:
+    """Return in words what `measure_device` found."""
+    told = [
+        (
+            f"copies to the GPU run at {found['prefetch'] / 1e9:.1f} GB/s, {found['prefetch_over_pinned_copy']:.0%} of a bare "
+            f"copy of page-locked memory ({found['pinned_copy'] / 1e9:.1f} GB/s)"
+        )
+    ]
+    for name, share in found["training"].items():
+        told.append(
+            f"the GPU was idle {share['idle']:.0%} of {share['steps']} training steps of the {name} network"
+            + (": the data limit, not the GPU" if share["idle"] > 0.5 else "")
+        )
+    return told
 
 
 def bytes_of(batch: TensorBatch) -> int:

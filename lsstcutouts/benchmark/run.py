@@ -3,17 +3,23 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..cache import TileCache
 from ..cutout import default_threads
+from ..dataset import CutoutDataset, CutoutLoader
+from ..device import resolved
 from ..writing import whole_file
+from .device import device_words, measure_device
 from .entries import Entry, Profile
 from .fields import Field, ensure_repository, field_of
 from .figures import hit_rate, measure_scaling, measure_start, measure_waiting
@@ -57,7 +63,10 @@ def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
     ------
     PixelMismatchError
         Two ways give different pixels.
+    ConfigurationError
+        There is no such device.
     """
+    resolved(settings.device)  # a GPU that is not there is said before anything is measured
     fields = [_field(settings, scene, progress) for scene in scenes_of(settings)]
     run = _Run(settings, fields, Console(stderr=True, quiet=not progress))
     if "throughput" in settings.what:
@@ -68,6 +77,11 @@ def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
 
 def _field(settings: Settings, scene: Scene, progress: bool) -> Field:
     return field_of(settings, scene, ensure_repository(settings, scene.release, scene.density, progress=progress))
+
+
+def _loader(field: Field, batch_size: int, cache: TileCache, device: torch.device | None) -> CutoutLoader:
+    dataset = CutoutDataset(field.plan, rows=field.rows, batch_size=batch_size, cache=cache)
+    return CutoutLoader(dataset, device=device)
 
 
 class _Run:
@@ -81,6 +95,7 @@ class _Run:
         self._left_out: list[str] = []
         self._further: dict[str, Any] = {}
         self._waiting: float | None = None
+        self._of_device: list[str] = []
 
     def throughput(self) -> None:
         """Measure every way in every regime of every scene."""
@@ -117,6 +132,9 @@ class _Run:
                     self._targets.append(measure_scaling(field, settings))
                 elif name == "waiting":
                     self._wait(field)
+        if settings.device != "cpu":
+            with self._console.status("Measuring: device"):
+                self._device(field)
 
     def _planning(self, field: Field) -> None:
         if field.repository.release != "dp2":
@@ -133,6 +151,13 @@ class _Run:
         self._further["waiting"] = waiting.detail
         self._waiting = waiting.target.value
 
+    def _device(self, field: Field) -> None:
+        device = torch.device(self._settings.device)
+        cache = TileCache(self._settings.cache_bytes)
+        found = measure_device(partial(_loader, field, self._settings.batch_size, cache), device)
+        self._further["device"] = found
+        self._of_device = device_words(found)
+
     def written(self) -> BenchmarkResult:
         """Write JSON and pictures, and return the result."""
         settings, machine = self._settings, about_machine()
@@ -141,7 +166,7 @@ class _Run:
         if self._entries:
             subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
             files = write_pictures(output, self._entries, self._profiles, "lsstcutouts", subtitle)
-        told = advice(self._entries, self._profiles, default_threads(), self._waiting)
+        told = [*advice(self._entries, self._profiles, default_threads(), self._waiting), *self._of_device]
         path = output / "benchmark.json"
         result = BenchmarkResult(
             settings,

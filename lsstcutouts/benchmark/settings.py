@@ -33,7 +33,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "cache": CACHES,
     "order": ("shuffled", "ordered"),
     "what": WHAT,
-    "device": ("cpu",),
+    "device": ("cpu", "cuda"),
 }
 
 _EVERYTHING: Mapping[str, tuple[Any, ...]] = {

@@ -1,6 +1,7 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -220,9 +221,16 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def _reader_into_pinned(self) -> CutoutReader:
         if self._pinned_reader is None:
             self._pinned_reader = CutoutReader(
-                self.plan, self.options, cache=self.cache, clock=self._clock, empty=pinned_empty
+                self.plan, self.options, cache=self.cache, clock=self._clock, empty=self._reserved_pinned
             )
         return self._pinned_reader
+
+    def _reserved_pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+        """Return page-locked memory that counts against the budget as long as its tensor lives."""
+        array = pinned_empty(shape, dtype)
+        self.cache.reserve(array.nbytes)
+        weakref.finalize(array.base, self.cache.release, array.nbytes).atexit = False
+        return array
 
     def _posted(self, ready: Iterator[tuple[TensorBatch, Account]]) -> Iterator[TensorBatch]:
         """Yield the batches of a worker process, each with its `Parcel`.
