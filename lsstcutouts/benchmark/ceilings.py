@@ -17,6 +17,7 @@ from ..geom import YX
 from .bare import Compressed, bare_decode, compressed_units, decoded
 from .fields import Field
 from .ours import consume
+from .timing import MANY
 
 __all__ = ["BareCopyWay", "BareDecodeWay", "Ceilings", "InMemoryWay"]
 
@@ -78,6 +79,7 @@ class BareDecodeWay:
     """The codecs over exactly the tiles that the boxes touch, each once, their bytes already in memory."""
 
     name = "bare decode"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, threads: int) -> None:
         self._ceilings, self._threads = ceilings, threads
@@ -102,6 +104,7 @@ class BareCopyWay:
     """Each box copied from decoded planes into one array ``(batch, B, Y, X)`` that is there already."""
 
     name = "bare copy"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, threads: int, batch_size: int) -> None:
         self._ceilings, self._threads = ceilings, threads
@@ -170,6 +173,7 @@ class InMemoryWay:
     """A `TensorDataset` of the same cutouts through a plain `DataLoader` with the same batch size and processes."""
 
     name = "in memory"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, *, shuffle: bool, workers: int, batch_size: int) -> None:
         self._ceilings, self._shuffle, self._workers, self._batch_size = ceilings, shuffle, workers, batch_size

@@ -80,7 +80,9 @@ class BenchmarkResult:
     def _table(self, scene: tuple[str, str, int, str]) -> Table:
         entries = [entry for entry in self.entries if entry.scene == scene]
         release, density, size, planes = scene
-        title = f"{release} {density}, {size} px, planes: {planes} (medians of {len(entries[0].rates)})"
+        title = (
+            f"{release} {density}, {size} px, planes: {planes} (medians of {max(len(e.rates) for e in entries)} runs)"
+        )
         # Narrow enough for a terminal of 80 columns.
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
         headings = ("way", "regime", "thr", "wrk", "cutouts/s", "min .. max", "/ceil", "/butler")
