@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from .cache import CacheStats
+from .cache import CacheStats, shown_bytes
 from .errors import ConfigurationError
 
 __all__ = ["CacheMonitor", "KeepLast", "Throughput"]
@@ -156,5 +156,4 @@ def _watched(trainer: L.Trainer) -> Watched:
 
 def _text(stats: CacheStats, waiting: float) -> str:
     """Return the figures for a progress bar."""
-    held = f"{stats.bytes / 1e9:.1f} GB" if stats.bytes >= 1e9 else f"{stats.bytes / 1e6:.0f} MB"
-    return f"{stats.hit_rate:.0%}, {held}; waiting {waiting:.0%}".replace("%", " %")
+    return f"{stats.hit_rate:.0%}, {shown_bytes(stats.bytes)}; waiting {waiting:.0%}".replace("%", " %")

@@ -260,7 +260,7 @@ class LsstDataFetcher:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, targets, then=_as_delivered)
+            pending = reader.submit(self._pool, targets, threads=self.threads, then=_as_delivered)
         try:
             delivery = pending.result()
         except CancelledError as error:

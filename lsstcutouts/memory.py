@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "Piece"]
 
 _SMALL, _LARGE = 1 << 12, 1 << 20
 """Bytes below which fresh memory costs nothing worth saving, and above which a piece stands alone."""
@@ -33,18 +33,39 @@ def _nothing(nbytes: int) -> None:
 class _Slab:
     """Memory from which pieces of one size are cut."""
 
-    __slots__ = ("addresses", "memory", "pieces")
+    __slots__ = ("memory", "pieces")
 
-    def __init__(self, size: int) -> None:
-        self.memory = np.empty(_SLAB, np.uint8)
+    def __init__(self, size: int, home: "deque[Piece]") -> None:
+        self.memory = np.empty(max(_SLAB, size + _ALIGNMENT), np.uint8)
         first = _address(self.memory)
-        start = first + -first % _ALIGNMENT
-        self.addresses = range(start, first + _SLAB - size + 1, size)
-        self.pieces = len(self.addresses)
+        addresses = range(first + -first % _ALIGNMENT, first + len(self.memory) - size + 1, size)
+        self.pieces = len(addresses)
+        # Taken from the end: the first address first.
+        home.extend(Piece(self, address, home) for address in reversed(addresses))
 
 
-type _Piece = tuple[_Slab, int]
-"""A slab, and the address of a piece of it."""
+class Piece:
+    """Memory at an address, for one user at a time, who gives it back.
+
+    Attributes
+    ----------
+    address
+        Where it begins; a multiple of 64.
+    """
+
+    __slots__ = ("_home", "_slab", "address")
+
+    def __init__(self, slab: _Slab, address: int, home: "deque[Piece]") -> None:
+        self._slab, self.address, self._home = slab, address, home
+
+    @property
+    def slab(self) -> _Slab:
+        """What it is cut from."""
+        return self._slab
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        self._home.append(self)
 
 
 class _Lease:
@@ -66,6 +87,16 @@ def _address(array: NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def _drained(pieces: deque[Piece]) -> list[Piece]:
+    """Take out what is there, the oldest first."""
+    taken: list[Piece] = []
+    while True:
+        try:
+            taken.append(pieces.popleft())
+        except IndexError:
+            return taken
+
+
 class Memory:
     """Makes arrays, out of memory whose arrays have all been dropped where there is some.
 
@@ -81,7 +112,7 @@ class Memory:
     def __init__(self, taken: Callable[[int], object] = _nothing, returned: Callable[[int], object] = _nothing) -> None:
         self._taken, self._returned = taken, returned
         self._lock = threading.Lock()
-        self._pieces: dict[int, deque[_Piece]] = {}
+        self._pieces: dict[int, deque[Piece]] = {}
         self._large: deque[NDArray[np.uint8]] = deque()
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[Callable[[int], object], Callable[[int], object]]]:
@@ -99,9 +130,28 @@ class Memory:
             piece = self._large_piece(nbytes)
             lease = _Lease(_address(piece), shape, kind, piece, self._give_back)
         else:
-            pieces, cut = self._cut_piece(nbytes)
-            lease = _Lease(cut[1], shape, kind, cut, pieces.append)
+            cut = self.piece(nbytes)
+            lease = _Lease(cut.address, shape, kind, cut, Piece.give_back)
         return np.asarray(lease)
+
+    def piece(self, nbytes: int) -> Piece:
+        """Return memory of so many bytes, which holds anything and must be given back."""
+        size = max(1, -(-nbytes // _ALIGNMENT)) * _ALIGNMENT
+        pieces = self._pieces.get(size)
+        if pieces is None:
+            pieces = self._pieces.setdefault(size, deque())
+        while True:
+            try:
+                return pieces.pop()
+            except IndexError:
+                with self._lock:
+                    if not pieces:
+                        _Slab(size, pieces)
+
+    @property
+    def idle(self) -> int:
+        """Bytes of pieces that wait to be used again, large ones left out."""
+        return sum(size * len(pieces) for size, pieces in list(self._pieces.items()))
 
     def trim(self) -> None:
         """Give back to the system what is not in use."""
@@ -109,41 +159,21 @@ class Memory:
             self._drop_oldest()
         with self._lock:
             for pieces in self._pieces.values():
-                idle = [pieces.popleft() for _ in range(len(pieces))]
-                free = Counter(id(slab) for slab, _ in idle)
+                idle = _drained(pieces)
+                free = Counter(id(piece.slab) for piece in idle)
                 # With the last of its pieces a slab goes.
-                pieces.extend((slab, at) for slab, at in idle if free[id(slab)] < slab.pieces)
-
-    def _cut_piece(self, nbytes: int) -> tuple["deque[_Piece]", "_Piece"]:
-        """Return a piece of a slab, and where it goes when it is free again."""
-        size = -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-        pieces = self._pieces.get(size)
-        if pieces is None:
-            pieces = self._pieces.setdefault(size, deque())
-        while True:
-            try:
-                return pieces, pieces.pop()
-            except IndexError:
-                self._cut_slab(size, pieces)
-
-    def _cut_slab(self, size: int, pieces: "deque[_Piece]") -> None:
-        with self._lock:
-            if pieces:
-                return
-            slab = _Slab(size)
-            # Taken from the end: the first address first.
-            pieces.extend((slab, at) for at in reversed(slab.addresses))
+                pieces.extend(piece for piece in idle if free[id(piece.slab)] < piece.slab.pieces)
 
     def _large_piece(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return a piece that is large enough and not wastefully larger."""
+        """Return a piece that is large enough and not wastefully larger, the latest one: caches may still hold it."""
         for _ in range(len(self._large)):
             try:
-                piece = self._large.popleft()
+                piece = self._large.pop()
             except IndexError:  # another thread was faster
                 break
             if nbytes <= len(piece) <= 2 * nbytes:
                 return piece
-            self._large.append(piece)
+            self._large.appendleft(piece)
         self._taken(nbytes)
         return np.empty(nbytes, np.uint8)
 

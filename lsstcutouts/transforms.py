@@ -39,6 +39,9 @@ class AsinhStretch(nn.Module):
         Channel order, needed when ``scale`` is given by name.
     keep_invalid
         Whether pixels that are not valid keep what stands there, such as the noise of ``fill="noise"``.
+    inplace
+        Whether the result is written over the image of the batch that comes in. The data module switches that on
+        for batches that its trainer has copied to a GPU: nobody else has those.
     """
 
     scale: Tensor
@@ -49,9 +52,10 @@ class AsinhStretch(nn.Module):
         bands: str | Sequence[str] = "",
         *,
         keep_invalid: bool = False,
+        inplace: bool = False,
     ) -> None:
         super().__init__()
-        self.keep_invalid = keep_invalid
+        self.keep_invalid, self.inplace = keep_invalid, inplace
         values = _in_order(scale, bands)
         if any(not value > 0 for value in values):
             raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")
@@ -64,9 +68,10 @@ class AsinhStretch(nn.Module):
             raise ConfigurationError("the batch has no image to stretch; add 'image' to planes")
         if self.scale.shape[0] not in {1, image.shape[1]}:
             raise ConfigurationError(f"a stretch for {self.scale.shape[0]} bands cannot serve {image.shape[1]}")
-        stretched = torch.asinh(image / self.scale)
+        stretched = image.div_(self.scale) if self.inplace else image / self.scale
+        stretched.asinh_()
         if isinstance(valid, Tensor) and not self.keep_invalid:
-            stretched = stretched.masked_fill(~valid, 0.0)
+            stretched.masked_fill_(~valid, 0.0)
         return {**batch, "image": stretched}
 
 
@@ -82,70 +87,92 @@ class RandomD4(nn.Module):
         Chooses among series of choices.
     """
 
+    epoch: Tensor
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.seed, self.epoch = seed, 0
+        self.seed = seed
+        # A tensor, since a compiled module would be compiled anew for each new number.
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def set_epoch(self, epoch: int) -> None:
         """Use the choices of another epoch."""
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Turn and mirror all planes ``(N, B, Y, X)`` of the batch."""
         planes = {name: v for name in _PLANES if isinstance(v := batch.get(name), Tensor)}
         square = all(v.shape[-1] == v.shape[-2] for v in planes.values())
-        ids, offset = batch["object_id"], batch["offset"]
+        ids, offset, wcs = batch["object_id"], batch["offset"], batch.get("wcs")
         if not isinstance(ids, Tensor) or not isinstance(offset, Tensor):
             raise ConfigurationError("the batch has no object_id or offset")
         choice = random_integers(ids, self.seed, self.epoch, 8 if square else 4)
-        result = {name: plane.clone() for name, plane in planes.items()}
-        moved, wcs = offset.clone(), batch.get("wcs")
+        turn = _Turn(choice, square)
+        moved: TensorBatch = {name: turn.plane(plane) for name, plane in planes.items()}
+        moved["offset"] = turn.offset(offset)
         sides = next(((v.shape[-2], v.shape[-1]) for name, v in planes.items() if name != "psf"), None)
-        placed = wcs.clone() if isinstance(wcs, Tensor) and sides is not None else None
-        for element in range(1, 8 if square else 4):
-            chosen = (choice == element).nonzero().squeeze(1)
-            if len(chosen):
-                for name, plane in planes.items():
-                    result[name][chosen] = _turned(plane[chosen], element)
-                moved[chosen] = _turned_offset(offset[chosen], element)
-                if placed is not None and sides is not None:
-                    placed[chosen] = _turned_wcs(placed[chosen], element, *sides)
-        result["offset"] = moved
-        return {**batch, **result, **({} if placed is None else {"wcs": placed})}
+        if isinstance(wcs, Tensor) and sides is not None:
+            moved["wcs"] = turn.wcs(wcs, *sides)
+        return {**batch, **moved}
 
 
-def _turned(plane: Tensor, element: int) -> Tensor:
-    """Apply a symmetry: bit 0 mirrors y, bit 1 mirrors x, bit 2 then swaps the axes."""
-    flips = [axis for bit, axis in ((1, -2), (2, -1)) if element & bit]
-    plane = plane.flip(flips) if flips else plane
-    return plane.transpose(-1, -2) if element & 4 else plane
+class _Turn:
+    """A symmetry for each of ``N`` targets: bit 0 mirrors y, bit 1 mirrors x, bit 2 then swaps the axes."""
+
+    def __init__(self, choice: Tensor, square: bool) -> None:
+        self._choice, self._square = choice, square
+        self._mirrors_y, self._mirrors_x, self._swaps = (
+            (choice & bit).ne(0).unsqueeze(1) for bit in (1, 2, 4)
+        )  # (N, 1)
+
+    def plane(self, plane: Tensor) -> Tensor:
+        """Return ``(N, B, Y, X)``, turned, in the memory layout that came in."""
+        count, bands, height, width = plane.shape
+        index = _sources(height, width, self._square, plane.device)[self._choice]  # (N, Y * X)
+        if bands > 1 and plane.is_contiguous(memory_format=torch.channels_last):
+            pixels = plane.permute(0, 2, 3, 1).reshape(count, -1, bands)
+            turned = pixels.gather(1, index.unsqueeze(2).expand(-1, -1, bands))
+            return turned.reshape(count, height, width, bands).permute(0, 3, 1, 2)
+        turned = plane.reshape(count, bands, -1).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
+        return turned.reshape(count, bands, height, width)
+
+    def offset(self, offset: Tensor) -> Tensor:
+        """Return ``(N, 2)`` distances from the middle of the box, ``(y, x)``, turned."""
+        mirrors = torch.cat([self._mirrors_y, self._mirrors_x], dim=1)
+        offset = torch.where(mirrors, -offset, offset)
+        return torch.where(self._swaps, offset.flip(-1), offset)
+
+    def wcs(self, wcs: Tensor, height: int, width: int) -> Tensor:
+        """Return ``(N, 8)`` rows of ``wcs``, turned: ``crval``, reference pixel ``(x, y)`` and CD matrix."""
+        x, y, cd = wcs[:, 2:3], wcs[:, 3:4], wcs[:, 4:].reshape(-1, 2, 2)
+        x = torch.where(self._mirrors_x, width - 1 - x, x)
+        y = torch.where(self._mirrors_y, height - 1 - y, y)
+        mirrors = torch.cat([self._mirrors_x, self._mirrors_y], dim=1).unsqueeze(1)  # of the columns of CD
+        cd = torch.where(mirrors, -cd, cd)
+        pixel = torch.where(self._swaps, torch.cat([y, x], dim=1), torch.cat([x, y], dim=1))
+        cd = torch.where(self._swaps.unsqueeze(2), cd.flip(-1), cd)
+        return torch.cat([wcs[:, :2], pixel, cd.reshape(-1, 4)], dim=1)
 
 
-def _turned_offset(offset: Tensor, element: int) -> Tensor:
-    """Apply the same symmetry to ``(N, 2)`` distances from the middle of the box, ``(y, x)``."""
-    signs = offset.new_tensor([-1.0 if element & 1 else 1.0, -1.0 if element & 2 else 1.0])
-    offset = offset * signs
-    return offset.flip(-1) if element & 4 else offset
+def _sources(height: int, width: int, square: bool, device: torch.device) -> Tensor:
+    """Return ``(8, Y * X)`` numbers of the pixels that each symmetry takes; of four symmetries without ``square``."""
+    elements = torch.arange(8 if square else 4, device=device).reshape(-1, 1, 1)
+    y = torch.arange(height, device=device).reshape(1, -1, 1)
+    x = torch.arange(width, device=device).reshape(1, 1, -1)
+    swaps = (elements & 4).ne(0)
+    row, column = (torch.where(swaps, x, y), torch.where(swaps, y, x)) if square else (y, x)
+    row = torch.where((elements & 1).ne(0), height - 1 - row, row)
+    column = torch.where((elements & 2).ne(0), width - 1 - column, column)
+    return (row * width + column).reshape(len(elements), -1)
 
 
-def _turned_wcs(wcs: Tensor, element: int, height: int, width: int) -> Tensor:
-    """Apply the same symmetry to ``(N, 8)`` rows of ``wcs``: reference pixel ``(x, y)`` and CD matrix."""
-    crval, x, y, cd = wcs[:, :2], wcs[:, 2], wcs[:, 3], wcs[:, 4:].reshape(-1, 2, 2)
-    if element & 1:
-        y, cd = height - 1 - y, cd * cd.new_tensor([1.0, -1.0])
-    if element & 2:
-        x, cd = width - 1 - x, cd * cd.new_tensor([-1.0, 1.0])
-    if element & 4:
-        x, y, cd = y, x, cd.flip(-1)
-    return torch.cat([crval, x[:, None], y[:, None], cd.reshape(-1, 4)], dim=1)
-
-
-def random_integers(ids: Tensor, seed: int, epoch: int, high: int) -> Tensor:
+def random_integers(ids: Tensor, seed: int, epoch: int | Tensor, high: int) -> Tensor:
     """Return ``(N,)`` integers in ``[0, high)``, a hash of each id with seed and epoch, equal on every device.
 
     SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), in wrapping 64-bit arithmetic.
     """
-    state = ids.to(torch.int64) + _wrapped(0x9E3779B97F4A7C15 * (1 + seed)) + _wrapped(0xD1B54A32D192ED03 * (1 + epoch))
+    of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
+    state = ids.to(torch.int64) + _wrapped(0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03) + of_epoch
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ _logical_shift(state, shift)) * _wrapped(factor)
     state = state ^ _logical_shift(state, 31)

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,7 +51,6 @@ class Sample:
 
 def child(plan_file: Path, settings: argparse.Namespace, limit: "Limit", pipe: Connection) -> None:
     """Read epochs for ever; send what is held at the first batch beside the cache, then what was read, once in a while."""
-    limit.enter()
     plan = CutoutPlan.load(plan_file)
     cache = TileCache(settings.cache, limits=limit.limits)
     data = CutoutDataset(plan, batch_size=settings.batch, threads=settings.threads, cache=cache)
@@ -59,7 +59,7 @@ def child(plan_file: Path, settings: argparse.Namespace, limit: "Limit", pipe: C
     while True:
         for batch in loader:
             cutouts += len(batch["object_id"])
-            batch["image"].mean()  # type: ignore[union-attr] - looks at every pixel
+            batch["image"].mean()  # type: ignore[union-attr]  # looks at every pixel
             if not said:
                 stats = loader.cache_info()
                 pipe.send(resident(psutil.Process()) - stats.bytes - stats.reserved)
@@ -71,8 +71,9 @@ def child(plan_file: Path, settings: argparse.Namespace, limit: "Limit", pipe: C
 class Limit:
     """No limit of memory."""
 
-    def enter(self) -> None:
-        """Put the calling process under the limit."""
+    def interpreter(self) -> str:
+        """Return what starts the child's Python."""
+        return sys.executable
 
     limits = staticmethod(memory_limits)
 
@@ -93,7 +94,7 @@ class Faked(Limit):
         (folder / "self").mkdir()
         (folder / "self" / "cgroup").write_text("0::/\n")
         (folder / "memory.max").write_text(f"{nbytes}\n")
-        self.limits = partial(memory_limits, proc=folder, cgroup=folder)  # type: ignore[assignment, method-assign]
+        self.limits = partial(memory_limits, proc=folder, cgroup=folder)  # type: ignore[method-assign]
 
     def update(self, resident: int) -> None:
         """Say what the child holds."""
@@ -107,34 +108,36 @@ class Grouped(Limit):
     ----------
     folder
         The group.
+    scratch
+        Where a script can be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self.scratch = folder, scratch
 
-    def enter(self) -> None:
-        """Put the calling process into the group."""
-        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+    def interpreter(self) -> str:
+        """Return a script that enters the group before anything is imported: what was held before stays charged elsewhere."""
+        script = self.scratch / "python"
+        script.write_text(f'#!/bin/sh\necho $$ > "{self.folder}/cgroup.procs"\nexec "{sys.executable}" "$@"\n')
+        script.chmod(0o700)
+        return str(script)
 
 
 @contextmanager
-def limited(text: str | None) -> Iterator[Limit]:
+def limited(text: str | None, scratch: Path) -> Iterator[Limit]:
     """Make a limit for the time of the block."""
-    if text is None:
-        yield Limit()
-        return
-    nbytes = parse_bytes(text)
-    group = made_group(nbytes)
+    group = made_group(parse_bytes(text)) if text else None
     if group is not None:
-        console.print(f"the child runs in the control group {group}")
+        console.print(f"the child runs in the control group {group}", soft_wrap=True)
         try:
-            yield Grouped(group)
+            yield Grouped(group, scratch)
         finally:
             group.rmdir()
-        return
-    console.print("no control group can be made here: the child is shown files of one")
-    with TemporaryDirectory() as folder:
-        yield Faked(Path(folder), nbytes)
+    elif text:
+        console.print("no control group can be made here: the child is shown files of one")
+        yield Faked(scratch, parse_bytes(text))
+    else:
+        yield Limit()
 
 
 def made_group(nbytes: int) -> Path | None:
@@ -166,7 +169,9 @@ def resident(process: psutil.Process) -> int:
 
 def watched(plan_file: Path, settings: argparse.Namespace, limit: Limit) -> tuple[int, list[Sample], bool]:
     """Return what the child held at first, a sample a second, and whether the child lived to the end."""
+    resource_tracker.ensure_running()  # it outlives the child, and is not to hold its group
     context = multiprocessing.get_context("spawn")
+    context.set_executable(limit.interpreter())
     mine, its = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(plan_file, settings, limit, its))
     process.start()
@@ -184,6 +189,7 @@ def watched(plan_file: Path, settings: argparse.Namespace, limit: Limit) -> tupl
             samples.append(Sample(time.monotonic() - start, held, *latest))
             time.sleep(_SAMPLE_SECONDS)
     except (EOFError, psutil.NoSuchProcess):
+        process.join()
         console.print(f"the child ended by itself, exit status {process.exitcode}")
         return first, samples, False
     finally:
@@ -239,6 +245,7 @@ def verdict(first: int, samples: list[Sample]) -> bool:
         f"{last.stats.max_bytes / 1e6:.0f} MB\n{'the bound held' if held else 'THE BOUND DID NOT HOLD'}: "
         f"{(most - first - last.stats.max_bytes) / 1e6:+.0f} MB beside the budget, of 300 allowed",
         highlight=False,
+        soft_wrap=True,
     )
     return held
 
@@ -263,7 +270,7 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     """Run."""
     settings = parsed()
-    with TemporaryDirectory() as folder, limited(settings.limit) as limit:
+    with TemporaryDirectory() as folder, limited(settings.limit, Path(folder)) as limit:
         plan_file = Path(folder) / "plan.parquet"
         truth = settings.repo / "truth.parquet"
         size, bands = settings.size, settings.bands

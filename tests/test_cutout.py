@@ -65,7 +65,7 @@ def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepositor
     plan = plan_of(repo)
     reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     with ThreadPoolExecutor(3) as pool:
-        batch = reader.submit(pool, np.arange(len(plan)), then=lambda delivery: delivery.batch).result()
+        batch = reader.submit(pool, np.arange(len(plan)), threads=4, then=lambda delivery: delivery.batch).result()
     check(repo, plan, batch)
     reader.close()
 

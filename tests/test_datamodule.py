@@ -336,3 +336,16 @@ def test_a_plan_that_says_otherwise_is_refused(dp2_repo: SimulatedRepository) ->
 def test_arguments_are_checked_at_once(dp2_repo: SimulatedRepository, changes) -> None:
     with pytest.raises(ConfigurationError):
         data_of(dp2_repo, **changes)
+
+
+def test_wire_and_layout_reach_the_batches(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    plain, sent = Watcher(), Watcher()
+    trainer_of(tmp_path, max_epochs=1).fit(plain, data_of(dp2_repo))
+    trainer_of(tmp_path, max_epochs=1).fit(sent, data_of(dp2_repo, wire="bfloat16", channels_last=True))
+    assert plain.seen == sent.seen
+    for wanted, found in zip(plain.images, sent.images, strict=True):
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert not torch.equal(wanted, found)
+        torch.testing.assert_close(found, wanted, rtol=2**-8, atol=0)
+    with pytest.raises(ConfigurationError, match="wire must be one of float32, bfloat16, float16"):
+        data_of(dp2_repo, wire="half")

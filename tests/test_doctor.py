@@ -86,6 +86,20 @@ class FakeTorch:
         return self.results.get(device, [float(value) for value in EXPECTED])
 
 
+class SmallTorch(FakeTorch):
+    """A torch of some version beside a card of 2.1 GB."""
+
+    def __init__(self, version: str, **settings) -> None:
+        super().__init__(**settings)
+        self.version = version
+
+    def build(self) -> Build:
+        return Build(self.version, "CUDA 12.6", self.targets)
+
+    def memory(self, _: int) -> tuple[int, int]:
+        return 1_950_000_000, 2_100_000_000
+
+
 @dataclass
 class FakeResources:
     """A machine with room for everything, but for what is given."""
@@ -277,6 +291,29 @@ def test_a_pascal_card_with_code_for_it_passes() -> None:
     assert check.status == "pass"
     assert "Quadro P600" in check.detail
     assert "2.0 of 2.0 GB free" in check.detail
+    for words in ("no torch.compile", "no bfloat16", "wire=float16", "precision 32-true"):
+        assert words in check.detail
+
+
+def test_the_page_on_small_gpus_quotes_what_is_printed() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "small-gpus.md").read_text()
+    quoted = " ".join(re.sub(r"│ (fail|pass)? +│ (GPU)? +│", " ", page).replace("│", " ").split())
+    volta = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+    for version, targets, settings in (
+        ("2.8.0", volta, Settings()),
+        ("2.7.1", PASCAL_WHEEL, Settings()),
+        ("2.7.1", PASCAL_WHEEL, Settings(size=256, batch_size=128)),
+    ):
+        check = one("gpu", settings, torch=SmallTorch(version, targets=targets, cards=(P600,)))
+        assert f"{check.detail} {check.todo and '-> ' + check.todo}".strip() in quoted
+    for size, batch, figure in re.findall(r"\| (\d+) \| (\d+) \| ([\d.]+) GB \|", page):
+        assert f"{gpu_bytes(Settings(size=int(size), batch_size=int(batch)).batch_bytes) / GB:.2f}" == figure
+
+
+def test_a_card_of_today_has_no_limits_to_speak_of() -> None:
+    check = one("gpu", torch=FakeTorch(cards=(Gpu("A100", (8, 0)),)))
+    assert check.status == "pass"
+    assert check.detail.endswith("convolution and gradients are right")
 
 
 def test_a_card_that_is_newer_than_torch_wants_a_newer_torch() -> None:

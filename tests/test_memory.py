@@ -74,7 +74,7 @@ def test_slabs_without_an_array_go_back() -> None:
     arrays.clear()
     memory.trim()
     (pieces,) = memory._pieces.values()
-    assert len({id(slab) for slab, _ in pieces}) == 1
+    assert len({id(piece.slab) for piece in pieces}) == 1
     kept.fill(7)
     others = [memory.empty((150, 150), np.float32) for _ in range(400)]
     for other in others:
@@ -110,3 +110,15 @@ def test_it_pickles_empty() -> None:
     again = pickle.loads(pickle.dumps(memory))
     assert not again._large
     assert again.empty((150, 150), np.float32).shape == (150, 150)
+
+
+def test_pieces_are_aligned_and_never_shared() -> None:
+    memory = Memory()
+    for nbytes in (0, 1, 90_000, 1 << 20, 40_000_000):
+        pieces = [memory.piece(nbytes) for _ in range(3)]
+        places = [piece.address for piece in pieces]
+        assert all(place % 64 == 0 for place in places)
+        assert min(abs(a - b) for a in places for b in places if a is not b) >= nbytes
+        for piece in pieces:
+            piece.give_back()
+        assert memory.piece(nbytes).address == places[-1]

@@ -180,3 +180,31 @@ def test_the_hash_is_pinned() -> None:
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
         assert value == ((state ^ (state >> 31)) >> 33) % 1000
+
+
+def test_in_place_writes_over_the_image_and_only_where_asked() -> None:
+    batch = batch_of()
+    kept, wanted = batch["image"], AsinhStretch(5.0)(batch)["image"]
+    assert torch.equal(kept, batch_of()["image"])
+    stretched = AsinhStretch(5.0, inplace=True)(batch)["image"]
+    assert stretched.data_ptr() == kept.data_ptr()
+    assert torch.equal(stretched, wanted)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 9)])
+def test_turning_keeps_the_memory_layout(shape: tuple[int, int]) -> None:
+    batch = batch_of(40, 3, *shape)
+    other = {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+    turned, wanted = RandomD4()(other)["image"], RandomD4()(batch)["image"]
+    assert turned.is_contiguous(memory_format=torch.channels_last)
+    assert wanted.is_contiguous()
+    assert torch.equal(turned, wanted)
+
+
+def test_planes_of_other_sizes_turn_too() -> None:
+    batch = {**batch_of(60), "psf": torch.rand(60, 2, 5, 5), "mask": torch.randint(0, 9, (60, 2, 8, 8)).int()}
+    turned = RandomD4(seed=3)(batch)
+    for i in range(60):
+        (choice,) = which(batch["image"][i].numpy(), turned["image"][i].numpy())
+        for plane in ("psf", "mask"):
+            np.testing.assert_array_equal(SYMMETRIES[choice](batch[plane][i].numpy()), turned[plane][i].numpy())

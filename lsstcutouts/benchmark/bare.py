@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..fits import PlaneLayout, open_coadd
 from ..fits.codecs import decode_tiles, rice_padding
 from ..fits.fused import decode_fused, is_fused
 from ..fits.source import Streams, open_source, read_extents
+from ..memory import Memory
 from .fields import Field
 
 __all__ = ["Compressed", "bare_decode", "compressed_units", "decoded"]
@@ -82,7 +84,7 @@ def compressed_units(field: Field) -> list[Compressed]:
     return found
 
 
-def bare_decode(parts: Iterable[Compressed], threads: int) -> int:
+def bare_decode(parts: Iterable[Compressed], threads: int, memory: Memory) -> int:
     """Decode all parts and drop the pixels; return their number.
 
     Parameters
@@ -91,25 +93,27 @@ def bare_decode(parts: Iterable[Compressed], threads: int) -> int:
         What to decode.
     threads
         How many decode side by side; one is the calling thread.
+    memory
+        What the pixels are written to, used again for the next ones.
     """
     if threads == 1:
-        return sum(map(_pixels, parts))
+        return sum(_pixels(part, memory) for part in parts)
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(_pixels, parts))
+        return sum(pool.map(partial(_pixels, memory=memory), parts))
 
 
-def decoded(part: Compressed) -> list[NDArray[Any]]:
+def decoded(part: Compressed, memory: Memory) -> list[NDArray[Any]]:
     """Return the pixels of each unit, by the fused kernel where that knows the plane; of its first rows at least."""
     if not is_fused(part.layout):
-        return _plainly(part, range(len(part.units)))
-    made = decode_fused(part.layout, part.units, _clipped(part), part.streams, np.empty)
+        return _plainly(part, range(len(part.units)), memory)
+    made = decode_fused(part.layout, part.units, _clipped(part), part.streams, memory)
     left = [i for i, unit in enumerate(made) if unit is None]
-    plain = dict(zip(left, _plainly(part, left) if left else [], strict=True))
+    plain = dict(zip(left, _plainly(part, left, memory) if left else [], strict=True))
     return [plain[i] if unit is None else unit.pixels for i, unit in enumerate(made)]
 
 
-def _pixels(part: Compressed) -> int:
-    return sum(unit.size for unit in decoded(part))
+def _pixels(part: Compressed, memory: Memory) -> int:
+    return sum(unit.size for unit in decoded(part, memory))
 
 
 def _clipped(part: Compressed) -> NDArray[np.int64]:
@@ -119,7 +123,7 @@ def _clipped(part: Compressed) -> NDArray[np.int64]:
     return np.minimum(part.rows, high)
 
 
-def _plainly(part: Compressed, places: Iterable[int]) -> list[NDArray[Any]]:
+def _plainly(part: Compressed, places: Iterable[int], memory: Memory) -> list[NDArray[Any]]:
     layout, views = part.layout, part.streams.views()
     starts = np.cumsum([0, *(len(each) for each in part.tiles)]).tolist()
     return [
@@ -128,6 +132,7 @@ def _plainly(part: Compressed, places: Iterable[int]) -> list[NDArray[Any]]:
             layout.tiles_under(layout.unit_box(int(part.units[i]))),
             part.tiles[i],
             views[starts[i] : starts[i + 1]],
+            memory.empty,
         )
         for i in places
     ]

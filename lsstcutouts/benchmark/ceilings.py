@@ -14,6 +14,7 @@ from ..cutout import CutoutReader
 from ..cutout.masks import places_of, renumbered
 from ..fits import open_coadd
 from ..geom import YX
+from ..memory import Memory
 from .bare import Compressed, bare_decode, compressed_units, decoded
 from .fields import Field
 from .ours import consume
@@ -34,6 +35,7 @@ class Ceilings:
 
     def __init__(self, field: Field) -> None:
         self.field = field
+        self.memory = Memory()
 
     @cached_property
     def compressed(self) -> list[Compressed]:
@@ -53,7 +55,7 @@ class Ceilings:
             key = part.patch, part.band, part.plane
             if key not in made:
                 made[key] = np.zeros(part.layout.shape, part.layout.dtype)
-            for unit, pixels in zip(part.units.tolist(), decoded(part), strict=True):
+            for unit, pixels in zip(part.units.tolist(), decoded(part, self.memory), strict=True):
                 made[key][part.layout.unit_box(unit).slices()][: len(pixels)] = pixels
         return made
 
@@ -96,7 +98,7 @@ class BareDecodeWay:
         """Do nothing."""
 
     def _run(self, parts: Sequence[Compressed]) -> int:
-        bare_decode(parts, self._threads)
+        bare_decode(parts, self._threads, self._ceilings.memory)
         return len(self._ceilings.field.rows)
 
 

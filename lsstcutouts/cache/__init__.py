@@ -2,7 +2,7 @@
 
 from .heap import resident_bytes, trim_heap
 from .limits import MemoryLimits, available_memory, memory_limits
-from .memory import parse_bytes, resolve_budget
+from .memory import parse_bytes, resolve_budget, shown_bytes
 from .stats import CacheStats
 from .tiles import Sized, TileCache
 from .watch import SLACK, MemoryWatch
@@ -19,5 +19,6 @@ __all__ = [
     "parse_bytes",
     "resident_bytes",
     "resolve_budget",
+    "shown_bytes",
     "trim_heap",
 ]

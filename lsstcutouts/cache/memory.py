@@ -6,7 +6,7 @@ from lsstcutouts.errors import ConfigurationError, MemoryBudgetError
 
 from .limits import MemoryLimits, memory_limits
 
-__all__ = ["check_budget", "parse_bytes", "resolve_budget"]
+__all__ = ["check_budget", "parse_bytes", "resolve_budget", "shown_bytes"]
 
 AUTO_SHARE = 0.25
 """Share of the available memory that ``"auto"`` takes.
@@ -46,6 +46,11 @@ def parse_bytes(amount: str) -> int:
     if match is None:
         raise ConfigurationError(f"{amount!r} is no amount of memory; say for example '2 GB' or '500 MiB'")
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def shown_bytes(nbytes: int) -> str:
+    """Return bytes for people: ``55 MB``, ``1.2 GB``."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def check_budget(max_bytes: float | str) -> None:
@@ -102,7 +107,7 @@ def resolve_budget(max_bytes: float | str, processes: int = 1, *, limits: Memory
     if budget * found.ranks > found.total:
         each = f" in each of {found.ranks} ranks" if found.ranks > 1 else ""
         raise MemoryBudgetError(
-            f"a cache of {budget / 1e9:.1f} GB{each}, but there are {found.total / 1e9:.1f} GB in all "
+            f"a cache of {shown_bytes(budget)}{each}, but there are {shown_bytes(found.total)} in all "
             f"(limited by the {found.limited_by}); give less, or 'auto'"
         )
     return max(0 if max_bytes == 0 else _LEAST, budget // max(1, processes))

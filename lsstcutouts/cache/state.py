@@ -98,8 +98,9 @@ def _land(state: State, keys: Sequence[Hashable], own: Flight, made: dict[Hashab
         state.settle()
         for i in own.positions:
             del state.flights[keys[i]]
+        room = state.room
         for key, entry in made.items():
-            _insert(state, key, entry)
+            _insert(state, key, entry, room)
         dropped = evicted(state)
     own.done.set()
     free(dropped)
@@ -157,9 +158,9 @@ def wait(keys: Sequence[Hashable], waiting: list[tuple[int, Flight]], result: li
     return failed
 
 
-def _insert(state: State, key: Hashable, entry: Sized) -> None:
+def _insert(state: State, key: Hashable, entry: Sized, room: int) -> None:
     """Keep an entry as the most recently used, unless it alone exceeds what there is room for."""
-    if entry.nbytes > state.room:
+    if entry.nbytes > room:
         return
     old = state.entries.pop(key, None)
     if old is not None:
@@ -181,6 +182,8 @@ def evicted(state: State) -> list[Sized]:
 
 def free(dropped: list[Sized]) -> None:
     """Let go of what was taken out; no lock may be held, since what an entry does at its end is its own affair."""
+    if not dropped:
+        return
     nbytes = sum(entry.nbytes for entry in dropped)
     dropped.clear()
     if nbytes >= _MUCH:

@@ -9,12 +9,11 @@ from typing import Any
 from lsstcutouts.errors import ConfigurationError, MemoryBudgetError
 from lsstcutouts.memory import Memory
 
-from .heap import trim_heap
 from .limits import MemoryLimits, memory_limits
-from .memory import check_budget, resolve_budget
+from .memory import check_budget, resolve_budget, shown_bytes
 from .state import Sized, State, claim, evicted, free, look_up, produce, wait
 from .stats import CacheStats
-from .watch import MemoryWatch
+from .watch import MemoryWatch, Room
 
 __all__ = ["Sized", "TileCache"]
 
@@ -110,11 +109,11 @@ class TileCache:
         free(dropped)
         if tell:
             _LOG.warning(
-                "batches under way hold %.3f GB, more than the whole budget of %.3f GB (cache_bytes): no tile is kept, so "
+                "batches under way hold %s, more than the whole budget of %s (cache_bytes): no tile is kept, so "
                 "each is decoded again for every batch that needs it. A smaller batch_size or a larger cache_bytes "
                 "avoids this",
-                state.reserved / 1e9,
-                state.max_bytes / 1e9,
+                shown_bytes(state.reserved),
+                shown_bytes(state.max_bytes),
             )
 
     def release(self, nbytes: int) -> None:
@@ -219,17 +218,10 @@ class TileCache:
         state = self._states.get(pid)
         if state is None:
             budget = resolve_budget(self._setting, self._processes, limits=self._shared_limits())
-            state = self._states.setdefault(
-                pid, State(pid, budget, budget, MemoryWatch(self._shared_limits, trim=self._trim))
-            )
+            state = self._states.setdefault(pid, State(pid, budget, budget, MemoryWatch(self._shared_limits)))
             for other in [p for p in self._states if p != pid]:
                 self._states.pop(other, None)
         return state
-
-    def _trim(self) -> None:
-        """Give back to the system what is not in use."""
-        self.memory.trim()
-        trim_heap()
 
     def _shared_limits(self) -> MemoryLimits:
         """Return how much memory there is, and for how many ranks."""
@@ -256,14 +248,24 @@ class TileCache:
             free(dropped)
             self.memory.trim()
 
-    def _watch(self, state: State) -> None:
-        """Lower the limit while memory is short, and lift it again; hits alone come by here too."""
-        if not state.watch.due():
-            return
+    def _look(self, state: State) -> tuple[Room, int]:
+        """Look at the memory; return what was found, and what the cache accounts for."""
         with state.lock:
             state.settle()
             held, settled = state.bytes + state.reserved, state.misses > 0
-        room = state.watch.look(held, state.max_bytes, settled=settled)
+        # Entries of one size can be dropped for those of another, whose memory they do not serve.
+        if held + self.memory.idle > state.max_bytes:
+            self.memory.trim()
+        return state.watch.look(held, state.max_bytes, settled=settled, idle=self.memory.idle), held
+
+    def _watch(self, state: State) -> None:
+        """Lower the limit while memory is short, and lift it again; hits alone come by here too."""
+        if not state.watch.due(state.bytes + state.reserved + self.memory.idle):
+            return
+        room, held = self._look(state)
+        if room.nbytes < 0 and self.memory.idle:
+            self.memory.trim()
+            room, held = self._look(state)
         with state.lock:
             if room.nbytes < 0:
                 state.limit = max(0, min(held, state.limit) + room.nbytes)
@@ -274,12 +276,12 @@ class TileCache:
             state.said_short = state.said_short or tell
         free(dropped)
         if room.nbytes < 0:
-            self._trim()
+            self.memory.trim()
         if tell:
             _LOG.warning(
-                "memory is short: %s. The tile cache shrinks from %.2f to %.2f GB until there is more. A smaller cache_bytes "
-                "or batch_size avoids this",
+                "memory is short: %s. The tile cache, batches under way included, shrinks from %s to %s until there is more. "
+                "A smaller cache_bytes or batch_size avoids this",
                 room.why,
-                held / 1e9,
-                state.limit / 1e9,
+                shown_bytes(held),
+                shown_bytes(state.limit),
             )

@@ -32,8 +32,8 @@ from .work import Batch, Empty, Work, psf_shape
 
 __all__ = ["CutoutReader", "Delivery", "checked_targets", "default_threads", "stream"]
 
-_PART = 32
-"""Targets that one thread fills at a time: enough to share tiles, few enough to spread a batch over threads."""
+_LEAST_PART, _LARGEST_PART = 32, 128
+"""Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
 
 
 def default_threads() -> int:
@@ -118,7 +118,13 @@ class CutoutReader:
         return self._finished(work, pad=pad)
 
     def submit[T](
-        self, pool: ThreadPoolExecutor, targets: NDArray[np.int64], *, pad: bool = False, then: Callable[[Delivery], T]
+        self,
+        pool: ThreadPoolExecutor,
+        targets: NDArray[np.int64],
+        *,
+        threads: int,
+        pad: bool = False,
+        then: Callable[[Delivery], T],
     ) -> "Pending[T]":
         """Start reading one batch in a pool.
 
@@ -128,6 +134,8 @@ class CutoutReader:
             Its threads fill the batch.
         targets
             Numbers in the plan.
+        threads
+            Size of the pool.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
@@ -135,7 +143,8 @@ class CutoutReader:
         """
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        parts = [near[i : i + _PART].tolist() for i in range(0, len(near), _PART)]
+        size = min(max(_LEAST_PART, -(-len(near) // threads)), _LARGEST_PART)
+        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
         return Pending(
             pool, [partial(self._fill, work, part) for part in parts], lambda: then(self._finished(work, pad=pad))
         )
@@ -261,7 +270,7 @@ def stream[T](
     waiting: deque[Pending[T]] = deque()
     try:
         for targets in batches:
-            waiting.append(reader.submit(pool, targets, pad=True, then=then))
+            waiting.append(reader.submit(pool, targets, threads=threads, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -89,7 +89,7 @@ def paste(to: NDArray[Any], units: Sequence[Unit], recipe: Recipe) -> None:
     IndexError
         If a unit has fewer pixels than the recipe needs of it: what lies behind them is another's memory.
     """
-    shapes = np.array([unit.pixels.shape for unit in units], np.int64)
+    shapes = np.array([unit.shape for unit in units], np.int64)
     if (shapes < recipe.reach).any():
         short = int(np.flatnonzero((shapes < recipe.reach).any(axis=1))[0])
         (rows, columns), has = recipe.reach[short].tolist(), tuple(shapes[short].tolist())

@@ -143,14 +143,14 @@ class TileReader:
         return self._depths.rows(patch, coadd.bbox, coadd.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
 
     def _decoded(self, coadd: Coadd, source: str, units: Sequence[int], rows: Sequence[int] | None) -> list[Unit]:
-        empty = self._cache.memory.empty
+        memory = self._cache.memory
         if source != "mask":
-            decoded = coadd.decode(source, units, rows, clock=self._clock, empty=empty)
+            decoded = coadd.decode(source, units, rows, clock=self._clock, memory=memory)
             self._cache.note(read=coadd.layout(source).bytes_of(units))
             scale = self._scale(coadd, source)
             return decoded if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in decoded]
         places = places_of(coadd, self._bits)
-        planes = {plane: coadd.decode(plane, units, clock=self._clock, empty=empty) for plane in mask_hdus(places)}
+        planes = {plane: coadd.decode(plane, units, clock=self._clock, memory=memory) for plane in mask_hdus(places)}
         self._cache.note(read=sum(coadd.layout(plane).bytes_of(units) for plane in planes))
         return [
             Unit(renumbered({name: of[i].pixels for name, of in planes.items()}, places)) for i in range(len(units))

@@ -4,7 +4,8 @@ Threads inside the process decode and assemble several batches ahead; worker pro
 the same batches in the same order.
 """
 
-from .cutouts import CutoutDataset, TensorBatch
+from ..device import TensorBatch
+from .cutouts import CutoutDataset
 from .loader import CutoutLoader
 
 __all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]

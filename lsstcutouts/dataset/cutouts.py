@@ -3,6 +3,9 @@
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +24,7 @@ from ..cutout import (
     default_threads,
     stream,
 )
+from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
 from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
 from ..plan import CutoutPlan
@@ -28,12 +32,13 @@ from ..report import Report
 from ..stages import StageClock
 from .workers import Parcel
 
-__all__ = ["ACCOUNT", "CutoutDataset", "TensorBatch"]
-
-type TensorBatch = dict[str, torch.Tensor | list[str]]
+__all__ = ["ACCOUNT", "AHEAD", "CutoutDataset", "TensorBatch"]
 
 ACCOUNT = "lsstcutouts.account"
 """Key under which a batch from a worker process carries its `Parcel` to the main process; not a column's name."""
+
+AHEAD = "lsstcutouts.ahead"
+"""Key under which a batch that is brought to a device ahead of the loop carries its `Account` until it is handed out."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -123,7 +128,11 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             flux_unit=flux_unit,
             seed=seed,
         )
+        self.form = Form()
+        """How batches leave the threads; a `CutoutLoader` sets it."""
+        self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
+        self._pinned_reader: CutoutReader | None = None
         self._whole = rows is None
         self._report: Report | None = None
         self._bounds = batch_bounds(len(self.rows), batch_size, share)
@@ -141,7 +150,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def report(self) -> Report:
         """What became of the rows in the latest epoch that was begun, so far.
 
-        Batches that worker processes read count when a `CutoutLoader` hands them out.
+        Batches that worker processes read, or that go to a device, count when a `CutoutLoader` hands them out.
         """
         if self._report is None:
             self._report = Report(self.plan, None if self._whole else self.rows)
@@ -152,8 +161,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self._report = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes need no account of what others have read.
-        return {**self.__dict__, "_report": None}
+        # Worker processes need no account of what others have read, and no page-locked memory.
+        return {**self.__dict__, "_report": None, "_pinned_reader": None}
 
     def share_position(self) -> None:
         """Put the position where worker processes see it change; a copied dataset has its own."""
@@ -187,13 +196,33 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        ready = stream(self._reader, batches, threads=threads, ahead=max(2, threads), then=self._collated)
+        ready = self._ready(batches, threads, in_worker=worker is not None)
         if worker is not None:
             yield from self._posted(ready)
             return
         for tensors, account in ready:
-            report.add(account)
-            yield tensors
+            if self.form.on_device:
+                yield {**tensors, AHEAD: account}  # type: ignore[dict-item]
+            else:
+                report.add(account)
+                yield tensors
+
+    def _ready(
+        self, batches: Iterator[NDArray[np.int64]], threads: int, *, in_worker: bool
+    ) -> Iterator[tuple[TensorBatch, Account]]:
+        """Return batches and their accounts, finished by threads of this process."""
+        # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
+        form = replace(self.form, pinned=self.form.pinned and not in_worker)
+        reader = self._reader_into_pinned() if form.pinned else self._reader
+        finish = partial(_finished, form, self._clock)
+        return stream(reader, batches, threads=threads, ahead=max(2, threads), then=finish)
+
+    def _reader_into_pinned(self) -> CutoutReader:
+        if self._pinned_reader is None:
+            self._pinned_reader = CutoutReader(
+                self.plan, self.options, cache=self.cache, clock=self._clock, empty=pinned_empty
+            )
+        return self._pinned_reader
 
     def _posted(self, ready: Iterator[tuple[TensorBatch, Account]]) -> Iterator[TensorBatch]:
         """Yield the batches of a worker process, each with its `Parcel`.
@@ -211,18 +240,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         finally:
             self.cache.release(sum(sent))
 
-    def _collated(self, delivery: Delivery) -> tuple[TensorBatch, Account]:
-        clock = self._reader.clock
-        if clock is None:
-            return _tensors(delivery)
-        with clock.time("collate"):
-            return _tensors(delivery)
 
-
-def _tensors(delivery: Delivery) -> tuple[TensorBatch, Account]:
+def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple[TensorBatch, Account]:
     """Return a batch as tensors, and its account."""
-    tensors: TensorBatch = {
-        name: v if isinstance(v, list) else torch.from_numpy(np.ascontiguousarray(v))
-        for name, v in delivery.batch.items()
-    }
-    return tensors, delivery.account
+    with clock.time("collate") if clock is not None else nullcontext():
+        return form.tensors(delivery.batch), delivery.account

@@ -2,7 +2,9 @@
 
 import math
 import re
+from dataclasses import replace
 
+from ..capability import limits_of
 from .check import Check, Finding, Visit
 from .probe import Build, Gpu, TorchProbe
 
@@ -20,8 +22,8 @@ _TOLERANCE = 1e-2
 _BATCHES = 12
 """Batches' worth of GPU memory that a training step takes.
 
-The batch and the next one on its way, the stretched and the turned copy, 4.5 for what the example's network keeps for
-its gradients (measured), and the gradients themselves.
+The batch, its turned copy and a third for the numbers of the pixels that go there, the next batch on its way in 32 and in
+16 bit, 3.5 for what the example's network keeps for its gradients (measured), 3 for outputs and gradients under way.
 """
 
 _WORKSPACE = 200_000_000
@@ -122,7 +124,9 @@ def _one_gpu(probe: TorchProbe, build: Build, index: int, gpu: Gpu, needed: int)
             f"{name}: {memory}, a training step with this batch takes about {needed / 1e9:.1f} GB",
             "give a smaller batch_size, size or fewer bands, or stop what else uses the GPU (nvidia-smi lists it)",
         )
-    return _convolution(probe, f"cuda:{index}", f"{name}, torch {build.version} for {build.platform}, {memory}")
+    found = _convolution(probe, f"cuda:{index}", f"{name}, torch {build.version} for {build.platform}, {memory}")
+    limits = limits_of(gpu.capability)
+    return replace(found, detail=f"{found.detail}; {limits}") if found.status == "pass" and limits else found
 
 
 def _unsupported(name: str, build: Build, gpu: Gpu) -> Finding:

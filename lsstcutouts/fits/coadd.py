@@ -20,6 +20,7 @@ from lsstcutouts.errors import (
     UnsupportedFormatError,
 )
 from lsstcutouts.geom import YX, Box
+from lsstcutouts.memory import Memory
 from lsstcutouts.stages import StageClock
 
 from .bitplanes import first_bit, mask_bits
@@ -28,7 +29,7 @@ from .fused import is_fused
 from .headers import BadStructureError, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
 from .named import Named
-from .pixels import Empty, Unit
+from .pixels import Unit
 from .psf import CellKernels, PsfGrid, cell_kernels
 from .source import ByteSource, LocalSource, open_source
 from .structure import FileStructure, file_structure
@@ -355,7 +356,7 @@ class Coadd:
         rows: Sequence[int] | None = None,
         *,
         clock: StageClock | None = None,
-        empty: Empty = np.empty,
+        memory: Memory | None = None,
     ) -> list[Unit]:
         """Return cache units as `read_units` does, with what the decoder knows of their pixels.
 
@@ -367,15 +368,15 @@ class Coadd:
             How many rows of each unit are wanted, from its first; more may come. All of them by default.
         clock
             Adds up the time of reading and decoding.
-        empty
-            Makes the arrays.
+        memory
+            What the pixels are written to; fresh memory by default.
         """
         layout = self.layout(plane)
         for unit in units:
             if not 0 <= unit < layout.units:
                 raise ConfigurationError(f"unit {unit} of {plane}, which has {layout.units}, of {self.uri}")
         with self._named(plane):
-            return decode_units(self._source, layout, units, rows, clock, empty)
+            return decode_units(self._source, layout, units, rows, clock, memory)
 
     def decodes_rows(self, plane: str) -> bool:
         """Whether `decode` saves time where not every row of a unit is wanted."""

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geom import Box
+from ..memory import Memory
 from ..stages import StageClock
 from .codecs import decode_tiles, rice_padding
 from .fused import decode_fused, is_fused
 from .layout import PlaneLayout
-from .pixels import Empty, Unit
+from .pixels import Unit
 from .source import ByteSource, Streams
 
 __all__ = ["decode_rectangle", "decode_units"]
@@ -30,7 +31,7 @@ def decode_units(
     units: Sequence[int],
     rows: Sequence[int] | None = None,
     clock: StageClock | None = None,
-    empty: Empty = np.empty,
+    memory: Memory | None = None,
 ) -> list[Unit]:
     """Return decoded cache units in the order asked for, read with as few reads as possible.
 
@@ -44,9 +45,10 @@ def decode_units(
         How many rows of each are wanted, from its first; more may come. All of them by default.
     clock
         Adds up the time of reading and decoding.
-    empty
-        Makes the arrays.
+    memory
+        What the pixels are written to; fresh memory by default.
     """
+    memory = memory or Memory()
     start = time.perf_counter()
     if is_fused(layout):
         numbers: list[list[int]] = []
@@ -57,9 +59,9 @@ def decode_units(
     streams = _streams(source, layout, tiles)
     middle = time.perf_counter()
     result = (
-        _fused(layout, tiles, rows, streams, empty)
+        _fused(layout, tiles, rows, streams, memory)
         if is_fused(layout)
-        else _plain(layout, units, numbers, streams, empty)
+        else _plain(layout, units, numbers, streams, memory)
     )
     if clock is not None:
         clock.add("read", middle - start)
@@ -68,7 +70,7 @@ def decode_units(
 
 
 def _fused(
-    layout: PlaneLayout, tiles: NDArray[np.int64], rows: Sequence[int] | None, streams: Streams, empty: Empty
+    layout: PlaneLayout, tiles: NDArray[np.int64], rows: Sequence[int] | None, streams: Streams, memory: Memory
 ) -> list[Unit]:
     """Decode units of one tile each with the kernel, those that it leaves with `decode_tiles`."""
     step = layout.tile_shape.y
@@ -76,12 +78,12 @@ def _fused(
     wanted = high if rows is None else np.minimum(rows, high)
     result: list[Unit] = []
     views: list[memoryview] = []
-    for i, unit in enumerate(decode_fused(layout, tiles, wanted, streams, empty)):
+    for i, unit in enumerate(decode_fused(layout, tiles, wanted, streams, memory)):
         if unit is None:
             views = views or streams.views()
             tile = int(tiles[i])
             result.append(
-                Unit(decode_tiles(layout, layout.tiles_under(layout.unit_box(tile)), [tile], [views[i]], empty))
+                Unit(decode_tiles(layout, layout.tiles_under(layout.unit_box(tile)), [tile], [views[i]], memory.empty))
             )
         else:
             result.append(unit)
@@ -89,13 +91,13 @@ def _fused(
 
 
 def _plain(
-    layout: PlaneLayout, units: Sequence[int], numbers: list[list[int]], streams: Streams, empty: Empty
+    layout: PlaneLayout, units: Sequence[int], numbers: list[list[int]], streams: Streams, memory: Memory
 ) -> list[Unit]:
     views, at = streams.views(), 0
     result: list[Unit] = []
     for unit, tiles in zip(units, numbers, strict=True):
         under = layout.tiles_under(layout.unit_box(unit))
-        result.append(Unit(decode_tiles(layout, under, tiles, views[at : at + len(tiles)], empty)))
+        result.append(Unit(decode_tiles(layout, under, tiles, views[at : at + len(tiles)], memory.empty)))
         at += len(tiles)
     return result
 

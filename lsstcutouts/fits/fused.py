@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels import decode_rice
+from ..memory import Memory
 from .codecs import MOST_FREE_PIXELS, MOST_PIXELS_PER_BYTE, dither_sequence, rice_hole
 from .layout import PLAIN, PlaneLayout
-from .pixels import Empty, Unit
+from .pixels import Unit
 from .source import Streams
 
 __all__ = ["decode_fused", "is_fused"]
@@ -32,7 +33,7 @@ def is_fused(layout: PlaneLayout) -> bool:
 
 
 def decode_fused(
-    layout: PlaneLayout, tiles: NDArray[np.int64], rows: NDArray[np.int64], streams: Streams, empty: Empty
+    layout: PlaneLayout, tiles: NDArray[np.int64], rows: NDArray[np.int64], streams: Streams, memory: Memory
 ) -> list[Unit | None]:
     """Decode tiles that are cache units.
 
@@ -46,8 +47,8 @@ def decode_fused(
         ``(K,)`` how many rows of each are wanted, from its first.
     streams
         Their bytes.
-    empty
-        Makes the arrays.
+    memory
+        What the pixels are written to.
 
     Returns
     -------
@@ -57,7 +58,7 @@ def decode_fused(
     columns = _columns(layout, tiles)
     plausible = _plausible(layout, tiles)
     units = [
-        Unit(empty(shape, np.float32), finite=True)
+        Unit.unwritten(memory, shape)
         for shape in zip(np.where(plausible, rows, 0).tolist(), columns.tolist(), strict=True)
     ]
     status = _decoded(layout, tiles, rows * columns * plausible, units, streams)

@@ -1,13 +1,12 @@
-"""The Lightning data module: catalog, plan, splits, loaders and device transforms, wired together."""
+"""The data module itself."""
 
 import hashlib
 import json
 import logging
 import os
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -16,28 +15,24 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import nn
 
-from .cache import CacheStats, TileCache
-from .catalog import Catalog
-from .cutout import QualityPolicy, ReadOptions
-from .dataset import CutoutDataset, CutoutLoader, TensorBatch
-from .errors import ConfigurationError, PlanError
-from .order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, split_groups
-from .plan import CutoutPlan
-from .planner import SizeLike, build_plan, has_size, parse_bands, parse_size, parse_tract
-from .report import Report
+from ..cache import CacheStats, TileCache
+from ..capability import check_wire
+from ..cutout import QualityPolicy, ReadOptions
+from ..dataset import CutoutDataset, CutoutLoader
+from ..device import TensorBatch, Wire
+from ..errors import ConfigurationError
+from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
+from ..plan import CutoutPlan
+from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
+from ..report import Report
+from .hints import quieten_lightning
+from .plans import catalog_key, fitting
+from .splits import SPLITS, checked_fractions, dealt
+from .steps import DeviceSteps
 
-__all__ = ["SPLITS", "CutoutDataModule"]
+__all__ = ["CutoutDataModule"]
 
 _log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test", "predict")
-
-_FEW_PATCHES = 4
-"""With fewer patches than this, a split by whole patches cannot come near the asked fractions."""
-
-
-_SMALL_SHARE = 0.02
-"""A patch with less than this share of the targets does not count as one of them."""
 
 
 class CutoutDataModule(L.LightningDataModule):
@@ -73,6 +68,11 @@ class CutoutDataModule(L.LightningDataModule):
         ``data.transforms(batch)`` itself.
     augmentations
         Module over a batch, run on the device after ``transforms``, in training only.
+    compile
+        Whether the trainer runs ``transforms`` and ``augmentations`` compiled, as one; they see tensors only then. On a
+        GPU older than compute capability 7.0 they run as they are, and a warning says so.
+    wire, channels_last
+        Type in which pixels travel to the device, and memory layout of ``image`` there, as in `CutoutLoader`.
     plan
         A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
         plan in use (with one catalog a split, ``splits`` holds each).
@@ -112,6 +112,9 @@ class CutoutDataModule(L.LightningDataModule):
         cache_bytes: float | str = "auto",
         transforms: nn.Module | None = None,
         augmentations: nn.Module | None = None,
+        compile: bool = False,  # noqa: A002 - torch's own word
+        wire: Wire = "float32",
+        channels_last: bool = False,
         plan: str | os.PathLike[str] | CutoutPlan | None = None,
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
@@ -140,15 +143,17 @@ class CutoutDataModule(L.LightningDataModule):
             raise ConfigurationError(f"num_workers={num_workers} and threads={threads} cannot be")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
-        self.fractions = _checked_fractions(splits)
+        self.fractions = checked_fractions(splits)
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.transforms = transforms or nn.Identity()
         self.augmentations = augmentations or nn.Identity()
+        self._steps = DeviceSteps(compile=compile)
+        check_wire(wire)
+        self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
-        self._device = torch.device("cpu")
         self.loaders: dict[str, CutoutLoader] = {}
         """Latest loader of each split that was asked for."""
         self._past = CacheStats()  # of worker processes of earlier loaders
@@ -196,7 +201,7 @@ class CutoutDataModule(L.LightningDataModule):
         """Load or make the plan and deal its targets to the splits."""
         if self.splits:
             return
-        _quieten_lightning()
+        quieten_lightning()
         prepared = self.trainer is not None
         plans = {n: self._load(n) if prepared else self._build(c) for n, c in self._catalogs().items()}
         if isinstance(self.plan, CutoutPlan):
@@ -205,7 +210,11 @@ class CutoutDataModule(L.LightningDataModule):
             plans[""] = self._fitting(CutoutPlan.load(self.plan))
         if "" in plans:
             self.plan = plans[""]
-        self.splits = self._dealt(plans[""]) if "" in plans else {n: (p, np.arange(len(p))) for n, p in plans.items()}
+        self.splits = (
+            dealt(plans[""], self.fractions, self.seed)
+            if "" in plans
+            else {n: (p, np.arange(len(p))) for n, p in plans.items()}
+        )
 
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
@@ -236,20 +245,13 @@ class CutoutDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
         """Run the transforms on the device; augmentations too while training."""
-        image = batch["image"] if "image" in batch else batch["object_id"]
-        if isinstance(image, torch.Tensor) and image.device != self._device:
-            # A data module is no module of Lightning's: nobody else moves these.
-            self._device = image.device
-            self.transforms.to(self._device)
-            self.augmentations.to(self._device)
-        batch = cast("TensorBatch", self.transforms(batch))
         if self.trainer is None or not self.trainer.training:
-            return batch
+            return self._steps.run(batch, [self.transforms])
         for module in self.augmentations.modules():
             set_epoch = getattr(module, "set_epoch", None)
             if callable(set_epoch) and self._train_loader is not None:
                 set_epoch(self._train_loader.epoch)
-        return cast("TensorBatch", self.augmentations(batch))
+        return self._steps.run(batch, [self.transforms, self.augmentations])
 
     @property
     def waited(self) -> float:
@@ -303,6 +305,10 @@ class CutoutDataModule(L.LightningDataModule):
         self.loaders[split] = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
+            device=self._device(),
+            wire=self.wire,
+            channels_last=self.channels_last,
+            pin_memory=None if self.trainer is None else self._device() is not None,
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
@@ -310,6 +316,11 @@ class CutoutDataModule(L.LightningDataModule):
 
     def _has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split][1]) > 0
+
+    def _device(self) -> torch.device | None:
+        """Return the trainer's GPU: batches that are there already, Lightning does not copy."""
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        return device if device is not None and device.type == "cuda" else None
 
     def _share(self) -> Share:
         if self.trainer is None:
@@ -326,19 +337,7 @@ class CutoutDataModule(L.LightningDataModule):
 
     def _fitting(self, plan: CutoutPlan) -> CutoutPlan:
         """Return a plan that was given, if it is what the other arguments say."""
-        asked = {"bands": self.bands, "size": self.size, "dataset_type": self.dataset_type}
-        for name, value in asked.items():
-            fits = has_size(plan, self.size) if name == "size" else getattr(plan, name) == value
-            if not fits:
-                raise PlanError(
-                    f"the plan has {name}={getattr(plan, name)!r} and the data module {value!r}; make it again"
-                )
-        lacking = [c for c in self.columns if c not in plan.columns]
-        if lacking:
-            raise PlanError(
-                f"the plan lacks the columns {', '.join(lacking)}; make it again with columns={self.columns!r}"
-            )
-        return plan
+        return fitting(plan, bands=self.bands, size=self.size, dataset_type=self.dataset_type, columns=self.columns)
 
     def _build(self, catalog: Any) -> CutoutPlan:
         plan = build_plan(
@@ -364,7 +363,7 @@ class CutoutDataModule(L.LightningDataModule):
     def _plan_file(self, name: str) -> Path:
         """Return where the plan waits: known to every process of this run from its settings alone."""
         catalog = self.catalog[name] if name else self.catalog
-        source = self._catalog_key(catalog)
+        source = catalog_key(catalog, self.columns)
         settings = [
             self.repo,
             self.collections,
@@ -380,47 +379,5 @@ class CutoutDataModule(L.LightningDataModule):
         root = self.trainer.default_root_dir if self.trainer is not None else "."
         return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
 
-    def _catalog_key(self, catalog: Any) -> str:
-        """Return what tells a catalog from another one, and from an earlier state of its file."""
-        if isinstance(catalog, str | os.PathLike):
-            path = Path(catalog)
-            state = path.stat() if path.exists() else None
-            return f"{path.absolute()} {state and (state.st_mtime_ns, state.st_size)}"
-        return Catalog.from_any(catalog, columns=self.columns).fingerprint()
-
     def _load(self, name: str) -> CutoutPlan:
         return CutoutPlan.load(self._plan_file(name))
-
-    def _dealt(self, plan: CutoutPlan) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
-        # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
-        share = np.bincount(plan.primary) / len(plan)
-        by_patch = int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES
-        if not by_patch:
-            _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
-        groups = plan.sky_groups(blocks=not by_patch)
-        dealt = split_groups(groups, self.fractions, seed=self.seed)
-        return {**{name: (plan, rows) for name, rows in dealt.items()}, "predict": (plan, np.arange(len(plan)))}
-
-
-def _checked_fractions(splits: Mapping[str, float] | None) -> dict[str, float]:
-    fractions = {"train": 0.8, "val": 0.2} if splits is None else {str(k): float(v) for k, v in splits.items()}
-    unknown = set(fractions) - {"train", "val", "test"}
-    if unknown:
-        raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
-    if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-6:
-        raise ConfigurationError(f"the fractions of splits must lie in 0..1 and add up to 1, got {fractions}")
-    return fractions
-
-
-_HINTS: Iterable[str] = (
-    # The loader's length is exact on every rank and for any number of workers: batches are dealt by number.
-    r".*`IterableDataset` has `__len__` defined.*",
-    # Threads inside the process feed the device; worker processes would be slower.
-    r".*does not have many workers.*",
-)
-
-
-def _quieten_lightning() -> None:
-    """Hide two hints of Lightning that would mislead here."""
-    for message in _HINTS:
-        warnings.filterwarnings("ignore", message=message)
