@@ -302,6 +302,15 @@ def test_words_compare_worker_processes_and_threads() -> None:
     assert any("waits for data in 30%" in text for text in told)
 
 
+def test_words_tell_a_busy_machine_from_threads_that_hinder_each_other() -> None:
+    known = {"cache": "cold", "order": "shuffled"}
+    ours = [entry("loader", 1000.0, **known), entry("loader", 900.0, threads=2, **known)]
+    bare = [entry("bare decode", 2000.0), entry("bare decode", 3900.0, threads=2)]
+    assert "2 threads are slower than one (0.90 times): threads=1" in advice([*ours, *bare], [], 2)[0]
+    busy = [bare[0], entry("bare decode", 2100.0, threads=2)]
+    assert "decoding alone 1.05 times: the machine has no more cores to give now" in advice([*ours, *busy], [], 2)[0]
+
+
 # The verb.
 
 

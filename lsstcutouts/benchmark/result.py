@@ -102,7 +102,7 @@ class BenchmarkResult:
             str(entry.threads),
             str(entry.workers),
             _rate(entry.median),
-            f"{_rate(min(entry.rates))} .. {_rate(max(entry.rates))}",
+            f"{_short(min(entry.rates))} .. {_short(max(entry.rates))}",
             "" if ceiling is None else f"{ceiling:.2f}",
             "" if butler is None else f"{butler:,.0f}" if butler >= 10 else f"{butler:.1f}",
         ]
@@ -123,6 +123,10 @@ class BenchmarkResult:
             bound = f"{sense} {_number(target.bound)}"
             table.add_row(figure, f"{_number(target.value)}{unit}", bound, _VERDICTS[target.met])
         return table
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 10_000 else _rate(value)
 
 
 def _rate(value: float) -> str:

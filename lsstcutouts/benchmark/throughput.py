@@ -1,5 +1,6 @@
 """Cutouts a second of every way in every regime of a scene, and where the time goes."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -89,6 +90,7 @@ def measure_scene(
     settings = scenery.settings
     with _closing(scenery.ways()) as ways:
         check_pixels([way for way, _ in ways], scenery.field)
+        gc.collect()  # so that it is nobody's run in which this falls due
         rates = interleaved([way for way, _ in ways], settings.repeats, settings.least_seconds, after)
         entries = [entry_of(scenery.field, way, regime, each) for (way, regime), each in zip(ways, rates, strict=True)]
     in_process = [e for e in entries if e.way == "loader" and e.workers == 0]

@@ -1,6 +1,5 @@
 """Measuring several ways side by side."""
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -65,7 +64,6 @@ def interleaved(
         Told each way when a run of it is over.
     """
     rates: list[list[float]] = [[] for _ in ways]
-    gc.collect()  # so that it is nobody's run in which this falls due
     for run in range(repeats):
         for way, of in zip(ways, rates, strict=True):
             if run < way.most_runs:
