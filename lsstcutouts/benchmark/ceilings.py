@@ -18,6 +18,7 @@ from ..memory import Memory
 from .bare import Compressed, bare_decode, compressed_units, decoded
 from .fields import Field
 from .ours import consume
+from .timing import MANY
 
 __all__ = ["BareCopyWay", "BareDecodeWay", "Ceilings", "InMemoryWay"]
 
@@ -80,6 +81,7 @@ class BareDecodeWay:
     """The codecs over exactly the tiles that the boxes touch, each once, their bytes already in memory."""
 
     name = "bare decode"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, threads: int) -> None:
         self._ceilings, self._threads = ceilings, threads
@@ -104,6 +106,7 @@ class BareCopyWay:
     """Each box copied from decoded planes into one array ``(batch, B, Y, X)`` that is there already."""
 
     name = "bare copy"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, threads: int, batch_size: int) -> None:
         self._ceilings, self._threads = ceilings, threads
@@ -172,6 +175,7 @@ class InMemoryWay:
     """A `TensorDataset` of the same cutouts through a plain `DataLoader` with the same batch size and processes."""
 
     name = "in memory"
+    most_runs = MANY
 
     def __init__(self, ceilings: Ceilings, *, shuffle: bool, workers: int, batch_size: int) -> None:
         self._ceilings, self._shuffle, self._workers, self._batch_size = ceilings, shuffle, workers, batch_size

@@ -14,6 +14,7 @@ from ..dataset import CutoutDataset, CutoutLoader
 from ..stages import StageClock
 from .fields import Field
 from .settings import Regime
+from .timing import MANY
 
 __all__ = ["LoaderWay", "ReaderWay", "consume"]
 
@@ -65,6 +66,8 @@ class LoaderWay:
         self.field, self.regime, self._cache = field, regime, cache
         self._batch_size, self._cache_bytes, self._seed = batch_size, cache_bytes, seed
         self.clock = clock
+        # Starting worker processes takes seconds, and nearly all of such a pass.
+        self.most_runs = 2 if regime.workers and regime.cache == "cold" else MANY
         self._kept: CutoutLoader | None = None
         self.latest: TileCache = cache
         """The cache of the latest pass."""
@@ -119,6 +122,7 @@ class ReaderWay:
     """`CutoutReader.read`, batch by batch, in the calling thread: no pool, no loader."""
 
     name = "reader"
+    most_runs = MANY
 
     def __init__(
         self, field: Field, regime: Regime, cache: TileCache, *, batch_size: int, cache_bytes: float | str = "auto"

@@ -15,7 +15,7 @@ from ..cutout.masks import places_of, renumbered
 from ..fits import open_coadd
 from ..geom import Box
 from .fields import Field
-from .timing import Way
+from .timing import MANY, Way
 
 __all__ = ["AstropyWay", "ButlerWay", "FitsioWay", "peers_of"]
 
@@ -26,6 +26,7 @@ class _Peer:
     """Reads box by box, band by band, plane by plane; files that it opens stay open until the pass is over."""
 
     name = ""
+    most_runs = MANY
 
     def __init__(self, field: Field, rows: NDArray[np.int64]) -> None:
         self.field, self.rows = field, rows

@@ -80,7 +80,9 @@ class BenchmarkResult:
     def _table(self, scene: tuple[str, str, int, str]) -> Table:
         entries = [entry for entry in self.entries if entry.scene == scene]
         release, density, size, planes = scene
-        title = f"{release} {density}, {size} px, planes: {planes} (medians of {len(entries[0].rates)})"
+        title = (
+            f"{release} {density}, {size} px, planes: {planes} (medians of {max(len(e.rates) for e in entries)} runs)"
+        )
         # Narrow enough for a terminal of 80 columns.
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
         headings = ("way", "regime", "thr", "wrk", "cutouts/s", "min .. max", "/ceil", "/butler")
@@ -100,7 +102,7 @@ class BenchmarkResult:
             str(entry.threads),
             str(entry.workers),
             _rate(entry.median),
-            f"{_rate(min(entry.rates))} .. {_rate(max(entry.rates))}",
+            f"{_short(min(entry.rates))} .. {_short(max(entry.rates))}",
             "" if ceiling is None else f"{ceiling:.2f}",
             "" if butler is None else f"{butler:,.0f}" if butler >= 10 else f"{butler:.1f}",
         ]
@@ -121,6 +123,10 @@ class BenchmarkResult:
             bound = f"{sense} {_number(target.bound)}"
             table.add_row(figure, f"{_number(target.value)}{unit}", bound, _VERDICTS[target.met])
         return table
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:.1f}k" if value >= 10_000 else _rate(value)
 
 
 def _rate(value: float) -> str:

@@ -130,7 +130,7 @@ class Settings:
     cache_bytes: float | str = "auto"
     repeats: int = 5
     least_seconds: float = 0.3
-    butler_targets: int = 40
+    butler_targets: int = 30
     peer_targets: int = 200
     planning_targets: int = 1_000_000
     planning_patches: int = 1000

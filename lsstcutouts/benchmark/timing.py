@@ -1,19 +1,24 @@
 """Measuring several ways side by side."""
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["Way", "interleaved", "measured"]
+__all__ = ["MANY", "Way", "interleaved", "measured"]
+
+
+MANY = 1_000_000
+"""More runs than anyone asks for."""
 
 
 class Way(Protocol):
     """One way to read the targets of a field."""
 
     name: str
+    most_runs: int
+    """Runs beyond which another one is not worth its time."""
 
     def prepare(self) -> Callable[[], int]:
         """Return what is measured: one pass over the targets, which says how many cutouts it gave.
@@ -52,16 +57,16 @@ def interleaved(
     ways
         What to measure.
     repeats
-        Runs of each.
+        Runs of each, or as many as are worth their time.
     least_seconds
         As in `measured`.
     after
         Told each way when a run of it is over.
     """
     rates: list[list[float]] = [[] for _ in ways]
-    for _ in range(repeats):
-        gc.collect()  # so that it is nobody's run in which this falls due
+    for run in range(repeats):
         for way, of in zip(ways, rates, strict=True):
-            of.append(measured(way, least_seconds))
+            if run < way.most_runs:
+                of.append(measured(way, least_seconds))
             after(way)
     return [tuple(of) for of in rates]

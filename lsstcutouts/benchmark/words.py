@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .entries import Entry, Profile, find
+from .entries import Entry, Profile, find, ratio
 
 __all__ = ["advice"]
 
@@ -37,8 +37,8 @@ def advice(
     chosen = [profile for profile in profiles if profile.entry.order in orders]
     found = [_of_profile(profile, cores) for profile in chosen]
     found += [_of_cache(profile) for profile in profiles]
-    found += [_of_threads(one, loaders) for one in loaders if one.threads > 1 and one.order in orders]
-    found += [_of_workers(one, loaders) for one in loaders if one.workers > 0 and one.order in orders]
+    found += [_of_threads(one, entries) for one in loaders if one.threads > 1 and one.order in orders]
+    found += [_of_workers(one, entries) for one in loaders if one.workers > 0 and one.order in orders]
     found.append(_of_waiting(waiting))
     return list(dict.fromkeys(text for text in found if text))
 
@@ -93,6 +93,13 @@ def _of_threads(entry: Entry, entries: Sequence[Entry]) -> str:
         return ""
     times = entry.median / one.median
     where = f"{_scene(entry)}, {entry.cache}, {entry.order}"
+    bare = [find(entries, "bare decode", scene=entry.scene, threads=n) for n in (entry.threads, 1)]
+    alone = ratio(*bare)
+    if alone is not None and alone < _SPEEDUP:
+        return (
+            f"{where}: {entry.threads} threads bring {times:.2f} times the speed of one, and decoding alone {alone:.2f} "
+            "times: the machine has no more cores to give now; close other programs and measure again"
+        )
     if times < _SLOWER:
         return f"{where}: {entry.threads} threads are slower than one ({times:.2f} times): threads=1"
     return f"{where}: {entry.threads} threads bring only {times:.2f} times the speed of one; something else limits"
