@@ -158,7 +158,7 @@ class Memory:
         while self._large:
             self._drop_oldest()
         with self._lock:
-            for pieces in self._pieces.values():
+            for pieces in list(self._pieces.values()):  # another thread may add a size meanwhile
                 idle = _drained(pieces)
                 free = Counter(id(piece.slab) for piece in idle)
                 # With the last of its pieces a slab goes.

@@ -73,7 +73,8 @@ def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepositor
 def test_a_small_cache_gives_the_same_pixels(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     targets = np.arange(len(plan))
-    reader = CutoutReader(plan, cache=TileCache(300_000))
+    batch_bytes = len(plan) * len(plan.bands) * plan.size.y * plan.size.x * 4
+    reader = CutoutReader(plan, cache=TileCache(batch_bytes + 300_000))
     tiny = reader.read(targets)["image"]
     assert reader.cache.stats().evictions > 0
     np.testing.assert_array_equal(tiny, CutoutReader(plan, cache=TileCache("100 MB")).read(targets)["image"])
