@@ -86,7 +86,7 @@ def test_everything_is_every_value_of_every_setting() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"size": 0}, {"threads": []}, {"release": "dp9"}, {"planes": "mask"}, {"device": "cuda"}, {"repeats": 1.5}],
+    [{"size": 0}, {"threads": []}, {"release": "dp9"}, {"planes": "mask"}, {"device": "tpu"}, {"repeats": 1.5}],
 )
 def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
@@ -178,7 +178,9 @@ def test_bare_decode_gives_the_pixels_of_the_file(dp2_repo: SimulatedRepository)
     memory = Memory()
     for part in compressed_units(one):
         with open_coadd(one.plan.files.uri[one.plan.patches.files[part.patch, part.band]]) as coadd:
-            units = zip(decoded(part, memory), coadd.read_units(part.plane, part.units.tolist()), part.rows, strict=True)
+            units = zip(
+                decoded(part, memory), coadd.read_units(part.plane, part.units.tolist()), part.rows, strict=True
+            )
             for found, whole, rows in units:
                 assert len(found) >= min(rows, len(whole))
                 np.testing.assert_array_equal(found, whole[: len(found)])
