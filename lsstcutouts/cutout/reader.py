@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cache import TileCache
 from ..errors import ConfigurationError
+from ..kernels import load_kernels
 from ..memory import Memory
 from ..plan import CutoutPlan
 from ..stages import StageClock
@@ -96,6 +97,7 @@ class CutoutReader:
         self.options.check_size(plan.size)
         if "psf" in self.options.planes:
             psf_shape(plan)
+        load_kernels()
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
@@ -143,7 +145,8 @@ class CutoutReader:
         """
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        size = min(max(_LEAST_PART, -(-len(near) // threads)), _LARGEST_PART)
+        # Two parts a thread: at the end of a pass no thread waits long for the others.
+        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads))), _LARGEST_PART)
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
         return Pending(
             pool, [partial(self._fill, work, part) for part in parts], lambda: then(self._finished(work, pad=pad))

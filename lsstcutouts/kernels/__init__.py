@@ -6,9 +6,12 @@ them out.
 """
 
 import os
+from functools import cache
 from importlib.util import find_spec
 
-__all__ = ["FUSED", "decode_rice", "paste_rows"]
+import numpy as np
+
+__all__ = ["FUSED", "decode_rice", "load_kernels", "paste_rows"]
 
 if os.environ.get("LSSTCUTOUTS_KERNELS") != "plain" and find_spec("numba") is not None:
     from .paste import paste_rows
@@ -18,3 +21,16 @@ if os.environ.get("LSSTCUTOUTS_KERNELS") != "plain" and find_spec("numba") is no
 else:
     decode_rice = paste_rows = None  # type: ignore[assignment]
     FUSED = False
+
+
+@cache
+def load_kernels() -> None:
+    """Have the machine code ready before the first batch is waited for: a second, once in a process.
+
+    The very first time it is compiled, which takes some seconds; from then on it is on disk.
+    """
+    if not FUSED:
+        return
+    places, numbers, floats = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0)
+    decode_rice(places, places, places, numbers, 32, 1, floats, floats, floats, numbers, numbers, True, numbers, False)
+    paste_rows(np.zeros((0, 8), np.int64), places, numbers, 0, 0, 0)
