@@ -1,5 +1,6 @@
 """The data access layer as a user has it."""
 
+import gc
 import hashlib
 import os
 import pickle
@@ -242,3 +243,13 @@ def test_sizes_on_the_sky(dp2_repo: SimulatedRepository) -> None:
     catalog = Catalog.from_any(dp2_repo.truth)
     with fetcher_of(dp2_repo, size=("4 arcsec", "6.2 arcsec")) as fetcher:
         assert fetcher.fetch(catalog.ra[:2], catalog.dec[:2])["image"].shape == (2, 3, 20, 31)
+
+
+def test_nothing_stays_reserved_after_many_fetches(dp2_repo: SimulatedRepository) -> None:
+    with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=100, cache_bytes="20 MB") as fetcher:
+        plan = fetcher.plan(dp2_repo.truth)
+        for _ in range(30):  # of 9.6 MB
+            fetcher.fetch_plan(plan)
+        gc.collect()
+        assert fetcher.cache_info().reserved == 0
+        assert fetcher.cache_info().entries > 0

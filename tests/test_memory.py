@@ -67,6 +67,19 @@ def test_large_memory_is_counted_and_few_pieces_wait() -> None:
     assert sum(held) == 0
 
 
+def test_what_waits_goes_back_with_the_last_user() -> None:
+    held = []
+    memory = Memory(taken=held.append, returned=lambda nbytes: held.append(-nbytes))
+    first, second = (memory.empty((600, 600), np.float32) for _ in range(2))
+    del first, memory
+    gc.collect()
+    assert sum(held) == 2 * 1_440_000  # the second array still lives
+    second.fill(1)
+    del second
+    gc.collect()
+    assert sum(held) == 0
+
+
 def test_slabs_without_an_array_go_back() -> None:
     memory = Memory()
     arrays = [memory.empty((150, 150), np.float32) for _ in range(400)]  # three slabs
