@@ -26,7 +26,7 @@ from lsstcutouts.errors import (
     ReadError,
 )
 from lsstcutouts.fits import Coadd, PlaneLayout, open_coadd
-from lsstcutouts.fits.source import RemoteSource, read_extents
+from lsstcutouts.fits.source import RemoteSource, Streams
 from lsstcutouts.geom import YX, Box
 from lsstcutouts.simulate import SimulatedRepository
 
@@ -322,7 +322,8 @@ class CountingSource:
 def test_neighbouring_extents_are_one_read(extents: list[tuple[int, int]], gap: int) -> None:
     data = bytes(np.random.default_rng(1).integers(0, 256, 1000, np.uint8))
     source = CountingSource(data, gap)
-    views = read_extents(source, [o for o, _ in extents], [n for _, n in extents], b"\xff" * 7)
+    offsets, sizes = np.array(extents, np.int64).reshape(-1, 2).T
+    views = Streams(source, offsets, sizes, b"\xff" * 7).views()
     assert [bytes(v) for v in views] == [data[o : o + n] for o, n in extents]
     for (a, n), (b, _) in zip(source.reads, source.reads[1:], strict=False):
         assert b - (a + n) > gap

@@ -429,6 +429,10 @@ class Counted(LocalSource):
         self.reads.append((offset, length))
         return super().read(offset, length)
 
+    def read_into(self, offset: int, to: memoryview) -> None:
+        self.reads.append((offset, len(to)))
+        super().read_into(offset, to)
+
 
 @pytest.mark.parametrize("name", ["dp2_repo", "lossless_repo"])
 def test_one_kernel_is_one_read(name: str, request: pytest.FixtureRequest) -> None:

@@ -13,7 +13,7 @@ from ..cutout.depth import Depths
 from ..fits import PlaneLayout, open_coadd
 from ..fits.codecs import decode_tiles, rice_padding
 from ..fits.fused import decode_fused, is_fused
-from ..fits.source import Streams, open_source, read_extents
+from ..fits.source import Streams, open_source
 from ..memory import Memory
 from .fields import Field
 
@@ -147,7 +147,7 @@ def _read(
     flat = np.array([tile for each in tiles for tile in each], np.int64)
     source = open_source(path)
     try:
-        streams = read_extents(source, layout.offsets[flat].tolist(), layout.sizes[flat].tolist())
+        streams = Streams(source, layout.offsets[flat], layout.sizes[flat]).views()
         padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
         return Compressed(*where, layout, units, rows, tiles, KeptStreams(streams, padding))
     finally:

@@ -1,5 +1,6 @@
 """The ways that one would write without this package, each over one box after another."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ __all__ = ["AstropyWay", "ButlerWay", "FitsioWay", "peers_of"]
 type Array = NDArray[Any]
 
 
-class _Peer:
+class _Peer(ABC):
     """Reads box by box, band by band, plane by plane; files that it opens stay open until the pass is over."""
 
     name = ""
@@ -44,12 +45,12 @@ class _Peer:
         image = planes["image"]
         return planes | {"image": np.where(np.isfinite(image), image, np.float32(0))}
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - one of them may have something to close
         """Do nothing: a pass closes its files."""
 
+    @abstractmethod
     def reader(self, stack: ExitStack) -> Callable[[int, int, str, Box], Array]:
         """Return what reads a plane: patch (row of the plan's table), band, plane, box in tract pixels."""
-        raise NotImplementedError
 
     def _run(self) -> int:
         with ExitStack() as stack:
@@ -117,13 +118,13 @@ class _FilePeer(_Peer):
                 places = places_of(coadd, field.mask_planes) if "mask" in hdus else []
                 self._known[patch, band] = coadd.bbox, hdus, places
 
+    @abstractmethod
     def open(self, path: str, stack: ExitStack) -> Any:
         """Return an open file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cut(self, file: Any, hdu: int, y: slice, x: slice) -> Array:
         """Return a part of an HDU."""
-        raise NotImplementedError
 
     def reader(self, stack: ExitStack) -> Callable[[int, int, str, Box], Array]:
         """Return what reads a plane."""

@@ -18,7 +18,7 @@ from lsstcutouts.geom import YX, Box
 from .codecs import decode_tiles, rice_padding
 from .headers import BadStructureError, UnknownFeatureError
 from .layout import PlaneLayout
-from .source import ByteSource, read_extents
+from .source import ByteSource, Streams
 from .structure import FileStructure
 from .tables import kernel_layout, table_size
 from .tail import box, member, pair, read_tree, whole
@@ -109,9 +109,9 @@ class CellKernels:
             if not 0 <= cell < self.cells.grid.y * self.cells.grid.x or cell in self.cells.missing:
                 raise ConfigurationError(f"cell {cell} of {self.cells.grid} cells has no PSF in {source.uri}")
         groups, n = [self._group(cell) for cell in cells], self.offsets.shape[1]
-        offsets, sizes = self.first + self.offsets[groups].astype(np.int64), self.sizes[groups]
+        offsets, sizes = self.first + self.offsets[groups].astype(np.int64), self.sizes[groups].astype(np.int64)
         padding = rice_padding(self.layout.rice[0]) if self.layout.compression == "RICE_1" else b""
-        streams = read_extents(source, offsets.ravel().tolist(), sizes.ravel().tolist(), padding)
+        streams = Streams(source, offsets.ravel(), sizes.ravel(), padding).views()
         kernels = []
         for i, (cell, group) in enumerate(zip(cells, groups, strict=True)):
             pixels = self._decode(cell, range(group * n, (group + 1) * n), streams[i * n : (i + 1) * n])

@@ -20,7 +20,7 @@ from .translate import complete, translated
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
 
-__all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "Streams", "open_source", "read_extents"]
+__all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "Streams", "open_source"]
 
 _LARGEST_READ = 8 << 20
 """Bytes after which a run of neighbouring tiles is split, so that one call never holds a whole file."""
@@ -174,30 +174,6 @@ def _resource(uri: "str | ResourcePath") -> "ResourcePath":
         return ResourcePath(uri, forceDirectory=False)
     except (NotImplementedError, ValueError) as error:
         raise ReadError(f"{without_query(str(uri))} is no URI that can be read: {error}") from error
-
-
-def read_extents(
-    source: ByteSource, offsets: Sequence[int], sizes: Sequence[int], padding: bytes = b""
-) -> list[memoryview]:
-    """Return the bytes of several extents, those that lie close together with one read.
-
-    Parameters
-    ----------
-    source
-        The file.
-    offsets, sizes
-        Extents in bytes, in any order.
-    padding
-        What follows the last byte of every read in memory.
-    """
-    views: list[memoryview] = [memoryview(b"")] * len(offsets)
-    for members, start, stop in _runs(offsets, sizes, source.gap):
-        data = source.read(start, stop - start)
-        view = memoryview(data + padding if padding else data)
-        for i in members:
-            at = offsets[i] - start
-            views[i] = view[at : at + sizes[i]]
-    return views
 
 
 class Streams:

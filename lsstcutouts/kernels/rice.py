@@ -51,15 +51,19 @@ def _has_hole(address: int, size: int, hole: int) -> bool:
 
 
 @compiled
+def _filled(window, have, at):  # type: ignore[no-untyped-def]
+    """Return the window with as many whole bytes of the stream as fit, bits in it, and the address behind them."""
+    taken = (64 - have) >> 3
+    return window | (load_big_endian(at) >> uint64(have)), have + taken * 8, at + uint64(taken)
+
+
+@compiled
 def _block(window, have, at, end, last, split, count, values):  # type: ignore[no-untyped-def]
     """Decode the differences of one block into ``values``; returns window, bits in it, address and last pixel."""
     shift, step = uint64(63 - split), uint64(split + 1)
     for j in range(count):
         if have <= _WINDOW:
-            window |= load_big_endian(at) >> uint64(have)
-            taken = (64 - have) >> 3
-            at += uint64(taken)
-            have += taken * 8
+            window, have, at = _filled(window, have, at)
         zeros = leading_zeros(window)
         if zeros + step <= uint64(have):
             window <<= zeros
@@ -80,10 +84,7 @@ def _block(window, have, at, end, last, split, count, values):  # type: ignore[n
             zeros += more
             have -= int64(more) + 1
             if have <= _WINDOW:
-                window |= load_big_endian(at) >> uint64(have)
-                taken = (64 - have) >> 3
-                at += uint64(taken)
-                have += taken * 8
+                window, have, at = _filled(window, have, at)
             code = (zeros << uint64(split)) | ((window >> uint64(1)) >> shift)
             window <<= uint64(split)
             have -= split
@@ -97,10 +98,7 @@ def _raw_block(window, have, at, last, count, values):  # type: ignore[no-untype
     """Read the differences of a block that is stored as it is."""
     for j in range(count):
         if have <= _WINDOW:
-            window |= load_big_endian(at) >> uint64(have)
-            taken = (64 - have) >> 3
-            at += uint64(taken)
-            have += taken * 8
+            window, have, at = _filled(window, have, at)
         last = _difference(window >> uint64(32), last)
         values[j] = last
         window <<= uint64(32)
@@ -135,10 +133,7 @@ def _tile(address, size, count, block, scale, zero, dither, starts, entry, zeros
     while done < count:
         length = min(block, count - done)
         if have <= _WINDOW:
-            window |= load_big_endian(at) >> uint64(have)
-            taken = (64 - have) >> 3
-            at += uint64(taken)
-            have += taken * 8
+            window, have, at = _filled(window, have, at)
         split = int64(window >> uint64(59)) - 1
         window <<= uint64(5)
         have -= 5
