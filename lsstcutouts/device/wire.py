@@ -33,7 +33,7 @@ def packed(batch: TensorBatch, wire: Wire, *, pin: bool = False) -> TensorBatch:
 
     For float16 (11 bits of significand) each band is divided by a power of two, chosen by its largest finite value in
     this batch, which half of the range can hold: values come back within a relative 2^-11 down to 2^-28 of the band's
-    largest, below that within an absolute 2^-39 of it. With bfloat16 (8 bits) they come back within a relative 2^-8,
+    largest, below that within an absolute 2^-39 of it, and subnormal numbers of float32 within 2^-149 more. With bfloat16 (8 bits) they come back within a relative 2^-8,
     as long as they are normal numbers of float32. NaN, infinities and zeros come back as they were; beyond 3.38e38, at
     the very end of float32's range, values can become infinite.
 
