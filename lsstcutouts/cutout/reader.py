@@ -227,13 +227,13 @@ class Pending[T]:
         return self._finished.result()
 
     def _run(self, part: Callable[[], None]) -> None:
+        sound = False
         try:
             part()
-        except BaseException:
-            self._failed = True
-            raise
+            sound = True
         finally:
             with self._lock:
+                self._failed |= not sound
                 self._left -= 1
                 last = self._left == 0
         if last and not self._failed:
