@@ -16,7 +16,7 @@ LAYERS = {
         ["writing", "geom", "catalog", "order", "retry", "foreign", "stages", "capability", "kernels", "memory"], 1
     ),
     **dict.fromkeys(["skymap", "fits", "cache", "plan"], 2),
-    **dict.fromkeys(["butler", "cutout"], 3),
+    **dict.fromkeys(["butler", "cutout", "splits"], 3),
     **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
     "dataset": 6,

@@ -152,7 +152,7 @@ def test_the_last_checkpoint_is_kept(dp2_repo: SimulatedRepository, tmp_path: Pa
 
 
 def test_sizes_are_shown_for_people() -> None:
-    from lsstcutouts.callbacks import _text
+    from lsstcutouts.callbacks.monitor import _text
 
     assert _text(CacheStats(hits=98, misses=2, bytes=1_234_000_000), 0.034) == "98 %, 1.2 GB; waiting 3 %"
     assert _text(CacheStats(bytes=55_000_000), 0.0) == "0 %, 55 MB; waiting 0 %"

@@ -1,6 +1,6 @@
 """The Lightning data module: catalog, plan, splits, loaders and device transforms, wired together."""
 
+from ..splits import SPLITS
 from .module import CutoutDataModule
-from .splits import SPLITS
 
 __all__ = ["SPLITS", "CutoutDataModule"]

@@ -25,9 +25,9 @@ from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
 from ..plan import CutoutPlan
 from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
 from ..report import Report
+from ..splits import SPLITS, checked_fractions, dealt
 from .hints import quieten_lightning
 from .plans import catalog_key, fitting
-from .splits import SPLITS, checked_fractions, dealt
 from .steps import DeviceSteps
 
 __all__ = ["CutoutDataModule"]

@@ -1,44 +1,14 @@
-"""Lightning callbacks: how fast a training consumes cutouts, what the cache does, and a checkpoint after each epoch."""
+"""What the tile cache does in a training."""
 
-import time
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 
-from .cache import CacheStats, shown_bytes
-from .errors import ConfigurationError
+from ..cache import CacheStats, shown_bytes
+from ..errors import ConfigurationError
+from .throughput import Throughput
 
-__all__ = ["CacheMonitor", "KeepLast", "Throughput"]
-
-
-class Throughput(Callback):
-    """Measure how many targets the training loop consumes a second, pauses between epochs left out."""
-
-    def __init__(self) -> None:
-        self.targets, self.seconds = 0, 0.0
-        self._mark = 0.0
-
-    @property
-    def cutouts_per_second(self) -> float:
-        """Targets a second over all training epochs."""
-        return self.targets / self.seconds if self.seconds else 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start as with an epoch: Lightning does not start one anew that it resumes in the middle."""
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Start the clock of an epoch."""
-        self._mark = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Count the batch and the time since the last one, waiting included."""
-        now = time.perf_counter()
-        self.targets += len(batch["object_id"])
-        self.seconds += now - self._mark
-        self._mark = now
+__all__ = ["CacheMonitor"]
 
 
 @runtime_checkable
@@ -124,23 +94,6 @@ class CacheMonitor(Throughput):
         self._logged = trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
-
-
-class KeepLast(Callback):
-    """Write a checkpoint after each epoch, over the one before, so that an interrupted training can go on.
-
-    Parameters
-    ----------
-    path
-        The file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Write it."""
-        trainer.save_checkpoint(self.path)
 
 
 def _watched(trainer: L.Trainer) -> Watched:

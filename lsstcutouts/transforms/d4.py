@@ -1,78 +1,14 @@
-"""Modules over a whole batch, run on the device that holds it.
-
-Each takes and returns the batch dictionary; planes that must change together do.
-"""
-
-from collections.abc import Mapping, Sequence
+"""The symmetries of the square."""
 
 import torch
 from torch import Tensor, nn
 
-from .dataset import TensorBatch
-from .errors import ConfigurationError
+from ..dataset import TensorBatch
+from ..errors import ConfigurationError
+from .hashing import random_integers
+from .planes import PLANES
 
-__all__ = ["AsinhStretch", "Compose", "RandomD4", "random_integers"]
-
-_PLANES = ("image", "variance", "ivar", "mask", "valid", "psf")
-"""Arrays whose last two axes are ``(y, x)`` of the sky."""
-
-
-class Compose(nn.Sequential):
-    """Apply modules over a batch one after the other."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__(*modules)
-
-
-class AsinhStretch(nn.Module):
-    """Compress the range of the image: ``asinh(image / scale)``, linear near 0, logarithmic far above ``scale``.
-
-    Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). Absent bands stay exactly 0; pixels that are not valid are
-    set to 0 where the batch has ``valid``, unless ``keep_invalid`` says that they have been filled on purpose.
-
-    Parameters
-    ----------
-    scale
-        Softening of each band in the image's unit (nJy), in channel order or by band name together with
-        ``bands``; about the noise of a pixel. One number serves all bands.
-    bands
-        Channel order, needed when ``scale`` is given by name.
-    keep_invalid
-        Whether pixels that are not valid keep what stands there, such as the noise of ``fill="noise"``.
-    inplace
-        Whether the result is written over the image of the batch that comes in. The data module switches that on
-        for batches that its trainer has copied to a GPU: nobody else has those.
-    """
-
-    scale: Tensor
-
-    def __init__(
-        self,
-        scale: float | Sequence[float] | Mapping[str, float],
-        bands: str | Sequence[str] = "",
-        *,
-        keep_invalid: bool = False,
-        inplace: bool = False,
-    ) -> None:
-        super().__init__()
-        self.keep_invalid, self.inplace = keep_invalid, inplace
-        values = _in_order(scale, bands)
-        if any(not value > 0 for value in values):
-            raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")
-        self.register_buffer("scale", torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
-
-    def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Stretch ``image`` ``(N, B, Y, X)``."""
-        image, valid = batch["image"], batch.get("valid")
-        if not isinstance(image, Tensor):
-            raise ConfigurationError("the batch has no image to stretch; add 'image' to planes")
-        if self.scale.shape[0] not in {1, image.shape[1]}:
-            raise ConfigurationError(f"a stretch for {self.scale.shape[0]} bands cannot serve {image.shape[1]}")
-        stretched = image.div_(self.scale) if self.inplace else image / self.scale
-        stretched.asinh_()
-        if isinstance(valid, Tensor) and not self.keep_invalid:
-            stretched.masked_fill_(~valid, 0.0)
-        return {**batch, "image": stretched}
+__all__ = ["RandomD4"]
 
 
 class RandomD4(nn.Module):
@@ -101,7 +37,7 @@ class RandomD4(nn.Module):
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Turn and mirror all planes ``(N, B, Y, X)`` of the batch."""
-        planes = {name: v for name in _PLANES if isinstance(v := batch.get(name), Tensor)}
+        planes = {name: v for name in PLANES if isinstance(v := batch.get(name), Tensor)}
         square = all(v.shape[-1] == v.shape[-2] for v in planes.values())
         ids, offset, wcs = batch["object_id"], batch["offset"], batch.get("wcs")
         if not isinstance(ids, Tensor) or not isinstance(offset, Tensor):
@@ -164,35 +100,3 @@ def _sources(height: int, width: int, square: bool, device: torch.device) -> Ten
     row = torch.where((elements & 1).ne(0), height - 1 - row, row)
     column = torch.where((elements & 2).ne(0), width - 1 - column, column)
     return (row * width + column).reshape(len(elements), -1)
-
-
-def random_integers(ids: Tensor, seed: int, epoch: int | Tensor, high: int) -> Tensor:
-    """Return ``(N,)`` integers in ``[0, high)``, a hash of each id with seed and epoch, equal on every device.
-
-    SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), in wrapping 64-bit arithmetic.
-    """
-    of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
-    state = ids.to(torch.int64) + _wrapped(0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03) + of_epoch
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ _logical_shift(state, shift)) * _wrapped(factor)
-    state = state ^ _logical_shift(state, 31)
-    return _logical_shift(state, 33) % high
-
-
-def _wrapped(value: int) -> int:
-    """Return the signed 64-bit integer with the same low bits."""
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _logical_shift(value: Tensor, by: int) -> Tensor:
-    return (value >> by) & ((1 << (64 - by)) - 1)
-
-
-def _in_order(scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
-    if isinstance(scale, Mapping):
-        missing = [band for band in bands if band not in scale]
-        if missing or not bands:
-            raise ConfigurationError(f"the stretch has no scale for the bands {missing or 'asked for'}: {dict(scale)}")
-        return [float(scale[band]) for band in bands]
-    return [float(scale)] if isinstance(scale, int | float) else [float(value) for value in scale]
