@@ -243,6 +243,6 @@ def _scores(model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str
     tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
     model.eval()
     with torch.inference_mode():
-        transformed = data.transforms.to(model.device)(tensors)
+        transformed = data.transform(tensors)
         scores: np.ndarray[Any, Any] = model(transformed["image"]).sigmoid().cpu().numpy()
     return scores

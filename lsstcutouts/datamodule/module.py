@@ -63,13 +63,15 @@ class CutoutDataModule(L.LightningDataModule):
     threads, cache_bytes
         As in `LsstDataFetcher`; one cache serves every loader of this process. Worker processes share its budget, those of
         training and validation together.
+    normalisation
+        Module over a batch, run on the device before ``transforms``, for every split.
     transforms
         Module over a batch, run on the device for every split. Lightning's trainer does that; a plain loop calls
-        ``data.transforms(batch)`` itself.
+        ``data.transform(batch)`` itself.
     augmentations
-        Module over a batch, run on the device after ``transforms``, in training only.
+        Module over a batch, run on the device in training only, before all others: on pixels in the unit of the files.
     compile
-        Whether the trainer runs ``transforms`` and ``augmentations`` compiled, as one; they see tensors only then. On a
+        Whether these three run compiled, as one; they see tensors only then. On a
         GPU older than compute capability 7.0 they run as they are, and a warning says so.
     wire, channels_last
         Type in which pixels travel to the device, and memory layout of ``image`` there, as in `CutoutLoader`.
@@ -110,6 +112,7 @@ class CutoutDataModule(L.LightningDataModule):
         columns: Sequence[str] = (),
         threads: int | None = None,
         cache_bytes: float | str = "auto",
+        normalisation: nn.Module | None = None,
         transforms: nn.Module | None = None,
         augmentations: nn.Module | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
@@ -146,6 +149,7 @@ class CutoutDataModule(L.LightningDataModule):
         self.fractions = checked_fractions(splits)
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
+        self.normalisation = normalisation or nn.Identity()
         self.transforms = transforms or nn.Identity()
         self.augmentations = augmentations or nn.Identity()
         self._steps = DeviceSteps(compile=compile)
@@ -243,15 +247,27 @@ class CutoutDataModule(L.LightningDataModule):
         """Return the loader of the prediction split."""
         return self._loader("predict", shuffle=False)
 
-    def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
-        """Run the transforms on the device; augmentations too while training."""
-        if self.trainer is None or not self.trainer.training:
-            return self._steps.run(batch, [self.transforms])
+    def transform(self, batch: TensorBatch, *, training: bool = False) -> TensorBatch:
+        """Return a batch as a model takes it: ``normalisation`` and ``transforms`` where the batch is.
+
+        Parameters
+        ----------
+        batch
+            As a loader gives it.
+        training
+            Whether ``augmentations`` run first, on pixels in the unit of the files.
+        """
+        if not training:
+            return self._steps.run(batch, [self.normalisation, self.transforms])
         for module in self.augmentations.modules():
             set_epoch = getattr(module, "set_epoch", None)
             if callable(set_epoch) and self._train_loader is not None:
                 set_epoch(self._train_loader.epoch)
-        return self._steps.run(batch, [self.transforms, self.augmentations])
+        return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
+
+    def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Run `transform` on the device; with the augmentations while training."""
+        return self.transform(batch, training=self.trainer is not None and bool(self.trainer.training))
 
     @property
     def waited(self) -> float:
