@@ -16,6 +16,7 @@ whether trying again can help (``transient``)::
     ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
     ├── CoverageError(LookupError)              no target lies on any coadd
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
+    ├── ResumeError(ValueError)                 a place in an epoch that means other batches now
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
     ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
     ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
@@ -62,6 +63,7 @@ __all__ = [
     "RepositoryError",
     "RepositoryNotFoundError",
     "RepositoryUnavailableError",
+    "ResumeError",
     "SkyMapError",
     "TransientReadError",
     "UnsupportedFormatError",
@@ -124,6 +126,10 @@ class CoverageError(LsstCutoutsError, LookupError):
 
 class PlanError(LsstCutoutsError, ValueError):
     """A plan that is damaged, of another version, or does not fit what is asked of it."""
+
+
+class ResumeError(LsstCutoutsError, ValueError):
+    """A place in an epoch, from a checkpoint, that means other batches now."""
 
 
 class GeometryMismatchError(LsstCutoutsError, ValueError):

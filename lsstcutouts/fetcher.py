@@ -23,6 +23,7 @@ from .cutout import (
     Quality,
     QualityPolicy,
     ReadOptions,
+    Request,
     checked_targets,
     default_threads,
     lacking,
@@ -260,7 +261,7 @@ class LsstDataFetcher:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, targets, threads=self.threads, then=_as_delivered)
+            pending = reader.submit(self._pool, Request(targets), threads=self.threads, then=_as_delivered)
         try:
             delivery = pending.result()
         except CancelledError as error:

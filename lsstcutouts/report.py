@@ -84,13 +84,17 @@ class Report:
         for failure, members in account.failures:
             self._rows_of.setdefault(failure, set()).update(places[list(members)].tolist())
 
+    def set_aside(self, targets: NDArray[np.int64]) -> None:
+        """Take note of targets that are not part of the epoch."""
+        self.outcome[self._place[targets]] = Outcome.NOT_DRAWN
+
     def __add__(self, other: "Report") -> "Report":
         """Return the account of two processes, or of two passes, over the same rows; what was read counts."""
         if not np.array_equal(self.row, other.row) or self.bands != other.bands:
             raise ConfigurationError("only reports about the same rows and bands can be added")
         both = Report.__new__(Report)
         both.__dict__.update(self.__dict__)
-        unread = self.outcome == Outcome.NOT_READ
+        unread = np.isin(self.outcome, (Outcome.NOT_READ, Outcome.NOT_DRAWN))
         both.outcome = np.where(unread, other.outcome, self.outcome)
         both.quality = np.where(unread[:, None], other.quality, self.quality)
         both._rows_of = {f: set(r) for f, r in self._rows_of.items()}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lsstcutouts.butler import Repository
 from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.cutout import CutoutReader, OpenFiles, ReadOptions, stream
+from lsstcutouts.cutout import CutoutReader, OpenFiles, ReadOptions, Request, stream
 from lsstcutouts.errors import ConfigurationError, CorruptFileError, GeometryMismatchError, MissingFileError
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import Planner, build_plan
@@ -65,7 +65,9 @@ def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepositor
     plan = plan_of(repo)
     reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     with ThreadPoolExecutor(3) as pool:
-        batch = reader.submit(pool, np.arange(len(plan)), threads=4, then=lambda delivery: delivery.batch).result()
+        batch = reader.submit(
+            pool, Request(np.arange(len(plan))), threads=4, then=lambda delivery: delivery.batch
+        ).result()
     check(repo, plan, batch)
     reader.close()
 
@@ -148,7 +150,7 @@ def test_rows_describe_their_target(repo: SimulatedRepository) -> None:
 def test_stream_keeps_the_order_and_closes(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     reader = CutoutReader(plan, cache=TileCache("100 MB"))
-    batches = [np.arange(i, min(i + 7, len(plan))) for i in range(0, len(plan), 7)]
+    batches = [Request(np.arange(i, min(i + 7, len(plan)))) for i in range(0, len(plan), 7)]
     ids = list(stream(reader, iter(batches), threads=3, ahead=4, then=lambda delivery: delivery.batch["object_id"]))
     np.testing.assert_array_equal(np.concatenate(ids), plan.object_id)
 

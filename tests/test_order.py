@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, block_ids, epoch_order, split_groups
+from lsstcutouts.order import DEFAULT_SHUFFLE_WIDTH, block_ids, epoch_order, shuffle_kind, sky_order, split_groups
 
 
 @given(st.lists(st.integers(0, 20), max_size=200), st.integers(0, 5), st.integers(0, 5), st.integers(1, 40))
@@ -38,27 +38,32 @@ def test_only_so_many_blocks_are_open_at_once(width: int) -> None:
     assert np.mean(open_now[5:-5]) > 0.7 * width
 
 
+def test_a_full_shuffle_ignores_blocks() -> None:
+    block = np.repeat(np.arange(50), 20)
+    order = epoch_order(block, seed=0, epoch=0, shuffle_width=None)
+    np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    # Neighbours in the order come from one block as often as two random targets do.
+    assert np.mean(np.diff(block[order]) == 0) < 0.05
+
+
+def test_kinds_of_shuffling() -> None:
+    assert [shuffle_kind(kind) for kind in (True, False, "block", "full")] == ["block", "none", "block", "full"]
+    for wrong in ("none", 1.5, None):
+        with pytest.raises(ConfigurationError, match="shuffle must be"):
+            shuffle_kind(wrong)  # type: ignore[arg-type]
+
+
+def test_the_order_over_the_sky_opens_a_block_once() -> None:
+    block = np.random.default_rng(0).integers(0, 30, 500)
+    visited = block[sky_order(block)]
+    assert (np.diff(visited) >= 0).all()
+
+
 def test_bad_orders() -> None:
     with pytest.raises(ConfigurationError, match="shuffle_width"):
         epoch_order(np.zeros(3, int), seed=0, epoch=0, shuffle_width=0)
     with pytest.raises(ConfigurationError, match="negative"):
         epoch_order(np.zeros(3, int), seed=-1, epoch=0, shuffle_width=1)
-
-
-@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 9))
-def test_ranks_share_every_batch_without_loss(count: int, batch_size: int, world: int) -> None:
-    shares = [batch_bounds(count, batch_size, Share(rank, world)) for rank in range(world)]
-    assert len({len(s) for s in shares}) == 1
-    rows = np.concatenate([np.arange(low, high) for s in shares for low, high in s.tolist()] + [np.zeros(0, int)])
-    np.testing.assert_array_equal(np.sort(rows), np.arange(count))
-    lengths = np.array([s[:, 1] - s[:, 0] for s in shares])
-    assert lengths.size == 0 or (lengths.max() <= batch_size and np.ptp(lengths, axis=0).max() <= 1)
-
-
-def test_batches_of_one_process() -> None:
-    np.testing.assert_array_equal(batch_bounds(10, 4), [[0, 4], [4, 8], [8, 10]])
-    with pytest.raises(ConfigurationError, match="batch_size"):
-        batch_bounds(10, 0)
 
 
 def test_blocks_never_cross_their_group() -> None:

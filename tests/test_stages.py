@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lsstcutouts import build_plan
-from lsstcutouts.cutout import CutoutReader, stream
+from lsstcutouts.cutout import CutoutReader, Request, stream
 from lsstcutouts.simulate import SimulatedRepository
 from lsstcutouts.stages import STAGES, StageClock
 
@@ -54,7 +54,7 @@ def test_every_stage_of_reading_is_noticed(dp2_repo: SimulatedRepository) -> Non
     clock = StageClock()
     reader = CutoutReader(plan, clock=clock)
     start = time.perf_counter()
-    list(stream(reader, [np.arange(len(plan))], threads=2, ahead=1, then=lambda delivery: delivery.account))
+    list(stream(reader, [Request(np.arange(len(plan)))], threads=2, ahead=1, then=lambda delivery: delivery.account))
     wall = time.perf_counter() - start
     seconds = clock.seconds()
     assert {name for name, spent in seconds.items() if spent > 0} == {"locate", "read", "decode", "assemble"}

@@ -4,7 +4,7 @@ from .account import Account, Failure
 from .files import OpenFiles
 from .options import PLANES, ReadOptions
 from .quality import Outcome, Quality, QualityPolicy
-from .reader import CutoutReader, Delivery, checked_targets, default_threads, stream
+from .reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream
 from .settle import lacking
 from .work import Batch, Empty
 
@@ -21,6 +21,7 @@ __all__ = [
     "Quality",
     "QualityPolicy",
     "ReadOptions",
+    "Request",
     "checked_targets",
     "default_threads",
     "lacking",

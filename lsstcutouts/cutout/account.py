@@ -56,3 +56,8 @@ class Account:
     outcome: NDArray[np.uint8]
     quality: NDArray[np.int32]
     failures: tuple[tuple[Failure, tuple[int, ...]], ...] = ()
+
+    @classmethod
+    def empty(cls, bands: int) -> "Account":
+        """Return the account of no target."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros((0, bands), np.int32))

@@ -57,6 +57,8 @@ class Outcome(IntEnum):
     """Left out by the quality policy."""
     READ_ERROR = 5
     """Left out since a file cannot be read."""
+    NOT_DRAWN = 6
+    """Not part of this epoch: not drawn, or too few were left for a step of every rank."""
     NOT_READ = 255
     """Not asked for yet, or another process's share."""
 
@@ -73,6 +75,7 @@ _TEXTS = {
     Outcome.MISSING_BAND: "left out: bands missing",
     Outcome.QUALITY: "left out: quality",
     Outcome.READ_ERROR: "left out: unreadable file",
+    Outcome.NOT_DRAWN: "not part of this epoch",
     Outcome.NOT_READ: "not read",
 }
 

@@ -6,12 +6,13 @@ never touched again once they are handed over.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +32,7 @@ from .settle import outcomes, settle
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
-__all__ = ["CutoutReader", "Delivery", "checked_targets", "default_threads", "stream"]
+__all__ = ["CutoutReader", "Delivery", "Request", "checked_targets", "default_threads", "stream"]
 
 _LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
@@ -40,6 +41,25 @@ _LEAST_PART, _LARGEST_PART = 32, 128
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What one batch is to hold.
+
+    Attributes
+    ----------
+    targets
+        ``(n,)`` numbers in the plan.
+    padding
+        Whether they are there only to keep ranks in step: marked ``is_padding``, and not accounted for.
+    columns
+        Further arrays ``(n, ...)`` that travel with the targets.
+    """
+
+    targets: NDArray[np.int64]
+    padding: bool = False
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,12 +137,12 @@ class CutoutReader:
         """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
         work = self._new_work(targets)
         self._fill(work, range(len(targets)))
-        return self._finished(work, pad=pad)
+        return self._finished(work, Request(targets), pad=pad)
 
     def submit[T](
         self,
         pool: ThreadPoolExecutor,
-        targets: NDArray[np.int64],
+        request: Request,
         *,
         threads: int,
         pad: bool = False,
@@ -134,8 +154,8 @@ class CutoutReader:
         ----------
         pool
             Its threads fill the batch.
-        targets
-            Numbers in the plan.
+        request
+            What it is to hold.
         threads
             Size of the pool.
         pad
@@ -143,13 +163,16 @@ class CutoutReader:
         then
             Makes the result of the delivery, in the thread of the pool that finishes the batch.
         """
+        targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
         # Two parts a thread: at the end of a pass no thread waits long for the others.
         size = min(max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads))), _LARGEST_PART)
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
         return Pending(
-            pool, [partial(self._fill, work, part) for part in parts], lambda: then(self._finished(work, pad=pad))
+            pool,
+            [partial(self._fill, work, part) for part in parts],
+            lambda: then(self._finished(work, request, pad=pad)),
         )
 
     def _new_work(self, targets: NDArray[np.int64]) -> Work:
@@ -162,9 +185,9 @@ class CutoutReader:
             for n in part:
                 settle(work, n, self.plan, self.options)
 
-    def _finished(self, work: Work, *, pad: bool) -> Delivery:
+    def _finished(self, work: Work, request: Request, *, pad: bool) -> Delivery:
         outcome = outcomes(work, self.plan, self.options)
-        account = work.account(outcome)
+        account = Account.empty(len(self.plan.bands)) if request.padding else work.account(outcome)
         kept = np.flatnonzero(outcome == Outcome.DELIVERED)
         padding = pad and not len(kept) and len(outcome) > 0
         if padding:
@@ -174,7 +197,8 @@ class CutoutReader:
             batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
         self.cache.note(delivered=sum(np.asarray(batch[name]).nbytes for name in self.options.planes))
         batch |= self._rows(work.targets[kept])
-        batch["is_padding"] = np.full(len(kept), padding)
+        batch |= {name: values[kept] for name, values in request.columns.items()}
+        batch["is_padding"] = np.full(len(kept), padding or request.padding)
         for name in {"image", "variance"} & batch.keys() if padding else ():
             batch[name] = np.nan_to_num(np.asarray(batch[name]))  # a NaN would spoil what normalises a whole batch
         return Delivery(batch, account)
@@ -248,7 +272,7 @@ class Pending[T]:
 
 def stream[T](
     reader: CutoutReader,
-    batches: Iterable[NDArray[np.int64]],
+    requests: Iterable[Request],
     *,
     threads: int,
     ahead: int,
@@ -260,8 +284,8 @@ def stream[T](
     ----------
     reader
         Reads them; its files are closed when the generator ends or is dropped.
-    batches
-        Target numbers of each batch. One that loses all its targets holds one row of padding.
+    requests
+        One a batch. A batch that loses all its targets holds one row of padding.
     threads
         Size of the pool, which lives as long as the generator.
     ahead
@@ -272,8 +296,8 @@ def stream[T](
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
     waiting: deque[Pending[T]] = deque()
     try:
-        for targets in batches:
-            waiting.append(reader.submit(pool, targets, threads=threads, pad=True, then=then))
+        for request in requests:
+            waiting.append(reader.submit(pool, request, threads=threads, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -21,7 +21,16 @@ from ..cutout import QualityPolicy, ReadOptions
 from ..dataset import CutoutDataset, CutoutLoader
 from ..device import TensorBatch, Wire
 from ..errors import ConfigurationError
-from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
+from ..order import (
+    DEFAULT_SHUFFLE_WIDTH,
+    Schedule,
+    Share,
+    Shuffle,
+    balanced,
+    check_order,
+    checked_weights,
+    shuffle_kind,
+)
 from ..plan import CutoutPlan
 from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
 from ..report import Report
@@ -55,6 +64,13 @@ class CutoutDataModule(L.LightningDataModule):
         0 reads with threads inside this process, which is the fastest.
     seed, shuffle, shuffle_width
         Order of the training split, as in `CutoutDataset`; the other splits go block by block over the sky.
+    weights
+        Catalog column: how often training draws a target, relative to the others; as in `CutoutDataset`.
+    balance
+        Catalog column of classes, each of which training draws equally often in total.
+    epoch_size, replacement
+        How many targets a training epoch draws, by default as many as there are; and whether the draws are independent
+        of each other, rather than each target its expected number of times, rounded down or up.
     splits
         Share of the targets in each split; whole patches are dealt, or blocks of sky where there are fewer than four
         patches. Not used with one catalog a split. ``predict`` is every target.
@@ -106,8 +122,12 @@ class CutoutDataModule(L.LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
-        shuffle: bool = True,
+        shuffle: Shuffle = True,
         shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
+        weights: str | None = None,
+        balance: str | None = None,
+        epoch_size: int | None = None,
+        replacement: bool = False,
         splits: Mapping[str, float] | None = None,
         columns: Sequence[str] = (),
         threads: int | None = None,
@@ -141,11 +161,13 @@ class CutoutDataModule(L.LightningDataModule):
         )
         self.options.check_bands(self.bands)
         check_order(seed=seed, shuffle_width=shuffle_width)
-        batch_bounds(0, batch_size)
+        shuffle_kind(shuffle)
+        Schedule(0, batch_size)
         if num_workers < 0 or (threads is not None and threads < 1):
             raise ConfigurationError(f"num_workers={num_workers} and threads={threads} cannot be")
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
+        self.weights, self.balance, self.epoch_size, self.replacement = weights, balance, epoch_size, replacement
         self.fractions = checked_fractions(splits)
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
@@ -227,7 +249,7 @@ class CutoutDataModule(L.LightningDataModule):
         """
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loader("train", shuffle=self.shuffle and not overfit)
+        loader = self._loader("train", shuffle=self.shuffle and not overfit, **self._drawing())
         if self._train_loader is not None and self._owner is self.trainer:
             loader.follow(self._train_loader)
         loader.adjusted = self._adjusted
@@ -295,12 +317,27 @@ class CutoutDataModule(L.LightningDataModule):
         # Where worker processes read, this process's cache has a budget that it does not use.
         return workers + (own if own.hits + own.misses or not self.num_workers else CacheStats())
 
-    def _loader(self, split: str, *, shuffle: bool) -> CutoutLoader:
+    def _drawing(self) -> dict[str, Any]:
+        """Return what an epoch of training draws."""
+        plan, rows = self._split("train")
+        weights = (
+            None
+            if self.weights is None
+            else checked_weights(np.asarray(plan.columns[self.weights])[rows], self.weights)
+        )
+        if self.balance is not None:
+            weights = balanced(np.asarray(plan.columns[self.balance])[rows], weights)
+        return {"weights": weights, "epoch_size": self.epoch_size, "replacement": self.replacement}
+
+    def _split(self, split: str) -> tuple[CutoutPlan, NDArray[np.int64]]:
         if not self._has(split):
             raise ConfigurationError(
                 f"the {split!r} split holds no target; splits= gives {self.fractions}, and setup() must come first"
             )
-        plan, rows = self.splits[split]
+        return self.splits[split]
+
+    def _loader(self, split: str, *, shuffle: Shuffle, **drawing: Any) -> CutoutLoader:
+        plan, rows = self._split(split)
         if self.trainer is not None:
             self.cache.share_among(1, ranks=self.trainer.num_devices)
         if split in self.loaders:
@@ -317,6 +354,8 @@ class CutoutDataModule(L.LightningDataModule):
             cache=self.cache,
             sharing=2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1,
             share=self._share(),
+            pads=split != "train",
+            **drawing,
         )
         self.loaders[split] = CutoutLoader(
             dataset,
@@ -343,6 +382,11 @@ class CutoutDataModule(L.LightningDataModule):
             return Share(0, 1)
         return Share(self.trainer.global_rank, self.trainer.world_size)
 
+    @property
+    def _plan_columns(self) -> tuple[str, ...]:
+        """Catalog columns that the plan must hold."""
+        return tuple(dict.fromkeys([*self.columns, *(c for c in (self.weights, self.balance) if c is not None)]))
+
     def _catalogs(self) -> dict[str, Any]:
         """Return what must be planned: a catalog a split, or one for all under the empty name."""
         if self.plan is not None:
@@ -353,7 +397,9 @@ class CutoutDataModule(L.LightningDataModule):
 
     def _fitting(self, plan: CutoutPlan) -> CutoutPlan:
         """Return a plan that was given, if it is what the other arguments say."""
-        return fitting(plan, bands=self.bands, size=self.size, dataset_type=self.dataset_type, columns=self.columns)
+        return fitting(
+            plan, bands=self.bands, size=self.size, dataset_type=self.dataset_type, columns=self._plan_columns
+        )
 
     def _build(self, catalog: Any) -> CutoutPlan:
         plan = build_plan(
@@ -365,7 +411,7 @@ class CutoutDataModule(L.LightningDataModule):
             dataset_type=self.dataset_type,
             skymap=self.skymap,
             tract=self.tract,
-            columns=self.columns,
+            columns=self._plan_columns,
         )
         if len(plan.rejected):
             _log.warning(
@@ -379,7 +425,7 @@ class CutoutDataModule(L.LightningDataModule):
     def _plan_file(self, name: str) -> Path:
         """Return where the plan waits: known to every process of this run from its settings alone."""
         catalog = self.catalog[name] if name else self.catalog
-        source = catalog_key(catalog, self.columns)
+        source = catalog_key(catalog, self._plan_columns)
         settings = [
             self.repo,
             self.collections,
@@ -389,7 +435,7 @@ class CutoutDataModule(L.LightningDataModule):
             self.dataset_type,
             self.skymap,
             self.tract,
-            self.columns,
+            self._plan_columns,
         ]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         root = self.trainer.default_root_dir if self.trainer is not None else "."

@@ -1,5 +1,6 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
+import hashlib
 import os
 import weakref
 from collections import deque
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..cache import TileCache
@@ -21,13 +22,14 @@ from ..cutout import (
     Delivery,
     QualityPolicy,
     ReadOptions,
+    Request,
     checked_targets,
     default_threads,
     stream,
 )
 from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
-from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order, epoch_order
+from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checked_weights
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
@@ -57,12 +59,21 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         What a batch holds, and the policies, as in `LsstDataFetcher`. A target that is left out makes its batch
         shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
     shuffle
-        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)``; without it
-        every epoch goes block by block over the sky, so that no tile is decoded twice.
+        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)`` and the number of
+        lanes; True means ``"block"``. ``"full"`` is a permutation of all targets, which decodes nearly every tile anew for
+        every target where the cache does not hold all. Without shuffling every epoch goes block by block over the sky, so
+        that no tile is decoded twice.
     shuffle_width
         Blocks of sky open at once; the larger, the closer to a full permutation and the more memory it takes.
     seed
         Not negative.
+    weights
+        ``(len(rows),)`` how often targets are drawn, relative to each other. Each epoch draws a target its expected number
+        of times, rounded down or up; the batches then hold ``repeat``, how often a target came before in the epoch.
+    epoch_size
+        Targets that an epoch draws; by default as many as there are.
+    replacement
+        Whether each draw is independent of the others.
     threads
         Decoding threads; by default the cores that this process may use, shared among worker processes.
     cache
@@ -72,7 +83,12 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     sharing
         How many loaders have worker processes at the same time; they share the budget.
     share
-        Which part of each global batch this process reads.
+        Which part of each global batch this process reads. Ranks read neighbouring targets of their own part of the sky
+        (`lanes`).
+    pads
+        What happens where the last global batch has fewer targets than there are ranks. True: ranks without one repeat a
+        target that is marked ``is_padding``, so that none is missing (validation, prediction). False: those targets are
+        left out, other ones in every epoch, so that none counts twice (training).
     clock
         Adds up where the time goes; of this process, not of worker processes.
     """
@@ -93,14 +109,18 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
-        shuffle: bool = True,
+        shuffle: Shuffle = True,
         shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
         seed: int = 0,
+        weights: ArrayLike | None = None,
+        epoch_size: int | None = None,
+        replacement: bool = False,
         threads: int | None = None,
         cache: TileCache | None = None,
         cache_bytes: float | str = "auto",
         sharing: int = 1,
         share: Share = Share(0, 1),
+        pads: bool = False,
         clock: StageClock | None = None,
     ) -> None:
         super().__init__()
@@ -108,9 +128,19 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.rows = checked_targets(rows, plan)
         if threads is not None and threads < 1:
             raise ConfigurationError(f"threads must be at least 1, got {threads}")
-        check_order(seed=seed, shuffle_width=shuffle_width)
-        self.batch_size, self.share = batch_size, share
-        self.shuffle, self.shuffle_width, self.seed = shuffle, shuffle_width, seed
+        self.epochs = Epochs(
+            plan.blocks(self.rows),
+            batch_size,
+            share,
+            shuffle=shuffle,
+            shuffle_width=shuffle_width,
+            seed=seed,
+            weights=None if weights is None else checked_weights(weights),
+            epoch_size=epoch_size,
+            replacement=replacement,
+            pads=pads,
+        )
+        """Which rows each step reads, in every epoch."""
         self.threads = threads
         self.sharing = sharing
         self.in_flight = 2
@@ -136,16 +166,20 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self._pinned_reader: CutoutReader | None = None
         self._whole = rows is None
         self._report: Report | None = None
-        self._bounds = batch_bounds(len(self.rows), batch_size, share)
-        # (epoch, batches already delivered): shared memory, so that it reaches workers that outlive an epoch.
-        self._position = torch.zeros(2, dtype=torch.int64)
+        self._identity: str | None = None
+        # (epoch, batches already delivered, lanes): shared memory, so that it reaches workers that outlive an epoch.
+        self._position = torch.tensor([0, 0, self.epochs.schedule.lanes])
         self.share_position()
-        self._blocks: NDArray[np.int64] | None = None
 
     @property
     def steps(self) -> int:
         """Batches of a whole epoch."""
-        return len(self._bounds)
+        return self.epochs.schedule.steps
+
+    @property
+    def lanes(self) -> int:
+        """Parts of the sky that take turns in the order: the number of ranks of the run that began the training."""
+        return int(self._position[2])
 
     @property
     def report(self) -> Report:
@@ -155,11 +189,21 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         """
         if self._report is None:
             self._report = Report(self.plan, None if self._whole else self.rows)
+            if self.epochs.partial:
+                self._report.set_aside(np.setdiff1d(self.rows, self.order(int(self._position[0]))))
         return self._report
 
     def begin_report(self) -> None:
         """Begin the account of an epoch."""
         self._report = None
+
+    def settings(self) -> dict[str, int | str]:
+        """Return plain values: what must be the same for a place in an epoch to mean the same targets."""
+        if self._identity is None:
+            digest = hashlib.sha256(self.plan.fingerprint().encode())
+            digest.update(self.rows.tobytes())
+            self._identity = digest.hexdigest()[:16]
+        return {**self._laned().settings(), "targets": self._identity}
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes need no account of what others have read, and no page-locked memory.
@@ -169,35 +213,44 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         """Put the position where worker processes see it change; a copied dataset has its own."""
         self._position.share_memory_()  # type: ignore[no-untyped-call]
 
-    def seek(self, epoch: int, done: int = 0) -> None:
-        """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too."""
+    def seek(self, epoch: int, done: int = 0, lanes: int | None = None) -> None:
+        """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too.
+
+        Parameters
+        ----------
+        epoch, done
+            Not negative; at most all batches of an epoch are done.
+        lanes
+            As in the run that began the training; by default they stay.
+        """
         if epoch < 0 or not 0 <= done <= self.steps:
             raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {self.steps} batches")
         self._position[0], self._position[1] = epoch, done
+        if lanes is not None:
+            self._position[2] = lanes
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the plan's target numbers in the order of an epoch, all ranks together."""
-        if self._blocks is None:
-            self._blocks = self.plan.blocks(self.rows)
-        blocks = self._blocks
-        if not self.shuffle:
-            return self.rows[np.argsort(blocks, kind="stable")]
-        return self.rows[epoch_order(blocks, seed=self.seed, epoch=epoch, shuffle_width=self.shuffle_width)]
+        return self.rows[self._laned().order(epoch).rows]
+
+    def _laned(self) -> Epochs:
+        self.epochs = self.epochs.with_lanes(self.lanes)
+        return self.epochs
 
     def __iter__(self) -> Iterator[TensorBatch]:
-        epoch, done = self._position.tolist()
-        order = self.order(epoch)
+        epoch, done, _ = self._position.tolist()
+        epochs = self._laned()
+        drawn = epochs.order(epoch)
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         threads = self.threads or max(1, default_threads() // stride)
         self.cache.share_among(stride * self.sharing if worker else 1)
-        bounds = self._bounds[done + first :: stride].tolist()
-        batches = (order[low:high] for low, high in bounds)
+        requests = self._requests(drawn, epochs.bounds[done + first :: stride].tolist())
         if worker is None and done == 0:
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        ready = self._ready(batches, threads, in_worker=worker is not None)
+        ready = self._ready(requests, threads, in_worker=worker is not None)
         if worker is not None:
             yield from self._posted(ready)
             return
@@ -208,15 +261,21 @@ class CutoutDataset(IterableDataset[TensorBatch]):
                 report.add(account)
                 yield tensors
 
+    def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
+        """Yield what each batch of this process is to hold."""
+        for low, high, padding in bounds:
+            columns = {} if drawn.repeat is None else {"repeat": drawn.repeat[low:high]}
+            yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
+
     def _ready(
-        self, batches: Iterator[NDArray[np.int64]], threads: int, *, in_worker: bool
+        self, requests: Iterator[Request], threads: int, *, in_worker: bool
     ) -> Iterator[tuple[TensorBatch, Account]]:
         """Return batches and their accounts, finished by threads of this process."""
         # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
         form = replace(self.form, pinned=self.form.pinned and not in_worker)
         reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
-        return stream(reader, batches, threads=threads, ahead=max(2, threads), then=finish)
+        return stream(reader, requests, threads=threads, ahead=max(2, threads), then=finish)
 
     def _reader_into_pinned(self) -> CutoutReader:
         if self._pinned_reader is None:

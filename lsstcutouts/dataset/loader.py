@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,7 @@ from ..cutout import Account
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
 from ..errors import ConfigurationError
 from ..report import Report
+from .changes import resumed
 from .cutouts import ACCOUNT, AHEAD, CutoutDataset
 from .workers import Parcel, WorkerCaches
 
@@ -145,24 +146,39 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.cutouts.seek(epoch)
         self.epoch, self.done, self._delivered = epoch, 0, False
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the place of the loop: ``epoch`` and the batches of it that are ``done``."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place of the loop, and what gives it its meaning; plain values.
+
+        ``epoch`` and the batches of it that are ``done``, and under ``order`` what must be the same when it goes on.
+        """
         epoch, done = self.epoch, self.done
         if self.adjusted is not None:
             epoch, done = self.adjusted(epoch, done)
-        return {"epoch": epoch, "done": done}
+        return {"epoch": epoch, "done": done, "order": self.cutouts.settings()}
 
     def follow(self, earlier: "CutoutLoader") -> None:
         """Go on after an earlier loader of the same dataset, as if it were this one."""
         self.epoch, self.done, self._delivered = earlier.epoch, min(earlier.done, len(self)), earlier._delivered
+        self.cutouts.seek(self.epoch, self.done, earlier.cutouts.lanes)
         self.waited = earlier.waited
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass go on where ``state`` was taken."""
-        self.cutouts.seek(state["epoch"], state["done"])
-        if state["epoch"] != self.epoch:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next pass go on where ``state`` was taken.
+
+        The number of ranks and of workers may be another one, as long as all ranks together take as many targets a step.
+
+        Raises
+        ------
+        ResumeError
+            In the middle of an epoch, if the batches that were done are not those of this loader: other targets, another
+            global batch size, another order. Between two epochs there is a warning, and the next one has the new order.
+        """
+        epoch, done = int(state["epoch"]), int(state["done"])
+        lanes, done = resumed(state.get("order"), self.cutouts.settings(), epoch, done, len(self))
+        self.cutouts.seek(epoch, done, lanes)
+        if epoch != self.epoch:
             self.cutouts.begin_report()
-        self.epoch, self.done, self._delivered = state["epoch"], state["done"], False
+        self.epoch, self.done, self._delivered = epoch, done, False
 
     @property
     def report(self) -> Report:

@@ -5,8 +5,30 @@ arguments, so that every rank, worker and resumed run computes the same one.
 """
 
 from .blocks import block_ids
-from .epoch import DEFAULT_SHUFFLE_WIDTH, check_order, epoch_order
+from .draws import balanced, checked_weights, draw, repeats
+from .epoch import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
+from .epochs import Drawn, Epochs
 from .groups import split_groups
-from .shares import Share, batch_bounds
+from .lanes import lane_ids, lane_lengths
+from .schedule import Schedule, Share
 
-__all__ = ["DEFAULT_SHUFFLE_WIDTH", "Share", "batch_bounds", "block_ids", "check_order", "epoch_order", "split_groups"]
+__all__ = [
+    "DEFAULT_SHUFFLE_WIDTH",
+    "Drawn",
+    "Epochs",
+    "Schedule",
+    "Share",
+    "Shuffle",
+    "balanced",
+    "block_ids",
+    "check_order",
+    "checked_weights",
+    "draw",
+    "epoch_order",
+    "lane_ids",
+    "lane_lengths",
+    "repeats",
+    "shuffle_kind",
+    "sky_order",
+    "split_groups",
+]

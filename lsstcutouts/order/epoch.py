@@ -1,12 +1,18 @@
 """The order of the targets in an epoch."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 from .blocks import Ints
+from .lanes import interleaved, lane_ids
 
-__all__ = ["DEFAULT_SHUFFLE_WIDTH", "check_order", "epoch_order"]
+__all__ = ["DEFAULT_SHUFFLE_WIDTH", "Shuffle", "check_order", "epoch_order", "shuffle_kind", "sky_order"]
+
+type Shuffle = bool | Literal["block", "full"]
+"""How an epoch is shuffled: ``True`` means ``"block"``, ``False`` not at all."""
 
 DEFAULT_SHUFFLE_WIDTH = 32
 """Blocks open at once. The working set of the cache is about this many blocks of every band.
@@ -24,11 +30,31 @@ def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
         raise ConfigurationError(f"seed and epoch cannot be negative, got seed={seed}, epoch={epoch}")
 
 
-def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int) -> NDArray[np.int64]:
-    """Return a permutation of the targets that stays within about ``shuffle_width`` blocks at a time.
+def shuffle_kind(shuffle: Shuffle) -> str:
+    """Return ``"none"``, ``"block"`` or ``"full"``.
 
-    Blocks are put in random order; each target is then moved back by up to ``shuffle_width`` places among
-    the blocks, uniformly, so that at any time about that many blocks are being read and a batch mixes them.
+    Raises
+    ------
+    ConfigurationError
+        For anything else than `Shuffle`.
+    """
+    if isinstance(shuffle, bool):
+        return "block" if shuffle else "none"
+    if shuffle not in {"block", "full"}:
+        raise ConfigurationError(f"shuffle must be true, false, 'block' or 'full', got {shuffle!r}")
+    return shuffle
+
+
+def sky_order(block: Ints, lanes: int = 1) -> NDArray[np.int64]:
+    """Return the rows block by block over the sky, taking one of every lane in turn."""
+    return interleaved(lane_ids(block, lanes), lanes, block)
+
+
+def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int | None, lanes: int = 1) -> NDArray[np.int64]:
+    """Return a permutation of the targets that stays within about ``shuffle_width`` blocks of each lane at a time.
+
+    The blocks of a lane are put in random order; each target is then moved back by up to ``shuffle_width`` places
+    among the blocks, uniformly, so that at any time about that many blocks are being read and a batch mixes them.
 
     Parameters
     ----------
@@ -37,10 +63,39 @@ def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int) -> ND
     seed, epoch
         Together they seed the generator; neither may be negative.
     shuffle_width
-        At least 1; the larger, the closer to a full permutation and the larger the working set.
+        At least 1; the larger, the closer to a full permutation and the larger the working set. None gives a full
+        permutation, whatever the lanes.
+    lanes
+        Parts of the sky that take turns, as in `lane_ids`.
     """
-    check_order(seed=seed, epoch=epoch, shuffle_width=shuffle_width)
+    check_order(seed=seed, epoch=epoch, shuffle_width=1 if shuffle_width is None else shuffle_width)
     rng = np.random.default_rng([seed, epoch])
-    rank = rng.permutation(int(block.max(initial=-1)) + 1)
-    key = rank[block] + shuffle_width * rng.random(len(block))
-    return np.argsort(key, kind="stable").astype(np.int64)
+    if shuffle_width is None:
+        return rng.permutation(len(block)).astype(np.int64)
+    lane = lane_ids(block, lanes)
+    part, count = _parts(block, lane, lanes)
+    rank = _ranks_within(lane, part, rng.permutation(count), lanes)
+    return interleaved(lane, lanes, rank[part] + shuffle_width * rng.random(len(block)))
+
+
+def _parts(block: Ints, lane: NDArray[np.int64], lanes: int) -> tuple[NDArray[np.int64], int]:
+    """Return ``(N,)`` dense ids of what a lane has of a block, and how many there are."""
+    if lanes == 1:
+        return block.astype(np.int64), int(block.max(initial=-1)) + 1
+    unique, part = np.unique(lane * (int(block.max(initial=-1)) + 1) + block, return_inverse=True)
+    return part.reshape(-1).astype(np.int64), len(unique)
+
+
+def _ranks_within(
+    lane: NDArray[np.int64], part: NDArray[np.int64], shuffled: NDArray[np.int64], lanes: int
+) -> NDArray[np.int64]:
+    """Return the place of each part among the parts of its own lane, in the order of ``shuffled``."""
+    if lanes == 1:
+        return shuffled
+    lane_of_part = np.empty(len(shuffled), np.int64)
+    lane_of_part[part] = lane
+    by_lane = np.lexsort((shuffled, lane_of_part))
+    count = np.bincount(lane_of_part, minlength=lanes)
+    ranks = np.empty(len(shuffled), np.int64)
+    ranks[by_lane] = np.arange(len(shuffled)) - np.repeat(np.cumsum(count) - count, count)
+    return ranks

@@ -1,0 +1,67 @@
+"""What has changed between the run that wrote a checkpoint and the one that goes on from it."""
+
+import logging
+from collections.abc import Mapping
+
+from ..errors import ResumeError
+
+__all__ = ["resumed"]
+
+_log = logging.getLogger(__name__)
+
+_MEANINGS = {
+    "targets": "the plan or the split: another catalog, repository, size, bands, splits or seed of the splits",
+    "rows": "targets of an epoch",
+    "global_batch_size": "targets of all ranks together a step (batch_size x ranks)",
+    "seed": "seed",
+    "shuffle": "shuffle",
+    "shuffle_width": "shuffle_width",
+    "draws": "weights, balance, epoch_size or replacement",
+}
+"""What the settings of an order mean; ``lanes`` is missing, since it is taken over."""
+
+
+def resumed(
+    before: Mapping[str, int | str] | None, now: Mapping[str, int | str], epoch: int, done: int, steps: int
+) -> tuple[int | None, int]:
+    """Return the lanes and the batches done of a training that goes on.
+
+    Parameters
+    ----------
+    before, now
+        Settings of the order in the checkpoint, and here; a place without settings is taken at its word.
+    epoch, done
+        The place.
+    steps
+        Batches of an epoch here.
+
+    Raises
+    ------
+    ResumeError
+        If the place is inside an epoch and means other batches here.
+    """
+    if before is None:
+        return None, done
+    changes = _changes(before, now)
+    lanes = int(before["lanes"])
+    if not changes:
+        return lanes, done
+    if 0 < done < -(-int(before["rows"]) // int(before["global_batch_size"])):
+        raise ResumeError(
+            f"the checkpoint was taken after batch {done} of epoch {epoch}, which cannot be gone on with here:\n{changes}\n"
+            "Set these back; or go on from a checkpoint taken between two epochs; or begin anew with the checkpoint's "
+            "weights alone (load_from_checkpoint of the model)"
+        )
+    _log.warning("the checkpoint's order of batches is not the one from here on:\n%s", changes)
+    # A whole epoch is behind it, however long epochs are now.
+    return lanes, steps if done else 0
+
+
+def _changes(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> str:
+    """Return a line for each setting that has changed."""
+    lines = []
+    for name, meaning in _MEANINGS.items():
+        if before[name] != now[name]:
+            values = "" if name in {"targets", "draws"} else f": {before[name]} in the checkpoint, {now[name]} now"
+            lines.append(f"  {meaning}{values}")
+    return "\n".join(lines)

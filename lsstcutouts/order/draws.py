@@ -1,0 +1,82 @@
+"""Which targets an epoch draws, where some count more than others."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ConfigurationError
+
+__all__ = ["balanced", "checked_weights", "draw", "repeats"]
+
+
+def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.float64]:
+    """Return weights as ``(N,)`` float64.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is negative or not finite, or all are zero.
+    """
+    array = np.asarray(weights)
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        raise ConfigurationError(f"{name} must be one number a target, got {array.dtype} of shape {array.shape}")
+    array = array.astype(np.float64)
+    bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+    if len(bad):
+        raise ConfigurationError(
+            f"{name} must be finite and not negative; {len(bad)} of {len(array)} are not, the first is {array[bad[0]]} of "
+            f"target {bad[0]}"
+        )
+    if len(array) and not array.any():
+        raise ConfigurationError(f"{name} are 0 for every target, so there is nothing to draw")
+    return array
+
+
+def balanced(labels: ArrayLike, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return weights that make every class count the same in total, divided within a class as ``weights`` says.
+
+    Parameters
+    ----------
+    labels
+        ``(N,)`` class of each target.
+    weights
+        ``(N,)``; by default the targets of a class count the same.
+    """
+    _, inverse = np.unique(np.asarray(labels), return_inverse=True)
+    inverse = inverse.reshape(-1)
+    one = np.ones(len(inverse)) if weights is None else weights
+    total = np.bincount(inverse, weights=one)
+    return np.divide(one, total[inverse], out=np.zeros(len(one)), where=total[inverse] > 0)
+
+
+def draw(
+    weights: NDArray[np.float64], size: int, *, seed: int, epoch: int, replacement: bool = False
+) -> NDArray[np.int64]:
+    """Return ``(size,)`` ascending row numbers that an epoch draws.
+
+    Without replacement each row is drawn its expected number of times, ``size * weight / sum(weights)``, rounded down or
+    up (systematic sampling in random order; Madow 1949, Ann. Math. Statist. 20, 333). With replacement the draws are
+    independent.
+
+    Parameters
+    ----------
+    weights
+        ``(N,)``, as `checked_weights` returns them.
+    """
+    rng = np.random.default_rng([seed, epoch, 2])
+    order = rng.permutation(len(weights))
+    edges = np.cumsum(weights[order])
+    edges = edges / edges[-1] * size  # so that the last one is size to the digit
+    if replacement:
+        drawn = np.searchsorted(edges, rng.random(size) * size, side="right")
+        counts = np.bincount(drawn, minlength=len(weights))
+    else:
+        ticks = np.minimum(np.floor(edges + rng.random()), size)
+        counts = np.diff(ticks, prepend=0).astype(np.int64)
+    rows = np.empty(len(weights), np.int64)
+    rows[order] = counts
+    return np.repeat(np.arange(len(weights)), rows)
+
+
+def repeats(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how often each of these ascending rows has stood before: 0 for the first time."""
+    return np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")

@@ -1,0 +1,60 @@
+"""Lanes: parts of the sky that are read side by side, one by each rank."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigurationError
+from .blocks import Ints
+
+__all__ = ["interleaved", "lane_ids", "lane_lengths"]
+
+
+def lane_lengths(count: int, lanes: int) -> NDArray[np.int64]:
+    """Return ``(lanes,)`` rows of each lane: as equal as can be, the first ones longer by one.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no lane.
+    """
+    if lanes < 1:
+        raise ConfigurationError(f"there must be at least one lane, got {lanes}")
+    share, rest = divmod(count, lanes)
+    return share + (np.arange(lanes) < rest)
+
+
+def lane_ids(block: Ints, lanes: int) -> NDArray[np.int64]:
+    """Return the lane of each row: neighbouring blocks go to one lane, and at most ``lanes - 1`` blocks are divided.
+
+    The lanes are the same in every epoch, so that a rank meets its own files and cached tiles again.
+
+    Parameters
+    ----------
+    block
+        ``(N,)`` dense block ids, ascending along the sky.
+    """
+    lane = np.empty(len(block), np.int64)
+    lane[np.argsort(block, kind="stable")] = np.repeat(np.arange(lanes), lane_lengths(len(block), lanes))
+    return lane
+
+
+def interleaved(lane: NDArray[np.int64], lanes: int, key: NDArray[np.floating] | Ints) -> NDArray[np.int64]:
+    """Return rows in the order of ``key`` within each lane, taking one of every lane in turn.
+
+    Position ``p`` of the result is row ``p // lanes`` of lane ``p % lanes``.
+
+    Parameters
+    ----------
+    lane
+        ``(N,)`` lane of each row, with the lengths of `lane_lengths`.
+    key
+        ``(N,)`` what the rows of a lane are sorted by.
+    """
+    if lanes == 1:
+        return np.argsort(key, kind="stable").astype(np.int64)
+    by_lane = np.lexsort((key, lane))
+    length = lane_lengths(len(lane), lanes)
+    within = np.arange(len(lane)) - np.repeat(np.cumsum(length) - length, length)  # place within the lane
+    order = np.empty(len(lane), np.int64)
+    order[within * lanes + lane[by_lane]] = by_lane
+    return order
