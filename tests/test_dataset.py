@@ -93,7 +93,7 @@ def test_a_loop_goes_on_where_its_state_was_taken(plan: CutoutPlan, workers: int
     for _ in range(3):
         seen += ids([next(passing)])
     state = loader.state_dict()
-    assert state == {"epoch": 1, "done": 3}
+    assert (state["epoch"], state["done"]) == (1, 3)
     resumed = CutoutLoader(dataset_of(plan), num_workers=workers)
     resumed.load_state_dict(state)
     assert seen + ids(resumed) == order[1]
@@ -241,7 +241,7 @@ def test_only_the_latest_pass_counts(plan: CutoutPlan) -> None:
     late = iter(loader)
     next(late)
     next(early)
-    assert loader.state_dict() == {"epoch": 1, "done": 1}
+    assert (loader.epoch, loader.done) == (1, 1)
 
 
 def test_a_copied_dataset_shares_its_position_with_workers(plan: CutoutPlan) -> None:

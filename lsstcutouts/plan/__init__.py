@@ -4,6 +4,6 @@ No Butler here: a worker that unpickles a plan imports numpy and nothing heavier
 """
 
 from .cutouts import CutoutPlan
-from .tables import FileTable, PatchTable, PlanSummary, Reason, Rejected, ragged
+from .tables import FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading, ragged
 
-__all__ = ["CutoutPlan", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "ragged"]
+__all__ = ["CutoutPlan", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]

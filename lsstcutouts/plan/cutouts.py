@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..geom import YX, TanProjection
-from ..order import block_ids
+from ..order import block_ids, lane_ids
 from ..writing import whole_file
 from .parquet import from_arrow, to_arrow
-from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected
+from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading
 
 __all__ = ["CutoutPlan"]
+
+_CELL = 150
+"""Pixels along a cell of DP2, the unit in which bytes are estimated."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -139,8 +142,8 @@ class CutoutPlan:
         np.logical_or.at(present, owner, self.patches.files[self.others] >= 0)
         return {band: int(count) for band, count in zip(self.bands, (~present).sum(axis=0), strict=True)}
 
-    def summary(self) -> PlanSummary:
-        """Return counts of targets, patches, files, missing bands and bytes."""
+    def summary(self, *, ranks: int = 1) -> PlanSummary:
+        """Return counts of targets, patches, files, missing bands and bytes; and what so many ranks read twice."""
         tracts, per_tract = np.unique(self.tract, return_counts=True)
         used, per_patch = np.unique(self.primary, return_counts=True)
         names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
@@ -157,20 +160,43 @@ class CutoutPlan:
             bands=self.bands,
             size=(self.size.y, self.size.x),
             per_patch=dict(zip(names, per_patch.tolist(), strict=True)),
+            shared=self.shared_reading(ranks) if ranks > 1 else None,
         )
 
     def _bytes_to_read(self) -> int:
         """Estimate the compressed image bytes under the boxes: distinct cells of 150 px times the files there."""
-        cell = 150
-        low, high = self.yx0 // cell, (self.yx0 + np.asarray(self.size) - 1) // cell  # (N, 2)
+        cells, _ = self._cells_under(np.arange(len(self)))
+        return int(self._cell_bytes(np.unique(cells)))
+
+    def _cell_bytes(self, cells: NDArray[np.int64]) -> float:
+        per_patch = np.bincount(cells >> 40, minlength=len(self.patches))
+        return float((per_patch * (self.patches.files >= 0).sum(axis=1)).sum() * _CELL * _CELL * self.tile_bytes)
+
+    def _cells_under(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return ``(M,)`` cells of 150 px under boxes, as numbers that begin with the patch, and the place of the box."""
+        yx0 = self.yx0[targets].astype(np.int64)
+        low, high = yx0 // _CELL, (yx0 + np.asarray(self.size) - 1) // _CELL  # (n, 2)
         steps = (high - low).max(axis=0, initial=0) + 1
-        touched = []
-        for step in np.ndindex(*steps.tolist()):
-            yx = np.minimum(low + step, high).astype(np.int64)
-            touched.append(np.unique((self.primary.astype(np.int64) << 40) + (yx[:, 0] << 20) + yx[:, 1]))
-        per_patch = np.bincount(np.unique(np.concatenate(touched)) >> 40, minlength=len(self.patches))
-        bands = (self.patches.files >= 0).sum(axis=1)
-        return int((per_patch * bands).sum() * cell * cell * self.tile_bytes)
+        corner = self.primary[targets].astype(np.int64) << 40
+        touched = [np.minimum(low + step, high) for step in np.ndindex(*steps.tolist())]
+        cells = np.concatenate([corner + (yx[:, 0] << 20) + yx[:, 1] for yx in touched])
+        return cells, np.tile(np.arange(len(targets)), len(touched))
+
+    def shared_reading(self, ranks: int, targets: NDArray[np.int64] | None = None) -> SharedReading:
+        """Return what ranks that share targets (all of them by default) read beside each other.
+
+        Each rank reads its own lane, a part of the sky (`lsstcutouts.order.lane_ids`).
+        """
+        chosen = np.arange(len(self)) if targets is None else targets
+        lane = lane_ids(self.blocks(chosen), ranks)
+        cells, place = self._cells_under(chosen)
+        distinct, inverse = np.unique(cells, return_inverse=True)
+        read = np.unique(inverse.reshape(-1) * ranks + lane[place]) // ranks  # a row for each rank and cell
+        once, total = self._cell_bytes(distinct), self._cell_bytes(distinct[read])
+        used = np.unique(self.primary[chosen].astype(np.int64) * ranks + lane) // ranks
+        patches, count = np.unique(used, return_counts=True)
+        files = (self.patches.files[patches] >= 0).sum(axis=1)
+        return SharedReading(ranks, int(files.sum()), int(files[count > 1].sum()), total / once - 1.0 if once else 0.0)
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which pixels each row of the plan gives."""

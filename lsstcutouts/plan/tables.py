@@ -1,7 +1,7 @@
 """The tables that a plan is made of, and what they amount to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..geom import Box
 
-__all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "ragged"]
+__all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
 type Column = NDArray[Any] | list[str]
 
@@ -105,6 +105,32 @@ class FileTable:
 
 
 @dataclass(frozen=True)
+class SharedReading:
+    """What ranks read beside each other.
+
+    Attributes
+    ----------
+    ranks
+        How many there are.
+    files, shared_files
+        Files under the targets' primary patches, and those of them that more than one rank reads.
+    read_twice
+        Bytes that a further rank reads again, of those that one process would read.
+    """
+
+    ranks: int
+    files: int
+    shared_files: int
+    read_twice: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.ranks} ranks: {self.shared_files} of {self.files} files are read by more than one, "
+            f"{self.read_twice:.1%} of the bytes again"
+        )
+
+
+@dataclass(frozen=True)
 class PlanSummary:
     """What a plan amounts to, for people (``str``) and machines (``as_dict``)."""
 
@@ -119,12 +145,13 @@ class PlanSummary:
     bands: tuple[str, ...]
     size: tuple[int, int]
     per_patch: Mapping[str, int]
+    shared: SharedReading | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {
-            f.name: dict(value) if isinstance(value := getattr(self, f.name), Mapping) else value for f in fields(self)
-        }
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["shared"] = None if self.shared is None else asdict(self.shared)
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
 
     def __str__(self) -> str:
         lines = [
@@ -132,6 +159,7 @@ class PlanSummary:
             f"  {len(self.tracts)} tract(s), {self.patches} patch(es), {self.files} files ({self.file_bytes / 1e9:.2f} GB)",
             f"  about {self.bytes_to_read / 1e6:.0f} MB of image tiles under the boxes",
         ]
+        lines += [f"  {self.shared}"] if self.shared else []
         lines += [f"  tract {tract}: {count} targets" for tract, count in self.tracts.items()]
         lines += [f"  band {band}: missing for {count} targets" for band, count in self.bands_missing.items() if count]
         lines += [f"  not delivered: {count} rows, {reason}" for reason, count in self.rejected.items()]
