@@ -11,6 +11,7 @@ from rich.text import Text
 
 from .entries import OURS, Entry, Profile, butler_of, ceiling_of, ratio
 from .settings import Settings
+from .shuffle import ShuffleEntry
 from .target import Target
 
 __all__ = ["BenchmarkResult"]
@@ -40,6 +41,8 @@ class BenchmarkResult:
         What could not be measured, and why.
     files
         What was written.
+    shuffles
+        What each width of the shuffle costs and gives.
     """
 
     settings: Settings
@@ -51,6 +54,7 @@ class BenchmarkResult:
     further: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     files: Sequence[str] = ()
+    shuffles: Sequence[ShuffleEntry] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -72,6 +76,8 @@ class BenchmarkResult:
         parts: list[Any] = [part for scene in scenes for part in (Text(), self._table(scene))]
         if self.targets:
             parts += [Text(), self._target_table(), Text()]
+        if self.shuffles:
+            parts += [Text(), self._shuffle_table(), Text()]
         parts += [Text(f"- {text}") for text in self.advice]
         parts += [Text(f"not measured: {text}", style="dim") for text in self.left_out]
         parts += [Text(f"written: {path}", style="dim") for path in self.files]
@@ -122,6 +128,16 @@ class BenchmarkResult:
             unit = f" {target.unit}" if target.unit else ""
             bound = f"{sense} {_number(target.bound)}"
             table.add_row(figure, f"{_number(target.value)}{unit}", bound, _VERDICTS[target.met])
+        return table
+
+    def _shuffle_table(self) -> Table:
+        title = f"Shuffling (medians of {len(self.shuffles[0].rates)} runs)"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+        for heading in ("width", "distance", "correlation", "decodes a tile", "cutouts/s"):
+            table.add_column(heading, justify="left" if heading == "width" else "right")
+        for entry in self.shuffles:
+            numbers = f"{entry.distance:.3f}", f"{entry.correlation:.3f}", f"{entry.decodes:.2f}", _rate(entry.rate)
+            table.add_row(entry.name, *numbers)
         return table
 
 

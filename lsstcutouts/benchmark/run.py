@@ -18,6 +18,7 @@ from ..cache import TileCache
 from ..cutout import default_threads
 from ..dataset import CutoutDataset, CutoutLoader
 from ..device import resolved
+from ..simulate import SimulatedRepository
 from ..writing import whole_file
 from .device import device_words, measure_device
 from .entries import Entry, Profile
@@ -27,7 +28,8 @@ from .machine import about_machine
 from .picture import write_pictures
 from .planning import measure_planning
 from .result import BenchmarkResult
-from .settings import Scene, Settings, scenes_of
+from .settings import SHUFFLE, Scene, Settings, scenes_of
+from .shuffle import ShuffleEntry, measure_shuffles, wide_repository, write_shuffle_picture
 from .target import Target, targets_of
 from .throughput import Scenery, measure_scene, profile_cost
 from .words import advice
@@ -67,11 +69,15 @@ def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
         There is no such device.
     """
     resolved(settings.device)  # a GPU that is not there is said before anything is measured
-    fields = [_field(settings, scene, progress) for scene in scenes_of(settings)]
+    alone = set(settings.what) == {SHUFFLE} and settings.device == "cpu"
+    fields = [] if alone else [_field(settings, scene, progress) for scene in scenes_of(settings)]
     run = _Run(settings, fields, Console(stderr=True, quiet=not progress))
     if "throughput" in settings.what:
         run.throughput()
-    run.figures()
+    if fields:
+        run.figures()
+    if SHUFFLE in settings.what:
+        run.shuffles(wide_repository(settings, progress=progress))
     return run.written()
 
 
@@ -96,6 +102,7 @@ class _Run:
         self._further: dict[str, Any] = {}
         self._waiting: float | None = None
         self._of_device: list[str] = []
+        self._shuffles: list[ShuffleEntry] = []
 
     def throughput(self) -> None:
         """Measure every way in every regime of every scene."""
@@ -119,7 +126,7 @@ class _Run:
         """Measure what belongs to no regime, on the first scene."""
         field, settings = self._fields[0], self._settings
         for name in settings.what:
-            if name == "throughput":
+            if name in {"throughput", SHUFFLE}:
                 continue
             with self._console.status(f"Measuring: {name}"):
                 if name == "hits":
@@ -135,6 +142,12 @@ class _Run:
         if settings.device != "cpu":
             with self._console.status("Measuring: device"):
                 self._device(field)
+
+    def shuffles(self, repository: SimulatedRepository) -> None:
+        """Measure what each width of the shuffle costs and gives."""
+        with self._console.status("Measuring: shuffle"):
+            self._shuffles = measure_shuffles(repository, self._settings)
+        self._further["shuffle"] = [entry.as_dict() for entry in self._shuffles]
 
     def _planning(self, field: Field) -> None:
         if field.repository.release != "dp2":
@@ -163,9 +176,11 @@ class _Run:
         settings, machine = self._settings, about_machine()
         output = Path(settings.output)
         files = []
+        subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
         if self._entries:
-            subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
             files = write_pictures(output, self._entries, self._profiles, "lsstcutouts", subtitle)
+        if self._shuffles:
+            files.append(write_shuffle_picture(output / "shuffle.png", self._shuffles, subtitle, settings.wide_cache))
         told = [*advice(self._entries, self._profiles, default_threads(), self._waiting), *self._of_device]
         path = output / "benchmark.json"
         result = BenchmarkResult(
@@ -178,6 +193,7 @@ class _Run:
             self._further,
             self._left_out,
             [str(file) for file in (*files, path)],
+            self._shuffles,
         )
         with whole_file(path) as part:
             part.write_text(json.dumps(result.as_dict(), indent=1) + "\n")

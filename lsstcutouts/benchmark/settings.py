@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 
-__all__ = ["CACHES", "MASK_PLANES", "WHAT", "Regime", "Scene", "Settings", "regimes_of", "scenes_of"]
+__all__ = ["CACHES", "MASK_PLANES", "SHUFFLE", "WHAT", "Regime", "Scene", "Settings", "regimes_of", "scenes_of"]
 
 PLANES: Mapping[str, tuple[str, ...]] = {"image": ("image",), "all": ("image", "variance", "mask")}
 """What the words of the setting ``planes`` stand for."""
@@ -24,7 +24,10 @@ before is used again, as in every later moment of an epoch over more sky than th
 """
 
 WHAT = ("throughput", "hits", "planning", "start", "scaling", "waiting")
-"""Groups of measurements."""
+"""Groups of measurements that are made unless others are asked for."""
+
+SHUFFLE = "shuffle"
+"""Quality and cost of shuffling by width, a group of its own: on a repository of many patches, a minute to write."""
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "release": ("dp2", "dp1"),
@@ -32,7 +35,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "planes": tuple(PLANES),
     "cache": CACHES,
     "order": ("shuffled", "ordered"),
-    "what": WHAT,
+    "what": (*WHAT, SHUFFLE),
     "device": ("cpu", "cuda"),
 }
 
@@ -62,6 +65,9 @@ _LEAST = {
     "planning_targets": 1,
     "planning_patches": 1,
     "scaling_targets": 1,
+    "wide_patches": 1,
+    "wide_targets": 1,
+    "widths": 1,
 }
 
 
@@ -135,6 +141,11 @@ class Settings:
     planning_targets: int = 1_000_000
     planning_patches: int = 1000
     scaling_targets: int = 100_000
+    wide: str | None = None
+    wide_patches: int = 6
+    wide_targets: int = 200
+    wide_cache: float = 0.25
+    widths: tuple[int, ...] = (1, 4, 8, 16, 32, 64, 128)
     seed: int = 0
 
     def __post_init__(self) -> None:
