@@ -26,7 +26,6 @@ from ..order import (
     Schedule,
     Share,
     Shuffle,
-    balanced,
     check_order,
     checked_weights,
     shuffle_kind,
@@ -163,6 +162,8 @@ class CutoutDataModule(L.LightningDataModule):
         check_order(seed=seed, shuffle_width=shuffle_width)
         shuffle_kind(shuffle)
         Schedule(0, batch_size)
+        if epoch_size is not None and epoch_size < 1:
+            raise ConfigurationError(f"epoch_size must be at least 1, got {epoch_size}")
         if num_workers < 0 or (threads is not None and threads < 1):
             raise ConfigurationError(f"num_workers={num_workers} and threads={threads} cannot be")
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -320,14 +321,17 @@ class CutoutDataModule(L.LightningDataModule):
     def _drawing(self) -> dict[str, Any]:
         """Return what an epoch of training draws."""
         plan, rows = self._split("train")
-        weights = (
-            None
-            if self.weights is None
-            else checked_weights(np.asarray(plan.columns[self.weights])[rows], self.weights)
+        weights, balance = (
+            None if name is None else np.asarray(plan.columns[name])[rows] for name in (self.weights, self.balance)
         )
-        if self.balance is not None:
-            weights = balanced(np.asarray(plan.columns[self.balance])[rows], weights)
-        return {"weights": weights, "epoch_size": self.epoch_size, "replacement": self.replacement}
+        if weights is not None:
+            weights = checked_weights(weights, f"the weights in column {self.weights!r}")
+        return {
+            "weights": weights,
+            "balance": balance,
+            "epoch_size": self.epoch_size,
+            "replacement": self.replacement,
+        }
 
     def _split(self, split: str) -> tuple[CutoutPlan, NDArray[np.int64]]:
         if not self._has(split):

@@ -70,6 +70,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     weights
         ``(len(rows),)`` how often targets are drawn, relative to each other. Each epoch draws a target its expected number
         of times, rounded down or up; the batches then hold ``repeat``, how often a target came before in the epoch.
+    balance
+        ``(len(rows),)`` classes, numbers or words: each is drawn equally often in total, its targets as ``weights`` says.
     epoch_size
         Targets that an epoch draws; by default as many as there are.
     replacement
@@ -113,6 +115,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
         seed: int = 0,
         weights: ArrayLike | None = None,
+        balance: ArrayLike | None = None,
         epoch_size: int | None = None,
         replacement: bool = False,
         threads: int | None = None,
@@ -136,6 +139,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             shuffle_width=shuffle_width,
             seed=seed,
             weights=None if weights is None else checked_weights(weights),
+            balance=None if balance is None else np.unique(np.asarray(balance), return_inverse=True)[1].reshape(-1),
             epoch_size=epoch_size,
             replacement=replacement,
             pads=pads,

@@ -5,7 +5,7 @@ arguments, so that every rank, worker and resumed run computes the same one.
 """
 
 from .blocks import block_ids
-from .draws import balanced, checked_weights, draw, repeats
+from .draws import checked_weights
 from .epoch import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
 from .epochs import Drawn, Epochs
 from .groups import split_groups
@@ -19,15 +19,12 @@ __all__ = [
     "Schedule",
     "Share",
     "Shuffle",
-    "balanced",
     "block_ids",
     "check_order",
     "checked_weights",
-    "draw",
     "epoch_order",
     "lane_ids",
     "lane_lengths",
-    "repeats",
     "shuffle_kind",
     "sky_order",
     "split_groups",

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigurationError
+from .blocks import Ints
 
 __all__ = ["balanced", "checked_weights", "draw", "repeats"]
 
@@ -31,25 +32,29 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
     return array
 
 
-def balanced(labels: ArrayLike, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Return weights that make every class count the same in total, divided within a class as ``weights`` says.
+def balanced(stratum: Ints, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return weights that make every stratum count the same in total, divided within it as ``weights`` says.
 
     Parameters
     ----------
-    labels
-        ``(N,)`` class of each target.
+    stratum
+        ``(N,)`` dense numbers, such as of a target's class.
     weights
-        ``(N,)``; by default the targets of a class count the same.
+        ``(N,)``; by default the targets of a stratum count the same.
     """
-    _, inverse = np.unique(np.asarray(labels), return_inverse=True)
-    inverse = inverse.reshape(-1)
-    one = np.ones(len(inverse)) if weights is None else weights
-    total = np.bincount(inverse, weights=one)
-    return np.divide(one, total[inverse], out=np.zeros(len(one)), where=total[inverse] > 0)
+    one = np.ones(len(stratum)) if weights is None else weights
+    total = np.bincount(stratum, weights=one)
+    return np.divide(one, total[stratum], out=np.zeros(len(one)), where=total[stratum] > 0)
 
 
 def draw(
-    weights: NDArray[np.float64], size: int, *, seed: int, epoch: int, replacement: bool = False
+    weights: NDArray[np.float64],
+    size: int,
+    *,
+    seed: int,
+    epoch: int,
+    replacement: bool = False,
+    stratum: Ints | None = None,
 ) -> NDArray[np.int64]:
     """Return ``(size,)`` ascending row numbers that an epoch draws.
 
@@ -61,9 +66,13 @@ def draw(
     ----------
     weights
         ``(N,)``, as `checked_weights` returns them.
+    stratum
+        ``(N,)`` numbers; without replacement, as many are drawn of each stratum as expected, rounded down or up, too.
     """
     rng = np.random.default_rng([seed, epoch, 2])
     order = rng.permutation(len(weights))
+    if stratum is not None:
+        order = order[np.argsort(stratum[order], kind="stable")]
     edges = np.cumsum(weights[order])
     edges = edges / edges[-1] * size  # so that the last one is size to the digit
     if replacement:

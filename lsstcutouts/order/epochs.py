@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
-from .draws import draw, repeats
+from .draws import balanced, checked_weights, draw, repeats
 from .epoch import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
 from .schedule import Schedule, Share
 
@@ -49,6 +49,8 @@ class Epochs:
         As in `epoch_order`; without shuffling, as in `sky_order`.
     weights
         ``(N,)`` how often rows are drawn, relative to each other; None draws every row once.
+    balance
+        ``(N,)`` dense numbers of the classes, each of which is drawn equally often in total; None for no classes.
     epoch_size
         Rows that an epoch draws; by default ``N``.
     replacement
@@ -70,6 +72,7 @@ class Epochs:
     shuffle_width: int = DEFAULT_SHUFFLE_WIDTH
     seed: int = 0
     weights: NDArray[np.float64] | None = None
+    balance: NDArray[np.int64] | None = None
     epoch_size: int | None = None
     replacement: bool = False
     pads: bool = False
@@ -79,8 +82,10 @@ class Epochs:
         shuffle_kind(self.shuffle)
         if self.epoch_size is not None and self.epoch_size < 1:
             raise ConfigurationError(f"epoch_size must be at least 1, got {self.epoch_size}")
-        if self.weights is not None and len(self.weights) != len(self.block):
-            raise ConfigurationError(f"{len(self.weights)} weights cannot serve {len(self.block)} targets")
+        for name in ("weights", "balance"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.block):
+                raise ConfigurationError(f"{name} of {len(given)} targets cannot serve {len(self.block)}")
         if not len(self.block) and self.draws:
             raise ConfigurationError("weights and epoch_size draw from targets, and there are none")
         _ = self.schedule
@@ -88,7 +93,8 @@ class Epochs:
     @property
     def draws(self) -> bool:
         """Whether an epoch draws rows, rather than taking each once."""
-        return self.weights is not None or self.epoch_size is not None or self.replacement
+        given = self.weights is not None or self.balance is not None
+        return given or self.epoch_size is not None or self.replacement
 
     @property
     def partial(self) -> bool:
@@ -132,13 +138,26 @@ class Epochs:
         kept = self.schedule.kept(seed=self.seed, epoch=epoch)
         if not self.draws:
             return Drawn(kept, None)
+        rows = draw(
+            self._weights,
+            self.schedule.rows,
+            seed=self.seed,
+            epoch=epoch,
+            replacement=self.replacement,
+            stratum=self.balance,
+        )
+        return Drawn(rows[kept], repeats(rows)[kept])
+
+    @cached_property
+    def _weights(self) -> NDArray[np.float64]:
         weights = np.ones(len(self.block)) if self.weights is None else self.weights
-        drawn = draw(weights, self.schedule.rows, seed=self.seed, epoch=epoch, replacement=self.replacement)[kept]
-        return Drawn(drawn, repeats(drawn))
+        return weights if self.balance is None else checked_weights(balanced(self.balance, weights))
 
     def settings(self) -> dict[str, int | str]:
         """Return plain values: what must be the same for a place in an epoch to mean the same rows."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.weights).tobytes() if self.weights is not None else b"")
+        digest = hashlib.sha256()
+        for given in (self.weights, self.balance):
+            digest.update(b"none" if given is None else np.ascontiguousarray(given).tobytes())
         digest.update(repr((self.epoch_size, self.replacement)).encode())
         return {
             "rows": self.schedule.rows,

@@ -1,0 +1,88 @@
+"""What the data module draws, and when it refuses to go on."""
+
+from collections import Counter
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lsstcutouts.catalog import Catalog
+from lsstcutouts.errors import ConfigurationError, ResumeError
+from lsstcutouts.simulate import SimulatedRepository
+
+from .test_datamodule import Watcher, data_of, trainer_of
+
+
+def labels_of(repo: SimulatedRepository) -> dict[int, int]:
+    catalog = Catalog.from_any(repo.truth, columns=("label",))
+    return dict(zip(catalog.object_id.tolist(), catalog.columns["label"].tolist(), strict=True))
+
+
+def test_classes_are_drawn_equally_often(dp2_repo: SimulatedRepository) -> None:
+    data = data_of(dp2_repo, balance="label", epoch_size=30, columns=())
+    data.setup()
+    label = labels_of(dp2_repo)
+    batches = list(data.train_dataloader())
+    drawn = Counter(label[i] for b in batches for i in b["object_id"].tolist())
+    assert drawn == {0: 15, 1: 15}
+    # Validation takes each target once.
+    seen = [i for b in data.val_dataloader() for i in b["object_id"].tolist()]
+    assert len(seen) == len(set(seen)) == len(data.splits["val"][1])
+
+
+def test_weights_are_a_column(dp2_repo: SimulatedRepository) -> None:
+    data = data_of(dp2_repo, weights="label", epoch_size=20, replacement=True)
+    data.setup()
+    assert all((b["label"] == 1).all() for b in data.train_dataloader())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"epoch_size": 0}, "epoch_size"), ({"shuffle": "some"}, "shuffle must be")]
+)
+def test_drawing_is_checked_at_once(dp2_repo: SimulatedRepository, changes, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        data_of(dp2_repo, **changes)
+
+
+def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
+    data = data_of(dp2_repo, weights="kind")
+    data.setup()
+    with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number a target"):
+        data.train_dataloader()
+
+
+def test_a_resume_with_another_batch_size_is_explained(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    class Saver(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Saver()]).fit(Watcher(), data_of(dp2_repo))
+    for changes, words in (
+        ({"batch_size": 4}, "8 in the checkpoint, 4 now"),
+        ({"splits": {"train": 0.75, "val": 0.25}}, "the plan or the split"),
+        ({"size": 32}, "another catalog, repository, size"),
+        ({"balance": "label"}, "weights, balance"),
+    ):
+        with pytest.raises(ResumeError, match=words):
+            trainer_of(tmp_path, max_epochs=2).fit(
+                Watcher(), data_of(dp2_repo, **changes), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
+            )
+
+
+def test_a_weighted_epoch_goes_on(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    changes = {"weights": "label", "epoch_size": 40}
+
+    class Saver(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:
+            if trainer.global_step == 2:
+                trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    first, second = Watcher(), Watcher()
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Saver()]).fit(first, data_of(dp2_repo, **changes))
+    trainer_of(tmp_path, max_epochs=1).fit(
+        second, data_of(dp2_repo, **changes), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
+    )
+    assert second.seen["train"][0] == first.seen["train"][0][16:]
+    assert torch.load(tmp_path / "inside.ckpt", weights_only=True)["CutoutDataModule"]["train"]["order"]["draws"]
