@@ -16,6 +16,7 @@ whether trying again can help (``transient``)::
     ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
     ├── CoverageError(LookupError)              no target lies on any coadd
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
+    ├── LeakError(ValueError)                   splits of the targets that share pixels, where that is not allowed
     ├── ResumeError(ValueError)                 a place in an epoch that means other batches now
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
     ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
@@ -50,6 +51,7 @@ __all__ = [
     "DependencyError",
     "FluxUnitError",
     "GeometryMismatchError",
+    "LeakError",
     "LsstCutoutsError",
     "MemoryBudgetError",
     "MissingBandError",
@@ -126,6 +128,10 @@ class CoverageError(LsstCutoutsError, LookupError):
 
 class PlanError(LsstCutoutsError, ValueError):
     """A plan that is damaged, of another version, or does not fit what is asked of it."""
+
+
+class LeakError(LsstCutoutsError, ValueError):
+    """Splits of the targets that share pixels, where that is not allowed."""
 
 
 class ResumeError(LsstCutoutsError, ValueError):

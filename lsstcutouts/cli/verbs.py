@@ -56,10 +56,12 @@ VERBS = {
         target="lsstcutouts.cli.planning:run",
         summary="find the images under the targets of a catalog, and say what reading them takes",
         details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
-        " read. With output= the plan is written as Parquet, for CutoutPlan.load.",
+        " read. With splits= the targets are dealt, and it fails where two splits of your own share pixels. With output= the"
+        " plan is written as Parquet, for CutoutPlan.load.",
         examples=(
             "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
             "lsstcutouts plan repo=dp2 collections=dp2 catalog='my targets.fits' bands=gri size=128 output=plan.parquet",
+            "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
         ),
     ),
     "train": Verb(

@@ -1,8 +1,5 @@
 """The data module itself."""
 
-import hashlib
-import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,16 +28,14 @@ from ..order import (
     shuffle_kind,
 )
 from ..plan import CutoutPlan
-from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
+from ..planner import SizeLike, parse_bands, parse_size, parse_tract
 from ..report import Report
-from ..splits import SPLITS, checked_fractions, dealt
+from ..splits import DEFAULT_HEALPIX_ORDER, SPLITS, Dealt, Leaks, SplitBy, Splits, SplitSettings, deal, deal_plans
 from .hints import quieten_lightning
-from .plans import catalog_key, fitting
+from .plans import PlanSettings
 from .steps import DeviceSteps
 
 __all__ = ["CutoutDataModule"]
-
-_log = logging.getLogger(__name__)
 
 
 class CutoutDataModule(L.LightningDataModule):
@@ -71,8 +66,19 @@ class CutoutDataModule(L.LightningDataModule):
         How many targets a training epoch draws, by default as many as there are; and whether the draws are independent
         of each other, rather than each target its expected number of times, rounded down or up.
     splits
-        Share of the targets in each split; whole patches are dealt, or blocks of sky where there are fewer than four
-        patches. Not used with one catalog a split. ``predict`` is every target.
+        Share of the targets in each split; or the name of a catalog column that holds ``train``, ``val`` or ``test``; or
+        split names mapped to object ids, or to files of them. Not used with one catalog a split. ``predict`` is every
+        target.
+    split_by
+        What fractions never divide: ``"patch"``, ``"tract"``, ``"block"`` (of sky within a patch) or ``"healpix"`` (cells of
+        ``healpix_order``); ``"auto"`` takes patches, and blocks where there are fewer than four patches.
+    leaks
+        What becomes of targets whose boxes share pixels with those of another split: ``"drop"`` leaves them out of training
+        or validation (`dealt` lists them), ``"raise"`` is an error, ``"warn"`` says so. By default, fractions drop, and
+        splits of one's own warn.
+    select
+        Expression on catalog columns, such as ``"mag_i < 23 and label >= 0"``, that the targets of train, val and test must
+        meet; or one for each split by name, ``predict`` too. A missing value meets none.
     columns
         Catalog columns that travel with the samples.
     threads, cache_bytes
@@ -127,7 +133,11 @@ class CutoutDataModule(L.LightningDataModule):
         balance: str | None = None,
         epoch_size: int | None = None,
         replacement: bool = False,
-        splits: Mapping[str, float] | None = None,
+        splits: Splits | None = None,
+        split_by: SplitBy = "auto",
+        healpix_order: int = DEFAULT_HEALPIX_ORDER,
+        leaks: Leaks | None = None,
+        select: str | Mapping[str, str] | None = None,
         columns: Sequence[str] = (),
         threads: int | None = None,
         cache_bytes: float | str = "auto",
@@ -169,7 +179,9 @@ class CutoutDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.shuffle, self.shuffle_width = seed, shuffle, shuffle_width
         self.weights, self.balance, self.epoch_size, self.replacement = weights, balance, epoch_size, replacement
-        self.fractions = checked_fractions(splits)
+        self.split_settings = SplitSettings.of(
+            splits, split_by=split_by, healpix_order=healpix_order, leaks=leaks, select=select, seed=seed
+        )
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.normalisation = normalisation or nn.Identity()
@@ -180,13 +192,19 @@ class CutoutDataModule(L.LightningDataModule):
         self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self.splits: dict[str, tuple[CutoutPlan, NDArray[np.int64]]] = {}
+        self.dealt: Dealt | None = None
+        """Which targets belong to which split, and which were left out; known after `setup`."""
         self.loaders: dict[str, CutoutLoader] = {}
         """Latest loader of each split that was asked for."""
         self._past = CacheStats()  # of worker processes of earlier loaders
         self._train_loader: CutoutLoader | None = None
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, int] | None = None
+
+    @property
+    def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
+        """Plan and targets of each split; empty before `setup`."""
+        return {} if self.dealt is None else self.dealt.splits
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``."""
@@ -222,26 +240,20 @@ class CutoutDataModule(L.LightningDataModule):
         if self.splits:
             return
         for name, catalog in self._catalogs().items():
-            self._build(catalog).save(self._plan_file(name))
+            self.plan_settings.made(catalog).save(self._plan_file(name))
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
         """Load or make the plan and deal its targets to the splits."""
         if self.splits:
             return
         quieten_lightning()
-        prepared = self.trainer is not None
-        plans = {n: self._load(n) if prepared else self._build(c) for n, c in self._catalogs().items()}
-        if isinstance(self.plan, CutoutPlan):
-            plans[""] = self._fitting(self.plan)
-        elif self.plan is not None:
-            plans[""] = self._fitting(CutoutPlan.load(self.plan))
+        plans = {name: self._planned(name, catalog) for name, catalog in self._catalogs().items()}
+        if self.plan is not None:
+            given = self.plan if isinstance(self.plan, CutoutPlan) else CutoutPlan.load(self.plan)
+            plans[""] = self.plan_settings.fitting(given)
         if "" in plans:
             self.plan = plans[""]
-        self.splits = (
-            dealt(plans[""], self.fractions, self.seed)
-            if "" in plans
-            else {n: (p, np.arange(len(p))) for n, p in plans.items()}
-        )
+        self.dealt = deal(plans[""], self.split_settings) if "" in plans else deal_plans(plans, self.split_settings)
 
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
@@ -336,7 +348,7 @@ class CutoutDataModule(L.LightningDataModule):
     def _split(self, split: str) -> tuple[CutoutPlan, NDArray[np.int64]]:
         if not self._has(split):
             raise ConfigurationError(
-                f"the {split!r} split holds no target; splits= gives {self.fractions}, and setup() must come first"
+                f"the {split!r} split holds no target; there is {self.split_settings}, and setup() must come first"
             )
         return self.splits[split]
 
@@ -350,7 +362,8 @@ class CutoutDataModule(L.LightningDataModule):
             plan,
             rows=rows,
             batch_size=self.batch_size,
-            **self.options.arguments("seed"),
+            **self.options.arguments("seed", "columns"),
+            columns=self.columns,
             shuffle=shuffle,
             shuffle_width=self.shuffle_width,
             seed=self.seed,
@@ -387,9 +400,19 @@ class CutoutDataModule(L.LightningDataModule):
         return Share(self.trainer.global_rank, self.trainer.world_size)
 
     @property
-    def _plan_columns(self) -> tuple[str, ...]:
-        """Catalog columns that the plan must hold."""
-        return tuple(dict.fromkeys([*self.columns, *(c for c in (self.weights, self.balance) if c is not None)]))
+    def plan_settings(self) -> PlanSettings:
+        """What decides the plans, besides the catalogs."""
+        drawn = [column for column in (self.weights, self.balance) if column is not None]
+        return PlanSettings(
+            self.repo,
+            self.collections,
+            self.bands,
+            self.size,
+            self.dataset_type,
+            self.skymap,
+            self.tract,
+            tuple(dict.fromkeys([*self.columns, *drawn, *self.split_settings.columns])),
+        )
 
     def _catalogs(self) -> dict[str, Any]:
         """Return what must be planned: a catalog a split, or one for all under the empty name."""
@@ -399,51 +422,12 @@ class CutoutDataModule(L.LightningDataModule):
             return dict(self.catalog)
         return {"": self.catalog}
 
-    def _fitting(self, plan: CutoutPlan) -> CutoutPlan:
-        """Return a plan that was given, if it is what the other arguments say."""
-        return fitting(
-            plan, bands=self.bands, size=self.size, dataset_type=self.dataset_type, columns=self._plan_columns
-        )
-
-    def _build(self, catalog: Any) -> CutoutPlan:
-        plan = build_plan(
-            catalog,
-            self.repo,
-            collections=self.collections,
-            bands=self.bands,
-            size=self.size,
-            dataset_type=self.dataset_type,
-            skymap=self.skymap,
-            tract=self.tract,
-            columns=self._plan_columns,
-        )
-        if len(plan.rejected):
-            _log.warning(
-                "%d of %d targets are not covered:\n%s",
-                len(plan.rejected),
-                len(plan.rejected) + len(plan),
-                plan.summary(),
-            )
-        return plan
+    def _planned(self, name: str, catalog: Any) -> CutoutPlan:
+        if self.trainer is None:
+            return self.plan_settings.made(catalog)
+        return CutoutPlan.load(self._plan_file(name))
 
     def _plan_file(self, name: str) -> Path:
-        """Return where the plan waits: known to every process of this run from its settings alone."""
         catalog = self.catalog[name] if name else self.catalog
-        source = catalog_key(catalog, self._plan_columns)
-        settings = [
-            self.repo,
-            self.collections,
-            source,
-            self.bands,
-            self.size,
-            self.dataset_type,
-            self.skymap,
-            self.tract,
-            self._plan_columns,
-        ]
-        key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         root = self.trainer.default_root_dir if self.trainer is not None else "."
-        return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
-
-    def _load(self, name: str) -> CutoutPlan:
-        return CutoutPlan.load(self._plan_file(name))
+        return self.plan_settings.path(catalog, name, root)
