@@ -11,7 +11,7 @@ from ..dataset import TensorBatch
 from ..errors import ConfigurationError
 from .hashing import random_keys, stream_of
 
-__all__ = ["Augmentation", "checked_number", "checked_size", "needed"]
+__all__ = ["Augmentation", "checked_number", "checked_size", "moved_by", "needed"]
 
 
 class Augmentation(nn.Module):
@@ -83,3 +83,8 @@ def checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
         raise ConfigurationError(f"size must be pixels or (height, width), got {size!r}")
     return pair[0], pair[1]
+
+
+def moved_by(places: Tensor, by: Sequence[float]) -> Tensor:
+    """Return ``(N, 2)`` places plus a number for each axis, which stays out of device memory: a copy would be waited for."""
+    return torch.stack([places[:, 0] + by[0], places[:, 1] + by[1]], dim=1)

@@ -80,7 +80,8 @@ class BandDropout(Augmentation):
         for name in _CLEARED:
             if isinstance(plane := batch.get(name), Tensor):
                 missing = math.nan if self.missing_band == "nan" and name in {"image", "variance"} else 0
-                changed[name] = plane.masked_fill(dropped[:, :, None, None], missing)
+                # Of a copy, in place: otherwise the memory layout would be lost.
+                changed[name] = plane.clone().masked_fill_(dropped[:, :, None, None], missing)
         for name, missing in (("band_present", 0), ("psf_present", 0), ("quality", int(Quality.BAND_ABSENT))):
             if isinstance(row := batch.get(name), Tensor):
                 changed[name] = row.masked_fill(dropped, missing)

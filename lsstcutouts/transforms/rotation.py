@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dataset import TensorBatch
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, checked_number, checked_size
+from .augmentation import Augmentation, checked_number, checked_size, moved_by
 from .hashing import random_uniform
 from .planes import pixel_sides
 from .sampling import KERNELS, Turner, check_kernel, resampled
@@ -62,13 +62,13 @@ class RandomRotation(Augmentation):
         height, width = self.size or sides
         self._check_margin(batch, sides, (height, width))
         offset, angle, wcs, psf = self.needed(batch, "offset"), self.angles(batch), batch.get("wcs"), batch.get("psf")
-        source, target = (offset + _middle(shape, offset) for shape in (sides, (height, width)))
+        source, target = (moved_by(offset, _middle(shape)) for shape in (sides, (height, width)))
         turned = resampled(batch, Turner(angle, source, target, height, width, self.kernel))
         if isinstance(wcs, Tensor):
             turned["wcs"] = _turned_wcs(wcs, angle, source, target)
         if isinstance(psf, Tensor):
             shape = psf.shape[-2], psf.shape[-1]
-            middle = _middle(shape, offset).expand_as(offset)
+            middle = moved_by(torch.zeros_like(offset), _middle(shape))
             turned["psf"] = Turner(angle, middle, middle, *shape, self.kernel).weighted(psf)
         return {**batch, **turned}
 
@@ -97,8 +97,8 @@ class RandomRotation(Augmentation):
         return y, x
 
 
-def _middle(shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor([(n - 1) / 2 for n in shape], dtype=like.dtype, device=like.device)
+def _middle(shape: tuple[int, int]) -> list[float]:
+    return [(n - 1) / 2 for n in shape]
 
 
 def _turned_wcs(wcs: Tensor, angle: Tensor, source: Tensor, target: Tensor) -> Tensor:

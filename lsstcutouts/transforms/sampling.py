@@ -49,7 +49,8 @@ def window(plane: Tensor, start: Tensor, height: int, width: int) -> Tensor:
         plane.shape[-2],
         plane.shape[-1],
     )
-    return gathered(plane, index, height, width).masked_fill(~inside, 0)
+    # In place: otherwise the memory layout would be lost.
+    return gathered(plane, index, height, width).masked_fill_(~inside, 0)
 
 
 def _places(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -104,7 +105,7 @@ def resampled(batch: TensorBatch, sampler: Sampler) -> TensorBatch:
     planes = {name: v for name in _INTERPOLATED if isinstance(v := batch.get(name), Tensor)}
     changed = {name: _change(name, plane, sampler) for name, plane in planes.items()}
     beyond = {plane.shape[-2:]: sampler.outside(plane) for plane in planes.values()}
-    return {name: v.masked_fill(beyond[planes[name].shape[-2:]], 0) for name, v in changed.items()}
+    return {name: v.masked_fill_(beyond[planes[name].shape[-2:]], 0) for name, v in changed.items()}
 
 
 def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
@@ -115,7 +116,7 @@ def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
     if name == "ivar":
         nothing = ~(plane > 0)
         variance = sampler.weighted(torch.where(nothing, 0.0, 1 / plane), 2)
-        return (1 / variance).masked_fill(sampler.union(nothing), 0)
+        return (1 / variance).masked_fill_(sampler.union(nothing), 0)
     return sampler.weighted(plane, 2 if name == "variance" else 1)
 
 
@@ -212,7 +213,7 @@ class Turner:
         """Return the sums of a plane times its weights to a power, as `Sampler` says."""
         total: Tensor | None = None
         for index, inside, weight in self._neighbours(plane):
-            part = self._gathered(plane, index) * weight.pow(power).masked_fill(~inside, 0)
+            part = self._gathered(plane, index) * weight.pow(power).masked_fill_(~inside, 0)
             total = part if total is None else total + part
         return plane if total is None else total
 
@@ -220,7 +221,7 @@ class Turner:
         """Return the bits that any contributing pixel has, as `Sampler` says."""
         total: Tensor | None = None
         for index, inside, weight in self._neighbours(plane):
-            part = self._gathered(plane, index).masked_fill(~inside | (weight.abs() < CONTRIBUTES), 0)
+            part = self._gathered(plane, index).masked_fill_(~inside | (weight.abs() < CONTRIBUTES), 0)
             total = part if total is None else total | part
         return plane if total is None else total
 

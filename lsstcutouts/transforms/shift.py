@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..dataset import TensorBatch
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, checked_number, checked_size
+from .augmentation import Augmentation, checked_number, checked_size, moved_by
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
 from .sampling import KERNELS, Shifter, check_kernel, resampled, window
@@ -71,8 +71,7 @@ class RandomShift(Augmentation):
         height, width = self.size or sides
         base = [(old - new) // 2 for old, new in zip(sides, (height, width), strict=True)]
         self._check_margin(sides)
-        begin = torch.tensor(base, dtype=torch.float32, device=self.epoch.device)
-        start = begin - self.shifts(batch)  # (N, 2)
+        start = -moved_by(self.shifts(batch), [-b for b in base])  # (N, 2)
         if self.subpixel:
             moved = resampled(batch, Shifter(start, height, width, self.kernel))
         else:
@@ -85,8 +84,8 @@ class RandomShift(Augmentation):
     ) -> dict[str, Tensor]:
         """Return what the batch says about places, with the first pixel at another one."""
         offset, yx0, wcs = self.needed(batch, "offset"), batch.get("yx0"), batch.get("wcs")
-        middle = torch.tensor([(b - a) / 2 for a, b in zip(old, new, strict=True)], device=start.device)
-        places = {"offset": offset - (start + middle)}
+        middle = [(b - a) / 2 for a, b in zip(old, new, strict=True)]
+        places = {"offset": offset - moved_by(start, middle)}
         if isinstance(yx0, Tensor):
             places["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
         if isinstance(wcs, Tensor):
