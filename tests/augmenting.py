@@ -14,7 +14,7 @@ PLANES = ("image", "variance", "ivar", "mask", "valid")
 def full_batch(count: int = 32, bands: int = 3, y: int = 21, x: int = 26, *, psf: int = 9, first: int = 0) -> Batch:
     """Return a batch with every key that augmentations look at; rows are the same whatever ``count`` and ``first``."""
     generator = torch.Generator().manual_seed(3)
-    some = 64 if first + count <= 64 else first + count
+    some = max(64, first + count)
     rows = slice(first, first + count)
     image = torch.randn(some, bands, y, x, generator=generator) * 50
     valid = torch.rand(some, bands, y, x, generator=generator) > 0.05
@@ -56,7 +56,7 @@ class Shift(RandomShift):
         super().__init__(max(abs(v) for pair in by for v in pair), *args, **kwargs)
         self.by = by
 
-    def shifts(self, batch):
+    def shifts(self, batch):  # noqa: ARG002
         return torch.tensor(self.by, dtype=torch.float32)
 
 
@@ -67,7 +67,7 @@ class Rotation(RandomRotation):
         super().__init__(*args, **kwargs)
         self.degrees = degrees
 
-    def angles(self, batch):
+    def angles(self, batch):  # noqa: ARG002
         return torch.deg2rad(torch.tensor(self.degrees, dtype=torch.float32))
 
 

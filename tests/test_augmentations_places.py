@@ -11,7 +11,7 @@ from lsstcutouts.transforms import AddNoise, Compose, RandomD4, RandomRotation, 
 
 from .augmenting import PLANES, Rotation, Shift, full_batch, same
 
-KERNELS = ("bilinear", "cubic", "lanczos3")
+KERNELS = ("bilinear", "cubic", "quintic")
 
 
 def kernel_1d(kernel: str, fraction: float) -> np.ndarray:
@@ -22,8 +22,20 @@ def kernel_1d(kernel: str, fraction: float) -> np.ndarray:
     if kernel == "cubic":
         near, far = 1.5 * at**3 - 2.5 * at**2 + 1, -0.5 * at**3 + 2.5 * at**2 - 4 * at + 2
         return np.where(at < 1, near, np.where(at < 2, far, 0))
-    weights = np.where(at < 3, np.sinc(at) * np.sinc(at / 3), 0)
-    return weights / weights.sum()
+    near, far = np.polyval([-55 / 12, 23 / 2, -95 / 12, 0, 0, 1], at), (at - 1) * (at - 2)
+    far = far * np.polyval([55 / 24, -83 / 8, 29 / 2, -23 / 4], at)
+    last = (at - 2) * (at - 3) ** 2 * np.polyval([-11 / 24, 25 / 12, -9 / 4], at)
+    return np.select([at <= 1, at <= 2, at < 3], [near, far, last])
+
+
+@pytest.mark.parametrize(("kernel", "degree"), [("bilinear", 1), ("cubic", 2), ("quintic", 4)])
+def test_kernels_are_exact_for_polynomials(kernel: str, degree: int) -> None:
+    batch = full_batch(1, 1, y=21, x=21)
+    at = torch.linspace(-1, 1, 21)
+    batch["image"] = (at**degree).reshape(-1, 1) * (1 - at**degree)[None, None]
+    moved = Shift([(0.3, -0.85)], (13, 13), subpixel=True, kernel=kernel)(batch)["image"]
+    y, x = at[4:17] - 0.03, at[4:17] + 0.085
+    torch.testing.assert_close(moved[0, 0], (y**degree).reshape(-1, 1) * (1 - x**degree), atol=2e-6, rtol=0)
 
 
 def sums(batch: dict, n: int, y: float, x: float, kernel: str) -> dict[str, np.ndarray]:
@@ -93,7 +105,7 @@ def test_the_middle_of_a_cut_of_the_other_parity() -> None:
     torch.testing.assert_close(moved["offset"] - batch["offset"], torch.tensor([[0.5, 0.5]]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     by=st.tuples(st.floats(-3, 3, width=16), st.floats(-3, 3, width=16)),
     kernel=st.sampled_from(KERNELS),
@@ -108,7 +120,7 @@ def test_shifts_between_pixels_are_weighted_sums(by: tuple[float, float], kernel
         check_pixel(batch, moved, 0, (y, x), (base[0] + y - by[0], base[1] + x - by[1]), kernel)
         check_pixel(batch, moved, 1, (y, x), (base[0] + y - 3, base[1] + x + 3), kernel)
     torch.testing.assert_close(
-        moved["offset"][0], batch["offset"][0] + torch.tensor(by) + (torch.tensor([0.0, 0.0])), atol=1e-5, rtol=0
+        moved["offset"][0], batch["offset"][0] + torch.tensor(by) + torch.tensor([0.0, -0.0]), atol=1e-5, rtol=0
     )
 
 
@@ -144,11 +156,11 @@ def test_a_shift_keeps_flux_and_moves_the_centroid(kernel: str) -> None:
 
 def test_wide_kernels_keep_the_noise_best() -> None:
     """Variance of white noise after a shift by half a pixel, which is the worst; as the documentation says."""
-    batch = full_batch(64, 1, 40, 40)
-    batch["image"] = torch.randn(64, 1, 40, 40, generator=torch.Generator().manual_seed(1))
+    batch = full_batch(32, 1, 40, 40)
+    batch["image"] = torch.randn(32, 1, 40, 40, generator=torch.Generator().manual_seed(1))
     batch["variance"] = torch.ones_like(batch["image"])
-    for kernel, left in (("bilinear", 0.25), ("cubic", 0.66), ("lanczos3", 0.79)):
-        moved = Shift([(0.5, 0.5)] * 64, (30, 30), subpixel=True, kernel=kernel)(batch)
+    for kernel, left in (("bilinear", 0.25), ("cubic", 0.41), ("quintic", 0.50)):
+        moved = Shift([(0.5, 0.5)] * 32, (30, 30), subpixel=True, kernel=kernel)(batch)
         assert float(moved["variance"].mean()) == pytest.approx(left, abs=0.01)
         assert float(moved["image"].var()) == pytest.approx(left, rel=0.03)
 
@@ -169,7 +181,7 @@ def test_quarter_turns_are_numpys(degrees: float, turns: int, kernel: str) -> No
         np.testing.assert_allclose(turned[name].numpy(), wanted, rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     degrees=st.floats(-180, 180, width=32),
     kernel=st.sampled_from(KERNELS),
@@ -191,10 +203,10 @@ def test_rotations_are_weighted_sums(degrees: float, kernel: str, size) -> None:
 
 
 def test_the_least_size_leaves_no_empty_corner() -> None:
-    for size, kernel, largest in (((12, 12), "cubic", 180), ((9, 14), "bilinear", 180), ((9, 14), "lanczos3", 20)):
+    for size, kernel, largest in (((12, 12), "cubic", 180), ((9, 14), "bilinear", 180), ((9, 14), "quintic", 20)):
         module = RandomRotation(size, kernel=kernel, max_angle=largest)
-        batch = full_batch(400, 1, *module._least(size))
-        batch["offset"] = (batch["offset"] * 1.99).clamp(-0.5, 0.5)
+        batch = full_batch(64, 1, *module._least(size))
+        batch["offset"] = batch["offset"].sign() / 2
         batch["valid"][:] = True
         assert module(batch)["valid"].all()
         del batch["valid"]

@@ -35,7 +35,7 @@ class RandomRotation(Augmentation):
     max_angle
         Degrees: angles are even between minus and plus this one, 180 for any.
     kernel
-        What weighs the neighbours: ``"cubic"`` (4 x 4 pixels), ``"lanczos3"`` (6 x 6) or ``"bilinear"`` (2 x 2).
+        What weighs the neighbours: ``"cubic"`` (4 x 4 pixels), ``"quintic"`` (6 x 6) or ``"bilinear"`` (2 x 2).
     seed
         Chooses among series of choices.
     """
@@ -45,7 +45,7 @@ class RandomRotation(Augmentation):
         size: int | Sequence[int] | None = None,
         *,
         max_angle: float = 180.0,
-        kernel: Literal["bilinear", "cubic", "lanczos3"] = "cubic",
+        kernel: Literal["bilinear", "cubic", "quintic"] = "cubic",
         seed: int = 0,
     ) -> None:
         super().__init__(seed)

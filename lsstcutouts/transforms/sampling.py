@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 
 __all__ = ["KERNELS", "Sampler", "Shifter", "Turner", "check_kernel", "gathered", "resampled", "window"]
 
-KERNELS = {"bilinear": 2, "cubic": 4, "lanczos3": 6}
+KERNELS = {"bilinear": 2, "cubic": 4, "quintic": 6}
 """Pixels a row and column that each kernel sums over."""
 
 CONTRIBUTES = 1e-4
@@ -66,8 +66,8 @@ def _weights(kernel: str, fraction: Tensor) -> Tensor:
     Parameters
     ----------
     kernel
-        Linear; cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); Lanczos with three lobes
-        (Duchon 1979, J. Appl. Meteorol. 18, 1016), divided by its sum.
+        Linear; cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); quintic, exact for polynomials of
+        degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Not Lanczos: it moves centroids by up to 0.02 px.
     fraction
         How far the place lies beyond the whole pixel before it. The first of the taps is ``taps / 2 - 1`` before that.
     """
@@ -78,8 +78,10 @@ def _weights(kernel: str, fraction: Tensor) -> Tensor:
     if kernel == "cubic":
         near, far = (1.5 * at - 2.5) * at * at + 1, ((2.5 - 0.5 * at) * at - 4) * at + 2
         return torch.where(at <= 1, near, torch.where(at < 2, far, 0.0))
-    weights = torch.where(at < 3, torch.sinc(at) * torch.sinc(at / 3), 0.0)
-    return weights / weights.sum(-1, keepdim=True)
+    near = 1 + at**3 * (-95 / 12 + at * (23 / 2 - at * 55 / 12))
+    far = (at - 1) * (at - 2) * (-23 / 4 + at * (29 / 2 + at * (-83 / 8 + at * 55 / 24)))
+    last = (at - 2) * (at - 3) ** 2 * (-9 / 4 + at * (25 / 12 - at * 11 / 24))
+    return torch.where(at <= 1, near, torch.where(at <= 2, far, torch.where(at < 3, last, 0.0)))
 
 
 class Sampler(Protocol):

@@ -25,7 +25,7 @@ class RandomShift(Augmentation):
 
     Shifts by whole pixels change no value. With ``subpixel`` each pixel is a weighted sum of its neighbours, as
     `~lsstcutouts.transforms.sampling.resampled` says of each plane: the noise becomes smaller and neighbouring pixels
-    correlated, least with ``"lanczos3"``, most with ``"bilinear"``; a pixel that is not valid spoils all those that it
+    correlated, least with ``"quintic"``, most with ``"bilinear"``; a pixel that is not valid spoils all those that it
     contributes to. ``yx0`` is then the tract pixel nearest to the first pixel. The choice repeats, as `Augmentation` says.
 
     Parameters
@@ -37,7 +37,7 @@ class RandomShift(Augmentation):
     subpixel
         Whether shifts are any number of pixels, not whole ones.
     kernel
-        What weighs the neighbours: ``"lanczos3"`` (6 x 6 pixels), ``"cubic"`` (4 x 4) or ``"bilinear"`` (2 x 2).
+        What weighs the neighbours: ``"quintic"`` (6 x 6 pixels), ``"cubic"`` (4 x 4) or ``"bilinear"`` (2 x 2).
     seed
         Chooses among series of choices.
     """
@@ -48,7 +48,7 @@ class RandomShift(Augmentation):
         size: int | Sequence[int] | None = None,
         *,
         subpixel: bool = False,
-        kernel: Literal["bilinear", "cubic", "lanczos3"] = "lanczos3",
+        kernel: Literal["bilinear", "cubic", "quintic"] = "quintic",
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
