@@ -32,7 +32,7 @@ def kernel_1d(kernel: str, fraction: float) -> np.ndarray:
 def test_kernels_are_exact_for_polynomials(kernel: str, degree: int) -> None:
     batch = full_batch(1, 1, y=21, x=21)
     at = torch.linspace(-1, 1, 21)
-    batch["image"] = (at**degree).reshape(-1, 1) * (1 - at**degree)[None, None]
+    batch["image"] = ((at**degree).reshape(-1, 1) * (1 - at**degree))[None, None]
     moved = Shift([(0.3, -0.85)], (13, 13), subpixel=True, kernel=kernel)(batch)["image"]
     y, x = at[4:17] - 0.03, at[4:17] + 0.085
     torch.testing.assert_close(moved[0, 0], (y**degree).reshape(-1, 1) * (1 - x**degree), atol=2e-6, rtol=0)
@@ -50,7 +50,7 @@ def sums(batch: dict, n: int, y: float, x: float, kernel: str) -> dict[str, np.n
     for j, b in enumerate(wy):
         for i, a in enumerate(wx):
             yy, xx, w = iy + j - 3, ix + i - 3, a * b
-            inside, counts = 0 <= yy < height and 0 <= xx < width, abs(w) >= 1e-4
+            inside, counts = 0 <= yy < height and 0 <= xx < width, min(abs(a), abs(b)) >= 1e-4
             if counts and not inside:
                 return {name: np.zeros_like(v) for name, v in found.items()}
             if not inside:
@@ -109,19 +109,17 @@ def test_the_middle_of_a_cut_of_the_other_parity() -> None:
 @given(
     by=st.tuples(st.floats(-3, 3, width=16), st.floats(-3, 3, width=16)),
     kernel=st.sampled_from(KERNELS),
-    size=st.sampled_from([None, (9, 12)]),
+    cut=st.booleans(),
 )
-def test_shifts_between_pixels_are_weighted_sums(by: tuple[float, float], kernel: str, size) -> None:
+def test_shifts_between_pixels_are_weighted_sums(by: tuple[float, float], kernel: str, cut: bool) -> None:
     batch = full_batch(2)
-    moved = Shift([by, (3.0, -3.0)], size, subpixel=True, kernel=kernel)(batch)
-    base = ((21 - 9) // 2, (26 - 12) // 2) if size else (0, 0)
+    moved = Shift([by, (3.0, -3.0)], (9, 12) if cut else None, subpixel=True, kernel=kernel)(batch)
+    base = (6, 7) if cut else (0, 0)
     height, width = moved["image"].shape[-2:]
     for y, x in ((0, 0), (height - 1, width - 1), (4, 7), (8, 3)):
         check_pixel(batch, moved, 0, (y, x), (base[0] + y - by[0], base[1] + x - by[1]), kernel)
         check_pixel(batch, moved, 1, (y, x), (base[0] + y - 3, base[1] + x + 3), kernel)
-    torch.testing.assert_close(
-        moved["offset"][0], batch["offset"][0] + torch.tensor(by) + torch.tensor([0.0, -0.0]), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(moved["offset"][0], batch["offset"][0] + torch.tensor(by), atol=1e-5, rtol=0)
 
 
 def spot(y: float, x: float, *, count: int = 1, shape: tuple[int, int] = (41, 46), sigma: float = 1.9) -> dict:
@@ -162,7 +160,7 @@ def test_wide_kernels_keep_the_noise_best() -> None:
     for kernel, left in (("bilinear", 0.25), ("cubic", 0.41), ("quintic", 0.50)):
         moved = Shift([(0.5, 0.5)] * 32, (30, 30), subpixel=True, kernel=kernel)(batch)
         assert float(moved["variance"].mean()) == pytest.approx(left, abs=0.01)
-        assert float(moved["image"].var()) == pytest.approx(left, rel=0.03)
+        assert float(moved["image"].var()) == pytest.approx(left, rel=0.06)
 
 
 # Rotations

@@ -30,11 +30,11 @@ COMPILED = {
 
 @pytest.mark.parametrize("name", ["missing_bands", "rotations", "shallower", "shifts", "strong"])
 def test_a_configuration_augments_what_it_says_to_fetch(name: str) -> None:
-    cfg = OmegaConf.merge({"seed": 3}, OmegaConf.load(FOLDER / f"{name}.yaml"))
-    module = hydra.utils.instantiate(OmegaConf.masked_copy(cfg, [k for k in cfg if k != "seed"]))
+    cfg = OmegaConf.create({"seed": 3, "augmentations": OmegaConf.load(FOLDER / f"{name}.yaml")})
+    module = hydra.utils.instantiate(cfg.augmentations)
     size = SIZES.get(name, 64)
     batch = full_batch(4, 6, size, size)
-    if name != "strong" and name != "shallower":
+    if name not in {"strong", "shallower"}:
         batch = {k: v for k, v in batch.items() if k not in {"variance", "ivar", "mask", "valid", "psf"}}
     result = module(batch)
     assert result["image"].shape == (4, 6, 64, 64)

@@ -18,7 +18,7 @@ KERNELS = {"bilinear": 2, "cubic": 4, "quintic": 6}
 """Pixels a row and column that each kernel sums over."""
 
 CONTRIBUTES = 1e-4
-"""Least weight at which a pixel's mask bits and validity count: sums over whole pixels have rounding of 1e-6."""
+"""Least weight on each axis at which a pixel's mask bits and validity count: after turns by 90 degrees weights of nothing are 1e-5."""
 
 _INTERPOLATED = ("image", "variance", "ivar", "mask", "valid")
 
@@ -214,7 +214,7 @@ class Turner:
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
         """Return the sums of a plane times its weights to a power, as `Sampler` says."""
         total: Tensor | None = None
-        for index, inside, weight in self._neighbours(plane):
+        for index, inside, weight, _ in self._neighbours(plane):
             part = self._gathered(plane, index) * weight.pow(power).masked_fill_(~inside, 0)
             total = part if total is None else total + part
         return plane if total is None else total
@@ -222,23 +222,23 @@ class Turner:
     def union(self, plane: Tensor) -> Tensor:
         """Return the bits that any contributing pixel has, as `Sampler` says."""
         total: Tensor | None = None
-        for index, inside, weight in self._neighbours(plane):
-            part = self._gathered(plane, index).masked_fill_(~inside | (weight.abs() < CONTRIBUTES), 0)
+        for index, inside, _, contributes in self._neighbours(plane):
+            part = self._gathered(plane, index).masked_fill_(~(inside & contributes), 0)
             total = part if total is None else total | part
         return plane if total is None else total
 
     def outside(self, plane: Tensor) -> Tensor:
         """Return which new pixels a place beyond the plane contributes to."""
         total = torch.zeros((), dtype=torch.bool, device=plane.device)
-        for _, inside, weight in self._neighbours(plane):
-            total = total | (~inside & (weight.abs() >= CONTRIBUTES))
+        for _, inside, _, contributes in self._neighbours(plane):
+            total = total | (~inside & contributes)
         return total
 
     def _gathered(self, plane: Tensor, index: Tensor) -> Tensor:
         return gathered(plane, index, self._height, self._width)
 
-    def _neighbours(self, plane: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield index ``(N, h * w)``, whether it lies in the plane and weight ``(N, 1, h, w)`` of each neighbour.
+    def _neighbours(self, plane: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield index ``(N, h * w)``, and ``(N, 1, h, w)`` inside or not, weight and contributes or not, of each neighbour.
 
         They are made anew for each plane: kept, they would be larger than the planes.
         """
@@ -246,7 +246,8 @@ class Turner:
         for j in range(self._taps):
             for i in range(self._taps):
                 index, inside = _places(self._y + (first + j), self._x + (first + i), plane.shape[-2], plane.shape[-1])
-                yield index, inside, (self._wy[..., j] * self._wx[..., i]).unsqueeze(1)
+                y, x = self._wy[..., j].unsqueeze(1), self._wx[..., i].unsqueeze(1)
+                yield index, inside, y * x, (y.abs() >= CONTRIBUTES) & (x.abs() >= CONTRIBUTES)
 
 
 def _split(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
