@@ -20,7 +20,7 @@ SIZES = {"rotations": 97, "strong": 105}
 """Pixels to fetch, as the files say; 64 come out of all of them."""
 
 COMPILED = {
-    "shift": lambda: RandomShift(2, (15, 18)),
+    "shift": lambda: RandomShift(2, (15, 16)),
     "subpixel": lambda: RandomShift(2.5, subpixel=True, kernel="bilinear"),
     "rotation": lambda: RandomRotation((9, 11), kernel="bilinear"),
     "noise": lambda: AddNoise((0.5, 2.0)),
