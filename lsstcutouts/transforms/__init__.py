@@ -3,9 +3,27 @@
 Each takes and returns the batch dictionary; planes that must change together do.
 """
 
+from .augmentation import Augmentation
 from .compose import Compose
 from .d4 import RandomD4
-from .hashing import random_integers
+from .dropout import BandDropout
+from .hashing import random_integers, random_keys, random_normal, random_uniform
+from .noise import AddNoise
+from .rotation import RandomRotation
+from .shift import RandomShift
 from .stretch import AsinhStretch
 
-__all__ = ["AsinhStretch", "Compose", "RandomD4", "random_integers"]
+__all__ = [
+    "AddNoise",
+    "AsinhStretch",
+    "Augmentation",
+    "BandDropout",
+    "Compose",
+    "RandomD4",
+    "RandomRotation",
+    "RandomShift",
+    "random_integers",
+    "random_keys",
+    "random_normal",
+    "random_uniform",
+]
