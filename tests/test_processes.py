@@ -129,6 +129,7 @@ def test_a_lock_is_free_after_a_fork() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_worker_is_named(plan: CutoutPlan, number: signal.Signals, persistent: bool) -> None:
