@@ -32,6 +32,7 @@ whether trying again can help (``transient``)::
     ├── WriteError(OSError)                     a file that cannot be written, such as on a full disk
     ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
     ├── PixelMismatchError(AssertionError)      two ways of reading that give different pixels
+    ├── WorkerError(RuntimeError)               a worker process that died, of a signal or by itself
     ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
     └── DependencyError(ImportError)            an optional package that this call needs
 """
@@ -69,6 +70,7 @@ __all__ = [
     "SkyMapError",
     "TransientReadError",
     "UnsupportedFormatError",
+    "WorkerError",
     "WriteError",
 ]
 
@@ -194,6 +196,10 @@ class PlaneError(LsstCutoutsError, LookupError):
 
 class PixelMismatchError(LsstCutoutsError, AssertionError):
     """Two ways of reading the same pixels that give different ones."""
+
+
+class WorkerError(LsstCutoutsError, RuntimeError):
+    """A worker process of a loader that died: killed, crashed or ended before its time."""
 
 
 class MemoryBudgetError(LsstCutoutsError, MemoryError):
