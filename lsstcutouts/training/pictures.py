@@ -1,0 +1,51 @@
+"""Pictures of what a network makes of cutouts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ..cutout import CutoutReader
+from ..datamodule import CutoutDataModule
+from ..mosaic import write_mosaic
+
+__all__ = ["picture_of_validation"]
+
+_PICTURED = 40
+"""Cutouts in the picture: five rows of eight."""
+
+
+def picture_of_validation(
+    cfg: DictConfig, trainer: L.Trainer, model: L.LightningModule, data: CutoutDataModule, output: Path
+) -> Path | None:
+    """Write cutouts of the validation split, from the highest score to the lowest, with score and truth."""
+    label = OmegaConf.select(cfg, "model.label", default="label")
+    if not cfg.picture or not trainer.is_global_zero or "val" not in data.splits or not len(data.splits["val"][1]):
+        return None
+    plan, rows = data.splits["val"]
+    rng = np.random.default_rng(cfg.seed)
+    chosen = np.sort(rng.choice(rows, min(_PICTURED, len(rows)), replace=False))
+    batch = CutoutReader(plan, data.options, cache=data.cache).read(chosen)
+    scores = _scores(model, data, batch)
+    truth = np.asarray(batch.get(label, np.full(len(batch["object_id"]), -1)))
+    order = np.argsort(-scores)
+    right = (scores > 0.5) == (truth > 0.5)
+    captions = [f"{scores[i]:.2f}  {'lens' if truth[i] > 0.5 else 'no lens'}" for i in order]
+    frames = ["palegreen" if right[i] else "salmon" for i in order]
+    title = f"validation cutouts, {''.join(plan.bands)}: score and truth (green: right, red: wrong)"
+    images = np.asarray(batch["image"])[order]
+    return write_mosaic(output / "mosaic.png", images, plan.bands, captions, frames=frames, title=title)
+
+
+def _scores(model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
+    """Return the probability that the model gives each target of a batch of arrays."""
+    tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
+    model.eval()
+    with torch.inference_mode():
+        transformed = data.transform(tensors)
+        scores: np.ndarray[Any, Any] = model(transformed["image"]).sigmoid().cpu().numpy()
+    return scores
