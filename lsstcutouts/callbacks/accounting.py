@@ -29,7 +29,7 @@ def reserved_names(plan: CutoutPlan) -> set[str]:
 
 
 def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
-    """Return batches, or the shares of ranks, one behind the other; those without a row may lack columns.
+    """Return batches, or the shares of ranks, one behind the other; those without a row do not count.
 
     Raises
     ------
@@ -37,7 +37,9 @@ def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
         If they do not have the same columns.
     """
     filled = [part for part in parts if len(part.get("object_id", ()))]
-    names = list(filled[0]) if filled else ["object_id"]
+    if not filled:  # the names and types of columns without a value
+        return dict(max(parts, key=len, default={"object_id": np.zeros(0, np.int64)}))
+    names = list(filled[0])
     for part in filled:
         if list(part) != names:
             raise ConfigurationError(
@@ -47,9 +49,9 @@ def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
 
 
 def _concatenated(values: Sequence[Values]) -> Values:
-    if values and isinstance(values[0], list):
+    if isinstance(values[0], list):
         return [text for part in values for text in part]
-    return np.concatenate(values or [np.zeros(0, np.int64)])
+    return np.concatenate(values)
 
 
 def prediction_table(
