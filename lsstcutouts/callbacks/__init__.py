@@ -4,5 +4,6 @@ from .keep import KeepLast
 from .monitor import CacheMonitor
 from .predictions import PredictionWriter
 from .throughput import Throughput
+from .worst import WorstPredictions
 
-__all__ = ["CacheMonitor", "KeepLast", "PredictionWriter", "Throughput"]
+__all__ = ["CacheMonitor", "KeepLast", "PredictionWriter", "Throughput", "WorstPredictions"]

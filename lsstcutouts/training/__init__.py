@@ -1,7 +1,8 @@
-"""The functions behind ``lsstcutouts train`` and ``train_example.py``."""
+"""The functions behind ``lsstcutouts train``, ``lsstcutouts predict`` and ``train_example.py``."""
 
 from .fit import train
+from .prediction import PredictionResult, predict
 from .prepare import ensure_simulation
 from .result import TrainingResult
 
-__all__ = ["TrainingResult", "ensure_simulation", "train"]
+__all__ = ["PredictionResult", "TrainingResult", "ensure_simulation", "predict", "train"]

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import hydra
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import DictConfig
 from rich.console import Console
 
 from ..cache import CacheStats
-from ..callbacks import CacheMonitor, KeepLast, Throughput
+from ..callbacks import Throughput
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
 from .pictures import picture_of_validation
-from .prepare import ensure_simulation, output_folder, quieten
+from .prepare import callbacks_of, ensure_simulation, output_folder, quieten, trainer_of
 from .result import TrainingResult
 
 __all__ = ["train"]
@@ -37,20 +36,17 @@ def train(cfg: DictConfig) -> TrainingResult:
     if cfg.resume is not None and not Path(cfg.resume).is_file():
         raise ConfigurationError(f"resume={cfg.resume!r}: there is no such checkpoint")
     output = output_folder(cfg)
+    cfg = cfg.copy()
+    cfg.output = str(output)  # each job of a sweep has its own
     if not cfg.debug:
         quieten()
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
-    meter = CacheMonitor()
-    # With json=true nothing but the result goes to standard output.
-    shown = {"enable_progress_bar": False} if cfg.json else {}
-    callbacks = [meter, KeepLast(output / "last.ckpt"), *([] if cfg.json else [RichProgressBar()])]
-    settings = cfg.trainer.copy()
-    if isinstance(settings.get("logger"), DictConfig):
-        settings.logger.save_dir = str(output)  # each job of a sweep has its own
-    trainer: L.Trainer = hydra.utils.instantiate(settings, default_root_dir=str(output), callbacks=callbacks, **shown)
+    callbacks = callbacks_of(cfg)
+    meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
+    trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
     trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
     if not meter.targets:
         raise ConfigurationError(

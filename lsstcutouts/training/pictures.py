@@ -13,7 +13,7 @@ from ..cutout import CutoutReader
 from ..datamodule import CutoutDataModule
 from ..mosaic import write_mosaic
 
-__all__ = ["picture_of_validation"]
+__all__ = ["picture_of_highest", "picture_of_validation"]
 
 _PICTURED = 40
 """Cutouts in the picture: five rows of eight."""
@@ -49,3 +49,24 @@ def _scores(model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str
         transformed = data.transform(tensors)
         scores: np.ndarray[Any, Any] = model(transformed["image"]).sigmoid().cpu().numpy()
     return scores
+
+
+def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path | None:
+    """Write the cutouts of the highest ``score`` of a table of predictions, the highest first."""
+    if "score" not in table.column_names or table["score"].type.num_fields:
+        return None
+    scores = table["score"].to_numpy(zero_copy_only=False).astype(float)  # nan where there is none
+    order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable")[::-1][:_PICTURED]
+    order = order[~np.isnan(scores[order])]
+    if not len(order):
+        return None
+    plan, _ = data.splits["predict"]
+    ids = table["object_id"].to_numpy()[order]
+    sorter = np.argsort(plan.object_id)
+    targets = sorter[np.searchsorted(plan.object_id, ids, sorter=sorter)]
+    batch = CutoutReader(plan, data.options, cache=data.cache).read(targets)
+    # A file may have become unreadable since; what is left keeps its caption.
+    score_of = dict(zip(ids.tolist(), scores[order].tolist(), strict=True))
+    captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]
+    title = f"highest scores, {''.join(plan.bands)}: score and object_id"
+    return write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title)

@@ -6,13 +6,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import hydra
+import lightning as L
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from omegaconf import DictConfig
 
 from ..errors import ConfigurationError
 from ..simulate import SimulatedRepository, SimulationConfig, simulate
 
-__all__ = ["ensure_simulation", "output_folder", "quieten"]
+__all__ = ["callbacks_of", "ensure_simulation", "output_folder", "quieten", "trainer_of"]
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
@@ -55,3 +57,32 @@ def output_folder(cfg: DictConfig) -> Path:
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
+    """Return the callbacks that a configuration names.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is not made by its entry.
+    """
+    found = []
+    for name, settings in (cfg.get("callbacks") or {}).items():
+        callback = hydra.utils.instantiate(settings) if settings is not None else None  # null switches one off
+        if callback is not None and not isinstance(callback, L.Callback):
+            raise ConfigurationError(f"callbacks.{name} is no callback; give it a _target_, or null")
+        found += [] if callback is None else [callback]
+    return found
+
+
+def trainer_of(cfg: DictConfig, output: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    """Return the trainer of a configuration; with ``json=true`` nothing but the result goes to standard output."""
+    shown = {"enable_progress_bar": False} if cfg.json else {}
+    if any(isinstance(one, Checkpoint) for one in callbacks):
+        shown["enable_checkpointing"] = True  # who names the callback means it
+    bar = [] if cfg.json else [RichProgressBar()]
+    trainer: L.Trainer = hydra.utils.instantiate(
+        cfg.trainer, default_root_dir=str(output), callbacks=[*callbacks, *bar], **shown
+    )
+    return trainer
