@@ -60,8 +60,10 @@ class LensClassifier(L.LightningModule):
     ----------
     network
         Image ``(N, B, Y, X)`` to logits ``(N,)``.
-    lr, weight_decay
-        Settings of AdamW, where no ``optimizer`` is given.
+    lr
+        Highest learning rate of AdamW, where no ``optimizer`` is given.
+    weight_decay
+        Of AdamW, likewise.
     label
         Name of the catalog column, listed in the data module's ``columns``. Prediction does not need it.
     optimizer

@@ -69,6 +69,16 @@ def test_each_choice_is_composed_and_instantiated(group: str, name: str, tmp_pat
         check(composed(f"{group}={name}", *where, *REQUIRED.get(name, []), verb="predict"))
 
 
+@pytest.mark.parametrize("name", GROUPS["hparams_search"])
+def test_a_sweep_names_settings_that_there_are(name: str) -> None:
+    with initialize_config_module("lsstcutouts.configs", version_base="1.3"):
+        cfg = compose("train", overrides=[f"hparams_search={name}"], return_hydra_config=True)
+    params = cfg.hydra.sweeper.params
+    assert len(params) > 1
+    for setting, values in params.items():
+        check(composed(f"{setting}={str(values).split(',', maxsplit=1)[0]}"))
+
+
 def test_several_callbacks_are_put_together(tmp_path: Path) -> None:
     found = callbacks_of(composed("callbacks=[default,worst,early_stopping]", f"output={tmp_path}"))
     kinds = {type(callback).__name__ for callback in found}
