@@ -1,6 +1,7 @@
 """A prediction as a script, for several ranks: ``torchrun -m tests.predicting REPO FOLDER COUNT...``.
 
-Each COUNT is a number of catalog rows; the table goes to ``FOLDER/COUNT.parquet``.
+Each COUNT is a number of catalog rows; the table goes to ``FOLDER/COUNT.parquet``. A validation of the first catalog
+writes the ids of its seven worst targets to ``FOLDER/worst/worst.npy``.
 """
 
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lsstcutouts.callbacks import PredictionWriter
+from lsstcutouts.callbacks import PredictionWriter, WorstPredictions
 from lsstcutouts.catalog import Catalog
 from lsstcutouts.datamodule import CutoutDataModule
 
@@ -31,6 +32,19 @@ class Echo(L.LightningModule):
         position = torch.stack([batch["ra"], batch["dec"]], dim=1)
         mean = batch["image"].mean(dim=(1, 2, 3))
         return {"object_id": batch["object_id"], "score": batch["dec"], "mean": mean, "embedding": position}
+
+    def validation_step(self, batch: Any, _: int) -> dict[str, Any]:
+        real = ~batch["is_padding"]
+        columns = {"score": batch["ra"], "truth": batch["dec"], "loss": batch["dec"] + 90.0}
+        return {name: values[real] for name, values in {"object_id": batch["object_id"], **columns}.items()}
+
+
+class Noted(WorstPredictions):
+    """Writes down what it draws."""
+
+    def _draw(self, trainer: L.Trainer, found: Any) -> None:
+        super()._draw(trainer, found)
+        np.save(self.folder / "worst.npy", found["object_id"])
 
 
 def catalog_of(truth: Path, count: int) -> Catalog:
@@ -61,6 +75,10 @@ def main() -> None:
         writer = PredictionWriter(folder / f"{count}.parquet")
         trainer = trainer_of(folder, writer, devices=2, strategy="ddp")
         trainer.predict(Echo(), data, return_predictions=False)
+    splits = {"train": 0.0, "val": 1.0}
+    data = data_of(repo, catalog_of(repo / "truth.parquet", int(sys.argv[3])), splits=splits)
+    trainer = trainer_of(folder, Noted(folder / "worst", count=7), devices=2, strategy="ddp")
+    trainer.validate(Echo(), data, verbose=False)
 
 
 if __name__ == "__main__":

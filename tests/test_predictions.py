@@ -157,6 +157,12 @@ def test_two_ranks_write_one_file(dp2_repo: SimulatedRepository, tmp_path: Path)
         check(together, dp2_repo, count)
         assert together.drop_columns("mean").equals(alone.drop_columns("mean"))
     assert not list(tmp_path.glob(".*.part"))
+    # Each rank has seen a half; the worst of both are drawn.
+    known = catalog_of(dp2_repo.truth, COUNT)
+    covered = np.flatnonzero(known.ra < 200)
+    wanted = known.object_id[covered[np.argsort(-known.dec[covered])[:7]]]
+    np.testing.assert_array_equal(np.load(tmp_path / "worst" / "worst.npy"), wanted)
+    assert [path.name for path in (tmp_path / "worst").glob("*.png")] == ["worst-0001.png"]
 
 
 @given(st.data())
