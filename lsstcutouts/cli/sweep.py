@@ -86,16 +86,24 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], metric: str, title: str) -> Table:
-    """Return what differs between the jobs, and their metrics, for people."""
-    hidden = {"folder", "checkpoint", metric}
-    differing = [n for n in _names(rows) if n not in hidden and len({str(row.get(n)) for row in rows}) > 1]
+    """Return what differs between the jobs, and what came of them, for people."""
+    names = _names(rows)
+    given = names[: names.index("state")]  # settings come before, metrics behind
+    found = [name for name in names[len(given) :] if name.startswith(("state", "val_", "cutouts_"))]
+    differing = [n for n in [*given, *found] if len({str(row.get(n)) for row in rows}) > 1]
+    shown = [name for name in dict.fromkeys(["job", *differing, metric]) if name != "folder"]
     table = Table(title=title, title_justify="left")
-    shown = list(dict.fromkeys(["job", *differing, metric]))
     for name in shown:
-        table.add_column(name.replace("_", " ") if "." not in name else name)
+        table.add_column(_heading(name, shown), overflow="fold")
     for row in rows:
         table.add_row(*(_text(row.get(name)) for name in shown))
     return table
+
+
+def _heading(name: str, among: list[str]) -> str:
+    """Return the last part of a dotted name, where that tells it from the others."""
+    last = name.rpartition(".")[2]
+    return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else name
 
 
 def _text(value: Any) -> str:
