@@ -73,6 +73,17 @@ VERBS = {
             "lsstcutouts train",
             "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
             "lsstcutouts train -m seed=0,1,2",
+            "lsstcutouts train hparams_search=lr_width",
+        ),
+    ),
+    "predict": Verb(
+        target="lsstcutouts.training:predict",
+        summary="write what a trained network says about every target of a catalog",
+        details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
+        " is no score. The groups are those of train: give data, normalisation and model as in training.",
+        examples=(
+            "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
+            "lsstcutouts predict checkpoint=best.ckpt data=dp2 data.catalog=targets.parquet trainer=gpu output=scores.parquet",
         ),
     ),
     "benchmark": Verb(

@@ -46,32 +46,71 @@ class CutoutDataModule(L.LightningDataModule):
 
     Parameters
     ----------
-    repo, collections, bands, size, dataset_type, skymap, tract
-        Where the cutouts come from, as in `LsstDataFetcher`.
-    planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
-        What a batch holds, and the policies, as in `CutoutDataset`.
+    repo
+        Path, URL or label of a Butler repository; this and the next six as in `LsstDataFetcher`.
+    collections
+        Collection, or a list that is searched in order.
+    bands
+        One-letter bands or a list of names; the order of the channels.
+    size
+        Pixels, an angle such as ``"12 arcsec"``, or ``(height, width)`` of either.
+    dataset_type
+        What to cut from.
+    skymap
+        By default that of the coadds.
+    tract
+        Where tracts overlap: the target's own, or the one whose files cover most of the box.
+    planes
+        What a batch holds; this and the policies behind it as in `CutoutDataset`.
+    mask_planes
+        Names of the bits of ``mask``.
+    missing_band
+        What becomes of a band that no file covers.
+    min_bands
+        A target with fewer bands is left out and listed.
+    required_bands
+        A target without one of these is left out and listed.
+    fill
+        What stands where there is no value: a number, or noise of the pixel's variance.
+    quality
+        Checks of the pixels; None for none.
+    on_read_error
+        What a file that cannot be read does: raise, mask its pixels, or leave the target out.
+    normalise_psf
+        Whether each PSF kernel is divided by its sum.
+    flux_unit
+        Of the pixels: nJy, or the file's own.
     catalog
         A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
     batch_size
         Targets a batch and process.
     num_workers
         0 reads with threads inside this process, which is the fastest.
-    seed, shuffle, shuffle_width
-        Order of the training split, as in `CutoutDataset`; the other splits go block by block over the sky.
+    seed
+        Of the order, the splits and the noise of ``fill``.
+    shuffle
+        Order of the training split, as in `CutoutDataset`: true or ``"block"``, ``"full"``, or false; the other splits go
+        block by block over the sky.
+    shuffle_width
+        Blocks of sky open at once; the larger, the closer to a full permutation and the more memory it takes.
     weights
-        Catalog column: how often training draws a target, relative to the others; as in `CutoutDataset`.
+        Catalog column: how often training draws a target, relative to the others.
     balance
         Catalog column of classes, each of which training draws equally often in total.
-    epoch_size, replacement
-        How many targets a training epoch draws, by default as many as there are; and whether the draws are independent
-        of each other, rather than each target its expected number of times, rounded down or up.
+    epoch_size
+        Targets that a training epoch draws; by default as many as there are.
+    replacement
+        Whether the draws are independent of each other, rather than each target its expected number of times, rounded
+        down or up.
     splits
         Share of the targets in each split; or the name of a catalog column that holds ``train``, ``val`` or ``test``; or
         split names mapped to object ids, or to files of them. Not used with one catalog a split. ``predict`` is every
         target.
     split_by
-        What fractions never divide: ``"patch"``, ``"tract"``, ``"block"`` (of sky within a patch) or ``"healpix"`` (cells of
-        ``healpix_order``); ``"auto"`` takes patches, and blocks where there are fewer than four patches.
+        What fractions never divide: ``"patch"``, ``"tract"``, ``"block"`` (of sky within a patch) or ``"healpix"``;
+        ``"auto"`` takes patches, and blocks where there are fewer than four patches.
+    healpix_order
+        Of the cells of ``split_by="healpix"``.
     leaks
         What becomes of targets whose boxes share pixels with those of another split: ``"drop"`` leaves them out of training
         or validation (`dealt` lists them), ``"raise"`` is an error, ``"warn"`` says so. By default, fractions drop, and
@@ -81,7 +120,9 @@ class CutoutDataModule(L.LightningDataModule):
         meet; or one for each split by name, ``predict`` too. A missing value meets none.
     columns
         Catalog columns that travel with the samples.
-    threads, cache_bytes
+    threads
+        Decoding threads; by default the cores that this process may use.
+    cache_bytes
         As in `LsstDataFetcher`; one cache serves every loader of this process. Worker processes share its budget, those of
         training and validation together.
     normalisation
@@ -94,13 +135,17 @@ class CutoutDataModule(L.LightningDataModule):
     compile
         Whether these three run compiled, as one; they see tensors only then. On a
         GPU older than compute capability 7.0 they run as they are, and a warning says so.
-    wire, channels_last
-        Type in which pixels travel to the device, and memory layout of ``image`` there, as in `CutoutLoader`.
+    wire
+        Type in which pixels travel to the device, as in `CutoutLoader`.
+    channels_last
+        Whether ``image`` has the memory layout ``(N, Y, X, B)`` on the device.
     plan
         A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
         plan in use (with one catalog a split, ``splits`` holds each).
-    persistent_workers, prefetch_factor
-        As in `CutoutLoader`.
+    persistent_workers
+        Whether worker processes outlive an epoch.
+    prefetch_factor
+        Batches ahead for each worker process.
     """
 
     def __init__(
