@@ -16,6 +16,7 @@ whether trying again can help (``transient``)::
     ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
     ├── CoverageError(LookupError)              no target lies on any coadd
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
+    ├── StatisticsError(ValueError)             statistics of pixels that are damaged, or do not fit their use
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
     ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
     ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
@@ -63,6 +64,7 @@ __all__ = [
     "RepositoryNotFoundError",
     "RepositoryUnavailableError",
     "SkyMapError",
+    "StatisticsError",
     "TransientReadError",
     "UnsupportedFormatError",
     "WriteError",
@@ -124,6 +126,10 @@ class CoverageError(LsstCutoutsError, LookupError):
 
 class PlanError(LsstCutoutsError, ValueError):
     """A plan that is damaged, of another version, or does not fit what is asked of it."""
+
+
+class StatisticsError(LsstCutoutsError, ValueError):
+    """Statistics of pixels that cannot be fitted, are damaged, or do not fit what is asked of them."""
 
 
 class GeometryMismatchError(LsstCutoutsError, ValueError):
