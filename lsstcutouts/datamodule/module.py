@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,13 @@ from ..cutout import QualityPolicy, ReadOptions
 from ..dataset import CutoutDataset, CutoutLoader
 from ..device import TensorBatch, Wire
 from ..errors import ConfigurationError
+from ..normalisation import DEFAULT_SAMPLE, Statistics
 from ..order import DEFAULT_SHUFFLE_WIDTH, Share, batch_bounds, check_order
 from ..plan import CutoutPlan
 from ..planner import SizeLike, build_plan, parse_bands, parse_size, parse_tract
 from ..report import Report
 from ..splits import SPLITS, checked_fractions, dealt
+from .fitting import Fitting, Sample
 from .hints import quieten_lightning
 from .plans import catalog_key, fitting
 from .steps import DeviceSteps
@@ -64,7 +66,12 @@ class CutoutDataModule(L.LightningDataModule):
         As in `LsstDataFetcher`; one cache serves every loader of this process. Worker processes share its budget, those of
         training and validation together.
     normalisation
-        Module over a batch, run on the device before ``transforms``, for every split.
+        Module over a batch, run on the device before ``transforms``, for every split. What of it is a
+        `~lsstcutouts.transforms.Normalise` is fitted to the training split, once, and from a checkpoint on resume.
+    statistics
+        Statistics of the pixels, or a file of them (``lsstcutouts normalise``), instead of fitting.
+    normalisation_sample
+        Targets of the training split to fit them on.
     transforms
         Module over a batch, run on the device for every split. Lightning's trainer does that; a plain loop calls
         ``data.transform(batch)`` itself.
@@ -113,6 +120,8 @@ class CutoutDataModule(L.LightningDataModule):
         threads: int | None = None,
         cache_bytes: float | str = "auto",
         normalisation: nn.Module | None = None,
+        statistics: str | os.PathLike[str] | Statistics | None = None,
+        normalisation_sample: int = DEFAULT_SAMPLE,
         transforms: nn.Module | None = None,
         augmentations: nn.Module | None = None,
         compile: bool = False,  # noqa: A002 - torch's own word
@@ -150,6 +159,7 @@ class CutoutDataModule(L.LightningDataModule):
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         self.normalisation = normalisation or nn.Identity()
+        self._of_pixels = Fitting(statistics, sample=normalisation_sample)
         self.transforms = transforms or nn.Identity()
         self.augmentations = augmentations or nn.Identity()
         self._steps = DeviceSteps(compile=compile)
@@ -166,11 +176,16 @@ class CutoutDataModule(L.LightningDataModule):
         self._position: dict[str, int] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``."""
-        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``.
+
+        With it go the statistics of ``normalisation``.
+        """
+        place = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        return place | self._of_pixels.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on where the checkpoint was taken."""
+        """Let training go on where the checkpoint was taken, with its statistics in every stage."""
+        self._of_pixels.load_state_dict(state_dict, self.normalisation, self.bands, self.options.flux_unit)
         # Lightning restores a data module in every stage; only training goes on from there.
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             self._position = state_dict.get("train")
@@ -195,13 +210,36 @@ class CutoutDataModule(L.LightningDataModule):
         return (epoch, done) if whole or done < limit else (epoch + 1, 0)
 
     def prepare_data(self) -> None:
-        """Make the plans and write them for `setup`, once a node."""
-        if self.splits:
-            return
-        for name, catalog in self._catalogs().items():
-            self._build(catalog).save(self._plan_file(name))
+        """Make the plans and the statistics, and write them for `setup`, once a node."""
+        if not self.splits:
+            for name, catalog in self._catalogs().items():
+                self._build(catalog).save(self._plan_file(name))
+        if self._of_pixels.wanted(self.normalisation):
+            self._deal()
+            self._of_pixels.prepare(self._sample(), self._folder())
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
+        """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels."""
+        self._deal()
+        self._of_pixels.set_up(self.normalisation, self._sample(), self._folder())
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Statistics of the pixels that ``normalisation`` uses; None before `setup`, and where nothing needs any."""
+        return self._of_pixels.statistics
+
+    def fit_statistics(self, progress: Callable[[int, int], None] | None = None) -> Statistics:
+        """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
+
+        Parameters
+        ----------
+        progress
+            Is told targets done and targets in all.
+        """
+        self._deal()
+        return self._of_pixels.fit(self.normalisation, self._sample(), progress)
+
+    def _deal(self) -> None:
         """Load or make the plan and deal its targets to the splits."""
         if self.splits:
             return
@@ -392,8 +430,18 @@ class CutoutDataModule(L.LightningDataModule):
             self.columns,
         ]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
-        root = self.trainer.default_root_dir if self.trainer is not None else "."
-        return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
+        return self._folder() / f"plan-{name or 'all'}-{key}.parquet"
+
+    def _folder(self) -> Path:
+        """Return where processes of one run leave files for each other."""
+        return Path(self.trainer.default_root_dir if self.trainer is not None else ".") / ".lsstcutouts"
+
+    def _sample(self) -> Sample:
+        """Return what statistics are fitted on: the training split alone."""
+        plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
+        # Worker processes have caches of their own; this process's stays unused beside them.
+        cache = self.cache if self.num_workers == 0 else None
+        return Sample(plan, rows, self.bands, self.options, self.seed, cache, self.threads)
 
     def _load(self, name: str) -> CutoutPlan:
         return CutoutPlan.load(self._plan_file(name))

@@ -101,7 +101,7 @@ class Normalise(nn.Module):
                 f"{name} has no statistics yet: give it to the data module as normalisation= and let the data module fit it "
                 "(setup, with a training split), give the data module statistics=, or call fit(statistics)"
             )
-        image = batch["image"] if "image" in batch else None
+        image = batch.get("image")
         if not isinstance(image, Tensor):
             raise ConfigurationError("the batch has no image to normalise; add 'image' to planes")
         if image.shape[1] != self._channels:
@@ -119,7 +119,7 @@ class Normalise(nn.Module):
     @staticmethod
     def _spread(batch: TensorBatch, slope: Tensor) -> TensorBatch:
         """Return variance and its inverse after a change of scale."""
-        square, spread = slope.square(), TensorBatch()
+        square, spread = slope.square(), dict[str, Tensor | list[str]]()
         variance, ivar = batch.get("variance"), batch.get("ivar")
         if isinstance(variance, Tensor):
             spread["variance"] = variance * square
