@@ -1,6 +1,6 @@
 """Statistics of the pixels of each band, fitted once on a sample of the training split."""
 
-from .fit import DEFAULT_SAMPLE, MAX_PIXELS, fit_statistics, sampled
+from .fit import DEFAULT_SAMPLE, MAX_PIXELS, fit_statistics, sample_options, sampled
 from .statistics import QUANTILES, BandStatistics, Statistics
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "BandStatistics",
     "Statistics",
     "fit_statistics",
+    "sample_options",
     "sampled",
 ]

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, StatisticsError
 from ..plan import CutoutPlan
 from .statistics import QUANTILES, BandStatistics, Statistics
 
-__all__ = ["DEFAULT_SAMPLE", "MAX_PIXELS", "fit_statistics", "sampled"]
+__all__ = ["DEFAULT_SAMPLE", "MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
 
 DEFAULT_SAMPLE = 1000
 """Targets. With 64 px a side these are four million pixels a band, whose median is known to 0.0006 of the noise; what
@@ -94,7 +94,7 @@ def fit_statistics(
     targets = sampled(plan, np.asarray(rows), sample, seed=seed)
     if not len(targets):
         raise StatisticsError("the training split holds no target, so there are no statistics of its pixels")
-    options = _reading(options or ReadOptions())
+    options = sample_options(options or ReadOptions())
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
     for done, batch in _pixels(plan, targets, options, seed, per_target, cache, threads):
@@ -114,8 +114,8 @@ def fit_statistics(
     )
 
 
-def _reading(options: ReadOptions) -> ReadOptions:
-    """Return options that read image and validity, with the policies as they are."""
+def sample_options(options: ReadOptions) -> ReadOptions:
+    """Return options that read image and validity alone, with the policies as they are."""
     missing = "zero" if options.missing_band == "nan" else options.missing_band
     return replace(options, planes=("image", "valid"), mask_planes=(), fill=0.0, missing_band=missing)
 
