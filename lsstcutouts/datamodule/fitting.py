@@ -72,7 +72,7 @@ class Sample:
             self.options,
             seed=self.seed,
             sample=count,
-            cache=self.cache or TileCache(_CACHE),
+            cache=TileCache(_CACHE) if self.cache is None else self.cache,  # an empty one is false
             threads=self.threads,
             progress=progress,
         )
