@@ -162,8 +162,8 @@ def test_files_give_back_what_was_saved(fitted: Statistics, tmp_path: Path) -> N
         (lambda text: text.replace("quantiles:", "quantile:"), "damaged"),
         (lambda text: text[: text.index("bands")], "damaged"),
         (lambda text: text.replace("bands:", "bands: ["), "cannot be read"),
-        (lambda text: "", "no statistics"),
-        (lambda text: "\x00", "cannot be read"),
+        (lambda _: "", "no statistics"),
+        (lambda _: "\x00", "cannot be read"),
     ],
 )
 def test_damaged_files_say_so(change, words: str, tmp_path: Path) -> None:

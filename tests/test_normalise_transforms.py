@@ -20,11 +20,11 @@ from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh, No
 NOISE = (4.0, 11.0, 27.5)
 MEDIAN = (0.5, -2.0, 7.0)
 KINDS = [
-    lambda **changes: NoiseAsinh(**changes),
+    NoiseAsinh,
     lambda **changes: NoiseAsinh(3.0, subtract_median=True, **changes),
-    lambda **changes: Lupton(**changes),
+    Lupton,
     lambda **changes: Lupton(0.1, **changes),
-    lambda **changes: ZScore(**changes),
+    ZScore,
     lambda **changes: ZScore(subtract_median=False, **changes),
 ]
 NAMES = ["asinh", "asinh_median", "lupton", "lupton_hard", "zscore", "zscore_zero"]
@@ -171,7 +171,7 @@ def test_variance_follows_the_derivative(kind) -> None:
     """Against a finite difference, for one band that changes by itself where the factor of the bands stays."""
     batch, module = batch_of(valid=False), kind(propagate=True).fit(statistics())
     result = module(batch)
-    there = batch["band_present"][:, :, None, None].expand_as(batch["image"])
+    there = batch["band_present"][:, :, None, None] & (batch["image"] != 0)
     if isinstance(module, Lupton):
         slope = (result["image"] / batch["image"])[there].double()
     else:
@@ -239,11 +239,13 @@ def test_only_modules_of_this_kind_are_switched() -> None:
 @has_compiler
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
-@pytest.mark.parametrize("kind", [KINDS[1], KINDS[2], KINDS[4]], ids=[NAMES[1], NAMES[2], NAMES[4]])
-def test_compiled_equals_eager_and_is_compiled_once(kind) -> None:
+def test_compiled_equals_eager_and_is_compiled_once() -> None:
+    """One after the other, though nobody would: so one compilation holds all three."""
     torch.compiler.reset()
     counters.clear()
-    module = kind(propagate=True).fit(statistics())
+    chain = (Lupton(), NoiseAsinh(subtract_median=True), ZScore(clip=30.0))
+    module = Compose([one.fit(statistics()) for one in chain])
+    chain[0].propagate = True
     compiled, eager = DeviceSteps(compile=True), DeviceSteps()
     for count in (16, 16, 7, 33):
         found, wanted = compiled.run(batch_of(count), [module]), eager.run(batch_of(count), [module])

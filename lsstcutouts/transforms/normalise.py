@@ -119,7 +119,8 @@ class Normalise(nn.Module):
     @staticmethod
     def _spread(batch: TensorBatch, slope: Tensor) -> TensorBatch:
         """Return variance and its inverse after a change of scale."""
-        square, spread = slope.square(), dict[str, Tensor | list[str]]()
+        square = slope.square()
+        spread: TensorBatch = {}
         variance, ivar = batch.get("variance"), batch.get("ivar")
         if isinstance(variance, Tensor):
             spread["variance"] = variance * square
