@@ -1,5 +1,6 @@
 """Statistics of the training split: against whole files, whoever fits them, and through files and checkpoints."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.image import imread
 
 from lsstcutouts.catalog import Catalog
+from lsstcutouts.cli import main
 from lsstcutouts.cutout import ReadOptions
 from lsstcutouts.datamodule import CutoutDataModule
 from lsstcutouts.errors import ConfigurationError, StatisticsError
@@ -318,3 +321,22 @@ def test_a_resumed_run_keeps_the_statistics(dp2_repo: SimulatedRepository, tmp_p
         getattr(later, run)(model, data, ckpt_path=checkpoint, weights_only=True)
         assert asdict(data.statistics) == asdict(first.statistics)
         np.testing.assert_array_equal(data.normalisation.noise, first.normalisation.noise)
+
+
+def test_the_verb_writes_what_the_data_module_fits(
+    dp2_repo: SimulatedRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = [f"data.repo={dp2_repo.root}", f"data.catalog={dp2_repo.truth}", "data.bands=gri", "data.size=24"]
+    settings += ["data.cache_bytes=100 MB", "data.splits={train: 0.5, val: 0.25, test: 0.25}", "sample=25"]
+    assert main(["normalise", "data=dp2", *settings, "normalisation=lupton", "json=true", "output=a/b.yaml"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    data = data_of(dp2_repo, normalisation=NoiseAsinh(), normalisation_sample=25)
+    data.setup()
+    assert Statistics.load("a/b.yaml") == data.statistics
+    assert shown["bands"]["g"]["noise"] == data.statistics.bands["g"].noise
+    assert imread(shown["picture"]).shape[1] > 500
+    assert main(["normalise", "data=dp2", *settings, "picture=false", "output=c.yaml"]) == 0
+    words = capsys.readouterr().out
+    assert all(word in words for word in ("median", "noise", "99.9 %", "targets of the training split", "c.yaml"))
+    assert not Path("c.png").exists()
