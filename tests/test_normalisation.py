@@ -323,6 +323,7 @@ def test_a_resumed_run_keeps_the_statistics(dp2_repo: SimulatedRepository, tmp_p
         np.testing.assert_array_equal(data.normalisation.noise, first.normalisation.noise)
 
 
+@pytest.mark.slow
 def test_the_verb_writes_what_the_data_module_fits(
     dp2_repo: SimulatedRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
