@@ -18,6 +18,7 @@ whether trying again can help (``transient``)::
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
     ├── LeakError(ValueError)                   splits of the targets that share pixels, where that is not allowed
     ├── ResumeError(ValueError)                 a place in an epoch that means other batches now
+    ├── StatisticsError(ValueError)             statistics of pixels that are damaged, or do not fit their use
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
     ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
     ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
@@ -68,6 +69,7 @@ __all__ = [
     "RepositoryUnavailableError",
     "ResumeError",
     "SkyMapError",
+    "StatisticsError",
     "TransientReadError",
     "UnsupportedFormatError",
     "WorkerError",
@@ -138,6 +140,10 @@ class LeakError(LsstCutoutsError, ValueError):
 
 class ResumeError(LsstCutoutsError, ValueError):
     """A place in an epoch, from a checkpoint, that means other batches now."""
+
+
+class StatisticsError(LsstCutoutsError, ValueError):
+    """Statistics of pixels that cannot be fitted, are damaged, or do not fit what is asked of them."""
 
 
 class GeometryMismatchError(LsstCutoutsError, ValueError):

@@ -30,12 +30,13 @@ LAYERS = {
     ),
     **dict.fromkeys(["skymap", "fits", "cache", "plan"], 2),
     **dict.fromkeys(["butler", "cutout", "splits"], 3),
-    **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
+    **dict.fromkeys(["planner", "simulate", "report", "export", "normalisation"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
     **dict.fromkeys(["dataset", "schedules"], 6),
     **dict.fromkeys(["transforms", "models", "callbacks"], 7),
     "datamodule": 8,
-    **dict.fromkeys(["training", "benchmark", "doctor", "cli"], 9),
+    **dict.fromkeys(["training", "benchmark", "doctor"], 9),
+    "cli": 10,
 }
 """A module imports only from lower layers; torch from `dataset` on, and in `device`."""
 

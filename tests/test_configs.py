@@ -39,7 +39,7 @@ def check(cfg: DictConfig) -> None:
     assert not OmegaConf.missing_keys(cfg)
     data = hydra.utils.instantiate(cfg.data)
     assert isinstance(data, CutoutDataModule)
-    assert isinstance(data.fractions, dict)
+    assert isinstance(data.split_settings.fractions, dict)
     for module in (data.normalisation, data.transforms, data.augmentations):
         assert isinstance(module, torch.nn.Module)
     model = hydra.utils.instantiate(cfg.model)
@@ -98,7 +98,7 @@ def test_the_demo_stretches_and_turns_as_ever() -> None:
 
 def test_the_hyperparameters_are_plain(tmp_path: Path) -> None:
     data = hydra.utils.instantiate(composed(f"output={tmp_path}").data)
-    for value in (data.fractions, data.columns, data.repo, data.catalog, data.collections):
+    for value in (data.split_settings.fractions, data.columns, data.repo, data.catalog, data.collections):
         assert type(value) in {dict, list, tuple, str}
 
 

@@ -64,6 +64,17 @@ VERBS = {
             "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
         ),
     ),
+    "normalise": Verb(
+        target="lsstcutouts.cli.normalising:run",
+        summary="fit statistics of the pixels of each band to a sample of the training split",
+        details="Median, noise and quantiles of the valid pixels, as YAML for data.statistics= of train, and a picture of"
+        " them before and after the normalisation. With the same data and seed as train the split is the same; train"
+        " fits them by itself too.",
+        examples=(
+            "lsstcutouts normalise",
+            "lsstcutouts normalise data=dp2 data.catalog=lenses.parquet normalisation=lupton output=dp2.yaml",
+        ),
+    ),
     "train": Verb(
         target="lsstcutouts.training:train",
         summary="train a network on cutouts that are streamed from a repository",

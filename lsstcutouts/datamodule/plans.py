@@ -42,11 +42,11 @@ class PlanSettings:
             _log.warning("%d of %d targets are not covered:\n%s", len(plan.rejected), whole, plan.summary())
         return plan
 
-    def path(self, catalog: Any, name: str, root: str | os.PathLike[str]) -> Path:
+    def path(self, catalog: Any, name: str, folder: Path) -> Path:
         """Return where the plan of a catalog waits: known to every process of a run from its settings alone."""
         settings = [*(getattr(self, f.name) for f in fields(self)), _catalog_key(catalog, self.columns)]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
-        return Path(root) / ".lsstcutouts" / f"plan-{name or 'all'}-{key}.parquet"
+        return folder / f"plan-{name or 'all'}-{key}.parquet"
 
     def fitting(self, plan: CutoutPlan) -> CutoutPlan:
         """Return a plan that was given, if it is what the settings say.

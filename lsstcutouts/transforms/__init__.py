@@ -9,6 +9,8 @@ from .d4 import RandomD4
 from .dropout import BandDropout
 from .hashing import random_integers, random_keys, random_normal, random_uniform
 from .noise import AddNoise
+from .normalise import Lupton, NoiseAsinh, Normalise, ZScore
+from .overwriting import Overwriting
 from .rotation import RandomRotation
 from .shift import RandomShift
 from .stretch import AsinhStretch
@@ -19,9 +21,14 @@ __all__ = [
     "Augmentation",
     "BandDropout",
     "Compose",
+    "Lupton",
+    "NoiseAsinh",
+    "Normalise",
+    "Overwriting",
     "RandomD4",
     "RandomRotation",
     "RandomShift",
+    "ZScore",
     "random_integers",
     "random_keys",
     "random_normal",
