@@ -140,7 +140,7 @@ def _pixels(
 
     done = 0
     # An error ends the loop early; the threads must not outlive it.
-    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=chosen)) as results:
+    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=chosen)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):
             done += len(request.targets)
             yield done, result
