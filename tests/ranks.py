@@ -23,8 +23,9 @@ def environment(**more: str) -> dict[str, str]:
     ranks = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "LOCAL_WORLD_SIZE", "PYTHONWARNINGS"}
     plain = {k: v for k, v in os.environ.items() if not k.startswith(launchers) and k not in ranks}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Each worker process would load the compiled kernels, which takes seconds; the pixels are the same without.
     # Gloo would ask the host's name for an address, which need not be one of this machine.
-    own = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
+    own = {"OMP_NUM_THREADS": "1", "LSSTCUTOUTS_KERNELS": "plain", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": path}
     return {**plain, **own, **more}
 
 
