@@ -20,6 +20,7 @@ from rich.table import Table
 
 from .cache import CacheStats
 from .callbacks import CacheMonitor, KeepLast, Throughput
+from .checkpoints import LAST, SameCheckpoint, checkpoint_to_resume
 from .cutout import CutoutReader
 from .datamodule import CutoutDataModule
 from .errors import ConfigurationError
@@ -134,9 +135,8 @@ def train(cfg: DictConfig) -> TrainingResult:
         Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
         became of the rows of each split.
     """
-    if cfg.resume is not None and not Path(cfg.resume).is_file():
-        raise ConfigurationError(f"resume={cfg.resume!r}: there is no such checkpoint")
     output = _output(cfg)
+    resumed = checkpoint_to_resume(cfg.resume, output)
     if not cfg.debug:
         _quieten()
     L.seed_everything(cfg.seed, verbose=False)
@@ -146,15 +146,15 @@ def train(cfg: DictConfig) -> TrainingResult:
     meter = CacheMonitor()
     # With json=true nothing but the result goes to standard output.
     shown = {"enable_progress_bar": False} if cfg.json else {}
-    callbacks = [meter, KeepLast(output / "last.ckpt"), *([] if cfg.json else [RichProgressBar()])]
+    callbacks = [meter, SameCheckpoint(resumed), KeepLast(output / LAST), *([] if cfg.json else [RichProgressBar()])]
     settings = cfg.trainer.copy()
     if isinstance(settings.get("logger"), DictConfig):
         settings.logger.save_dir = str(output)  # each job of a sweep has its own
     trainer: L.Trainer = hydra.utils.instantiate(settings, default_root_dir=str(output), callbacks=callbacks, **shown)
-    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+    trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
-            f"nothing was trained: {cfg.resume} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+            f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
         )
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -57,7 +58,7 @@ class Watcher(L.LightningModule):
         self.validated: list[list[int]] = []
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        self.seen.append((self.trainer.current_epoch, batch["object_id"].tolist(), float(self.layer.weight)))
+        self.seen.append((self.trainer.current_epoch, batch["object_id"].tolist(), self.layer.weight.item()))
         self.trainer.should_stop |= len(self.seen) >= self.stop_after
         return self.layer(batch["object_id"].float()[:, None] % 7 / 7).square().mean()
 
@@ -131,7 +132,7 @@ class Runs:
             "devices": self.world,
             "strategy": "ddp" if self.world > 1 else "auto",
             "logger": False,
-            "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+            "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
@@ -302,6 +303,23 @@ def table_of(grids: Mapping[int, Mapping[tuple[str, str], list[str]]]) -> Table:
     return table
 
 
+def continued(plan: Path, out: Path, world: int, checkpoint: Path) -> dict[str, Any]:
+    """Go on from a checkpoint of another number of ranks, and save some of this one."""
+    runs = Runs(CutoutPlan.load(plan), out, world)
+    plain: dict[str, Any] = {"limit_val_batches": 0, "max_epochs": 2}
+    saver = Saver(out)
+    own = runs.fit(saver, **plain)
+    points = {name: saver.points[name] for name in ("0 after 2", f"0 after {len(own.seen) // 2}", "1 after 1")}
+    return {"seen": runs.fit(checkpoint=checkpoint, **plain).seen, "own": own.seen, "points": points}
+
+
+class Slowly(L.Callback):
+    """Gives a test the time to end the process in the middle of an epoch."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        time.sleep(0.3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", type=Path, help="run in this process, on this plan")
@@ -309,10 +327,18 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", nargs="+", default=list(WORKERS), choices=list(WORKERS))
     parser.add_argument("--quick", action="store_true", help="two checkpoints a cell where there are worker processes")
+    parser.add_argument("--continue", type=Path, dest="checkpoint", help="only go on from a checkpoint")
+    parser.add_argument("--slow", action="store_true", help="only train, slowly")
     options = parser.parse_args()
+    if options.slow:
+        Runs(CutoutPlan.load(options.plan), options.out, 1, {"num_workers": 1}).fit(Slowly(), Saver(options.out))
+        return
     if options.plan is not None:
         (world,) = options.ranks
-        result = series(options.plan, options.out, world, options.workers, quick=options.quick)
+        if options.checkpoint is not None:
+            result = continued(options.plan, options.out, world, options.checkpoint)
+        else:
+            result = series(options.plan, options.out, world, options.workers, quick=options.quick)
         rank = torch.distributed.get_rank() if world > 1 else 0
         (options.out / f"rank{rank}.json").write_text(json.dumps(result))
         return

@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
     "dataset": 6,
-    **dict.fromkeys(["transforms", "models", "mosaic", "callbacks"], 7),
+    **dict.fromkeys(["transforms", "models", "mosaic", "callbacks", "checkpoints"], 7),
     "datamodule": 8,
     **dict.fromkeys(["training", "benchmark", "doctor", "cli"], 9),
 }

@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> None:
 def test_there_are_the_documented_groups() -> None:
     assert {"data", "model", "trainer", "experiment"} <= set(GROUPS)
     assert {"demo", "dp1", "dp2"} <= set(GROUPS["data"])
-    assert {"cpu", "gpu"} <= set(GROUPS["trainer"])
+    assert {"cpu", "gpu", "slurm"} <= set(GROUPS["trainer"])
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
