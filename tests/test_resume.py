@@ -22,7 +22,10 @@ from . import ranks
 from .resuming import CELLS, EPOCHS, WORKERS, Runs, Saver, Watcher, faults, judged, started
 
 # What Lightning says of checkpoints over each other, and of a checkpoint folder that is not empty.
-pytestmark = pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=:UserWarning"),
+]
 PLAIN = {"limit_val_batches": 0, "max_epochs": 2}
 
 
