@@ -49,7 +49,7 @@ class Measured(Watcher):
             self.checked += real.tolist()
             return
         super().validation_step(batch, index)
-        self.mean.update(real.double() % 97)
+        self.mean.update((real % 97).double())  # the ids are beyond what a double holds
         self.log("mean", self.mean)
 
     def on_validation_epoch_start(self) -> None:
