@@ -58,7 +58,7 @@ def test_there_are_the_documented_groups() -> None:
     assert {"data", "model", "trainer", "experiment", "callbacks", "hparams_search"} <= set(GROUPS)
     assert {"normalisation", "augmentation", "optimizer", "scheduler"} <= set(GROUPS)
     assert {"demo", "dp1", "dp2"} <= set(GROUPS["data"])
-    assert {"cpu", "ddp", "gpu"} <= set(GROUPS["trainer"])
+    assert {"cpu", "ddp", "gpu", "slurm"} <= set(GROUPS["trainer"])
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])

@@ -85,6 +85,7 @@ class StreamingDataModule(L.LightningDataModule):
         self._train_loader: CutoutLoader | None = None
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, Any] | None = None
+        self._transforming = False
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
@@ -118,8 +119,10 @@ class StreamingDataModule(L.LightningDataModule):
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return epoch, done
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        # A batch that was fetched when an exception came was not trained on.
-        done = max(0, done - max(0, progress.ready - getattr(progress, "processed", progress.ready)))
+        # A batch that was fetched when an exception or a signal came was not trained on; Lightning counts it as ready
+        # only after the transforms.
+        under_way = max(0, progress.ready - getattr(progress, "processed", progress.ready)) + self._transforming
+        done = max(0, done - under_way)
         # With limit_train_batches an epoch is over before the loader's.
         limit = trainer.num_training_batches
         whole = self._train_loader is None or limit >= len(self._train_loader)
@@ -178,7 +181,7 @@ class StreamingDataModule(L.LightningDataModule):
         loader = self._loader("train", shuffle=self.shuffle and not overfit, **self._drawing())
         if self._train_loader is not None and self._owner is self.trainer:
             loader.follow(self._train_loader)
-        loader.adjusted = self._adjusted
+        loader.adjusted, self._transforming = self._adjusted, False
         self._train_loader, self._owner = loader, self.trainer
         self._seek()
         return loader
@@ -215,7 +218,11 @@ class StreamingDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
         """Run `transform` on the device; with the augmentations while training."""
-        return self.transform(batch, training=self.trainer is not None and bool(self.trainer.training))
+        training = self.trainer is not None and bool(self.trainer.training)
+        self._transforming = training  # and stays so when it fails
+        transformed = self.transform(batch, training=training)
+        self._transforming = False
+        return transformed
 
     @property
     def waited(self) -> float:

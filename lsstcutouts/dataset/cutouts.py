@@ -33,6 +33,7 @@ from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checke
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
+from .passes import Batches
 from .workers import Parcel
 
 __all__ = ["ACCOUNT", "AHEAD", "CutoutDataset", "TensorBatch"]
@@ -245,16 +246,19 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.epochs = self.epochs.with_lanes(self.lanes)
         return self.epochs
 
-    def __iter__(self) -> Iterator[TensorBatch]:
-        epoch, done, _ = self._position.tolist()
+    def __iter__(self) -> "Batches":
+        return Batches(self)
+
+    def batches(self, epoch: int, start: int, taken: int = 0) -> Iterator[TensorBatch]:
+        """Yield the batches of an epoch that are this process's to read, from batch ``start`` on, but the first ``taken``."""
         epochs = self._laned()
         drawn = epochs.order(epoch)
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         threads = self.threads or max(1, default_threads() // stride)
         self.cache.share_among(stride * self.sharing if worker else 1)
-        requests = self._requests(drawn, epochs.bounds[done + first :: stride].tolist())
-        if worker is None and done == 0:
+        requests = self._requests(drawn, epochs.bounds[start + first + taken * stride :: stride].tolist())
+        if worker is None and start + taken == 0:
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
@@ -268,6 +272,11 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             else:
                 report.add(account)
                 yield tensors
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epoch of the next iterator, and the batches of it that are done."""
+        return int(self._position[0]), int(self._position[1])
 
     def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
         """Yield what each batch of this process is to hold."""

@@ -12,6 +12,7 @@ from ..cache import CacheStats
 from ..callbacks import Throughput
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
+from .checkpoints import SameCheckpoint, checkpoint_to_resume
 from .pictures import picture_of_validation
 from .prepare import callbacks_of, ensure_simulation, output_folder, quieten, trainer_of
 from .result import TrainingResult
@@ -33,9 +34,8 @@ def train(cfg: DictConfig) -> TrainingResult:
         Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
         became of the rows of each split.
     """
-    if cfg.resume is not None and not Path(cfg.resume).is_file():
-        raise ConfigurationError(f"resume={cfg.resume!r}: there is no such checkpoint")
     output = output_folder(cfg)
+    resumed = checkpoint_to_resume(cfg.resume, output)
     cfg = cfg.copy()
     cfg.output = str(output)  # each job of a sweep has its own
     if not cfg.debug:
@@ -44,13 +44,13 @@ def train(cfg: DictConfig) -> TrainingResult:
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
-    callbacks = callbacks_of(cfg)
+    callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
-    trainer.fit(model, data, ckpt_path=cfg.resume, weights_only=True)
+    trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
-            f"nothing was trained: {cfg.resume} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+            f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
         )
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)

@@ -1,0 +1,73 @@
+"""Which checkpoint a training goes on from."""
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from ..errors import ConfigurationError
+
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume"]
+
+LAST = "last.ckpt"
+"""File of the checkpoint after each epoch."""
+
+_REQUEUED = "hpc_ckpt_*.ckpt"
+"""Files that Lightning writes in a Slurm job when its time is nearly over, also in the middle of an epoch."""
+
+
+def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
+    """Return the checkpoint to go on from, None to begin.
+
+    Parameters
+    ----------
+    resume
+        A file; ``"auto"`` for the newest of ``last.ckpt`` and Slurm's ``hpc_ckpt_*.ckpt`` in ``output``, if there is one.
+    output
+        Folder of the run.
+
+    Raises
+    ------
+    ConfigurationError
+        If a file is named that is not there.
+    """
+    if resume == "auto":
+        there = [path for path in (output / LAST, *output.glob(_REQUEUED)) if path.is_file()]
+        return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
+    if resume is not None and not Path(resume).is_file():
+        raise ConfigurationError(f"resume={resume!r}: there is no such checkpoint")
+    return None if resume is None else Path(resume)
+
+
+class SameCheckpoint(Callback):
+    """Ends a training at once whose ranks do not all go on from a checkpoint, or all begin.
+
+    Lightning copies the weights of the first rank to the others, but each would have a place of its own in the epoch.
+
+    Parameters
+    ----------
+    checkpoint
+        What this rank goes on from.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.checkpoint = checkpoint
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Compare.
+
+        Raises
+        ------
+        ConfigurationError
+            On every rank, if they differ.
+        """
+        if stage != "fit" or trainer.world_size == 1:
+            return
+        mine = torch.tensor(float(self.checkpoint is not None), device=trainer.strategy.root_device)
+        found = round(float(trainer.strategy.reduce(mine, reduce_op="sum")))
+        if found not in {0, trainer.world_size}:
+            raise ConfigurationError(
+                f"{found} of {trainer.world_size} ranks find a checkpoint to go on from; output= must be a folder that all "
+                f"nodes see (this rank: {self.checkpoint})"
+            )
