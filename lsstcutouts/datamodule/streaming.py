@@ -1,5 +1,6 @@
 """What a data module does with its arguments: plans, splits, loaders, and the place in a training."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from .plans import PlanSettings
 from .steps import DeviceSteps
 
 __all__ = ["StreamingDataModule"]
+
+_log = logging.getLogger(__name__)
 
 
 class StreamingDataModule(L.LightningDataModule):
@@ -179,6 +182,12 @@ class StreamingDataModule(L.LightningDataModule):
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         loader = self._loader("train", shuffle=self.shuffle and not overfit, **self._drawing())
+        schedule = loader.cutouts.epochs.schedule
+        if schedule.left_out:
+            rows = schedule.left_out, schedule.rows, schedule.world_size
+            _log.warning(
+                "%d of %d targets are left out of each epoch, other ones each time: too few for %d ranks", *rows
+            )
         if self._train_loader is not None and self._owner is self.trainer:
             loader.follow(self._train_loader)
         loader.adjusted, self._transforming = self._adjusted, False
