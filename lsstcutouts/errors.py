@@ -16,7 +16,9 @@ whether trying again can help (``transient``)::
     ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
     ├── CoverageError(LookupError)              no target lies on any coadd
     ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
+    ├── LeakError(ValueError)                   splits of the targets that share pixels, where that is not allowed
     ├── ResumeError(ValueError)                 a place in an epoch that means other batches now
+    ├── StatisticsError(ValueError)             statistics of pixels that are damaged, or do not fit their use
     ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
     ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
     ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
@@ -31,6 +33,7 @@ whether trying again can help (``transient``)::
     ├── WriteError(OSError)                     a file that cannot be written, such as on a full disk
     ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
     ├── PixelMismatchError(AssertionError)      two ways of reading that give different pixels
+    ├── WorkerError(RuntimeError)               a worker process that died, of a signal or by itself
     ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
     └── DependencyError(ImportError)            an optional package that this call needs
 """
@@ -50,6 +53,7 @@ __all__ = [
     "DependencyError",
     "FluxUnitError",
     "GeometryMismatchError",
+    "LeakError",
     "LsstCutoutsError",
     "MemoryBudgetError",
     "MissingBandError",
@@ -65,8 +69,10 @@ __all__ = [
     "RepositoryUnavailableError",
     "ResumeError",
     "SkyMapError",
+    "StatisticsError",
     "TransientReadError",
     "UnsupportedFormatError",
+    "WorkerError",
     "WriteError",
 ]
 
@@ -128,8 +134,16 @@ class PlanError(LsstCutoutsError, ValueError):
     """A plan that is damaged, of another version, or does not fit what is asked of it."""
 
 
+class LeakError(LsstCutoutsError, ValueError):
+    """Splits of the targets that share pixels, where that is not allowed."""
+
+
 class ResumeError(LsstCutoutsError, ValueError):
     """A place in an epoch, from a checkpoint, that means other batches now."""
+
+
+class StatisticsError(LsstCutoutsError, ValueError):
+    """Statistics of pixels that cannot be fitted, are damaged, or do not fit what is asked of them."""
 
 
 class GeometryMismatchError(LsstCutoutsError, ValueError):
@@ -188,6 +202,10 @@ class PlaneError(LsstCutoutsError, LookupError):
 
 class PixelMismatchError(LsstCutoutsError, AssertionError):
     """Two ways of reading the same pixels that give different ones."""
+
+
+class WorkerError(LsstCutoutsError, RuntimeError):
+    """A worker process of a loader that died: killed, crashed or ended before its time."""
 
 
 class MemoryBudgetError(LsstCutoutsError, MemoryError):

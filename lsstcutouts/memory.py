@@ -5,7 +5,6 @@ decoding it, for a batch of 12 MB as long as filling it with cutouts, and thread
 """
 
 import mmap
-import threading
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .locks import ForkLock
 
 __all__ = ["Memory", "Piece"]
 
@@ -130,7 +131,7 @@ class Memory:
 
     def __init__(self, taken: Callable[[int], object] = _nothing, returned: Callable[[int], object] = _nothing) -> None:
         self._taken, self._returned = taken, returned
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._pieces: dict[int, deque[Piece]] = {}
         self._large: deque[NDArray[np.uint8]] = deque()
         # Arrays that live keep this alive; what waits when the last of them is gone goes back with it.

@@ -1,16 +1,18 @@
 """The example's network: a small convolutional lens finder for cutouts of any number of bands."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
 from .dataset import TensorBatch
 from .errors import ConfigurationError
+from .schedules import OneCycle, Schedule
 
 __all__ = ["LensClassifier", "LensFinder"]
 
@@ -58,16 +60,36 @@ class LensClassifier(L.LightningModule):
     ----------
     network
         Image ``(N, B, Y, X)`` to logits ``(N,)``.
-    lr, weight_decay
-        Settings of AdamW; the learning rate rises over the first quarter of all steps and falls along a cosine.
+    lr
+        Highest learning rate of AdamW, where no ``optimizer`` is given.
+    weight_decay
+        Of AdamW, likewise.
     label
-        Name of the catalog column, listed in the data module's ``columns``.
+        Name of the catalog column, listed in the data module's ``columns``. Prediction does not need it.
+    optimizer
+        Parameters to an optimizer, such as ``functools.partial(torch.optim.SGD, lr=0.05)``.
+    scheduler
+        Optimizer to a schedule of the learning rate; by default `~lsstcutouts.schedules.OneCycle`. A
+        `~lsstcutouts.schedules.Schedule` follows the share of the training that is done, also of a lengthened one.
+    scheduler_interval
+        When the schedule is stepped; those of this package want ``"step"``.
     """
 
-    def __init__(self, network: nn.Module, lr: float = 3e-3, weight_decay: float = 1e-3, label: str = "label") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        lr: float = 3e-3,
+        weight_decay: float = 1e-3,
+        label: str = "label",
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler_interval: Literal["step", "epoch"] = "step",
+    ) -> None:
         super().__init__()
+        # Checkpoints hold plain values; networks and factories are code.
+        self.save_hyperparameters("lr", "weight_decay", "label", "scheduler_interval")
         self.network, self.lr, self.weight_decay, self.label = network, lr, weight_decay, label
-        self.loss = nn.BCEWithLogitsLoss()
+        self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.accuracy, self.auroc = BinaryAccuracy(), BinaryAUROC()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -83,32 +105,41 @@ class LensClassifier(L.LightningModule):
         self.log("train_loss", loss, prog_bar=True, batch_size=len(target))
         return loss
 
-    def validation_step(self, batch: TensorBatch, _: int) -> None:
-        """Collect loss, accuracy and AUC, leaving out rows that only pad."""
-        real = ~batch["is_padding"]  # type: ignore[operator]
+    def validation_step(self, batch: TensorBatch, _: int) -> dict[str, Tensor] | None:
+        """Collect loss, accuracy and AUC, leaving out rows that only pad.
+
+        Returns
+        -------
+        dict or None
+            ``object_id``, ``score``, ``truth`` and ``loss`` ``(n,)`` of the other rows; None without any.
+        """
+        real: Tensor = ~batch["is_padding"]  # type: ignore[operator]
         if not real.any():
-            return
+            return None
         logits, target = self(batch["image"])[real], self._target(batch)[real]
-        self.accuracy(logits.sigmoid(), target.int())
-        self.auroc(logits.sigmoid(), target.int())
-        self.log("val_loss", self.loss(logits, target), batch_size=len(target))
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        score = logits.sigmoid()
+        self.accuracy(score, target.int())
+        self.auroc(score, target.int())
+        self.log("val_loss", losses.mean(), batch_size=len(target))
         self.log("val_accuracy", self.accuracy, prog_bar=True, batch_size=len(target))
         self.log("val_auc", self.auroc, prog_bar=True, batch_size=len(target))
+        return {"object_id": batch["object_id"][real], "score": score, "truth": target, "loss": losses}
 
     def predict_step(self, batch: TensorBatch, _: int) -> dict[str, Any]:
         """Return ``object_id`` and the probability ``score`` of each target."""
         return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return AdamW with one cycle of the learning rate over the whole training, also over a lengthened one."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _rate(self, step: int) -> float:
-        """Return the share of the highest learning rate: a rise over the first quarter, then half a cosine to zero."""
-        done = min(1.0, step / max(1.0, self.trainer.estimated_stepping_batches))
-        return 0.04 + 0.96 * done / 0.25 if done < 0.25 else 0.5 * (1 + math.cos(math.pi * (done - 0.25) / 0.75))
+        """Return the optimizer and its schedule, which follows the whole training, also a lengthened one."""
+        if self.optimizer is None:
+            optimizer: Optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        else:
+            optimizer = self.optimizer(self.parameters())
+        schedule = OneCycle(optimizer) if self.scheduler is None else self.scheduler(optimizer)
+        if isinstance(schedule, Schedule):
+            schedule.of(lambda: self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.scheduler_interval}}
 
     def _target(self, batch: TensorBatch) -> Tensor:
         label = batch.get(self.label)

@@ -107,6 +107,14 @@ class Report:
         """What could not be read, and how many rows lost pixels to it."""
         return {failure: len(rows) for failure, rows in self._rows_of.items()}
 
+    def first_failures(self) -> tuple[NDArray[np.int64], list[Failure]]:
+        """Return ``(R,)`` the number of the first failure that each row met, -1 for none, and the failures."""
+        number = np.full(len(self), -1, np.int64)
+        failures = list(self._rows_of)
+        for i in reversed(range(len(failures))):
+            number[list(self._rows_of[failures[i]])] = i
+        return number, failures
+
     @property
     def delivered(self) -> int:
         """Number of rows that were delivered."""

@@ -2,13 +2,13 @@
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from .errors import LsstCutoutsError
+from .locks import ForkLock
 
 __all__ = ["Pace", "Retry", "SystemPace"]
 
@@ -118,7 +118,7 @@ class _Said:
     most = 10_000
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._names: set[str] = set()
 
     def once(self, name: str, error: Exception) -> None:

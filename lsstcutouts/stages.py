@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from .locks import ForkLock
+
 __all__ = ["STAGES", "StageClock"]
 
 STAGES = ("plan", "locate", "read", "decode", "assemble", "collate", "hand-over", "device")
@@ -24,7 +26,7 @@ class StageClock:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._mine = threading.local()
         self._all: list[dict[str, float]] = []
 

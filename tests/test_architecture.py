@@ -11,18 +11,32 @@ import lsstcutouts
 
 PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
-    **dict.fromkeys(["errors"], 0),
+    **dict.fromkeys(["errors", "locks"], 0),
     **dict.fromkeys(
-        ["writing", "geom", "catalog", "order", "retry", "foreign", "stages", "capability", "kernels", "memory"], 1
+        [
+            "writing",
+            "geom",
+            "catalog",
+            "order",
+            "retry",
+            "foreign",
+            "stages",
+            "capability",
+            "kernels",
+            "mosaic",
+            "memory",
+        ],
+        1,
     ),
     **dict.fromkeys(["skymap", "fits", "cache", "plan"], 2),
     **dict.fromkeys(["butler", "cutout", "splits"], 3),
-    **dict.fromkeys(["planner", "simulate", "report", "export"], 4),
+    **dict.fromkeys(["planner", "simulate", "report", "export", "normalisation"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
-    "dataset": 6,
-    **dict.fromkeys(["transforms", "models", "mosaic", "callbacks", "checkpoints"], 7),
+    **dict.fromkeys(["dataset", "schedules"], 6),
+    **dict.fromkeys(["transforms", "models", "callbacks", "checkpoints"], 7),
     "datamodule": 8,
-    **dict.fromkeys(["training", "benchmark", "doctor", "cli"], 9),
+    **dict.fromkeys(["training", "benchmark", "doctor"], 9),
+    "cli": 10,
 }
 """A module imports only from lower layers; torch from `dataset` on, and in `device`."""
 

@@ -12,21 +12,26 @@ import hydra
 import lightning as L
 import lsstcutouts.configs
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from lsstcutouts.callbacks import KeepLast
 from lsstcutouts.datamodule import CutoutDataModule
+from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensClassifier
 from lsstcutouts.simulate import SimulationConfig
+from lsstcutouts.training.prepare import callbacks_of
+from lsstcutouts.transforms import AsinhStretch, RandomD4
 
 FOLDER = Path(lsstcutouts.configs.__file__).parent
 GROUPS = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in FOLDER.iterdir() if list(p.glob("*.yaml"))}
 REQUIRED = {"dp1": ["data.catalog=my.parquet"], "dp2": ["data.catalog=my.parquet"]}
 
 
-def composed(*overrides: str) -> DictConfig:
+def composed(*overrides: str, verb: str = "train") -> DictConfig:
     with initialize_config_module("lsstcutouts.configs", version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return compose(verb, overrides=list(overrides))
 
 
 def check(cfg: DictConfig) -> None:
@@ -34,29 +39,66 @@ def check(cfg: DictConfig) -> None:
     assert not OmegaConf.missing_keys(cfg)
     data = hydra.utils.instantiate(cfg.data)
     assert isinstance(data, CutoutDataModule)
-    assert isinstance(data.fractions, dict)
+    assert isinstance(data.split_settings.fractions, dict)
+    for module in (data.normalisation, data.transforms, data.augmentations):
+        assert isinstance(module, torch.nn.Module)
     model = hydra.utils.instantiate(cfg.model)
     assert isinstance(model, LensClassifier)
+    optimizer = model.optimizer(model.parameters())
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert isinstance(model.scheduler(optimizer), torch.optim.lr_scheduler.LRScheduler)
     trainer = hydra.utils.instantiate(cfg.trainer, accelerator="cpu", devices=1, logger=False)
     assert isinstance(trainer, L.Trainer)
-    if cfg.simulation is not None:
+    assert all(isinstance(callback, L.Callback) for callback in callbacks_of(cfg))
+    if cfg.get("simulation") is not None:
         assert isinstance(hydra.utils.instantiate(cfg.simulation.config), SimulationConfig)
 
 
 def test_there_are_the_documented_groups() -> None:
-    assert {"data", "model", "trainer", "experiment"} <= set(GROUPS)
+    assert {"data", "model", "trainer", "experiment", "callbacks", "hparams_search"} <= set(GROUPS)
+    assert {"normalisation", "augmentation", "optimizer", "scheduler"} <= set(GROUPS)
     assert {"demo", "dp1", "dp2"} <= set(GROUPS["data"])
-    assert {"cpu", "gpu", "slurm"} <= set(GROUPS["trainer"])
+    assert {"cpu", "ddp", "gpu", "slurm"} <= set(GROUPS["trainer"])
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
 def test_each_choice_is_composed_and_instantiated(group: str, name: str, tmp_path: Path) -> None:
     check(composed(f"{group}={name}", f"output={tmp_path}", *REQUIRED.get(name, [])))
+    if group != "hparams_search":
+        where = [f"output={tmp_path}", "checkpoint=x.ckpt"]
+        check(composed(f"{group}={name}", *where, *REQUIRED.get(name, []), verb="predict"))
+
+
+@pytest.mark.parametrize("name", GROUPS["hparams_search"])
+def test_a_sweep_names_settings_that_there_are(name: str) -> None:
+    with initialize_config_module("lsstcutouts.configs", version_base="1.3"):
+        cfg = compose("train", overrides=[f"hparams_search={name}"], return_hydra_config=True)
+    params = cfg.hydra.sweeper.params
+    assert len(params) > 1
+    for setting, values in params.items():
+        check(composed(f"{setting}={str(values).split(',', maxsplit=1)[0]}"))
+
+
+def test_several_callbacks_are_put_together(tmp_path: Path) -> None:
+    found = callbacks_of(composed("callbacks=[default,worst,early_stopping]", f"output={tmp_path}"))
+    kinds = {type(callback).__name__ for callback in found}
+    assert kinds == {"CacheMonitor", "KeepLast", "WorstPredictions", "EarlyStopping"}
+    one_off = callbacks_of(composed("callbacks.monitor=null", f"output={tmp_path}"))
+    assert [type(callback) for callback in one_off] == [KeepLast]
+    with pytest.raises(ConfigurationError, match=r"callbacks\.odd is no callback"):
+        callbacks_of(composed("+callbacks.odd._target_=builtins.dict", f"output={tmp_path}"))
+
+
+def test_the_demo_stretches_and_turns_as_ever() -> None:
+    data = hydra.utils.instantiate(composed().data)
+    assert isinstance(data.normalisation, AsinhStretch)
+    assert data.normalisation.scale.flatten().tolist() == [20.0, 10.0, 12.0, 18.0, 30.0, 60.0]
+    assert isinstance(data.augmentations, RandomD4)
 
 
 def test_the_hyperparameters_are_plain(tmp_path: Path) -> None:
     data = hydra.utils.instantiate(composed(f"output={tmp_path}").data)
-    for value in (data.fractions, data.columns, data.repo, data.catalog, data.collections):
+    for value in (data.split_settings.fractions, data.columns, data.repo, data.catalog, data.collections):
         assert type(value) in {dict, list, tuple, str}
 
 
@@ -64,6 +106,16 @@ def test_the_hyperparameters_are_plain(tmp_path: Path) -> None:
 def test_each_configuration_says_what_it_is(path: Path) -> None:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda p: str(p.relative_to(FOLDER)))
+def test_each_setting_has_a_comment(path: Path) -> None:
+    """But hydra's own part of a verb, and keys that only hold commented ones."""
+    text = path.read_text().split("\nhydra:\n")[0] if path.parent == FOLDER else path.read_text()
+    lines = [line for line in text.splitlines() if line.strip() and line != "{}"]
+    bare = [line.strip() for line in lines if "#" not in line]
+    allowed = {"defaults:", "- shell", "- _self_", "dec: null", "data:"} | {"- override hydra/job_logging: none"}
+    assert set(bare) <= allowed | {"- override hydra/hydra_logging: none"}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
-"""Lightning callbacks: how fast a training consumes cutouts, what the cache does, and a checkpoint after each epoch."""
+"""Lightning callbacks: speed of a training and its cache, checkpoints, predictions as a file, pictures of mistakes."""
 
 from .keep import KeepLast
 from .monitor import CacheMonitor
+from .predictions import PredictionWriter
 from .throughput import Throughput
+from .worst import WorstPredictions
 
-__all__ = ["CacheMonitor", "KeepLast", "Throughput"]
+__all__ = ["CacheMonitor", "KeepLast", "PredictionWriter", "Throughput", "WorstPredictions"]

@@ -6,6 +6,8 @@ table is found here, once, before any image is looked for.
 """
 
 from .checks import RESERVED_NAMES, PositionUnitWarning
+from .ids import read_ids
+from .select import expression_columns, matching
 from .targets import Catalog
 
-__all__ = ["RESERVED_NAMES", "Catalog", "PositionUnitWarning"]
+__all__ = ["RESERVED_NAMES", "Catalog", "PositionUnitWarning", "expression_columns", "matching", "read_ids"]

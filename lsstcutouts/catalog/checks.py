@@ -44,6 +44,7 @@ RESERVED_NAMES = frozenset(
         "offset",
         "is_padding",
         "quality",
+        "repeat",
         "ivar",
         "psf_present",
         "wcs",

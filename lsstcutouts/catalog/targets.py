@@ -23,6 +23,7 @@ from .checks import (
 )
 from .columns import Source, source_from_mapping
 from .files import open_source
+from .select import matching
 
 __all__ = ["Catalog"]
 
@@ -168,6 +169,22 @@ class Catalog:
             for name, values in self.columns.items()
         }
         return type(self)(self.object_id[chosen], self.ra[chosen], self.dec[chosen], columns, self.source)
+
+    def select(self, expression: str) -> "Catalog":
+        """Return the catalog of the rows that an expression is true for, such as ``"mag_i < 23 and label == 1"``.
+
+        Parameters
+        ----------
+        expression
+            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.matching`.
+
+        Raises
+        ------
+        ConfigurationError
+            If it cannot be read, or does not fit the columns.
+        """
+        own = {"object_id": self.object_id, "ra": self.ra, "dec": self.dec}
+        return self.take(matching(expression, {**own, **self.columns}, len(self)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content: ids, positions and extra columns in row order, whatever the machine."""

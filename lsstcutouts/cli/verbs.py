@@ -56,10 +56,23 @@ VERBS = {
         target="lsstcutouts.cli.planning:run",
         summary="find the images under the targets of a catalog, and say what reading them takes",
         details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
-        " read. With output= the plan is written as Parquet, for CutoutPlan.load.",
+        " read. With splits= the targets are dealt, and it fails where two splits of your own share pixels. With output= the"
+        " plan is written as Parquet, for CutoutPlan.load.",
         examples=(
             "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
             "lsstcutouts plan repo=dp2 collections=dp2 catalog='my targets.fits' bands=gri size=128 output=plan.parquet",
+            "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
+        ),
+    ),
+    "normalise": Verb(
+        target="lsstcutouts.cli.normalising:run",
+        summary="fit statistics of the pixels of each band to a sample of the training split",
+        details="Median, noise and quantiles of the valid pixels, as YAML for data.statistics= of train, and a picture of"
+        " them before and after the normalisation. With the same data and seed as train the split is the same; train"
+        " fits them by itself too.",
+        examples=(
+            "lsstcutouts normalise",
+            "lsstcutouts normalise data=dp2 data.catalog=lenses.parquet normalisation=lupton output=dp2.yaml",
         ),
     ),
     "train": Verb(
@@ -71,6 +84,17 @@ VERBS = {
             "lsstcutouts train",
             "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
             "lsstcutouts train -m seed=0,1,2",
+            "lsstcutouts train hparams_search=lr_width",
+        ),
+    ),
+    "predict": Verb(
+        target="lsstcutouts.training:predict",
+        summary="write what a trained network says about every target of a catalog",
+        details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
+        " is no score. The groups are those of train: give data, normalisation and model as in training.",
+        examples=(
+            "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
+            "lsstcutouts predict checkpoint=best.ckpt data=dp2 data.catalog=targets.parquet trainer=gpu output=scores.parquet",
         ),
     ),
     "benchmark": Verb(

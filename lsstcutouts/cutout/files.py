@@ -2,10 +2,10 @@
 
 import os
 from collections import OrderedDict
-from threading import Lock
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
 from ..fits import Coadd, open_coadd
+from ..locks import ForkLock
 from ..plan import CutoutPlan
 from ..skymap import check_projection
 
@@ -26,7 +26,7 @@ class OpenFiles:
 
     def _start(self) -> None:
         self._process = os.getpid()
-        self._lock = Lock()
+        self._lock = ForkLock()
         self._open: OrderedDict[str, Coadd] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
@@ -43,7 +43,7 @@ class OpenFiles:
             If its pixel grid is not the tract's.
         """
         if self._process != os.getpid():
-            self._start()  # a lock that another thread held at the time of a fork stays locked for ever
+            self._start()  # handles and connections that the parent goes on using
         key = plan.files.dataset_id[file]
         with self._lock:
             coadd = self._open.get(key)

@@ -53,6 +53,8 @@ class ReadOptions:
         ``"nJy"``, or ``"native"`` for the file's own values.
     seed
         Of the noise.
+    columns
+        Catalog columns of the plan that travel with the targets; None for all of them.
     """
 
     planes: tuple[str, ...] = ("image",)
@@ -66,6 +68,7 @@ class ReadOptions:
     normalise_psf: bool = False
     flux_unit: Literal["nJy", "native"] = "nJy"
     seed: int = 0
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.mask_planes, str):

@@ -226,7 +226,8 @@ class CutoutReader:
             "yx0": plan.yx0[targets].astype(np.int64),
             "offset": plan.offset[targets],
         }
-        for name, values in plan.columns.items():
+        for name in plan.columns if self.options.columns is None else self.options.columns:
+            values = plan.columns[name]
             rows[name] = [values[t] for t in targets.tolist()] if isinstance(values, list) else values[targets]
         return rows
 

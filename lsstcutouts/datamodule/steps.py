@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..capability import COMPILES_FROM, can_compile
 from ..device import TensorBatch
-from ..transforms import AsinhStretch, Compose
+from ..transforms import Compose, Overwriting
 
 __all__ = ["DeviceSteps", "compiles_on"]
 
@@ -109,8 +109,8 @@ def _device_of(batch: TensorBatch) -> torch.device:
 
 @contextmanager
 def _in_place(modules: Sequence[nn.Module], *, allowed: bool) -> Iterator[None]:
-    """Let stretches write over the image for a while; outside, such as in a plain loop, they ask nobody's leave."""
-    switched = [m for top in modules for m in top.modules() if isinstance(m, AsinhStretch) and not m.inplace]
+    """Let modules write over the image for a while; outside, such as in a plain loop, they ask nobody's leave."""
+    switched = [m for top in modules for m in top.modules() if isinstance(m, Overwriting) and not m.inplace]
     for module in switched if allowed else ():
         module.inplace = True
     try:

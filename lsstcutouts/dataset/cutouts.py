@@ -59,6 +59,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
         What a batch holds, and the policies, as in `LsstDataFetcher`. A target that is left out makes its batch
         shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
+    columns
+        Catalog columns of the plan that travel with the targets; by default all of them.
     shuffle
         Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)`` and the number of
         lanes; True means ``"block"``. ``"full"`` is a permutation of all targets, which decodes nearly every tile anew for
@@ -112,6 +114,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
+        columns: Sequence[str] | None = None,
         shuffle: Shuffle = True,
         shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
         seed: int = 0,
@@ -163,6 +166,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             normalise_psf=normalise_psf,
             flux_unit=flux_unit,
             seed=seed,
+            columns=None if columns is None else tuple(columns),
         )
         self.form = Form()
         """How batches leave the threads; a `CutoutLoader` sets it."""

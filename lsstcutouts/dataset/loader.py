@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from ..cache import CacheStats
 from ..cutout import Account
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, WorkerError
 from ..report import Report
 from .changes import resumed
 from .cutouts import ACCOUNT, AHEAD, CutoutDataset
+from .faults import any_dead, dismiss, worker_error
 from .workers import Parcel, WorkerCaches
 
 __all__ = ["CutoutLoader"]
@@ -138,8 +139,16 @@ class CutoutLoader(DataLoader[TensorBatch]):
         if self.done == 0:
             self.cutouts.begin_report()
         self.cutouts.form = Form(self._pinned, self.wire, self.channels_last, self.transfer is not None)
+        if any_dead(self._iterator):  # persistent workers that were killed or interrupted between two batches
+            self.drop_workers(self._iterator)
         batches: Iterator[TensorBatch] = super().__iter__()
-        return _Pass(self, self._passes, batches if self.transfer is None else Prefetcher(batches, self.transfer))
+        return _Pass(self, self._passes, batches)
+
+    def drop_workers(self, batches: Any) -> None:
+        """End the worker processes of a pass that failed; the next pass starts others."""
+        if batches is self._iterator:
+            self._iterator = None
+        dismiss(batches)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch, from its beginning."""
@@ -214,21 +223,41 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
 
 class _Pass:
-    """One pass over a loader, counting what it hands out."""
+    """One pass over a loader, counting what it hands out. An error ends it, and its worker processes, at once."""
 
-    def __init__(self, loader: CutoutLoader, number: int, batches: Iterator[TensorBatch]) -> None:
-        self._loader, self._number, self._batches = loader, number, batches
+    def __init__(self, loader: CutoutLoader, number: int, source: Iterator[TensorBatch]) -> None:
+        self._loader, self._number, self._source = loader, number, source
+        self._batches = source if loader.transfer is None else Prefetcher(source, loader.transfer)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            death = self._ended(error)
+            if death is None:
+                raise
+            try:
+                raise death from error
+            finally:
+                del death  # a ring with its own traceback would keep the queues open
         parcel: Any = batch.pop(ACCOUNT, None)
         account: Any = batch.pop(AHEAD, None)
         self._loader.count(self._number, time.perf_counter() - start, parcel, account)
         return batch
+
+    def _ended(self, error: BaseException) -> WorkerError | None:
+        """End this pass for an error; return what tells more about it."""
+        source, self._source, self._batches = self._source, iter(()), iter(())
+        place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
+        death = worker_error(error, source, place)
+        self._loader.drop_workers(source)
+        return death
 
     def __len__(self) -> int:
         return len(self._loader)

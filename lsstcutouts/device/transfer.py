@@ -123,7 +123,10 @@ class _Failure:
         self._error = error
 
     def __call__(self) -> NoReturn:
-        raise self._error
+        try:
+            raise self._error
+        finally:
+            del self._error  # its traceback holds this frame: a ring that would keep threads and files until collected
 
 
 def resolved(device: torch.device | str | None) -> torch.device | None:

@@ -3,9 +3,34 @@
 Each takes and returns the batch dictionary; planes that must change together do.
 """
 
+from .augmentation import Augmentation
 from .compose import Compose
 from .d4 import RandomD4
-from .hashing import random_integers
+from .dropout import BandDropout
+from .hashing import random_integers, random_keys, random_normal, random_uniform
+from .noise import AddNoise
+from .normalise import Lupton, NoiseAsinh, Normalise, ZScore
+from .overwriting import Overwriting
+from .rotation import RandomRotation
+from .shift import RandomShift
 from .stretch import AsinhStretch
 
-__all__ = ["AsinhStretch", "Compose", "RandomD4", "random_integers"]
+__all__ = [
+    "AddNoise",
+    "AsinhStretch",
+    "Augmentation",
+    "BandDropout",
+    "Compose",
+    "Lupton",
+    "NoiseAsinh",
+    "Normalise",
+    "Overwriting",
+    "RandomD4",
+    "RandomRotation",
+    "RandomShift",
+    "ZScore",
+    "random_integers",
+    "random_keys",
+    "random_normal",
+    "random_uniform",
+]

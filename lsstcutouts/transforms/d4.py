@@ -1,21 +1,22 @@
 """The symmetries of the square."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..dataset import TensorBatch
-from ..errors import ConfigurationError
-from .hashing import random_integers
+from .augmentation import Augmentation
+from .hashing import random_uniform
 from .planes import PLANES
+from .sampling import gathered
 
 __all__ = ["RandomD4"]
 
 
-class RandomD4(nn.Module):
+class RandomD4(Augmentation):
     """Turn and mirror each target by one of the eight symmetries of the square (of the rectangle: four).
 
-    Every plane of a target, its ``offset`` and its ``wcs`` change together. The choice is a hash of
-    ``(seed, epoch, object_id)``: a resumed run repeats it, whatever the order, the workers and the device.
+    Every plane of a target, its ``offset`` and its ``wcs`` change together; no pixel is interpolated. ``yx0`` stays that of
+    the box that was read. The choice repeats, as `Augmentation` says.
 
     Parameters
     ----------
@@ -23,26 +24,12 @@ class RandomD4(nn.Module):
         Chooses among series of choices.
     """
 
-    epoch: Tensor
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        self.seed = seed
-        # A tensor, since a compiled module would be compiled anew for each new number.
-        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64), persistent=False)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Use the choices of another epoch."""
-        self.epoch.fill_(epoch)
-
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Turn and mirror all planes ``(N, B, Y, X)`` of the batch."""
         planes = {name: v for name in PLANES if isinstance(v := batch.get(name), Tensor)}
         square = all(v.shape[-1] == v.shape[-2] for v in planes.values())
-        ids, offset, wcs = batch["object_id"], batch["offset"], batch.get("wcs")
-        if not isinstance(ids, Tensor) or not isinstance(offset, Tensor):
-            raise ConfigurationError("the batch has no object_id or offset")
-        choice = random_integers(ids, self.seed, self.epoch, 8 if square else 4)
+        offset, wcs = self.needed(batch, "offset"), batch.get("wcs")
+        choice = (random_uniform(self.keys(batch), 1)[:, 0] * (8 if square else 4)).to(torch.int64)
         turn = _Turn(choice, square)
         moved: TensorBatch = {name: turn.plane(plane) for name, plane in planes.items()}
         moved["offset"] = turn.offset(offset)
@@ -63,14 +50,8 @@ class _Turn:
 
     def plane(self, plane: Tensor) -> Tensor:
         """Return ``(N, B, Y, X)``, turned, in the memory layout that came in."""
-        count, bands, height, width = plane.shape
-        index = _sources(height, width, self._square, plane.device)[self._choice]  # (N, Y * X)
-        if bands > 1 and plane.is_contiguous(memory_format=torch.channels_last):
-            pixels = plane.permute(0, 2, 3, 1).reshape(count, -1, bands)
-            turned = pixels.gather(1, index.unsqueeze(2).expand(-1, -1, bands))
-            return turned.reshape(count, height, width, bands).permute(0, 3, 1, 2)
-        turned = plane.reshape(count, bands, -1).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
-        return turned.reshape(count, bands, height, width)
+        height, width = plane.shape[-2:]
+        return gathered(plane, _sources(height, width, self._square, plane.device)[self._choice], height, width)
 
     def offset(self, offset: Tensor) -> Tensor:
         """Return ``(N, 2)`` distances from the middle of the box, ``(y, x)``, turned."""

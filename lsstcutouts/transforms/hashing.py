@@ -1,22 +1,94 @@
-"""Random choices that are a hash of what they are for, equal on every device."""
+"""Random numbers that are a hash of what they are for, equal on every device.
+
+A generator would give other numbers to a batch that is cut another way; a hash needs no state, and compiles.
+"""
+
+import math
+import zlib
 
 import torch
 from torch import Tensor
 
-__all__ = ["random_integers"]
+__all__ = ["random_integers", "random_keys", "random_normal", "random_uniform", "stream_of"]
 
 
-def random_integers(ids: Tensor, seed: int, epoch: int | Tensor, high: int) -> Tensor:
-    """Return ``(N,)`` integers in ``[0, high)``, a hash of each id with seed and epoch, equal on every device.
+def stream_of(name: str) -> int:
+    """Return the number of a stream of random numbers from the name of what draws them."""
+    return zlib.crc32(name.encode())
+
+
+def random_keys(
+    ids: Tensor, seed: int, epoch: int | Tensor, *, stream: int = 0, repeat: Tensor | None = None
+) -> Tensor:
+    """Return ``(N,)`` keys, a 64-bit hash of each id with seed, epoch, stream and repeat, equal on every device.
 
     SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), in wrapping 64-bit arithmetic.
+
+    Parameters
+    ----------
+    ids
+        ``(N,)`` ids of the targets.
+    seed, epoch
+        Choose among series of keys.
+    stream
+        Of `stream_of`; users of one seed that draw from different streams are independent.
+    repeat
+        ``(N,)`` how often the target was drawn before in this epoch; 0 is as good as None.
     """
     of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
-    state = ids.to(torch.int64) + _wrapped(0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03) + of_epoch
+    start = 0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03 + 0xA0761D6478BD642F * stream
+    state = ids.to(torch.int64) + _wrapped(start) + of_epoch
+    if repeat is not None:
+        state = state + repeat.to(torch.int64) * _wrapped(0x8CB92BA72F3D8DD7)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ _logical_shift(state, shift)) * _wrapped(factor)
-    state = state ^ _logical_shift(state, 31)
-    return _logical_shift(state, 33) % high
+    return state ^ _logical_shift(state, 31)
+
+
+def random_integers(
+    ids: Tensor, seed: int, epoch: int | Tensor, high: int, *, stream: int = 0, repeat: Tensor | None = None
+) -> Tensor:
+    """Return ``(N,)`` integers in ``[0, high)``; arguments as of `random_keys`."""
+    return _logical_shift(random_keys(ids, seed, epoch, stream=stream, repeat=repeat), 33) % high
+
+
+def random_uniform(keys: Tensor, *shape: int) -> Tensor:
+    """Return ``(N, *shape)`` float32 numbers, even in ``[0, 1)``, from the keys of `random_keys`."""
+    return (_bits(keys, math.prod(shape)) * 2.0**-24).reshape(-1, *shape)
+
+
+def random_normal(keys: Tensor, *shape: int) -> Tensor:
+    """Return ``(N, *shape)`` float32 standard normal numbers, at most 5.9, from the keys of `random_keys`.
+
+    Box & Muller 1958 (Ann. Math. Stat. 29, 610): two numbers out of two hashes.
+    """
+    count = math.prod(shape)
+    half = (count + 1) // 2
+    bits = _bits(keys, 2 * half)
+    # Half a step up: the logarithm of 0 is never asked for.
+    radius = bits[:, :half].add(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
+    angle = bits[:, half:].mul(2 * math.pi * 2.0**-24)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(-1, *shape)
+
+
+def _bits(keys: Tensor, count: int) -> Tensor:
+    """Return ``(N, count)`` whole float32 numbers below ``2**24``.
+
+    Each key makes a permutation of the 32-bit numbers: a scrambled counter, xor and times (an odd number) the halves of the
+    key, scrambled again. 32 bits since no CPU multiplies several 64-bit numbers at once.
+    """
+    counter = _scrambled(torch.arange(count, dtype=torch.int32, device=keys.device))
+    low = ((keys & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000  # the same bits, signed
+    low, high = low.to(torch.int32).unsqueeze(1), (keys >> 32).to(torch.int32).unsqueeze(1)
+    return _scrambled((counter ^ low).mul_(high | 1)).bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).to(torch.float32)
+
+
+def _scrambled(bits: Tensor) -> Tensor:
+    """Return int32 numbers permuted: ``lowbias32`` of Ellis 2018 (nullprogram.com/blog/2018/07/31); overwrites."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << (32 - shift)) - 1))
+        bits.mul_(factor - (1 << 32) if factor >= 1 << 31 else factor)
+    return bits.bitwise_xor_((bits >> 16).bitwise_and_(0xFFFF))
 
 
 def _wrapped(value: int) -> int:

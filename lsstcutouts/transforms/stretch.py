@@ -1,6 +1,7 @@
 """Stretches of the image's range."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class AsinhStretch(nn.Module):
         Whether the result is written over the image of the batch that comes in. The data module switches that on
         for batches that its trainer has copied to a GPU: nobody else has those.
     """
+
+    overwrites_image: ClassVar[bool] = True
 
     scale: Tensor
 

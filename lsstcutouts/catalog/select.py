@@ -1,0 +1,199 @@
+"""Subsets of a catalog by an expression on its columns."""
+
+import ast
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigurationError
+
+__all__ = ["expression_columns", "matching"]
+
+_COMPARES: Mapping[type[ast.cmpop], str] = {
+    ast.Eq: "equal",
+    ast.NotEq: "not_equal",
+    ast.Lt: "less",
+    ast.LtE: "less_equal",
+    ast.Gt: "greater",
+    ast.GtE: "greater_equal",
+}
+_ARITHMETIC: Mapping[type[ast.operator], str] = {
+    ast.Add: "add",
+    ast.Sub: "subtract",
+    ast.Mult: "multiply",
+    ast.Div: "divide",
+    ast.Pow: "power",
+}
+_FUNCTIONS = {"abs": "abs", "sqrt": "sqrt", "log10": "log10", "exp": "exp", "floor": "floor"}
+"""Functions that an expression may call, and Arrow's names for them."""
+
+_WAYS = (
+    "an expression compares columns with numbers and texts and joins them with and, or, not: "
+    "mag_i < 23 and kind in ('lens', 'galaxy')"
+)
+
+
+def expression_columns(expression: str) -> tuple[str, ...]:
+    """Return the columns that an expression names, in their order.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be read.
+    """
+    tree = _parsed(expression)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
+    return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda n: (n.lineno, n.col_offset))))
+
+
+def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
+    """Return ``(count,)`` which rows an expression is true for; where a value is missing or NaN, it is not.
+
+    Parameters
+    ----------
+    expression
+        In Python's words: comparisons (chains and ``in`` as well), ``and``, ``or``, ``not``, ``+ - * / **`` and the
+        functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` over columns, numbers and texts. Arrow evaluates it.
+    columns
+        Name to ``(count,)`` values.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be read, names a column that is not there, or compares what cannot be compared.
+    """
+    import pyarrow as pa
+
+    names = expression_columns(expression)
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], columns, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(columns) or 'none'}"
+        raise ConfigurationError(f"{expression!r} names the column {unknown[0]!r}, which the catalog lacks; {hint}")
+    try:
+        table = {name: pa.array(_flat(name, columns[name]), from_pandas=True) for name in names}
+        rows = pa.table({**table, "": pa.array(np.arange(count))})
+        found = rows.filter(_Translation(expression).of(_parsed(expression).body))[""]
+    except pa.ArrowException as error:
+        raise ConfigurationError(f"{expression!r} cannot be worked out: {error}") from error
+    mask = np.zeros(count, bool)
+    mask[found.to_numpy()] = True
+    return mask
+
+
+def _flat(name: str, values: Any) -> Any:
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        raise ConfigurationError(f"column {name!r} holds arrays, which an expression cannot compare")
+    return values
+
+
+def _parsed(expression: str) -> ast.Expression:
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except (SyntaxError, ValueError) as error:
+        place = getattr(error, "offset", None) or 1
+        message = f"{expression!r} cannot be read at character {place}: {_WAYS}"
+        raise ConfigurationError(message) from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.expr) and not isinstance(node, tuple(_Translation.KINDS)):
+            raise _refusal(expression, node)
+    return tree
+
+
+def _refusal(expression: str, node: ast.AST, why: str = "") -> ConfigurationError:
+    text = ast.get_source_segment(expression.strip(), node) or type(node).__name__
+    return ConfigurationError(f"{expression!r} cannot be used: {text!r} {why or 'is not allowed there'}; {_WAYS}")
+
+
+class _Translation:
+    """From Python's syntax to an expression of Arrow."""
+
+    KINDS: Mapping[type[ast.expr], str] = {
+        ast.BoolOp: "_bool",
+        ast.BinOp: "_binary",
+        ast.UnaryOp: "_unary",
+        ast.Compare: "_compare",
+        ast.Call: "_call",
+        ast.Name: "_name",
+        ast.Constant: "_constant",
+        ast.Tuple: "_values",
+        ast.List: "_values",
+        ast.Set: "_values",
+    }
+
+    def __init__(self, expression: str) -> None:
+        import pyarrow.compute as pc
+
+        self._expression, self._pc = expression, pc
+
+    def of(self, node: ast.expr) -> Any:
+        """Return Arrow's expression for a part of the tree."""
+        translate: Callable[[Any], Any] = getattr(self, self.KINDS[type(node)])
+        return translate(node)
+
+    def _function(self, name: str, *arguments: ast.expr) -> Any:
+        return getattr(self._pc, name)(*(self.of(a) for a in arguments))
+
+    def _bool(self, node: ast.BoolOp) -> Any:
+        first, *rest = (self.of(value) for value in node.values)
+        for other in rest:
+            first = first & other if isinstance(node.op, ast.And) else first | other
+        return first
+
+    def _binary(self, node: ast.BinOp) -> Any:
+        name = _ARITHMETIC.get(type(node.op))
+        if name is None:
+            why = "uses & or |: write and, or" if isinstance(node.op, ast.BitAnd | ast.BitOr) else ""
+            raise _refusal(self._expression, node, why)
+        if name == "divide":  # of whole numbers, too
+            return self.of(node.left).cast("float64") / self.of(node.right)
+        return self._function(name, node.left, node.right)
+
+    def _unary(self, node: ast.UnaryOp) -> Any:
+        if isinstance(node.op, ast.Not):
+            return ~self.of(node.operand)
+        if isinstance(node.op, ast.USub):
+            return self._function("negate", node.operand)
+        raise _refusal(self._expression, node)
+
+    def _compare(self, node: ast.Compare) -> Any:
+        left, result = node.left, None
+        for operator, right in zip(node.ops, node.comparators, strict=True):
+            one = self._one_comparison(left, operator, right)
+            result, left = one if result is None else result & one, right
+        return result
+
+    def _one_comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Any:
+        if isinstance(operator, ast.In | ast.NotIn):
+            values = self.of(right)
+            if not isinstance(values, list):
+                raise _refusal(self._expression, right, "must be a list of values")
+            column = self.of(left)
+            # Arrow finds a missing value in no list, so that it would be outside of every one.
+            found = self._pc.if_else(column.is_valid(), column.isin(values), self._pc.scalar(None))
+            return found if isinstance(operator, ast.In) else ~found
+        name = _COMPARES.get(type(operator))
+        if name is None:
+            raise _refusal(self._expression, left, "is compared with is: write ==")
+        return self._function(name, left, right)
+
+    def _call(self, node: ast.Call) -> Any:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in _FUNCTIONS or node.keywords or len(node.args) != 1:
+            raise _refusal(self._expression, node, f"is none of the functions {', '.join(_FUNCTIONS)}")
+        return self._function(_FUNCTIONS[name], node.args[0])
+
+    def _name(self, node: ast.Name) -> Any:
+        return self._pc.field(node.id)
+
+    def _constant(self, node: ast.Constant) -> Any:
+        if not isinstance(node.value, bool | int | float | str):
+            raise _refusal(self._expression, node)
+        return self._pc.scalar(node.value)
+
+    def _values(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:
+        return [ast.literal_eval(value) for value in node.elts]

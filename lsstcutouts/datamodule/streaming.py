@@ -1,0 +1,364 @@
+"""What a data module does with its arguments: plans, splits, loaders, and the place in a training."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from torch import nn
+
+from ..cache import CacheStats, TileCache
+from ..cutout import ReadOptions
+from ..dataset import CutoutDataset, CutoutLoader
+from ..device import TensorBatch, Wire
+from ..errors import ConfigurationError
+from ..geom import YX
+from ..normalisation import Statistics
+from ..order import (
+    Share,
+    Shuffle,
+    checked_weights,
+)
+from ..plan import CutoutPlan
+from ..planner.arguments import AngularSize
+from ..report import Report
+from ..splits import SPLITS, Dealt, SplitSettings, deal, deal_plans
+from .fitting import Fitting, Sample
+from .hints import quieten_lightning
+from .plans import PlanSettings
+from .steps import DeviceSteps
+
+__all__ = ["StreamingDataModule"]
+
+
+class StreamingDataModule(L.LightningDataModule):
+    """Plans once a node, deals targets to splits, streams them to a trainer, and knows how far the training is.
+
+    The constructor of `CutoutDataModule` sets what is declared here.
+    """
+
+    repo: str
+    collections: str | Sequence[str]
+    catalog: Any
+    bands: tuple[str, ...]
+    size: YX[int] | AngularSize
+    dataset_type: str
+    skymap: str | None
+    tract: str
+    options: ReadOptions
+    batch_size: int
+    num_workers: int
+    seed: int
+    shuffle: Shuffle
+    shuffle_width: int
+    weights: str | None
+    balance: str | None
+    epoch_size: int | None
+    replacement: bool
+    split_settings: SplitSettings
+    columns: tuple[str, ...]
+    threads: int | None
+    cache: TileCache
+    normalisation: nn.Module
+    transforms: nn.Module
+    augmentations: nn.Module
+    wire: Wire
+    channels_last: bool
+    plan: str | os.PathLike[str] | CutoutPlan | None
+    persistent_workers: bool
+    prefetch_factor: int | None
+    _of_pixels: Fitting
+    _steps: DeviceSteps
+
+    def _begin(self) -> None:
+        """Set what is not known before `setup`."""
+        self.dealt: Dealt | None = None
+        """Which targets belong to which split, and which were left out; known after `setup`."""
+        self.loaders: dict[str, CutoutLoader] = {}
+        """Latest loader of each split that was asked for."""
+        self._past = CacheStats()  # of worker processes of earlier loaders
+        self._train_loader: CutoutLoader | None = None
+        self._owner: L.Trainer | None = None  # of the loader
+        self._position: dict[str, Any] | None = None
+        self._transforming = False
+
+    @property
+    def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
+        """Plan and targets of each split; empty before `setup`."""
+        return {} if self.dealt is None else self.dealt.splits
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``.
+
+        With it go the statistics of ``normalisation``.
+        """
+        place = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        return place | self._of_pixels.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training go on where the checkpoint was taken, with its statistics in every stage."""
+        self._of_pixels.load_state_dict(state_dict, self.normalisation, self.bands, self.options.flux_unit)
+        # Lightning restores a data module in every stage; only training goes on from there.
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            self._position = state_dict.get("train")
+            self._seek()
+
+    def _seek(self) -> None:
+        if self._position is not None and self._train_loader is not None:
+            self._train_loader.load_state_dict(self._position)
+            self._position = None
+
+    def _adjusted(self, epoch: int, done: int) -> tuple[int, int]:
+        """Return the place that training has come to, from the place that its loader has come to."""
+        trainer = self.trainer
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return epoch, done
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        # A batch that was fetched when an exception or a signal came was not trained on; Lightning counts it as ready
+        # only after the transforms.
+        under_way = max(0, progress.ready - getattr(progress, "processed", progress.ready)) + self._transforming
+        done = max(0, done - under_way)
+        # With limit_train_batches an epoch is over before the loader's.
+        limit = trainer.num_training_batches
+        whole = self._train_loader is None or limit >= len(self._train_loader)
+        return (epoch, done) if whole or done < limit else (epoch + 1, 0)
+
+    def prepare_data(self) -> None:
+        """Make the plans and the statistics, and write them for `setup`, once a node."""
+        if not self.splits:
+            for name, catalog in self._catalogs().items():
+                self.plan_settings.made(catalog).save(self._plan_file(name))
+        if self._of_pixels.wanted(self.normalisation):
+            self._deal()
+            self._of_pixels.prepare(self._sample(), self._folder())
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
+        """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels."""
+        self._deal()
+        self._of_pixels.set_up(self.normalisation, self._sample(), self._folder())
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Statistics of the pixels that ``normalisation`` uses; None before `setup`, and where nothing needs any."""
+        return self._of_pixels.statistics
+
+    def fit_statistics(self, progress: Callable[[int, int], None] | None = None) -> Statistics:
+        """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
+
+        Parameters
+        ----------
+        progress
+            Is told targets done and targets in all.
+        """
+        self._deal()
+        return self._of_pixels.fit(self.normalisation, self._sample(), progress)
+
+    def _deal(self) -> None:
+        """Load or make the plan and deal its targets to the splits."""
+        if self.splits:
+            return
+        quieten_lightning()
+        plans = {name: self._planned(name, catalog) for name, catalog in self._catalogs().items()}
+        if self.plan is not None:
+            given = self.plan if isinstance(self.plan, CutoutPlan) else CutoutPlan.load(self.plan)
+            plans[""] = self.plan_settings.fitting(given)
+        if "" in plans:
+            self.plan = plans[""]
+        self.dealt = deal(plans[""], self.split_settings) if "" in plans else deal_plans(plans, self.split_settings)
+
+    def train_dataloader(self) -> CutoutLoader:
+        """Return the loader of the training split; each pass is the next epoch.
+
+        A loader that is made anew for the same trainer, or for none, goes on after the one before.
+        """
+        # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
+        loader = self._loader("train", shuffle=self.shuffle and not overfit, **self._drawing())
+        if self._train_loader is not None and self._owner is self.trainer:
+            loader.follow(self._train_loader)
+        loader.adjusted, self._transforming = self._adjusted, False
+        self._train_loader, self._owner = loader, self.trainer
+        self._seek()
+        return loader
+
+    def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
+        """Return the loader of the validation split, or none where the split is empty."""
+        return self._loader("val", shuffle=False) if self._has("val") else []
+
+    def test_dataloader(self) -> CutoutLoader:
+        """Return the loader of the test split."""
+        return self._loader("test", shuffle=False)
+
+    def predict_dataloader(self) -> CutoutLoader:
+        """Return the loader of the prediction split."""
+        return self._loader("predict", shuffle=False)
+
+    def transform(self, batch: TensorBatch, *, training: bool = False) -> TensorBatch:
+        """Return a batch as a model takes it: ``normalisation`` and ``transforms`` where the batch is.
+
+        Parameters
+        ----------
+        batch
+            As a loader gives it.
+        training
+            Whether ``augmentations`` run first, on pixels in the unit of the files.
+        """
+        if not training:
+            return self._steps.run(batch, [self.normalisation, self.transforms])
+        for module in self.augmentations.modules():
+            set_epoch = getattr(module, "set_epoch", None)
+            if callable(set_epoch) and self._train_loader is not None:
+                set_epoch(self._train_loader.epoch)
+        return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
+
+    def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Run `transform` on the device; with the augmentations while training."""
+        training = self.trainer is not None and bool(self.trainer.training)
+        self._transforming = training  # and stays so when it fails
+        transformed = self.transform(batch, training=training)
+        self._transforming = False
+        return transformed
+
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for batches."""
+        return 0.0 if self._train_loader is None else self._train_loader.waited
+
+    def report(self, split: str = "train") -> Report:
+        """Return what became of each row of a split in its latest epoch, so far, in this process.
+
+        Catalog rows that no split can hold are in the plan's ``rejected``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the split has not been read.
+        """
+        if split not in self.loaders:
+            raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
+        return self.loaders[split].report
+
+    def cache_info(self) -> CacheStats:
+        """Return what the caches of this process and of all worker processes have done and hold, together."""
+        own = self.cache.stats()
+        workers = sum((loader.workers.total() for loader in self.loaders.values()), self._past)
+        # Where worker processes read, this process's cache has a budget that it does not use.
+        return workers + (own if own.hits + own.misses or not self.num_workers else CacheStats())
+
+    def _drawing(self) -> dict[str, Any]:
+        """Return what an epoch of training draws."""
+        plan, rows = self._split("train")
+        weights, balance = (
+            None if name is None else np.asarray(plan.columns[name])[rows] for name in (self.weights, self.balance)
+        )
+        if weights is not None:
+            weights = checked_weights(weights, f"the weights in column {self.weights!r}")
+        return {
+            "weights": weights,
+            "balance": balance,
+            "epoch_size": self.epoch_size,
+            "replacement": self.replacement,
+        }
+
+    def _split(self, split: str) -> tuple[CutoutPlan, NDArray[np.int64]]:
+        if not self._has(split):
+            raise ConfigurationError(
+                f"the {split!r} split holds no target; there is {self.split_settings}, and setup() must come first"
+            )
+        return self.splits[split]
+
+    def _loader(self, split: str, *, shuffle: Shuffle, **drawing: Any) -> CutoutLoader:
+        plan, rows = self._split(split)
+        if self.trainer is not None:
+            self.cache.share_among(1, ranks=self.trainer.num_devices)
+        if split in self.loaders:
+            self._past += self.loaders[split].workers.total().past
+        dataset = CutoutDataset(
+            plan,
+            rows=rows,
+            batch_size=self.batch_size,
+            **self.options.arguments("seed", "columns"),
+            columns=self.columns,
+            shuffle=shuffle,
+            shuffle_width=self.shuffle_width,
+            seed=self.seed,
+            threads=self.threads,
+            cache=self.cache,
+            sharing=2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1,
+            share=self._share(),
+            # Targets left out would be others in each epoch, and so would be the batches to overfit.
+            pads=split != "train" or getattr(self.trainer, "overfit_batches", 0) > 0,
+            **drawing,
+        )
+        self.loaders[split] = CutoutLoader(
+            dataset,
+            num_workers=self.num_workers,
+            device=self._device(),
+            wire=self.wire,
+            channels_last=self.channels_last,
+            pin_memory=None if self.trainer is None else self._device() is not None,
+            persistent_workers=self.persistent_workers and self.num_workers > 0,
+            prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
+        )
+        return self.loaders[split]
+
+    def _has(self, split: str) -> bool:
+        return split in self.splits and len(self.splits[split][1]) > 0
+
+    def _device(self) -> torch.device | None:
+        """Return the trainer's GPU: batches that are there already, Lightning does not copy."""
+        device = None if self.trainer is None else self.trainer.strategy.root_device
+        return device if device is not None and device.type == "cuda" else None
+
+    def _share(self) -> Share:
+        if self.trainer is None:
+            return Share(0, 1)
+        return Share(self.trainer.global_rank, self.trainer.world_size)
+
+    @property
+    def plan_settings(self) -> PlanSettings:
+        """What decides the plans, besides the catalogs."""
+        drawn = [column for column in (self.weights, self.balance) if column is not None]
+        return PlanSettings(
+            self.repo,
+            self.collections,
+            self.bands,
+            self.size,
+            self.dataset_type,
+            self.skymap,
+            self.tract,
+            tuple(dict.fromkeys([*self.columns, *drawn, *self.split_settings.columns])),
+        )
+
+    def _catalogs(self) -> dict[str, Any]:
+        """Return what must be planned: a catalog a split, or one for all under the empty name."""
+        if self.plan is not None:
+            return {}
+        if isinstance(self.catalog, Mapping) and set(self.catalog) <= set(SPLITS):
+            return dict(self.catalog)
+        return {"": self.catalog}
+
+    def _planned(self, name: str, catalog: Any) -> CutoutPlan:
+        if self.trainer is None:
+            return self.plan_settings.made(catalog)
+        return CutoutPlan.load(self._plan_file(name))
+
+    def _plan_file(self, name: str) -> Path:
+        catalog = self.catalog[name] if name else self.catalog
+        return self.plan_settings.path(catalog, name, self._folder())
+
+    def _folder(self) -> Path:
+        """Return where processes of one run leave files for each other."""
+        return Path(self.trainer.default_root_dir if self.trainer is not None else ".") / ".lsstcutouts"
+
+    def _sample(self) -> Sample:
+        """Return what statistics are fitted on: the training split alone."""
+        plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
+        # Worker processes have caches of their own; this process's stays unused beside them.
+        cache = self.cache if self.num_workers == 0 else None
+        return Sample(plan, rows, self.bands, self.options, self.seed, cache, self.threads)

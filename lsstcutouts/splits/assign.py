@@ -1,0 +1,112 @@
+"""Targets of one plan to splits: by area, by a column, by lists of ids."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..catalog import read_ids
+from ..errors import ConfigurationError
+from ..order import split_groups
+from ..plan import CutoutPlan
+from .settings import SplitSettings
+
+__all__ = ["area_names", "assigned"]
+
+_log = logging.getLogger(__name__)
+
+type Rows = NDArray[np.int64]
+
+_FEW_PATCHES = 4
+"""With fewer patches than this, a split by whole patches cannot come near the asked fractions."""
+
+_SMALL_SHARE = 0.02
+"""A patch with less than this share of the targets does not count as one of them."""
+
+_SHOWN = 3
+
+
+def assigned(plan: CutoutPlan, settings: SplitSettings) -> dict[str, Rows]:
+    """Return the ascending targets of each split; they do not depend on the order of the catalog's rows."""
+    if settings.column is not None:
+        return _by_column(plan, settings.column)
+    if settings.ids:
+        return _by_ids(plan, settings.ids)
+    return split_groups(area_names(plan, settings), settings.fractions, seed=settings.seed)
+
+
+def area_names(plan: CutoutPlan, settings: SplitSettings) -> NDArray[np.str_]:
+    """Return ``(N,)`` the name of the area of sky that each target belongs to."""
+    by = settings.by
+    if by == "tract":
+        return plan.tract.astype(str)
+    if by == "healpix":
+        return _healpix(plan, settings.order).astype(str)
+    if by == "auto":
+        # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
+        share = np.bincount(plan.primary) / max(1, len(plan))
+        by = "patch" if int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES else "block"
+        if by == "block":
+            _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
+    return plan.sky_groups(blocks=by == "block")
+
+
+def _healpix(plan: CutoutPlan, order: int) -> NDArray[np.int64]:
+    """Return ``(N,)`` HEALPix cells, nested scheme (Gorski et al. 2005, ApJ 622, 759)."""
+    from lsst.sphgeom import HealpixPixelization, LonLat, UnitVector3d
+
+    cell, position = HealpixPixelization(order).index, LonLat.fromDegrees
+    pairs = zip(plan.ra.tolist(), plan.dec.tolist(), strict=True)
+    return np.fromiter((cell(UnitVector3d(position(ra, dec))) for ra, dec in pairs), np.int64, len(plan))
+
+
+def _by_column(plan: CutoutPlan, column: str) -> dict[str, Rows]:
+    names = np.asarray(plan.columns[column]).astype(str)
+    rows = {name: np.flatnonzero(names == name) for name in ("train", "val", "test")}
+    if not any(len(r) for r in rows.values()):
+        found = ", ".join(repr(v) for v in np.unique(names)[:5].tolist())
+        raise ConfigurationError(
+            f"column {column!r} names no split: it holds {found}, and splits are called train, val and test"
+        )
+    _say_rest(plan, rows, f"column {column!r} puts them in no split")
+    return rows
+
+
+def _by_ids(plan: CutoutPlan, ids: Mapping[str, Any]) -> dict[str, Rows]:
+    lists = {name: _ids(name, value) for name, value in ids.items()}
+    rows = {}
+    for name, wanted in lists.items():
+        known = np.concatenate([plan.object_id, plan.rejected.object_id])
+        strange = wanted[~np.isin(wanted, known)]
+        if len(strange):
+            raise ConfigurationError(f"splits[{name!r}] lists {_some(strange)}, which the catalog does not hold")
+        for other, theirs in lists.items():
+            both = np.intersect1d(wanted, theirs)
+            if other != name and len(both):
+                raise ConfigurationError(f"splits {name!r} and {other!r} both list {_some(both)}")
+        rows[name] = np.flatnonzero(np.isin(plan.object_id, wanted))
+    _say_rest(plan, rows, "splits list them nowhere")
+    return rows
+
+
+def _ids(name: str, value: Any) -> NDArray[np.int64]:
+    if isinstance(value, str | os.PathLike):
+        return read_ids(os.fspath(value))
+    array = np.asarray(value)
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
+        raise ConfigurationError(f"splits[{name!r}] must be a list of whole numbers or a file with ids, got {value!r}")
+    return array.astype(np.int64)
+
+
+def _some(ids: NDArray[np.int64]) -> str:
+    shown = ", ".join(map(str, ids[:_SHOWN].tolist()))
+    return f"object id {shown}" + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
+
+
+def _say_rest(plan: CutoutPlan, rows: Mapping[str, Rows], why: str) -> None:
+    rest = len(plan) - sum(len(r) for r in rows.values())
+    if rest:
+        _log.warning("%d of %d targets belong to no split: %s", rest, len(plan), why)

@@ -1,0 +1,88 @@
+"""From a configuration to a trained network."""
+
+import json
+from pathlib import Path
+
+import hydra
+import lightning as L
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ..cache import CacheStats
+from ..callbacks import Throughput
+from ..checkpoints import SameCheckpoint, checkpoint_to_resume
+from ..datamodule import CutoutDataModule
+from ..errors import ConfigurationError
+from .pictures import picture_of_validation
+from .prepare import callbacks_of, ensure_simulation, output_folder, quieten, trainer_of
+from .result import TrainingResult
+
+__all__ = ["train"]
+
+
+def train(cfg: DictConfig) -> TrainingResult:
+    """Train what a configuration describes and say what came of it.
+
+    Parameters
+    ----------
+    cfg
+        As ``configs/train.yaml``.
+
+    Returns
+    -------
+    TrainingResult
+        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
+        became of the rows of each split.
+    """
+    output = output_folder(cfg)
+    resumed = checkpoint_to_resume(cfg.resume, output)
+    cfg = cfg.copy()
+    cfg.output = str(output)  # each job of a sweep has its own
+    if not cfg.debug:
+        quieten()
+    L.seed_everything(cfg.seed, verbose=False)
+    ensure_simulation(cfg.simulation, progress=not cfg.json)
+    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
+    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    callbacks = callbacks_of(cfg)
+    meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
+    trainer = trainer_of(cfg, output, [SameCheckpoint(resumed), meter, *(one for one in callbacks if one is not meter)])
+    trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+    if not meter.targets:
+        raise ConfigurationError(
+            f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+        )
+    checkpoint = output / "model.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    result = _result(trainer, data, meter, str(checkpoint), picture_of_validation(cfg, trainer, model, data, output))
+    if trainer.is_global_zero:
+        text = json.dumps(result.as_dict(), indent=2)
+        (output / "metrics.json").write_text(text + "\n")
+        reports = {split: data.report(split).as_dict() for split in data.loaders}
+        (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
+        Console().print_json(text) if cfg.json else Console().print(result.table())
+    return result
+
+
+def _result(
+    trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, checkpoint: str, picture: Path | None
+) -> TrainingResult:
+    plans = list({id(plan): plan for plan, _ in data.splits.values()}.values())
+    missing: dict[str, int] = {}
+    for plan in plans:
+        for band, count in plan.bands_missing().items():
+            missing[band] = missing.get(band, 0) + count
+    stats: CacheStats = data.cache_info()
+    return TrainingResult(
+        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+        epochs=trainer.current_epoch,
+        targets=len(data.splits["train"][1]),
+        cutouts_per_second=meter.cutouts_per_second,
+        waiting=data.waited / meter.seconds if meter.seconds else 0.0,
+        hit_rate=stats.hit_rate,
+        bands_missing=missing,
+        not_delivered=sum(len(plan.rejected) for plan in plans),
+        left_out={split: data.report(split).left_out for split in data.loaders},
+        checkpoint=checkpoint,
+        picture=None if picture is None else str(picture),
+    )

@@ -1,0 +1,80 @@
+"""What a training came to, for people and machines."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["TrainingResult", "shown_path"]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training came to.
+
+    Attributes
+    ----------
+    metrics
+        Last value of everything that the model logged, such as ``val_auc``.
+    epochs, targets
+        How many were trained; targets are those of one epoch.
+    cutouts_per_second
+        Cutouts that the training loop consumed a second, validation and pauses between epochs left out.
+    waiting
+        Share of that time in which the loop waited for data.
+    hit_rate
+        Tile requests served without a decode, over the whole run.
+    bands_missing
+        Band to the number of targets without it, all splits together.
+    not_delivered
+        Catalog rows without any coadd.
+    left_out
+        Split to the number of its rows that a policy left out in the latest epoch.
+    checkpoint, picture
+        Files that were written.
+    """
+
+    metrics: Mapping[str, float]
+    epochs: int
+    targets: int
+    cutouts_per_second: float
+    waiting: float
+    hit_rate: float
+    bands_missing: Mapping[str, int]
+    not_delivered: int
+    left_out: Mapping[str, int]
+    checkpoint: str
+    picture: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """Return the result for people."""
+        table = Table(title="Training", show_header=False, title_justify="left")
+        for name, value in sorted(self.metrics.items()):
+            table.add_row(name.replace("_", " "), f"{value:.4f}")
+        missing = ", ".join(f"{band}: {count}" for band, count in self.bands_missing.items() if count) or "none"
+        rows = {
+            "epochs x targets": f"{self.epochs} x {self.targets}",
+            "cutouts/s in training": f"{self.cutouts_per_second:,.0f}",
+            "waiting for data": f"{self.waiting:.1%} of the training time",
+            "cache hit rate": f"{self.hit_rate:.1%}",
+            "targets without a band": missing,
+            "targets not delivered": str(self.not_delivered),
+            "targets left out": ", ".join(f"{split}: {n}" for split, n in self.left_out.items() if n) or "none",
+            "checkpoint": shown_path(self.checkpoint),
+            "picture": shown_path(self.picture) if self.picture else "not written",
+        }
+        for name, text in rows.items():
+            table.add_row(name, text)
+        return table
+
+
+def shown_path(path: str) -> str:
+    """Return a path as people want to copy it: relative where it lies below the folder they stand in."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

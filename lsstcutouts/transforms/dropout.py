@@ -1,0 +1,99 @@
+"""Bands that are taken away."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..cutout import Quality
+from ..dataset import TensorBatch
+from ..errors import ConfigurationError
+from .augmentation import Augmentation, checked_number
+from .hashing import random_uniform
+
+__all__ = ["BandDropout"]
+
+_CLEARED = ("image", "variance", "ivar", "mask", "valid", "psf")
+
+
+class BandDropout(Augmentation):
+    """Take bands away from targets, as if the repository did not hold them; never the last one.
+
+    A band that is taken is delivered as a missing one is: 0 in every plane (NaN in image and variance with
+    ``missing_band="nan"``), ``band_present`` and ``psf_present`` false, ``quality`` just ``BAND_ABSENT``. The choice repeats,
+    as `Augmentation` says.
+
+    Parameters
+    ----------
+    probability
+        Of a band to be taken from a target: one for all bands, one each in channel order, or by band name together with
+        ``bands``, which gives bands without a name 0.
+    bands
+        Channel order, needed when ``probability`` is given by name.
+    maximum
+        Most bands to take from a target; by default all but one.
+    missing_band
+        As in the data module: ``"zero"`` or ``"nan"``.
+    seed
+        Chooses among series of choices.
+    """
+
+    probability: Tensor
+
+    def __init__(
+        self,
+        probability: float | Sequence[float] | Mapping[str, float] = 0.2,
+        bands: str | Sequence[str] = "",
+        *,
+        maximum: int | None = None,
+        missing_band: Literal["zero", "nan"] = "zero",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        values = [checked_number("probability", v, 0, 1) for v in _in_order(probability, bands)]
+        self.register_buffer("probability", torch.tensor(values, dtype=torch.float32), persistent=False)
+        if maximum is not None and (isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1):
+            raise ConfigurationError(f"maximum must be a number of bands from 1 on, got {maximum!r}")
+        if missing_band not in {"zero", "nan"}:
+            raise ConfigurationError(f"missing_band must be zero or nan, got {missing_band!r}")
+        self.maximum, self.missing_band = maximum, missing_band
+
+    def dropped(self, batch: TensorBatch) -> Tensor:
+        """Return which bands ``(N, B)`` are taken."""
+        present = self.needed(batch, "band_present")
+        count = present.shape[1]
+        if self.probability.shape[0] not in {1, count}:
+            raise ConfigurationError(f"BandDropout for {self.probability.shape[0]} bands cannot serve {count}")
+        chosen = present & (random_uniform(self.keys(batch), count) < self.probability)
+        left = present.sum(1, keepdim=True) - 1
+        most = left if self.maximum is None else left.clamp(max=self.maximum)
+        # In an order of their own, those that were chosen first; not in channel order, which would spare the last.
+        turn = random_uniform(self.keys(batch, 1), count).masked_fill(~chosen, 2.0)
+        return chosen & (turn.argsort(dim=1, stable=True).argsort(dim=1) < most)
+
+    def forward(self, batch: TensorBatch) -> TensorBatch:
+        """Take bands from all planes ``(N, B, Y, X)`` of the batch."""
+        dropped = self.dropped(batch)
+        changed: TensorBatch = {}
+        for name in _CLEARED:
+            if isinstance(plane := batch.get(name), Tensor):
+                missing = math.nan if self.missing_band == "nan" and name in {"image", "variance"} else 0
+                # Of a copy, in place: otherwise the memory layout would be lost.
+                changed[name] = plane.clone().masked_fill_(dropped[:, :, None, None], missing)
+        for name, missing in (("band_present", 0), ("psf_present", 0), ("quality", int(Quality.BAND_ABSENT))):
+            if isinstance(row := batch.get(name), Tensor):
+                changed[name] = row.masked_fill(dropped, missing)
+        return {**batch, **changed}
+
+
+def _in_order(probability: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
+    if isinstance(probability, Mapping):
+        unknown = [band for band in probability if band not in bands]
+        if unknown or not bands:
+            raise ConfigurationError(f"probability names {unknown or list(probability)}, bands={bands!r} does not")
+        return [probability.get(band, 0.0) for band in bands]
+    if isinstance(probability, str):
+        raise ConfigurationError(f"probability must be numbers, got {probability!r}")
+    return list(probability) if isinstance(probability, Sequence) else [probability]

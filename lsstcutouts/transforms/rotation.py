@@ -1,0 +1,112 @@
+"""Rotations by any angle."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..dataset import TensorBatch
+from ..errors import ConfigurationError
+from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .hashing import random_uniform
+from .planes import pixel_sides
+from .sampling import KERNELS, Turner, check_kernel, resampled
+
+__all__ = ["RandomRotation"]
+
+
+class RandomRotation(Augmentation):
+    """Turn each target about its own position by any angle.
+
+    The target stays where it is, ``offset`` from the middle. Every plane turns alike, and so do ``psf`` (about its
+    middle) and ``wcs``; ``yx0`` stays that of the box that was read. Fetch cutouts about 1.5 times as large as ``size``,
+    so that the corners are real pixels. Pixels from beyond the cutout are 0 and not ``valid``.
+
+    Each pixel is a weighted sum of its neighbours, as `~lsstcutouts.transforms.sampling.resampled` says of each plane:
+    the noise becomes smaller, by an amount that changes from pixel to pixel, and neighbouring pixels correlated; a pixel
+    that is not valid spoils all those that it contributes to. The choice repeats, as `Augmentation` says.
+
+    Parameters
+    ----------
+    size
+        Pixels of the cutouts that come out, or ``(height, width)``; by default those that come in.
+    max_angle
+        Degrees: angles are even between minus and plus this one, 180 for any.
+    kernel
+        What weighs the neighbours: ``"cubic"`` (4 x 4 pixels), ``"quintic"`` (6 x 6) or ``"bilinear"`` (2 x 2).
+    seed
+        Chooses among series of choices.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int] | None = None,
+        *,
+        max_angle: float = 180.0,
+        kernel: Literal["bilinear", "cubic", "quintic"] = "cubic",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed)
+        self.size, self.kernel = checked_size(size), check_kernel(kernel)
+        self.max_angle = checked_number("max_angle", max_angle, 0, 180)
+
+    def angles(self, batch: TensorBatch) -> Tensor:
+        """Return ``(N,)`` float32 radians, counter-clockwise as seen with x to the right and y upwards."""
+        return (2 * random_uniform(self.keys(batch), 1)[:, 0] - 1) * math.radians(self.max_angle)
+
+    def forward(self, batch: TensorBatch) -> TensorBatch:
+        """Turn all planes ``(N, B, Y, X)`` of the batch."""
+        sides = pixel_sides(batch, "RandomRotation")
+        height, width = self.size or sides
+        self._check_margin(batch, sides, (height, width))
+        offset, angle, wcs, psf = self.needed(batch, "offset"), self.angles(batch), batch.get("wcs"), batch.get("psf")
+        source, target = (moved_by(offset, _middle(shape)) for shape in (sides, (height, width)))
+        turned = resampled(batch, Turner(angle, source, target, height, width, self.kernel))
+        if isinstance(wcs, Tensor):
+            turned["wcs"] = _turned_wcs(wcs, angle, source, target)
+        if isinstance(psf, Tensor):
+            shape = psf.shape[-2], psf.shape[-1]
+            middle = moved_by(torch.zeros_like(offset), _middle(shape))
+            turned["psf"] = Turner(angle, middle, middle, *shape, self.kernel).weighted(psf)
+        return {**batch, **turned}
+
+    def _check_margin(self, batch: TensorBatch, old: tuple[int, int], new: tuple[int, int]) -> None:
+        """Raise if corners may come from beyond the cutout, and nothing in the batch could say so."""
+        least = self._least(new)
+        if all(a >= b for a, b in zip(old, least, strict=True)) or isinstance(batch.get("valid"), Tensor):
+            return
+        raise ConfigurationError(
+            f"cutouts of {old[0]} x {old[1]} pixels are too small to be turned by up to {self.max_angle:g} degrees and cut to "
+            f"{new[0]} x {new[1]}; fetch {least[0]} x {least[1]} or more and give size=({new[0]}, {new[1]}), or add 'valid' to "
+            "planes to know the corners that are empty"
+        )
+
+    def _least(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the height and width that hold all pixels for a target within half a pixel of the middle."""
+        height, width = size
+        if not self.max_angle:
+            return size
+        largest = min(math.radians(self.max_angle), math.pi / 2)
+        reach = []
+        for along, across in ((height, width), (width, height)):
+            worst = min(largest, math.atan2(across, along))
+            reach.append(along / 2 * math.cos(worst) + across / 2 * math.sin(worst))
+        y, x = (math.ceil(2 * r + 2 + KERNELS[self.kernel]) for r in reach)
+        return y, x
+
+
+def _middle(shape: tuple[int, int]) -> list[float]:
+    return [(n - 1) / 2 for n in shape]
+
+
+def _turned_wcs(wcs: Tensor, angle: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Return ``(N, 8)`` rows of ``wcs`` over the new pixels: ``crval``, reference pixel ``(x, y)`` and CD matrix."""
+    # Old pixels are source + turn (new pixels - target): the reference pixel goes the other way, CD takes the turn on.
+    angle, source, target = (v.to(wcs.dtype) for v in (angle, source.flip(1), target.flip(1)))
+    cosine, sine = angle.cos(), angle.sin()
+    turn = torch.stack([cosine, sine, -sine, cosine], dim=1).reshape(-1, 2, 2)
+    back = (turn * (wcs[:, 2:4] - source).unsqueeze(2)).sum(1)  # the transpose is the inverse
+    cd = (wcs[:, 4:].reshape(-1, 2, 2, 1) * turn.unsqueeze(1)).sum(2)
+    return torch.cat([wcs[:, :2], target + back, cd.reshape(-1, 4)], dim=1)
