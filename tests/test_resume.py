@@ -75,11 +75,11 @@ def test_every_cell_of_the_grid(folder: Path, world: int) -> None:
 def test_another_number_of_workers(runs: Runs, reference: Watcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSSTCUTOUTS_KERNELS", "plain")
     checkpoint = runs.folder / "reference" / "0 after 3.ckpt"
-    fewer = Runs(runs.plan, runs.folder, 1, {"num_workers": 3})
-    saver = Saver(runs.folder / "three workers")
-    model = fewer.fit(saver, checkpoint=checkpoint, model=Watcher(stop_after=3), **{**PLAIN, "max_epochs": 1})
+    other = Runs(runs.plan, runs.folder, 1, {"num_workers": 2})
+    saver = Saver(runs.folder / "two workers")
+    model = other.fit(saver, checkpoint=checkpoint, model=Watcher(stop_after=3), **{**PLAIN, "max_epochs": 1})
     assert model.seen == reference.seen[3:6]
-    back = runs.fit(checkpoint=runs.folder / "three workers" / "0 after 5.ckpt", **PLAIN)
+    back = runs.fit(checkpoint=runs.folder / "two workers" / "0 after 5.ckpt", **PLAIN)
     assert back.seen == reference.seen[5:]
 
 

@@ -300,7 +300,8 @@ class StreamingDataModule(L.LightningDataModule):
             cache=self.cache,
             sharing=2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1,
             share=self._share(),
-            pads=split != "train",
+            # Targets left out would be others in each epoch, and so would be the batches to overfit.
+            pads=split != "train" or getattr(self.trainer, "overfit_batches", 0) > 0,
             **drawing,
         )
         self.loaders[split] = CutoutLoader(
