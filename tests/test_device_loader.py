@@ -69,7 +69,7 @@ def test_what_is_ahead_does_not_count(plan: CutoutPlan) -> None:
     for number in range(1, 4):
         batch = next(passing)
         assert loader.done == number
-        assert loader.state_dict() == {"epoch": 0, "done": number}
+        assert (loader.state_dict()["epoch"], loader.state_dict()["done"]) == (0, number)
         assert loader.report.as_dict()["outcomes"] == {
             "delivered": number * len(batch["object_id"]),
             "not_read": len(plan) - number * len(batch["object_id"]),

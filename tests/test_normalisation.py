@@ -21,6 +21,7 @@ from lsstcutouts.normalisation import QUANTILES, BandStatistics, Statistics, fit
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
+from lsstcutouts.splits import Dealt
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh
 
 from .oracle import expected
@@ -223,7 +224,7 @@ def test_absurd_values_of_another_split_change_nothing(dp2_repo: SimulatedReposi
     train, val = (replace(plan) for _ in range(2))
     broken = replace(val, files=replace(val.files, uri=tuple("/nowhere" for _ in val.files.uri)))
     data = data_of(dp2_repo, normalisation=NoiseAsinh())
-    data.splits = {"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))}
+    data.dealt = Dealt({"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))})
     data.setup()
     assert data.statistics.bands == fit_statistics(plan, np.arange(20)).bands
 
