@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order import Epochs, Schedule, Share, lane_ids, lane_lengths, sky_order
 
-WORLDS = [*range(1, 10), 12, 16, 23, 31, 32, 48, 64]
+WORLDS = range(1, 65)
 WORKERS = range(9)
 
+type Steps = list[tuple[np.ndarray, bool]]
 
-def parts(epochs: Epochs, epoch: int, workers: int, done: int = 0) -> list[list[tuple[np.ndarray, bool]]]:
+
+def parts(epochs: Epochs, epoch: int, workers: int, done: int = 0, rows: np.ndarray | None = None) -> Steps:
     """Return rows and padding of each step, as the processes of one rank read them and its loader puts them in turn."""
-    rows, bounds = epochs.order(epoch).rows, epochs.bounds
+    rows, bounds = epochs.order(epoch).rows if rows is None else rows, epochs.bounds
     processes = [iter(bounds[done + w :: max(1, workers)].tolist()) for w in range(max(1, workers))]
     steps = []
     for step in range(len(bounds) - done):
@@ -30,8 +32,15 @@ def world(count: int, batch_size: int, ranks: int, **changes) -> list[Epochs]:
     return [Epochs(block, batch_size, Share(rank, ranks), shuffle_width=3, **changes) for rank in range(ranks)]
 
 
+def read_by(run: list[Epochs], epoch: int, workers: int) -> list[Steps]:
+    """Return the steps of every rank; the order, which each rank works out for itself, is the same for all."""
+    rows = run[0].order(epoch).rows
+    np.testing.assert_array_equal(rows, run[-1].order(epoch).rows)
+    return [parts(e, epoch, workers, rows=rows) for e in run]
+
+
 def check_training(count: int, batch_size: int, ranks: int, workers: int, epoch: int, **changes) -> None:
-    read = [parts(e, epoch, workers) for e in world(count, batch_size, ranks, **changes)]
+    read = read_by(world(count, batch_size, ranks, **changes), epoch, workers)
     assert len({len(steps) for steps in read}) == 1  # as many steps on every rank
     lengths = np.array([[len(rows) for rows, _ in steps] for steps in read])
     assert lengths.min(initial=1) >= 1
@@ -69,11 +78,11 @@ def test_every_world_reads_each_target_once(ranks: int) -> None:
 
 @pytest.mark.parametrize("ranks", WORLDS)
 def test_every_world_validates_each_target_once(ranks: int) -> None:
-    for batch_size in (1, 3, 8):
+    for batch_size in (1, 3):
         whole = batch_size * ranks
-        for count in {0, 1, ranks - 1, ranks, whole - 1, whole + 1, 2 * whole + 1, 2 * whole + ranks - 1}:
+        for count in {0, 1, ranks - 1, ranks, whole + 1, 2 * whole + 1, 2 * whole + ranks - 1}:
             for workers in WORKERS if batch_size == 3 else (0,):
-                read = [parts(e, 0, workers) for e in world(count, batch_size, ranks, shuffle=False, pads=True)]
+                read = read_by(world(count, batch_size, ranks, shuffle=False, pads=True), 0, workers)
                 assert {len(steps) for steps in read} == {-(-count // whole)}
                 assert all(len(rows) >= 1 for steps in read for rows, _ in steps)
                 real = [rows for steps in read for rows, padding in steps if not padding]
