@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lsstcutouts.catalog import Catalog
+from lsstcutouts.dataset import CutoutDataset
 from lsstcutouts.errors import ConfigurationError, ResumeError
 from lsstcutouts.simulate import SimulatedRepository
 
@@ -35,6 +36,18 @@ def test_weights_are_a_column(dp2_repo: SimulatedRepository) -> None:
     data = data_of(dp2_repo, weights="label", epoch_size=20, replacement=True)
     data.setup()
     assert all((b["label"] == 1).all() for b in data.train_dataloader())
+
+
+@pytest.mark.parametrize("shuffle", ["full", "block", True, False])
+def test_the_kind_of_shuffling_reaches_the_training(dp2_repo: SimulatedRepository, shuffle) -> None:
+    data = data_of(dp2_repo, shuffle=shuffle, shuffle_width=1)
+    data.setup()
+    loader = data.train_dataloader()
+    seen = [i for b in loader for i in b["object_id"].tolist()]
+    plan, rows = data.splits["train"]
+    dataset = CutoutDataset(plan, rows=rows, batch_size=8, shuffle=shuffle, shuffle_width=1, cache_bytes="1 MB")
+    assert seen == plan.object_id[dataset.order(0)].tolist()
+    assert loader.state_dict()["order"]["shuffle"] == {True: "block", False: "none"}.get(shuffle, shuffle)
 
 
 @pytest.mark.parametrize(

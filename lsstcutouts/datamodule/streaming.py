@@ -181,7 +181,7 @@ class StreamingDataModule(L.LightningDataModule):
         """
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loader("train", shuffle=self.shuffle and not overfit, **self._drawing())
+        loader = self._loader("train", shuffle=False if overfit else self.shuffle, **self._drawing())
         schedule = loader.cutouts.epochs.schedule
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
