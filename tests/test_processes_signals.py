@@ -16,7 +16,9 @@ from lsstcutouts.simulate import SimulatedRepository
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
 
 SCRIPT = """
-import sys, time, warnings
+import signal, sys, time, warnings
+# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 warnings.simplefilter("ignore")
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.plan import CutoutPlan
