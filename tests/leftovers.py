@@ -69,8 +69,9 @@ def left(before: Held, seconds: float = 5.0) -> dict[str, list[str]]:
 
 
 @contextmanager
-def nothing_left(seconds: float = 5.0) -> Iterator[None]:
+def nothing_left(seconds: float = 10.0) -> Iterator[None]:
     """Fail where the block leaves something behind. Start method's helpers must have been started before."""
     before = held()
     yield
-    assert left(before, seconds) == {}
+    more = left(before, seconds)
+    assert not more, f"left after {seconds:g} s: {more}"

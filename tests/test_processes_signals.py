@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -64,16 +66,23 @@ def plan_file(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFa
     return path
 
 
-def started(plan_file: Path, workers: int, way: str) -> subprocess.Popen:
+@contextmanager
+def started(plan_file: Path, workers: int, way: str) -> Iterator[subprocess.Popen]:
+    """Start the script in a group of its own, which is gone afterwards, whatever the test found."""
     script = plan_file.with_name("loop.py")
     script.write_text(SCRIPT)
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, script, plan_file, str(workers), way],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Worker processes that die: what the user is told, and how a pass that failed ends."""
 
 import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -11,8 +12,8 @@ from ..errors import LsstCutoutsError, WorkerError
 
 __all__ = ["any_dead", "dismiss", "worker_error", "workers_of"]
 
-_PATIENCE = 1.0
-"""Seconds in which a worker that broke a connection is seen to have ended."""
+_PATIENCE, _POLL = 3.0, 0.02
+"""Seconds in which a worker that broke a connection is seen to have ended, and between two looks."""
 
 _NO_MEMORY = (
     "Most often the system kills for want of memory: its log (`dmesg`), or that of the job, says so. A smaller cache_bytes, "
@@ -85,9 +86,13 @@ def worker_error(error: BaseException, batches: Any, place: str) -> WorkerError 
 
 
 def _ended(workers: Sequence[BaseProcess]) -> list[BaseProcess | None]:
-    """Return the workers that have ended, None in the place of the others."""
-    with suppress(RuntimeError):
-        wait([worker.sentinel for worker in workers], _PATIENCE)
+    """Return the workers that have ended, None in the place of the others; one that is about to end is waited for."""
+    end = time.monotonic() + _PATIENCE
+    while all(worker.is_alive() for worker in workers) and time.monotonic() < end:
+        # torch's handler of SIGCHLD raises in the middle of this, before the worker counts as ended.
+        with suppress(RuntimeError):
+            wait([worker.sentinel for worker in workers], _POLL)
+            time.sleep(_POLL)
     return [None if worker.is_alive() else worker for worker in workers]
 
 
