@@ -108,7 +108,7 @@ def _guarded(parts: Parts, settings: SplitSettings) -> Dealt:
                     int(shares.sum()),
                     len(rows),
                     name,
-                    " or ".join(n for n in _PROTECTED[:2] if n in parts and n != name),
+                    " or ".join(n for n in _PROTECTED[:2] if n != name and n in parts and len(parts[n][1])),
                 ),
             )
     return Dealt(kept, dropped)
