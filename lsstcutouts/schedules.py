@@ -36,7 +36,7 @@ class Schedule(LRScheduler):
 
     def factor(self, done: float) -> float:
         """Return the share of the highest rate when a share of the training, 0..1, is done."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of schedule is its own curve
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rates of the parameter groups."""

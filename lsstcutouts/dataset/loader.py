@@ -238,7 +238,7 @@ class _Pass:
             batch = next(self._batches)
         except StopIteration:
             raise
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C, too: no worker may outlive the pass that failed; it is raised again
             death = self._ended(error)
             if death is None:
                 raise
