@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from lsstcutouts.geom import YX, Box
 
-from .fallback import decode_stream
 from .headers import BadStructureError
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
 from .pixels import Empty
@@ -172,8 +171,10 @@ def _values(layout: PlaneLayout, stream: memoryview, shape: YX[int], kind: int, 
     n = shape.y * shape.x
     if not len(stream):
         raise BadStructureError("no data")
-    if layout.fallback and not kind:
-        return decode_stream(layout.compression, stream, shape, layout.smooth)
+    if layout.compression == "PLIO_1" and not kind:
+        return _plio(stream, n)
+    if layout.compression == "HCOMPRESS_1" and not kind:
+        return _hcompress(stream, shape, layout.smooth)
     if layout.compression == "RICE_1" and not kind:
         return _rice(stream, n, *layout.rice)
     if kind == VERBATIM or (kind == PLAIN and layout.compression in ("NONE", "NOCOMPRESS")):
@@ -276,6 +277,27 @@ def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
     except (imagecodecs.RcompError, ValueError) as error:
         raise BadStructureError(f"Rice stream: {error}") from error
     return values
+
+
+def _plio(stream: memoryview, n: int) -> Array:
+    """Return the integers of a PLIO line list."""
+    words = np.frombuffer(stream[: len(stream) // 2 * 2], ">i2").astype(np.int16)
+    try:
+        return imagecodecs.plio_decode(words.view(np.uint8), npix=n)  # type: ignore[no-any-return]
+    except (imagecodecs.PlioError, ValueError) as error:
+        raise BadStructureError(f"PLIO line list: {error}") from error
+
+
+def _hcompress(stream: memoryview, shape: YX[int], smooth: int) -> Array:
+    """Return the integers of an HCOMPRESS stream, row by row."""
+    # The decoder makes an array of the shape that the stream announces (White 1992), whatever the tile's.
+    announced = int.from_bytes(stream[2:6]), int.from_bytes(stream[6:10])
+    if bytes(stream[:2]) != b"\xdd\x99" or announced != tuple(shape):
+        raise BadStructureError(f"no HCOMPRESS stream of {shape} pixels")
+    try:
+        return imagecodecs.hcomp_decode(stream, smooth=smooth).reshape(-1)  # type: ignore[no-any-return]
+    except (imagecodecs.HcompError, ValueError) as error:
+        raise BadStructureError(f"HCOMPRESS stream: {error}") from error
 
 
 @cache
