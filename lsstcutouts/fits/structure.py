@@ -19,7 +19,6 @@ from .gzipped import inflated
 from .headers import (
     BLOCK,
     BadStructureError,
-    Cards,
     GzippedFileError,
     Hdu,
     NoHeaderError,

@@ -259,22 +259,25 @@ def _descriptors(rows: NDArray[np.void], name: str) -> NDArray[np.int64]:
     return pairs
 
 
-def _quantisation(
-    cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any], compression: str
-) -> Quantisation | None:
+def _quantisation(cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any], compression: str) -> Quantisation | None:
     """Return how floats are quantised, None where they are not."""
     if stored.kind != "f" or not ("ZSCALE" in _names(rows) or "ZSCALE" in cards):
         if "ZBLANK" in _names(rows):
             raise UnknownFeatureError("a ZBLANK column in a plane that is not quantised")
         return None
-    method, scale, zero = cards.string("ZQUANTIZ", "NO_DITHER"), *(_per_tile(cards, rows, n) for n in ("ZSCALE", "ZZERO"))
+    method, scale, zero = (
+        cards.string("ZQUANTIZ", "NO_DITHER"),
+        *(_per_tile(cards, rows, n) for n in ("ZSCALE", "ZZERO")),
+    )
     if method == "NONE":
         # cfitsio's word for floats that are compressed losslessly: a scale in the header is of no use. Where each tile
         # has one, astropy 8.0 takes the bytes for integers, and cfitsio 4.6 for floats that are to be scaled.
         left_over = "ZSCALE" not in _names(rows) or bool((scale == 1).all() and (zero == 0).all())
         if compression in FLOAT_COMPRESSIONS and left_over:
             return None
-        raise UnknownFeatureError("ZQUANTIZ is 'NONE', but tiles are scaled by ZSCALE: readers of FITS give different pixels")
+        raise UnknownFeatureError(
+            "ZQUANTIZ is 'NONE', but tiles are scaled by ZSCALE: readers of FITS give different pixels"
+        )
     if method not in _DITHERS:
         raise UnknownFeatureError(f"quantisation {method!r}")
     # Without the seed, cfitsio 4.6 and astropy 8.0 take different ones; with one below 1, they read outside their table.
