@@ -222,7 +222,7 @@ class Coadd:
         if planes and "MSKN0030" in (last := self._hdu(planes[-1])).cards:
             with self._named(planes[-1]):
                 if (why := self._structure.cut_off()) and self._structure.at(last.index + 1) is None:
-                    raise BadStructureError(f"there may be more of it; the file is {why}")
+                    raise BadStructureError(f"the mask may go on behind the cut; the file is {why}")
         return tuple(planes)
 
     @cached_property

@@ -34,6 +34,9 @@ HCOMPRESS stream of equal pixels has 25 bytes whatever their number. So what dam
 bounded by their own number.
 """
 
+_MOST_BIT_PLANES = 63
+"""Of the integers of an HCOMPRESS stream."""
+
 _MOST_DEFLATED = 1032
 """Bytes that one byte of a deflate stream can stand for (a match of 258 bytes in 2 bits)."""
 
@@ -290,12 +293,22 @@ def _plio(stream: memoryview, n: int) -> Array:
 
 def _hcompress(stream: memoryview, shape: YX[int], smooth: int) -> Array:
     """Return the integers of an HCOMPRESS stream, row by row."""
-    # The decoder makes an array of the shape that the stream announces (White 1992), whatever the tile's.
-    announced = int.from_bytes(stream[2:6]), int.from_bytes(stream[6:10])
-    if bytes(stream[:2]) != b"\xdd\x99" or announced != tuple(shape):
+    # A header of 25 bytes (White 1992): the decoder makes an array of the shape that it announces, whatever the tile's.
+    planes, announced = stream[22:25], (int.from_bytes(stream[2:6]), int.from_bytes(stream[6:10]))
+    if (
+        bytes(stream[:2]) != b"\xdd\x99"
+        or len(planes) < 3
+        or max(planes) > _MOST_BIT_PLANES
+        or announced != tuple(shape)
+    ):
         raise BadStructureError(f"no HCOMPRESS stream of {shape} pixels")
+    # The decoder takes zeros for what a truncated stream lacks, and finds nothing wrong. Ones lead it to the end of the
+    # padding: a bit plane of a quadrant is a tree of codes of up to 6 bits, a third as many as pixels and some at the
+    # edges; a bit for the sign of each pixel follows.
+    most = (-(-shape.y // 2) * -(-shape.x // 2)) // 4 + shape.y + shape.x + 64
+    padding = b"\xff" * (most * (planes[0] + 2 * planes[1] + planes[2]) + shape.y * shape.x // 8)
     try:
-        return imagecodecs.hcomp_decode(stream, smooth=smooth).reshape(-1)  # type: ignore[no-any-return]
+        return imagecodecs.hcomp_decode(bytes(stream) + padding, smooth=smooth).reshape(-1)  # type: ignore[no-any-return]
     except (imagecodecs.HcompError, ValueError) as error:
         raise BadStructureError(f"HCOMPRESS stream: {error}") from error
 

@@ -248,6 +248,11 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
             sizes[empty] = other[empty, 0] * _element_size(cards, name)
             offsets[empty] = other[empty, 1]
             kinds[empty & (sizes > 0)] = kind
+    # Tiles may share a stream, as IRAF writes equal lines of a mask; they do not overlap.
+    if int(sizes.sum()) > hdu.data_size:
+        total = int(np.unique(np.stack([offsets, sizes]), axis=1)[1].sum())
+        if total > hdu.data_size:
+            raise BadStructureError(f"tiles of {total} bytes in {hdu.data_size}")
     return heap + offsets, sizes, kinds
 
 
