@@ -1,5 +1,6 @@
 """One coadd file: its grid, its planes and their pixels."""
 
+import contextlib
 import os
 import re
 import threading
@@ -134,12 +135,15 @@ class Coadd:
     def planes(self) -> tuple[str, ...]:
         """Which of image, mask and variance the file holds; after them ``mask2`` and so on, of more than 31 bits.
 
-        Without those that cannot be found because a header is damaged; `layout` says why.
+        Without those whose header is damaged; `layout` says what is wrong with it.
         """
-        try:
-            return (*(plane for plane in PLANES if self._holds(plane)), *self._mask_hdus[1:])
-        except CorruptFileError:
-            return tuple(plane for plane, hdu in self._hdus.items() if hdu is not None and not hdu.is_empty)
+        found = []
+        for plane in PLANES:
+            with contextlib.suppress(CorruptFileError):
+                found += [plane] if self._holds(plane) else []
+        with contextlib.suppress(CorruptFileError):
+            found += self._mask_hdus[1:]
+        return tuple(found)
 
     @cached_property
     def projection(self) -> PixelProjection:

@@ -286,7 +286,7 @@ def _plio(stream: memoryview, n: int) -> Array:
     """Return the integers of a PLIO line list."""
     words = np.frombuffer(stream[: len(stream) // 2 * 2], ">i2").astype(np.int16)
     try:
-        return imagecodecs.plio_decode(words.view(np.uint8), npix=n)  # type: ignore[no-any-return]
+        return imagecodecs.plio_decode(words.view(np.uint8), npix=n)
     except (imagecodecs.PlioError, ValueError) as error:
         raise BadStructureError(f"PLIO line list: {error}") from error
 
@@ -308,7 +308,7 @@ def _hcompress(stream: memoryview, shape: YX[int], smooth: int) -> Array:
     most = (-(-shape.y // 2) * -(-shape.x // 2)) // 4 + shape.y + shape.x + 64
     padding = b"\xff" * (most * (planes[0] + 2 * planes[1] + planes[2]) + shape.y * shape.x // 8)
     try:
-        return imagecodecs.hcomp_decode(bytes(stream) + padding, smooth=smooth).reshape(-1)  # type: ignore[no-any-return]
+        return imagecodecs.hcomp_decode(bytes(stream) + padding, smooth=smooth).reshape(-1)
     except (imagecodecs.HcompError, ValueError) as error:
         raise BadStructureError(f"HCOMPRESS stream: {error}") from error
 
