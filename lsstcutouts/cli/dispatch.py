@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
+from .parser import texts_as_help
 from .quoting import hydra_arguments
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
@@ -84,7 +85,7 @@ def _run(name: str, arguments: list[str]) -> int:
     before = state.cfg  # --cfg leaves its own behind
     with _argv([f"lsstcutouts {name}", *arguments]):
         try:
-            with redirect_stdout(sys.stderr if as_json else sys.stdout):
+            with texts_as_help(), redirect_stdout(sys.stderr if as_json else sys.stdout):
                 command()
         except SystemExit as stop:
             statuses.append(stop.code if isinstance(stop.code, int) else _OK if stop.code is None else _FAILED)
