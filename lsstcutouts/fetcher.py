@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -24,6 +24,7 @@ from .cutout import (
     QualityPolicy,
     ReadOptions,
     Request,
+    Threads,
     checked_targets,
     default_threads,
     lacking,
@@ -31,6 +32,7 @@ from .cutout import (
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
 from .geom import YX
+from .memory import Memory
 from .plan import CutoutPlan
 from .planner import Planner, SizeLike, has_size, parse_bands, parse_size, parse_tract
 from .report import Report
@@ -38,6 +40,9 @@ from .report import Report
 __all__ = ["LsstDataFetcher"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_IDLE = 256_000_000
+"""Bytes of dropped batches that wait for the next `fetch`: those of 600 cutouts of 6 bands and 128 x 128 pixels."""
 
 
 class LsstDataFetcher:
@@ -152,9 +157,10 @@ class LsstDataFetcher:
         """Begin without threads, files and answers, as after the constructor, a fork or unpickling."""
         self._process = os.getpid()
         self._files = OpenFiles()
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = Threads(self.threads)
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,16 +182,22 @@ class LsstDataFetcher:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads and close files and repository; a later `fetch` opens them again."""
+        """Stop the threads and close files and repository; a later `fetch` opens them again.
+
+        A `fetch` of another thread ends with an error. Returns at once: where a generator holds the fetcher, the garbage
+        collector may call this, in any thread and inside any locked block.
+        """
         self._in_this_process()
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
-                self._pool = None
-            if self._planner is not None:
-                self._planner.repository.close()
-                self._planner = None
+        self._pool.stop()
+        self._pool, planner, self._planner = Threads(self.threads), self._planner, None
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._files.close()
+        # Where the lock is held, `plan` is under way and closes the repository itself.
+        if planner is not None and self._lock.acquire(blocking=False):
+            try:
+                planner.repository.close()
+            finally:
+                self._lock.release()
 
     def fetch(self, ra: ArrayLike, dec: ArrayLike, *, object_id: ArrayLike | None = None) -> Batch:
         """Return cutouts around positions, in their order.
@@ -219,9 +231,12 @@ class LsstDataFetcher:
         targets = Catalog.from_any(catalog, columns=columns)
         self._in_this_process()
         with self._lock:
-            if self._planner is None:
-                self._planner = self._new_planner()
-            return self._planner.plan(targets)
+            planner = self._planner = self._planner or self._new_planner()
+            try:
+                return planner.plan(targets)
+            finally:
+                if self._planner is not planner:  # `close` was called meanwhile
+                    planner.repository.close()
 
     def _new_planner(self) -> Planner:
         repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
@@ -255,15 +270,13 @@ class LsstDataFetcher:
                 f"{','.join(self.bands)} and {wanted}; make it with this fetcher's plan()"
             )
         targets = checked_targets(rows, plan)
-        self._check_memory(plan, len(targets))
         self._in_this_process()
-        reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files, whole_tiles=True)
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, Request(targets), threads=self.threads, then=_as_delivered)
+        self._check_memory(plan, len(targets))
+        reader = CutoutReader(
+            plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
+        )
         try:
-            delivery = pending.result()
+            delivery = reader.submit(self._pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:
             raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
         report = Report(plan, None if rows is None else targets)
@@ -318,8 +331,10 @@ class LsstDataFetcher:
 
     def _check_memory(self, plan: CutoutPlan, count: int) -> None:
         pixels = count * len(plan.bands) * plan.size.y * plan.size.x
-        needed, free = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources})), available_memory()
-        if needed > free:
+        needed = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources}))
+        if needed > available_memory() or self._memory.idle > _MOST_IDLE:
+            self._memory.trim()
+        if needed > (free := available_memory()):
             raise MemoryBudgetError(
                 f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
                 "pieces with rows=, or iterate over a CutoutDataset"

@@ -4,7 +4,7 @@ from .account import Account, Failure
 from .files import OpenFiles
 from .options import PLANES, ReadOptions
 from .quality import Outcome, Quality, QualityPolicy
-from .reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream
+from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, stream
 from .settle import lacking
 from .work import Batch, Empty
 
@@ -22,6 +22,7 @@ __all__ = [
     "QualityPolicy",
     "ReadOptions",
     "Request",
+    "Threads",
     "checked_targets",
     "default_threads",
     "lacking",

@@ -44,25 +44,27 @@ class OpenFiles:
         """
         if self._process != os.getpid():
             self._start()  # handles and connections that the parent goes on using
-        key = plan.files.dataset_id[file]
+        key, known = plan.files.dataset_id[file], self._open
         with self._lock:
-            coadd = self._open.get(key)
+            coadd = known.get(key)
             if coadd is not None:
-                self._open.move_to_end(key)
+                known.move_to_end(key)
                 return coadd
         # Opened outside the lock; when two threads open the same file the second handle is simply let go.
         fresh = _opened(plan, file, tract)
         with self._lock:
-            coadd = self._open.setdefault(key, fresh)
-            while len(self._open) > _OPEN_FILES:
+            coadd = known.setdefault(key, fresh)
+            while len(known) > _OPEN_FILES:
                 # Not closed: another thread may be reading. The handle closes when the last user lets go.
-                self._open.popitem(last=False)
+                known.popitem(last=False)
         return coadd
 
     def close(self) -> None:
-        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again."""
-        with self._lock:
-            self._open.clear()
+        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again.
+
+        Takes no lock: the garbage collector may call this in the middle of `get`.
+        """
+        self._open = OrderedDict()
 
 
 def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:

@@ -7,11 +7,10 @@ never touched again once they are handed over.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from .settle import outcomes, settle
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
-__all__ = ["CutoutReader", "Delivery", "Request", "checked_targets", "default_threads", "stream"]
+__all__ = ["CutoutReader", "Delivery", "Request", "Threads", "checked_targets", "default_threads", "stream"]
 
 _LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
@@ -141,36 +140,33 @@ class CutoutReader:
 
     def submit[T](
         self,
-        pool: ThreadPoolExecutor,
+        threads: "Threads",
         request: Request,
         *,
-        threads: int,
         pad: bool = False,
         then: Callable[[Delivery], T],
     ) -> "Pending[T]":
-        """Start reading one batch in a pool.
+        """Start reading one batch.
 
         Parameters
         ----------
-        pool
-            Its threads fill the batch.
+        threads
+            They fill the batch.
         request
             What it is to hold.
-        threads
-            Size of the pool.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
-            Makes the result of the delivery, in the thread of the pool that finishes the batch.
+            Makes the result of the delivery, in the thread that finishes the batch.
         """
         targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
         # Two parts a thread: at the end of a pass no thread waits long for the others.
-        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads))), _LARGEST_PART)
-        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
+        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads.count == 1 else 2 * threads.count))), _LARGEST_PART)
+        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
         return Pending(
-            pool,
+            threads,
             [partial(self._fill, work, part) for part in parts],
             lambda: then(self._finished(work, request, pad=pad)),
         )
@@ -232,43 +228,84 @@ class CutoutReader:
         return rows
 
 
+class Threads:
+    """Threads that fill batches. They start when there is work, and end by themselves when this is stopped or dropped.
+
+    Parameters
+    ----------
+    count
+        How many there are at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(count, thread_name_prefix="lsstcutouts")
+
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        """Call a function in one of the threads.
+
+        Raises
+        ------
+        CancelledError
+            If the threads have been stopped.
+        """
+        pool = self._pool
+        if pool is None:
+            raise CancelledError
+        return pool.submit(self._run, function)
+
+    def stop(self) -> None:
+        """Call off what has not begun, and return at once.
+
+        The garbage collector may call this in any thread, one of these included, and inside any locked block. So it
+        neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
+        """
+        self._pool = None
+
+    def _run(self, function: Callable[[], None]) -> None:
+        if self._pool is not None:
+            function()
+
+
 class Pending[T]:
     """A batch under way. The thread that fills its last part also finishes it, so that the loop never does."""
 
-    def __init__(self, pool: ThreadPoolExecutor, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
+    def __init__(self, threads: Threads, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
         self._finish = finish
-        self._lock = Lock()
-        self._left = len(parts)
+        self._left = list(range(len(parts)))
         self._failed = False
-        self._finished: Future[T] = Future()
-        self._parts = [pool.submit(self._run, part) for part in parts]
-        if not parts:
-            self._complete()
+        self._finished: list[T] = []
+        self._parts = [threads.submit(partial(self._run, part)) for part in parts]
 
     def result(self) -> T:
-        """Wait for the batch and return it; what a part raised is raised here."""
-        for part in self._parts:
-            part.result()
-        return self._finished.result()
+        """Wait for the batch and return it; what a part raised is raised here.
+
+        Raises
+        ------
+        CancelledError
+            If the threads were stopped meanwhile.
+        """
+        parts, self._parts = self._parts, []
+        try:
+            while parts:
+                parts.pop(0).result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+        except BaseException:
+            self._failed = True  # after Ctrl-C, too, nobody wants the rest
+            raise
+        if not self._finished:
+            raise CancelledError
+        return self._finished[0]
 
     def _run(self, part: Callable[[], None]) -> None:
-        sound = False
+        if self._failed:
+            return
         try:
             part()
-            sound = True
-        finally:
-            with self._lock:
-                self._failed |= not sound
-                self._left -= 1
-                last = self._left == 0
-        if last and not self._failed:
-            self._complete()
-
-    def _complete(self) -> None:
-        try:
-            self._finished.set_result(self._finish())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits must have it
-            self._finished.set_exception(error)
+        except BaseException:
+            self._failed = True
+            raise
+        if self._left.pop() == 0:
+            self._finished.append(self._finish())
 
 
 def stream[T](
@@ -288,23 +325,26 @@ def stream[T](
     requests
         One a batch. A batch that loses all its targets holds one row of padding.
     threads
-        Size of the pool, which lives as long as the generator.
+        How many fill batches; they end when the generator ends or is dropped.
     ahead
         Batches under way beyond the one that is waited for.
     then
-        Makes what is yielded of a batch, in a thread of the pool.
+        Makes what is yielded of a batch, in one of the threads.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
+    pool = Threads(threads)
     waiting: deque[Pending[T]] = deque()
     try:
         for request in requests:
-            waiting.append(reader.submit(pool, request, threads=threads, pad=True, then=then))
+            waiting.append(reader.submit(pool, request, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
+        # or locks.
+        pool.stop()
+        waiting.clear()
         reader.close()
 
 

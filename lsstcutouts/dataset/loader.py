@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader
 from ..cache import CacheStats
 from ..cutout import Account
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
-from ..errors import ConfigurationError, WorkerError
+from ..errors import ConfigurationError
 from ..report import Report
 from .changes import resumed
 from .cutouts import ACCOUNT, AHEAD, CutoutDataset
-from .faults import any_dead, dismiss, worker_error
+from .faults import any_dead, dismiss, dismiss_with, worker_error, workers_of
 from .workers import Parcel, WorkerCaches
 
 __all__ = ["CutoutLoader"]
@@ -141,8 +141,16 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.cutouts.form = Form(self._pinned, self.wire, self.channels_last, self.transfer is not None)
         if any_dead(self._iterator):  # persistent workers that were killed or interrupted between two batches
             self.drop_workers(self._iterator)
-        batches: Iterator[TensorBatch] = super().__iter__()
-        return _Pass(self, self._passes, batches)
+        fresh = self._iterator is None
+        try:
+            batches: Iterator[TensorBatch] = super().__iter__()
+        except BaseException:  # Ctrl-C, too: persistent workers are between two passes
+            self.drop_workers(self._iterator)
+            raise
+        made = _Pass(self, self._passes, batches)
+        if workers_of(batches) and fresh:
+            dismiss_with(self if self.persistent_workers else made, batches)
+        return made
 
     def drop_workers(self, batches: Any) -> None:
         """End the worker processes of a pass that failed; the next pass starts others."""
@@ -237,9 +245,13 @@ class _Pass:
         try:
             batch = next(self._batches)
         except StopIteration:
+            if not self._loader.persistent_workers:
+                self._end()
             raise
         except BaseException as error:  # Ctrl-C, too: no worker may outlive the pass that failed; it is raised again
-            death = self._ended(error)
+            place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
+            death = worker_error(error, self._source, place)
+            self._end()
             if death is None:
                 raise
             try:
@@ -251,13 +263,10 @@ class _Pass:
         self._loader.count(self._number, time.perf_counter() - start, parcel, account)
         return batch
 
-    def _ended(self, error: BaseException) -> WorkerError | None:
-        """End this pass for an error; return what tells more about it."""
+    def _end(self) -> None:
+        """End this pass, and its worker processes."""
         source, self._source, self._batches = self._source, iter(()), iter(())
-        place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
-        death = worker_error(error, source, place)
         self._loader.drop_workers(source)
-        return death
 
     def __len__(self) -> int:
         return len(self._loader)
