@@ -46,7 +46,9 @@ __all__ = ["Coadd", "open_coadd"]
 _EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
 
 
-def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None) -> "Coadd":
+def open_coadd(
+    uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None, others: Sequence[str] = ()
+) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
     Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
@@ -60,11 +62,17 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
         Bytes that the file should have; None or less than one where that is not known. Where it is not, and for
         files of this machine, every HDU is made sure to be there; a remote file is trusted to be whole when it has
         this size, since each header of an afw file is a request.
+    others
+        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
 
     Raises
     ------
     MissingFileError
         There is no such file.
+    AuthenticationError
+        Its host refuses access.
+    AccessDeniedError
+        This file alone may not be read.
     CorruptFileError
         It is not FITS, is shorter than its own structure says, or not of ``size`` bytes.
     UnsupportedFormatError
@@ -72,7 +80,7 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
     WriteError
         It is gzipped and there is no room to inflate it.
     """
-    source = open_source(uri)
+    source = open_source(uri, others=others)
     try:
         _check_size(source, size)
         return Coadd(source, whole=size is None or size < 1 or isinstance(source, LocalSource))
