@@ -27,6 +27,7 @@ from .cutout import (
     checked_targets,
     default_threads,
     lacking,
+    threads_for,
 )
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
@@ -155,6 +156,7 @@ class LsstDataFetcher:
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._pooled = 0  # its threads
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -181,7 +183,7 @@ class LsstDataFetcher:
         with self._lock:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)
-                self._pool = None
+                self._pool, self._pooled = None, 0
             if self._planner is not None:
                 self._planner.repository.close()
                 self._planner = None
@@ -258,10 +260,13 @@ class LsstDataFetcher:
         self._check_memory(plan, len(targets))
         self._in_this_process()
         reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files, whole_tiles=True)
+        threads = threads_for(plan, self.threads)
         with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, Request(targets), threads=self.threads, then=_as_delivered)
+            if self._pool is None or threads > self._pooled:
+                if self._pool is not None:  # another thread may be waiting for what it reads
+                    self._pool.shutdown(wait=False)
+                self._pool, self._pooled = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts"), threads
+            pending = reader.submit(self._pool, Request(targets), threads=threads, then=_as_delivered)
         try:
             delivery = pending.result()
         except CancelledError as error:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..cache import TileCache
+from ..cache import CacheStats, TileCache
 from ..errors import ConfigurationError
+from ..fits import REQUESTS_AT_ONCE
 from ..kernels import load_kernels
 from ..memory import Memory
 from ..plan import CutoutPlan
@@ -32,7 +33,7 @@ from .settle import outcomes, settle
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
-__all__ = ["CutoutReader", "Delivery", "Request", "checked_targets", "default_threads", "stream"]
+__all__ = ["CutoutReader", "Delivery", "Request", "checked_targets", "default_threads", "stream", "threads_for"]
 
 _LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
@@ -41,6 +42,23 @@ _LEAST_PART, _LARGEST_PART = 32, 128
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def threads_for(plan: CutoutPlan, threads: int, processes: int = 1) -> int:
+    """Return the size of a pool that reads a plan.
+
+    Threads that read remote files mostly wait, so that their number is that of the requests that are sent at once.
+
+    Parameters
+    ----------
+    plan
+        What is read.
+    threads
+        How many are worth it for decoding.
+    processes
+        Processes that read beside each other, and share the requests.
+    """
+    return max(threads, -(-REQUESTS_AT_ONCE // processes)) if plan.files.remote else threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +139,7 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
+        self._seen: CacheStats | None = None
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
         )
@@ -157,7 +176,7 @@ class CutoutReader:
         request
             What it is to hold.
         threads
-            Size of the pool.
+            Size of the pool; the threads for this batch where several are under way and the files are remote.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
@@ -166,14 +185,25 @@ class CutoutReader:
         targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        # Two parts a thread: at the end of a pass no thread waits long for the others.
-        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads))), _LARGEST_PART)
+        if self.plan.files.remote and not self._finds_all():
+            size = -(
+                -len(near) // threads
+            )  # one part a thread: each has requests under way, few targets as they may be
+        else:  # two parts a thread: at the end of a pass no thread waits long for the others
+            size = max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads)))
+        size = max(1, min(size, _LARGEST_PART))
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
         return Pending(
             pool,
             [partial(self._fill, work, part) for part in parts],
             lambda: then(self._finished(work, request, pad=pad)),
         )
+
+    def _finds_all(self) -> bool:
+        """Whether the cache had every tile that was asked for since the last batch was begun."""
+        before, now = self._seen, self.cache.stats()
+        self._seen = now
+        return before is not None and now.misses == before.misses and now.hits > before.hits
 
     def _new_work(self, targets: NDArray[np.int64]) -> Work:
         return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
@@ -295,6 +325,8 @@ def stream[T](
         Makes what is yielded of a batch, in a thread of the pool.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
+    if reader.plan.files.remote:  # the batches under way share the threads: smaller parts cost more
+        threads = -(-threads // (ahead + 1))
     waiting: deque[Pending[T]] = deque()
     try:
         for request in requests:

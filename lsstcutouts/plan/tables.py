@@ -103,6 +103,11 @@ class FileTable:
     def __len__(self) -> int:
         return len(self.uri)
 
+    @property
+    def remote(self) -> bool:
+        """Whether some files are not on this machine's file systems."""
+        return any("://" in uri for uri in self.uri)
+
 
 @dataclass(frozen=True)
 class SharedReading:
