@@ -28,6 +28,7 @@ from .cutout import (
     checked_targets,
     default_threads,
     lacking,
+    threads_for,
 )
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
@@ -275,6 +276,8 @@ class LsstDataFetcher:
         reader = CutoutReader(
             plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
+        if (threads := threads_for(plan, self.threads)) > self._pool.count:
+            self._pool = Threads(threads)  # those of a fetch that is under way end with it
         try:
             delivery = reader.submit(self._pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:

@@ -190,7 +190,7 @@ class Repository:
         from lsst import images
 
         bbox = images.Box.factory[box.y0 : box.y1, box.x0 : box.x1]
-        with reading(one.uri, str(box)):
+        with reading(one.name, str(box)):
             ref = self._butler.get_dataset(UUID(one.dataset_id))
             image = self._butler.get(ref.makeComponentRef("image"), parameters={"bbox": bbox}) if ref else None
         if image is None:

@@ -4,7 +4,16 @@ from .account import Account, Failure
 from .files import OpenFiles
 from .options import PLANES, ReadOptions
 from .quality import Outcome, Quality, QualityPolicy
-from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, stream
+from .reader import (
+    CutoutReader,
+    Delivery,
+    Request,
+    Threads,
+    checked_targets,
+    default_threads,
+    stream,
+    threads_for,
+)
 from .settle import lacking
 from .work import Batch, Empty
 
@@ -27,4 +36,5 @@ __all__ = [
     "default_threads",
     "lacking",
     "stream",
+    "threads_for",
 ]

@@ -81,12 +81,12 @@ def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
 
 
 def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
-    uri, size = plan.files.uri[file], plan.files.size[file]
-    coadd = open_coadd(uri, size=size if size >= 0 else None)
+    size = plan.files.size[file]
+    coadd = open_coadd(plan.files.uri[file], size=size if size >= 0 else None, others=plan.files.uri)
     try:
         _check_identity(coadd, plan, file)
         _, patch, band = place_of(plan, file)
-        what, whose = f"{uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
+        what, whose = f"{coadd.uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, what, whose)
     except LsstCutoutsError:
         coadd.close()

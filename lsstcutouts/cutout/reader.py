@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..cache import TileCache
+from ..cache import CacheStats, TileCache
 from ..errors import ConfigurationError
+from ..fits import REQUESTS_AT_ONCE
 from ..kernels import load_kernels
 from ..memory import Memory
 from ..plan import CutoutPlan
@@ -31,7 +32,16 @@ from .settle import outcomes, settle
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
-__all__ = ["CutoutReader", "Delivery", "Request", "Threads", "checked_targets", "default_threads", "stream"]
+__all__ = [
+    "CutoutReader",
+    "Delivery",
+    "Request",
+    "Threads",
+    "checked_targets",
+    "default_threads",
+    "stream",
+    "threads_for",
+]
 
 _LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
@@ -40,6 +50,23 @@ _LEAST_PART, _LARGEST_PART = 32, 128
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def threads_for(plan: CutoutPlan, threads: int, processes: int = 1) -> int:
+    """Return the size of a pool that reads a plan.
+
+    Threads that read remote files mostly wait, so that their number is that of the requests that are sent at once.
+
+    Parameters
+    ----------
+    plan
+        What is read.
+    threads
+        How many are worth it for decoding.
+    processes
+        Processes that read beside each other, and share the requests.
+    """
+    return max(threads, -(-REQUESTS_AT_ONCE // processes)) if plan.files.remote else threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +147,7 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
+        self._seen: CacheStats | None = None
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
         )
@@ -143,6 +171,7 @@ class CutoutReader:
         threads: "Threads",
         request: Request,
         *,
+        share: int | None = None,
         pad: bool = False,
         then: Callable[[Delivery], T],
     ) -> "Pending[T]":
@@ -154,6 +183,9 @@ class CutoutReader:
             They fill the batch.
         request
             What it is to hold.
+        share
+            How many of the threads this batch may have where several batches are under way and the files are remote; by
+            default all of them.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
@@ -162,14 +194,24 @@ class CutoutReader:
         targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        # Two parts a thread: at the end of a pass no thread waits long for the others.
-        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads.count == 1 else 2 * threads.count))), _LARGEST_PART)
+        count = share or threads.count
+        if self.plan.files.remote and not self._finds_all():
+            size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
+        else:  # two parts a thread: at the end of a pass no thread waits long for the others
+            size = max(_LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
+        size = max(1, min(size, _LARGEST_PART))
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
         return Pending(
             threads,
             [partial(self._fill, work, part) for part in parts],
             lambda: then(self._finished(work, request, pad=pad)),
         )
+
+    def _finds_all(self) -> bool:
+        """Whether the cache had every tile that was asked for since the last batch was begun."""
+        before, now = self._seen, self.cache.stats()
+        self._seen = now
+        return before is not None and now.misses == before.misses and now.hits > before.hits
 
     def _new_work(self, targets: NDArray[np.int64]) -> Work:
         return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
@@ -332,10 +374,12 @@ def stream[T](
         Makes what is yielded of a batch, in one of the threads.
     """
     pool = Threads(threads)
+    # The batches under way share the threads: smaller parts cost more.
+    share = -(-threads // (ahead + 1)) if reader.plan.files.remote else threads
     waiting: deque[Pending[T]] = deque()
     try:
         for request in requests:
-            waiting.append(reader.submit(pool, request, pad=True, then=then))
+            waiting.append(reader.submit(pool, request, share=share, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -12,6 +12,7 @@ from ..errors import ReadError
 from ..fits import Coadd, Unit, salvage
 from ..geom import YX
 from ..plan import CutoutPlan
+from ..signatures import without_query
 from ..stages import StageClock
 from .account import Failure
 from .depth import Depths
@@ -213,7 +214,14 @@ class TileReader:
             raise located(error, self._plan, file) from error
         tract, patch, band = place_of(self._plan, file)
         return Failure(
-            self._plan.files.uri[file], tract, patch, band, plane, type(error).__name__, str(error), error.transient
+            without_query(self._plan.files.uri[file]),
+            tract,
+            patch,
+            band,
+            plane,
+            type(error).__name__,
+            str(error),
+            error.transient,
         )
 
 

@@ -26,6 +26,7 @@ from ..cutout import (
     checked_targets,
     default_threads,
     stream,
+    threads_for,
 )
 from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
@@ -262,7 +263,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             self.begin_report()
         # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
         report = self.report
-        ready = self._ready(requests, threads, in_worker=worker is not None)
+        ready = self._ready(requests, threads, stride, in_worker=worker is not None)
         if worker is not None:
             yield from self._posted(ready)
             return
@@ -285,14 +286,15 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
 
     def _ready(
-        self, requests: Iterator[Request], threads: int, *, in_worker: bool
+        self, requests: Iterator[Request], threads: int, processes: int, *, in_worker: bool
     ) -> Iterator[tuple[TensorBatch, Account]]:
         """Return batches and their accounts, finished by threads of this process."""
         # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
         form = replace(self.form, pinned=self.form.pinned and not in_worker)
         reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
-        return stream(reader, requests, threads=threads, ahead=max(2, threads), then=finish)
+        pool = threads_for(self.plan, threads, processes)
+        return stream(reader, requests, threads=pool, ahead=max(2, threads), then=finish)
 
     def _reader_into_pinned(self) -> CutoutReader:
         if self._pinned_reader is None:

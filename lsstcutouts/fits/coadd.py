@@ -47,7 +47,9 @@ __all__ = ["Coadd", "open_coadd"]
 _EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
 
 
-def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None) -> "Coadd":
+def open_coadd(
+    uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None, others: Sequence[str] = ()
+) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
     Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
@@ -59,11 +61,17 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
         A path, or a URI that ``lsst.resources`` reads.
     size
         Bytes that the file should have; None or less than one where that is not known.
+    others
+        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
 
     Raises
     ------
     MissingFileError
         There is no such file.
+    AuthenticationError
+        Its host refuses access.
+    AccessDeniedError
+        This file alone may not be read.
     CorruptFileError
         It is not FITS, not of ``size`` bytes, or ends before its image does. Other planes are judged when they are
         first asked for, and nothing else is: a file may lack what nobody reads.
@@ -72,7 +80,7 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
     WriteError
         It is gzipped and there is no room to inflate it.
     """
-    source = open_source(uri)
+    source = open_source(uri, others=others)
     try:
         _check_size(source, size)
         return Coadd(source)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..geom import YX, TanProjection
 from ..order import block_ids, lane_ids
+from ..signatures import is_signed
 from ..writing import whole_file
 from .parquet import from_arrow, to_arrow
 from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading
@@ -209,7 +210,8 @@ class CutoutPlan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a Parquet file: a row for each catalog row, delivered or not, and tables as metadata.
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. Where it holds signed URLs, which give access to whoever reads them, only
+        its owner may read it (mode 0600).
 
         Raises
         ------
@@ -218,7 +220,7 @@ class CutoutPlan:
         """
         import pyarrow.parquet
 
-        with whole_file(path) as part:
+        with whole_file(path, private=any(map(is_signed, self.files.uri))) as part:
             pyarrow.parquet.write_table(to_arrow(self), part)
 
     @classmethod

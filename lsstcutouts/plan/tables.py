@@ -1,7 +1,7 @@
 """The tables that a plan is made of, and what they amount to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -96,12 +96,17 @@ class FileTable:
         UUID of the dataset in the repository.
     """
 
-    uri: tuple[str, ...]
+    uri: tuple[str, ...] = field(repr=False)  # signed ones give access
     size: tuple[int, ...]
     dataset_id: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.uri)
+
+    @property
+    def remote(self) -> bool:
+        """Whether some files are not on this machine's file systems."""
+        return any("://" in uri for uri in self.uri)
 
 
 @dataclass(frozen=True)

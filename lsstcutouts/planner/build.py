@@ -255,21 +255,22 @@ class Planner:
 
     def _read_sample(self) -> _Sample:
         failure: ReadError | None = None
-        for one in self.repository.samples():
+        samples = self.repository.samples()
+        for one in samples:
             try:
-                return self._measure(one)
+                return self._measure(one, [other.uri for other in samples])
             except ReadError as error:
                 failure = error
         if failure is None:
             raise CoverageError(f"there is no {self.repository.where}")
         raise failure
 
-    def _measure(self, one: LocatedFile) -> _Sample:
+    def _measure(self, one: LocatedFile, others: Sequence[str]) -> _Sample:
         tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
         inner = tract.inner_box(one.patch)
-        with open_coadd(one.uri, size=one.size) as coadd:
+        with open_coadd(one.uri, size=one.size, others=others) as coadd:
             whose = f"tract {one.tract} of skymap {self.repository.skymap!r}"
-            check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri, whose)
+            check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)
             bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
         border = YX(y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0))
         return _Sample(
