@@ -77,7 +77,7 @@ def write_fits(
     ``VALID_G``, and ``PSF_G`` where there is a kernel. Pixel planes carry the celestial WCS and, as ``LTV1``,
     ``LTV2`` and the "A" WCS, their place on the tract's pixel grid. Nothing is compressed.
 
-    Padding, repeated rows and rows outside every tract are not written. A file appears whole or not at all.
+    Padding, repeated rows and rows outside the coverage are not written. A file appears whole or not at all.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def write_fits(
     folder = Path(directory)
     paths = {folder / _name(arrays, i): (i, target) for i, target in target_of.items()}
     if skipped := len(arrays["object_id"]) - len(target_of) - int(np.sum(arrays["is_padding"])):
-        _log.warning("%d of %d rows lie outside every tract and are not written", skipped, len(arrays["object_id"]))
+        _log.warning("%d of %d rows lie outside the coverage and are not written", skipped, len(arrays["object_id"]))
     _prepare(folder, paths, overwrite)
     for path, (i, target) in paths.items():
         _write(path, [_primary(arrays, i, plan, target, mask_planes), *_hdus(arrays, i, plan, mask_planes, flux_unit)])

@@ -88,8 +88,9 @@ class LsstDataFetcher:
     flux_unit
         ``"nJy"``, or ``"native"`` for the files' own values.
     tract
-        ``"primary"`` cuts each target from the tract whose inner region holds it; ``"best"`` from the tract whose
-        files cover most of the box.
+        ``"primary"`` cuts each target from its own tract, the one that the skymap gives its position to, or, where the
+        coadds of that one cover no pixel of the box in any band, from the best other one; ``"strict"`` from its own tract
+        only; ``"best"`` from the tract whose files cover most of the box.
     seed
         Of the noise.
     threads
@@ -124,7 +125,7 @@ class LsstDataFetcher:
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
-        tract: Literal["primary", "best"] = "primary",
+        tract: Literal["primary", "strict", "best"] = "primary",
         seed: int = 0,
         threads: int | None = None,
         cache_bytes: float | str = "auto",
@@ -353,9 +354,10 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batc
     lost = plan.rejected
     absent = np.ones((len(lost), len(plan.bands)), bool)
     if options.missing_band == "raise" and len(lost):
+        number, reasons = lost.texts()
         raise MissingBandError(
             f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
-            f"{len(lost) - 1} more lie outside the coverage"
+            f"{len(lost) - 1} more lie outside the coverage; the first: {reasons[number[0]]}"
         )
     if not len(lost) or lacking(absent, plan.bands, options).any():
         return batch

@@ -18,6 +18,7 @@ __all__ = ["Report"]
 
 _META = "lsstcutouts.report"
 
+_REJECTED = (Outcome.OUTSIDE_TRACTS, Outcome.NO_COADD)
 _LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
 
 
@@ -42,6 +43,8 @@ class Report:
         ``(R,)`` values of `Outcome`.
     quality
         ``(R, B)`` bits of `Quality`.
+    other_tract
+        ``(R,)`` whether a row is cut from another tract than its own.
     """
 
     def __init__(self, plan: CutoutPlan, rows: NDArray[np.int64] | None = None) -> None:
@@ -55,6 +58,8 @@ class Report:
         self.object_id = np.concatenate(ids)[order]
         rejected = lost.reason if lost else np.zeros(0, np.uint8)
         self.outcome = np.concatenate([np.full(len(targets), Outcome.NOT_READ, np.uint8), rejected])[order]
+        self.other_tract = np.concatenate([plan.other_tract[targets], np.zeros(len(rejected), bool)])[order]
+        self._rejected_lines = tuple(lost.lines()) if lost else ()
         self.quality = np.zeros((len(order), len(plan.bands)), np.int32)
         self.quality[self.outcome != Outcome.NOT_READ] = Quality.BAND_ABSENT
         # Number of a target in the plan to its place here.
@@ -121,6 +126,11 @@ class Report:
         return int((self.outcome == Outcome.DELIVERED).sum())
 
     @property
+    def from_other_tract(self) -> int:
+        """Number of rows that were delivered from another tract than their own."""
+        return int((self.other_tract & (self.outcome == Outcome.DELIVERED)).sum())
+
+    @property
     def left_out(self) -> int:
         """Number of rows that a policy left out."""
         return sum(count for outcome, count in self.counts().items() if outcome in _LEFT_OUT)
@@ -155,6 +165,7 @@ class Report:
         return {
             "rows": len(self),
             "outcomes": {outcome.name.lower(): count for outcome, count in self.counts().items()},
+            "other_tract": self.from_other_tract,
             "quality": {
                 band: {str(flag.name).lower(): count for flag, count in found.items()}
                 for band, found in self.by_band().items()
@@ -167,7 +178,11 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self)} rows"]
-        lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items()]
+        lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items() if outcome not in _REJECTED]
+        lines += (
+            [f"  {self.from_other_tract} of them from another tract than their own"] if self.from_other_tract else []
+        )
+        lines += [f"  not covered: {line}" for line in self._rejected_lines]
         for band, found in self.by_band().items():
             words = ", ".join(f"{count} {str(flag.name).lower().replace('_', ' ')}" for flag, count in found.items())
             lines += [f"  band {band}: {words}"] if words else []

@@ -162,12 +162,15 @@ def _account(
     outcome[~has & (outcome == Outcome.DELIVERED)] = Outcome.NOT_READ
     outcome[has] = Outcome.DELIVERED
     number, failures = report.first_failures()
+    lost, lost_texts = plan.rejected.texts()
     texts = [outcome.text for outcome in Outcome] + [f"{Outcome.READ_ERROR.text}: {f.cause}" for f in failures]
+    texts += lost_texts
     index = np.zeros(len(outcome), np.int32)
     for i, one in enumerate(Outcome):
         index[outcome == one] = i
     failed = (number >= 0) & (outcome[there] == Outcome.READ_ERROR)
     index[there[failed]] = len(Outcome) + number[failed]
+    index[np.searchsorted(catalog_row, plan.rejected.row)] = len(Outcome) + len(failures) + lost
     return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
 
 

@@ -50,7 +50,8 @@ class CutoutDataModule(StreamingDataModule):
     skymap
         By default that of the coadds.
     tract
-        Where tracts overlap: the target's own, or the one whose files cover most of the box.
+        Where tracts overlap: ``"primary"``, the target's own tract or, where it covers nothing of the box, the best other
+        one; ``"strict"``, its own only; ``"best"``, the one whose files cover most of the box.
     planes
         What a batch holds; this and the policies behind it as in `CutoutDataset`.
     mask_planes
@@ -164,7 +165,7 @@ class CutoutDataModule(StreamingDataModule):
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
-        tract: Literal["primary", "best"] = "primary",
+        tract: Literal["primary", "strict", "best"] = "primary",
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,

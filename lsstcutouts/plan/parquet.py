@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["from_arrow", "to_arrow"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the Parquet layout; a plan of another version is refused."""
 
-_TARGETS = ("row", "object_id", "ra", "dec", "primary")
+_TARGETS = ("row", "object_id", "ra", "dec", "primary", "other_tract")
+_REJECTED = ("row", "object_id", "ra", "dec", "reason", "tract", "patch")
 _META = b"lsstcutouts.plan"
 
 
@@ -34,8 +35,9 @@ def to_arrow(plan: "CutoutPlan") -> Any:
         "ra": np.concatenate([plan.ra, lost.ra]),
         "dec": np.concatenate([plan.dec, lost.dec]),
         "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
-        "tract": np.concatenate([plan.tract, none - 1]),
-        "patch": np.concatenate([plan.patch, none - 1]),
+        "tract": np.concatenate([plan.tract, lost.tract]),
+        "patch": np.concatenate([plan.patch, lost.patch]),
+        "other_tract": np.concatenate([plan.other_tract, none.astype(bool)]),
         "primary": np.concatenate([plan.primary, (none - 1).astype(np.int32)]),
         "y0": np.concatenate([plan.yx0[:, 0], none.astype(np.int32)]),
         "x0": np.concatenate([plan.yx0[:, 1], none.astype(np.int32)]),
@@ -74,6 +76,7 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
         "bands": plan.bands,
         "size": plan.size,
         "block_shape": plan.block_shape,
+        "tile_shape": plan.tile_shape,
         "border": plan.border,
         "psf_shape": plan.psf_shape,
         "tile_bytes": plan.tile_bytes,
@@ -108,6 +111,7 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         **{key: tuple(meta[key]) for key in ("collections", "bands")},
         "size": YX(*meta["size"]),
         "block_shape": YX(*meta["block_shape"]),
+        "tile_shape": YX(*meta["tile_shape"]),
         "border": YX(*meta["border"]),
         "psf_shape": None if meta["psf_shape"] is None else YX(*meta["psf_shape"]),
         **{name: arrays[name][:count].copy() for name in _TARGETS},
@@ -123,7 +127,7 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         ),
         "files": FileTable(*(tuple(part) for part in meta["files"])),
         "projections": {int(t): TanProjection(*(tuple(part) for part in p)) for t, p in meta["projections"].items()},
-        "rejected": Rejected(*(arrays[n][lost].copy() for n in ("row", "object_id", "ra", "dec", "reason"))),
+        "rejected": Rejected(*(arrays[n][lost].copy() for n in _REJECTED)),
         "columns": dict(_columns_from_arrow(table, meta["columns"], count)),
     }
 

@@ -15,8 +15,9 @@ from ..plan import CutoutPlan
 
 __all__ = ["TRACTS", "AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size", "parse_tract"]
 
-TRACTS = ("primary", "best")
-"""Where tracts overlap: the one whose inner region holds the target, or the one whose files cover most of the box."""
+TRACTS = ("primary", "strict", "best")
+"""Where tracts overlap: the target's own or, where it covers nothing, the best other one; only its own; or the one whose
+files cover most of the box."""
 
 _DECIMALS = 6
 """Digits of a size in pixels that count: a tract's pixel scale, found from its corners, is good to 1e-9."""
