@@ -21,7 +21,7 @@ def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -
     if isinstance(values, list):
         numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return [values[row] for row in numbers.tolist()]
-    return values[rows]  # type: ignore[no-any-return]
+    return values[rows]
 
 
 def joined[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:

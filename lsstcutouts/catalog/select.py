@@ -9,6 +9,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
@@ -32,6 +33,9 @@ _ARITHMETIC: Mapping[type[ast.operator], str] = {
 }
 _FUNCTIONS = {"abs": "abs_checked", "sqrt": "sqrt", "log10": "log10", "exp": "exp", "floor": "floor"}
 """Functions that an expression may call, and Arrow's names for them."""
+
+_EXACT = pa.decimal256(20, 0)
+"""Type that holds every 64-bit integer with or without a sign; sums and products get more digits."""
 
 _WAYS = (
     "an expression compares columns with numbers and texts and joins them with and, or, not: "
@@ -71,8 +75,6 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
         If it cannot be read, names a column that is not there, compares what cannot be compared, or leaves the range
         of 64-bit integers.
     """
-    import pyarrow as pa
-
     names = expression_columns(expression)
     unknown = [name for name in names if name not in columns]
     if unknown:
@@ -83,7 +85,7 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
         table = {name: pa.array(_wide(name, columns[name]), from_pandas=True) for name in names}
         exact = any(pa.types.is_uint64(column.type) for column in table.values())
         if exact:  # beyond int64: decimals hold every 64-bit integer, and what becomes of it
-            table = {n: c.cast(_exact_type(pa)) if pa.types.is_integer(c.type) else c for n, c in table.items()}
+            table = {n: c.cast(_EXACT) if pa.types.is_integer(c.type) else c for n, c in table.items()}
         rows = pa.table({**table, "": pa.array(np.arange(count))})
         found = rows.filter(_Translation(expression, exact=exact).of(_parsed(expression).body))[""]
     except pa.ArrowException as error:
@@ -105,10 +107,6 @@ def _wide(name: str, values: Any) -> Any:
     if values.dtype.kind in "iu" and int(values.max(initial=0)) <= np.iinfo(np.int64).max:
         return values.astype(np.int64, copy=False)
     return values
-
-
-def _exact_type(pa: Any) -> Any:
-    return pa.decimal256(20, 0)
 
 
 def _beyond_int64(value: Any) -> bool:
@@ -150,10 +148,9 @@ class _Translation:
     }
 
     def __init__(self, expression: str, *, exact: bool) -> None:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
-        self._expression, self._pc, self._pa, self._exact = expression, pc, pa, exact
+        self._expression, self._pc, self._exact = expression, pc, exact
 
     def of(self, node: ast.expr) -> Any:
         """Return Arrow's expression for a part of the tree."""
@@ -228,7 +225,7 @@ class _Translation:
     def _scalar(self, value: bool | float | str) -> Any:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and self._exact and -(10**20) < value < 10**20:  # type: ignore[operator]
-            return self._pc.scalar(self._pa.scalar(Decimal(value), _exact_type(self._pa)))
+            return self._pc.scalar(pa.scalar(Decimal(value), _EXACT))
         return self._pc.scalar(Decimal(value) if whole and _beyond_int64(value) else value)
 
     def _values(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:

@@ -1,7 +1,7 @@
 """The tables that a plan is made of, and what they amount to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geom import Box
+from ..ids import Ids, Values
 
 __all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
-type Column = NDArray[Any] | list[str]
+type Column = Values
 
 
 class Reason(IntEnum):
@@ -35,13 +36,17 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Rejected:
-    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays."""
+    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays.
+
+    ``columns`` are the catalog columns of the plan, ``(R, ...)`` each.
+    """
 
     row: NDArray[np.int64]
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     reason: NDArray[np.uint8]
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)

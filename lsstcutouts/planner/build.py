@@ -32,6 +32,9 @@ BLOCK_SIDE = 750
 A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
 full-width strips of the same area instead."""
 
+_HINTED = 1000
+"""Targets of which a hint is made."""
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -77,8 +80,11 @@ class Planner:
         self._known_sample: _Sample | None = None
         self._clipped: bool | None = None
 
-    def plan(self, catalog: Catalog) -> CutoutPlan:
+    def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
         """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+
+        Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
+        false.
 
         Raises
         ------
@@ -102,11 +108,12 @@ class Planner:
         covered[owner[has_file[others]]] = True
         keep = np.flatnonzero(covered)
         if not len(keep):
-            raise CoverageError(self._nothing_covered(catalog, len(inside)))
+            raise CoverageError(self._nothing_covered(catalog, len(inside)) + self._hint(catalog) * hints)
         reason = np.where(tract < 0, Reason.OUTSIDE_TRACTS, Reason.NO_COADD).astype(np.uint8)
         lost = np.setdiff1d(np.arange(len(catalog)), inside[keep])
         kept_start = np.concatenate([[0], np.cumsum(np.diff(start)[keep])]).astype(np.int64)
         row = inside[keep]
+        kept, left = catalog[row], catalog[lost]
         return CutoutPlan(
             repo=self.repository.name,
             collections=self.repository.collections,
@@ -118,9 +125,9 @@ class Planner:
             border=sample.border,
             psf_shape=sample.psf_shape,
             row=row,
-            object_id=catalog.object_id[row],
-            ra=catalog.ra[row],
-            dec=catalog.dec[row],
+            object_id=kept.object_id,
+            ra=kept.ra,
+            dec=kept.dec,
             primary=primary[keep].astype(np.int32),
             yx0=boxes.yx0[keep].astype(np.int32),
             offset=boxes.offset[keep],
@@ -129,8 +136,8 @@ class Planner:
             patches=patches,
             files=files,
             projections={t: skymap.tracts[t].projection for t in np.unique(tract[row]).tolist()},
-            rejected=Rejected(lost, catalog.object_id[lost], catalog.ra[lost], catalog.dec[lost], reason[lost]),
-            columns=catalog[row].columns,
+            rejected=Rejected(lost, left.object_id, left.ra, left.dec, reason[lost], left.columns),
+            columns=kept.columns,
             tile_bytes=sample.tile_bytes,
         )
 
@@ -285,6 +292,24 @@ class Planner:
             f"{in_tracts} on patches without coadds in {''.join(self.bands)}. First target: ra {catalog.ra[0]:.4f}, dec "
             f"{catalog.dec[0]:.4f} (degrees). There is {self.repository.where}, for example for {where}"
         )
+
+    def _hint(self, catalog: Catalog) -> str:
+        """Return what the user may have meant, if that would be covered."""
+        some = catalog[:_HINTED]
+        east = np.where(some.ra > 180.0, some.ra - 360.0, some.ra)
+        meant = {
+            "RA is taken as degrees; as hours": (some.ra * 15.0, some.dec, "unit='hourangle,deg'"),
+            "with RA and Dec swapped": (some.dec % 360.0, east, "ra= and dec= the other way round"),
+        }
+        for words, (ra, dec, remedy) in meant.items():
+            if (ra > 360.0).any() or (np.abs(dec) > 90.0).any():
+                continue
+            try:
+                covered = len(self.plan(Catalog(some.object_id, ra, dec), hints=False))
+            except CoverageError:
+                continue
+            return f". {words}, {covered} of the first {len(some)} targets would be covered: give {remedy}"
+        return ""
 
 
 def _place(tract: Tract, patch: int) -> str:
