@@ -338,4 +338,4 @@ def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Hea
 
 def _ascii(text: str) -> str:
     """Return text as FITS headers can hold it."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -4,6 +4,7 @@ Only the columns asked for are read or converted. Integers never pass through fl
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,8 @@ def source_from_csv(path: Path) -> Source:
     large = [n for n, column in zip(table.column_names, table.columns, strict=True) if _beyond_int64(column)]
     if large:
         types = pa_csv.ConvertOptions(column_types=dict.fromkeys(large, pa.uint64()))
-        try:
+        with suppress(pa.ArrowInvalid):  # of a column that holds floats, such as 1e300
             table = pa_csv.read_csv(path, read, convert_options=types)
-        except pa.ArrowInvalid:
-            pass  # they are floats
     names = [name.strip().strip('"').strip() for name in table.column_names]
     if names != table.column_names:
         table = pa.table(
@@ -72,7 +71,9 @@ def _beyond_int64(column: pa.ChunkedArray) -> bool:
     if not pa.types.is_floating(column.type):
         return False
     values = column.drop_null().to_numpy()
-    return bool(len(values) and values.max() >= 2.0**63 and values.min() >= 0 and (values == np.trunc(values)).all())
+    if not len(values) or not 2.0**63 <= values.max() <= 2.0**64 or values.min() < 0:
+        return False
+    return bool((values == np.trunc(values)).all())
 
 
 def source_from_pandas(frame: Any) -> Source:
