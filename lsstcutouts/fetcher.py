@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .butler import Repository, as_names
 from .cache import CacheStats, TileCache, available_memory
@@ -33,6 +33,7 @@ from .cutout import (
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
 from .geom import YX
+from .ids import Values, hashed, joined, taken
 from .memory import Memory
 from .plan import CutoutPlan
 from .planner import Planner, SizeLike, has_size, parse_bands, parse_size, parse_tract
@@ -201,15 +202,15 @@ class LsstDataFetcher:
             finally:
                 self._lock.release()
 
-    def fetch(self, ra: ArrayLike, dec: ArrayLike, *, object_id: ArrayLike | None = None) -> Batch:
+    def fetch(self, ra: ArrayLike | Any, dec: ArrayLike | None = None, *, object_id: ArrayLike | None = None) -> Batch:
         """Return cutouts around positions, in their order.
 
         Parameters
         ----------
         ra, dec
-            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``.
+            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``; or an astropy ``SkyCoord`` alone, in any frame.
         object_id
-            ``(N,)`` unique integers; by default 0 to N - 1.
+            ``(N,)`` unique integers or texts; by default 0 to N - 1.
 
         Returns
         -------
@@ -295,9 +296,10 @@ class LsstDataFetcher:
 
         As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
         """
-        _, once = np.unique(np.asarray(batch["object_id"]), return_index=True)
-        ra, dec, ids = (np.asarray(batch[name])[once] for name in ("ra", "dec", "object_id"))
-        plan = self.plan(Catalog.from_arrays(ra, dec, ids))
+        ids = batch["object_id"]
+        _, once = np.unique(np.asarray(ids), return_index=True)
+        ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
+        plan = self.plan(Catalog.from_arrays(ra, dec, taken(ids if isinstance(ids, list) else np.asarray(ids), once)))
         return write_fits(
             batch,
             directory,
@@ -362,8 +364,9 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batc
     if not len(lost) or lacking(absent, plan.bands, options).any():
         return batch
     minus = np.full(len(lost), -1, np.int64)
-    fill: dict[str, NDArray[Any]] = {
+    fill: dict[str, Values] = {
         "object_id": lost.object_id,
+        "object_hash": hashed(lost.object_id),
         "ra": lost.ra,
         "dec": lost.dec,
         "tract": minus,
@@ -372,11 +375,13 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batc
         "wcs": np.full((len(lost), 8), np.nan),
     }
     nan = {"image", "variance"} if options.missing_band == "nan" else set()
-    row = dict(zip(plan.object_id.tolist(), plan.row.tolist(), strict=True))
-    order = np.argsort([*(row[i] for i in np.asarray(batch["object_id"]).tolist()), *lost.row])
+    order = np.argsort([*plan.row[plan.targets_of(batch["object_id"])], *lost.row])
     whole: Batch = {}
     for name, values in batch.items():
+        if name in fill:
+            whole[name] = taken(joined([values, fill[name]]), order)
+            continue
         array = np.asarray(values)
         extra = np.full((len(lost), *array.shape[1:]), np.nan if name in nan else 0, array.dtype)
-        whole[name] = np.concatenate([array, fill.get(name, extra)])[order]
+        whole[name] = np.concatenate([array, extra])[order]
     return whole

@@ -105,7 +105,7 @@ class LensClassifier(L.LightningModule):
         self.log("train_loss", loss, prog_bar=True, batch_size=len(target))
         return loss
 
-    def validation_step(self, batch: TensorBatch, _: int) -> dict[str, Tensor] | None:
+    def validation_step(self, batch: TensorBatch, _: int) -> dict[str, Any] | None:
         """Collect loss, accuracy and AUC, leaving out rows that only pad.
 
         Returns
@@ -124,7 +124,11 @@ class LensClassifier(L.LightningModule):
         self.log("val_loss", losses.mean(), batch_size=len(target))
         self.log("val_accuracy", self.accuracy, prog_bar=True, batch_size=len(target))
         self.log("val_auc", self.auroc, prog_bar=True, batch_size=len(target))
-        return {"object_id": batch["object_id"][real], "score": score, "truth": target, "loss": losses}
+        ids = batch["object_id"]
+        real_ids = (
+            [i for i, keep in zip(ids, real.tolist(), strict=True) if keep] if isinstance(ids, list) else ids[real]
+        )
+        return {"object_id": real_ids, "score": score, "truth": target, "loss": losses}
 
     def predict_step(self, batch: TensorBatch, _: int) -> dict[str, Any]:
         """Return ``object_id`` and the probability ``score`` of each target."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .cutout import Account, Failure, Outcome, Quality
 from .errors import ConfigurationError
+from .ids import joined, taken
 from .plan import CutoutPlan
 from .writing import whole_file
 
@@ -38,7 +39,7 @@ class Report:
     bands
         Names of the ``B`` channels.
     row, object_id
-        ``(R,)`` catalog row and identity, in the order of the catalog's rows.
+        ``(R,)`` catalog row and id, in the order of the catalog's rows.
     outcome
         ``(R,)`` values of `Outcome`.
     quality
@@ -54,8 +55,8 @@ class Report:
         catalog_row = np.concatenate([plan.row[targets], lost.row if lost else []]).astype(np.int64)
         order = np.argsort(catalog_row, kind="stable")
         self.row = catalog_row[order]
-        ids = [plan.object_id[targets], *([lost.object_id] if lost else [])]
-        self.object_id = np.concatenate(ids)[order]
+        ids = taken(plan.object_id, targets)
+        self.object_id = taken(joined([ids, lost.object_id]) if lost else ids, order)
         rejected = lost.reason if lost else np.zeros(0, np.uint8)
         self.outcome = np.concatenate([np.full(len(targets), Outcome.NOT_READ, np.uint8), rejected])[order]
         self.other_tract = np.concatenate([plan.other_tract[targets], np.zeros(len(rejected), bool)])[order]

@@ -146,7 +146,7 @@ def test_ids_name_the_splits(plan: CutoutPlan, tmp_path: Path) -> None:
         deal(plan, SplitSettings.of({"train": [5, 6]}))
     with pytest.raises(ConfigurationError, match="both list object id"):
         deal(plan, SplitSettings.of({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
-    with pytest.raises(ConfigurationError, match="list of whole numbers"):
+    with pytest.raises(ConfigurationError, match="must be a list of ids, whole numbers or texts"):
         deal(plan, SplitSettings.of({"train": [1.5]}))
 
 

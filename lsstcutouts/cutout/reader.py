@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..cache import CacheStats, TileCache
 from ..errors import ConfigurationError
 from ..fits import REQUESTS_AT_ONCE
+from ..ids import hashed, taken
 from ..kernels import load_kernels
 from ..memory import Memory
 from ..plan import CutoutPlan
@@ -256,7 +257,7 @@ class CutoutReader:
         plan = self.plan
         primary = plan.primary[targets]
         rows: Batch = {
-            "object_id": plan.object_id[targets],
+            "object_id": taken(plan.object_id, targets),
             "ra": plan.ra[targets],
             "dec": plan.dec[targets],
             "tract": plan.patches.tract[primary],
@@ -264,9 +265,10 @@ class CutoutReader:
             "yx0": plan.yx0[targets].astype(np.int64),
             "offset": plan.offset[targets],
         }
+        if isinstance(ids := rows["object_id"], list):
+            rows["object_hash"] = hashed(ids)
         for name in plan.columns if self.options.columns is None else self.options.columns:
-            values = plan.columns[name]
-            rows[name] = [values[t] for t in targets.tolist()] if isinstance(values, list) else values[targets]
+            rows[name] = taken(plan.columns[name], targets)
         return rows
 
 

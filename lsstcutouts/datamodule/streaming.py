@@ -23,6 +23,7 @@ from ..normalisation import Statistics
 from ..order import (
     Share,
     Shuffle,
+    checked_classes,
     checked_weights,
 )
 from ..plan import CutoutPlan
@@ -140,8 +141,17 @@ class StreamingDataModule(L.LightningDataModule):
             self._deal()
             self._of_pixels.prepare(self._sample(), self._folder())
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
-        """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels."""
+    def setup(self, stage: str | None = None) -> None:
+        """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels.
+
+        Parameters
+        ----------
+        stage
+            ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
+        """
+        stages = [one.value for one in TrainerFn]
+        if stage is not None and stage not in stages:
+            raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
         self._deal()
         self._of_pixels.set_up(self.normalisation, self._sample(), self._folder())
 
@@ -267,6 +277,8 @@ class StreamingDataModule(L.LightningDataModule):
         )
         if weights is not None:
             weights = checked_weights(weights, f"the weights in column {self.weights!r}")
+        if balance is not None:
+            balance = checked_classes(balance, f"the column balance={self.balance!r}")
         return {
             "weights": weights,
             "balance": balance,

@@ -30,7 +30,7 @@ from ..cutout import (
 )
 from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
-from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checked_weights
+from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checked_classes, checked_weights
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
@@ -76,6 +76,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         of times, rounded down or up; the batches then hold ``repeat``, how often a target came before in the epoch.
     balance
         ``(len(rows),)`` classes, numbers or words: each is drawn equally often in total, its targets as ``weights`` says.
+        A missing class is an error, as is a weight that is missing or negative.
     epoch_size
         Targets that an epoch draws; by default as many as there are.
     replacement
@@ -144,7 +145,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             shuffle_width=shuffle_width,
             seed=seed,
             weights=None if weights is None else checked_weights(weights),
-            balance=None if balance is None else np.unique(np.asarray(balance), return_inverse=True)[1].reshape(-1),
+            balance=None if balance is None else checked_classes(balance),
             epoch_size=epoch_size,
             replacement=replacement,
             pads=pads,

@@ -5,13 +5,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PlanError
 from ..geom import YX, TanProjection
+from ..ids import Ids, places
 from ..order import block_ids, lane_ids
 from ..signatures import is_signed
 from ..writing import whole_file
@@ -45,7 +46,7 @@ class CutoutPlan:
     row
         Row of the catalog.
     object_id, ra, dec
-        Identity and position; degrees ICRS.
+        Identity and position; degrees ICRS. Ids are int64, uint64 where one is beyond int64, or a list of texts.
     primary
         Row of ``patches``: the patch whose inner region holds the target.
     other_tract
@@ -79,7 +80,7 @@ class CutoutPlan:
     border: YX[int]
     psf_shape: YX[int] | None
     row: NDArray[np.int64]
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     primary: NDArray[np.int32]
@@ -113,6 +114,10 @@ class CutoutPlan:
     def patch(self) -> NDArray[np.int64]:
         """``(N,)`` primary patch of each target."""
         return self.patches.patch[self.primary]
+
+    def targets_of(self, object_id: Any) -> NDArray[np.int64]:
+        """Return ``(n,)`` the targets with these ids, -1 for an id that is not among them."""
+        return places(self.object_id, object_id)
 
     def others_of(self, target: int) -> list[int]:
         """Return the rows of ``patches`` under a target's box, besides the primary one."""
@@ -159,7 +164,7 @@ class CutoutPlan:
             rejected_tracts=rejected,
             rejected_lines=tuple(self.rejected.lines()),
             tracts=dict(zip(tracts.tolist(), per_tract.tolist(), strict=True)),
-            patches=int((self.patches.files[used] >= 0).any(axis=1).sum()),
+            patches=self.patches_under(np.arange(len(self))),
             files=len(self.files),
             file_bytes=sum(max(0, size) for size in self.files.size),
             bytes_to_read=self._bytes_to_read(),
@@ -169,6 +174,12 @@ class CutoutPlan:
             per_patch=dict(zip(names, per_patch.tolist(), strict=True)),
             shared=self.shared_reading(ranks) if ranks > 1 else None,
         )
+
+    def patches_under(self, targets: NDArray[np.int64]) -> int:
+        """Return the number of patches under the boxes of targets that have a coadd."""
+        owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
+        under = np.union1d(self.primary[targets], self.others[np.isin(owner, targets)])
+        return int((self.patches.files[under] >= 0).any(axis=1).sum())
 
     def _bytes_to_read(self) -> int:
         """Estimate the compressed image bytes under the boxes: distinct tiles times the files there."""
@@ -214,7 +225,9 @@ class CutoutPlan:
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which pixels each row of the plan gives."""
         digest = hashlib.sha256(json.dumps([self.dataset_type, self.skymap, self.bands, self.size]).encode())
-        for array in (self.row, self.object_id, self.yx0, self.patches.tract, self.patches.patch, self.primary):
+        ids = self.object_id
+        texts = np.frombuffer("\0".join(ids).encode(), np.uint8) if isinstance(ids, list) else ids
+        for array in (self.row, texts, self.yx0, self.patches.tract, self.patches.patch, self.primary):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update("\n".join(self.files.dataset_id).encode())
         return digest.hexdigest()

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geom import Box
+from ..ids import Ids, Values
 
 __all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
-type Column = NDArray[Any] | list[str]
+type Column = Values
 
 
 class Reason(IntEnum):
@@ -45,15 +46,18 @@ class Rejected:
         Values of `Reason`.
     tract, patch
         The row's own tract and patch; -1 where no tract is known, and for the patch where the tract has no coadds.
+    columns
+        The catalog columns of the plan, ``(R, ...)`` each.
     """
 
     row: NDArray[np.int64]
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     reason: NDArray[np.uint8]
     tract: NDArray[np.int64]
     patch: NDArray[np.int64]
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)

@@ -56,6 +56,11 @@ def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
     """Return band names from a string of one-letter bands, or from names."""
     if isinstance(bands, str) and set(bands) & set(", "):
         raise ConfigurationError(f"bands as one string have one letter each, such as 'gri'; got {bands!r}")
+    if isinstance(bands, str) and not bands.isalpha() and len(bands) > 1:
+        raise ConfigurationError(
+            f"bands={bands!r}: a string has one letter for each band, such as 'gri'; bands are named as in the Butler (g, not"
+            f" the filter LSST_g), and a longer name is given as a list: [{bands}]"
+        )
     if not isinstance(bands, Iterable):
         raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
     names = tuple(bands)

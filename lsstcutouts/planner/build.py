@@ -32,6 +32,9 @@ BLOCK_SIDE = 750
 A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
 full-width strips of the same area instead."""
 
+_HINTED = 1000
+"""Targets of which a hint is made."""
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -79,8 +82,11 @@ class Planner:
         self._known_sample: _Sample | None = None
         self._clipped: bool | None = None
 
-    def plan(self, catalog: Catalog) -> CutoutPlan:
+    def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
         """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+
+        Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
+        false.
 
         Raises
         ------
@@ -104,8 +110,9 @@ class Planner:
         rejected = self._rejected(catalog, lost, own, under)
         keep = np.flatnonzero(under.covered)
         if not len(keep):
-            raise CoverageError(self._nothing_covered(catalog, rejected))
+            raise CoverageError(self._nothing_covered(catalog, rejected) + self._hint(catalog) * hints)
         row = under.row[keep]
+        kept = catalog[row]
         count = np.diff(under.others_start)
         return CutoutPlan(
             repo=self.repository.name,
@@ -119,9 +126,9 @@ class Planner:
             border=sample.border,
             psf_shape=sample.psf_shape,
             row=row,
-            object_id=catalog.object_id[row],
-            ra=catalog.ra[row],
-            dec=catalog.dec[row],
+            object_id=kept.object_id,
+            ra=kept.ra,
+            dec=kept.dec,
             primary=under.primary[keep].astype(np.int32),
             other_tract=tract[row] != own[row],
             yx0=under.boxes.yx0[keep].astype(np.int32),
@@ -132,7 +139,7 @@ class Planner:
             files=under.files,
             projections={t: self._projection(t) for t in _distinct(tract[row])},
             rejected=rejected,
-            columns=catalog[row].columns,
+            columns=kept.columns,
             tile_bytes=sample.tile_bytes,
         )
 
@@ -327,14 +334,16 @@ class Planner:
         patch = np.full(len(catalog), -1, np.int64)
         patch[under.row] = under.boxes.patch
         in_tract = _among(own[rows], self._held()) if len(rows) else np.zeros(0, bool)
+        left = catalog[rows]
         return Rejected(
             row=rows,
-            object_id=catalog.object_id[rows],
-            ra=catalog.ra[rows],
-            dec=catalog.dec[rows],
+            object_id=left.object_id,
+            ra=left.ra,
+            dec=left.dec,
             reason=np.where(in_tract, Reason.NO_COADD, Reason.OUTSIDE_TRACTS).astype(np.uint8),
             tract=own[rows],
             patch=np.where(in_tract, patch[rows], -1),
+            columns=left.columns,
         )
 
     def _nothing_covered(self, catalog: Catalog, rejected: Rejected) -> str:
@@ -346,6 +355,24 @@ class Planner:
             f"{'; '.join(rejected.lines())}. First target: ra {catalog.ra[0]:.4f}, dec {catalog.dec[0]:.4f} (degrees). "
             f"There is {self.repository.where}, for example for {where}"
         )
+
+    def _hint(self, catalog: Catalog) -> str:
+        """Return what the user may have meant, if that would be covered."""
+        some = catalog[:_HINTED]
+        east = np.where(some.ra > 180.0, some.ra - 360.0, some.ra)
+        meant = {
+            "RA is taken as degrees; as hours": (some.ra * 15.0, some.dec, "unit='hourangle,deg'"),
+            "with RA and Dec swapped": (some.dec % 360.0, east, "ra= and dec= the other way round"),
+        }
+        for words, (ra, dec, remedy) in meant.items():
+            if (ra > 360.0).any() or (np.abs(dec) > 90.0).any():
+                continue
+            try:
+                covered = len(self.plan(Catalog(some.object_id, ra, dec), hints=False))
+            except CoverageError:
+                continue
+            return f". {words}, {covered} of the first {len(some)} targets would be covered: give {remedy}"
+        return ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -83,6 +83,7 @@ def _result(
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),
         left_out={split: data.report(split).left_out for split in data.loaders},
+        shared={} if data.dealt is None else {split: len(rows) for split, rows in data.dealt.dropped.items()},
         checkpoint=checkpoint,
         picture=None if picture is None else str(picture),
     )
