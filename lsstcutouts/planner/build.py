@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..butler import LocatedFile, Repository, as_names
 from ..catalog import Catalog
-from ..errors import CoverageError, PlaneError, ReadError, UnsupportedFormatError
+from ..errors import CorruptFileError, CoverageError, PlaneError, ReadError, UnsupportedFormatError
 from ..fits import Coadd, PlaneLayout, open_coadd
 from ..geom import YX, TanProjection
 from ..plan import CutoutPlan, FileTable, PatchTable, Reason, Rejected
@@ -468,8 +468,8 @@ def _block_shape(layout: PlaneLayout) -> YX[int]:
 
 
 def _psf_shape(coadd: Coadd) -> YX[int] | None:
-    """Return the shape of a file's PSF kernels; None where it has none that can be read without the LSST stack."""
+    """Return the shape of a file's PSF kernels; None where it has none, or none that can be read here."""
     try:
         return coadd.psf.kernel_shape
-    except (PlaneError, UnsupportedFormatError):
+    except (PlaneError, CorruptFileError, UnsupportedFormatError):
         return None
