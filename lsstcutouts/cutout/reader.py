@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..cache import CacheStats, TileCache
+from ..cache import TileCache
 from ..errors import ConfigurationError
 from ..fits import REQUESTS_AT_ONCE
 from ..ids import hashed, taken
@@ -148,7 +148,7 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
-        self._seen: CacheStats | None = None
+        self._misses = -1
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
         )
@@ -210,9 +210,9 @@ class CutoutReader:
 
     def _finds_all(self) -> bool:
         """Whether the cache had every tile that was asked for since the last batch was begun."""
-        before, now = self._seen, self.cache.stats()
-        self._seen = now
-        return before is not None and now.misses == before.misses and now.hits > before.hits
+        now = self.cache.stats()
+        before, self._misses = self._misses, now.misses
+        return now.misses == before and now.hits > 0
 
     def _new_work(self, targets: NDArray[np.int64]) -> Work:
         return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
