@@ -21,14 +21,14 @@ def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -
     if isinstance(values, list):
         numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return [values[row] for row in numbers.tolist()]
-    return values[rows]
+    return values[rows]  # type: ignore[no-any-return]
 
 
 def joined[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
     """Return columns of one kind, one behind the other."""
     if isinstance(parts[0], list):
         return [text for part in parts for text in part]
-    return np.concatenate(parts)  # type: ignore[no-any-return]
+    return np.concatenate(parts)
 
 
 def places(known: Ids, wanted: Any) -> NDArray[np.int64]:

@@ -37,6 +37,9 @@ _FUNCTIONS = {"abs": "abs_checked", "sqrt": "sqrt", "log10": "log10", "exp": "ex
 _EXACT = pa.decimal256(20, 0)
 """Type that holds every 64-bit integer with or without a sign; sums and products get more digits."""
 
+_TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64()}
+"""Types of constants."""
+
 _WAYS = (
     "an expression compares columns with numbers and texts and joins them with and, or, not: "
     "mag_i < 23 and kind in ('lens', 'galaxy')"
@@ -87,9 +90,9 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
         if exact:  # beyond int64: decimals hold every 64-bit integer, and what becomes of it
             table = {n: c.cast(_EXACT) if pa.types.is_integer(c.type) else c for n, c in table.items()}
         rows = pa.table({**table, "": pa.array(np.arange(count))})
-        found = rows.filter(_Translation(expression, exact=exact).of(_parsed(expression).body))[""]
+        found = rows.filter(_Translation(expression, rows.schema, exact=exact).of(_parsed(expression).body))[""]
     except pa.ArrowException as error:
-        hint = "; write a number with a decimal point to compute with floats" if "overflow" in str(error) else ""
+        hint = "; multiply by 1.0 first to compute with floats" if "overflow" in str(error) else ""
         raise ConfigurationError(f"{expression!r} cannot be worked out: {error}{hint}") from error
     mask = np.zeros(count, bool)
     mask[found.to_numpy()] = True
@@ -147,10 +150,10 @@ class _Translation:
         ast.Set: "_values",
     }
 
-    def __init__(self, expression: str, *, exact: bool) -> None:
+    def __init__(self, expression: str, schema: pa.Schema, *, exact: bool) -> None:
         import pyarrow.compute as pc
 
-        self._expression, self._pc, self._exact = expression, pc, exact
+        self._expression, self._schema, self._pc, self._exact = expression, schema, pc, exact
 
     def of(self, node: ast.expr) -> Any:
         """Return Arrow's expression for a part of the tree."""
@@ -158,7 +161,30 @@ class _Translation:
         return translate(node)
 
     def _function(self, name: str, *arguments: ast.expr) -> Any:
-        return getattr(self._pc, name)(*(self.of(a) for a in arguments))
+        values = [self.of(argument) for argument in arguments]
+        kinds = [self._kind(argument) for argument in arguments]
+        if set(kinds) == {"integer", "float"}:  # Arrow itself refuses integers beyond 2**53 here
+            pairs = zip(values, kinds, strict=True)
+            values = [v.cast("float64", safe=False) if kind == "integer" else v for v, kind in pairs]
+        return getattr(self._pc, name)(*values)
+
+    def _kind(self, node: ast.expr) -> str:
+        """Return "integer" or "float" where the type of a part of the tree is one of these, and else nothing."""
+        if isinstance(node, ast.Name | ast.Constant):
+            kind = self._schema.field(node.id).type if isinstance(node, ast.Name) else _TYPES.get(type(node.value))
+            if kind is None:
+                return ""
+            whole = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+            return "integer" if whole else "float" if pa.types.is_floating(kind) else ""
+        if isinstance(node, ast.UnaryOp):
+            return self._kind(node.operand)
+        if isinstance(node, ast.BinOp):
+            kinds = {self._kind(node.left), self._kind(node.right)}
+            return "float" if isinstance(node.op, ast.Div) or "float" in kinds else "integer"
+        if isinstance(node, ast.Call):
+            whole = isinstance(node.func, ast.Name) and node.func.id == "abs" and len(node.args) == 1
+            return self._kind(node.args[0]) if whole else "float"
+        return ""
 
     def _bool(self, node: ast.BoolOp) -> Any:
         first, *rest = (self.of(value) for value in node.values)
@@ -226,7 +252,11 @@ class _Translation:
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and self._exact and -(10**20) < value < 10**20:  # type: ignore[operator]
             return self._pc.scalar(pa.scalar(Decimal(value), _EXACT))
-        return self._pc.scalar(Decimal(value) if whole and _beyond_int64(value) else value)
+        if whole and _beyond_int64(value):
+            return self._pc.scalar(Decimal(value))
+        scalar = self._pc.scalar(value)
+        # As a bare literal Arrow would make it as small as it can, and compute in float32 or 8 bits.
+        return scalar.cast("int64" if whole else "float64") if whole or isinstance(value, float) else scalar
 
     def _values(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:
         return [ast.literal_eval(value) for value in node.elts]
