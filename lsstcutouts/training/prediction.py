@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -18,8 +17,9 @@ from ..callbacks.accounting import META
 from ..cutout import Outcome
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
+from .making import check_settings, explained_errors, made, without_foreign_defaults
 from .pictures import picture_of_highest
-from .prepare import callbacks_of, ensure_simulation, quieten, trainer_of
+from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
 from .result import shown_path
 
 __all__ = ["PredictionResult", "predict"]
@@ -86,19 +86,22 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
     if not Path(cfg.checkpoint).is_file():
         raise ConfigurationError(f"checkpoint={cfg.checkpoint!r}: there is no such checkpoint")
     path = _file(cfg.output)
-    cfg = cfg.copy()
+    cfg = without_foreign_defaults(cfg)
     cfg.output = str(path.parent)  # the groups mean a folder
+    check_settings(cfg, "data", "model", "trainer", "callbacks")
+    check_gpu(cfg)
     if not cfg.debug:
         quieten()
         # Nothing that a training's callbacks keep matters here.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
-    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
     writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
     trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
-    trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
+    with explained_errors(model, data):
+        trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return None
     picture = picture_of_highest(writer.table, data, path.with_suffix(".png")) if cfg.picture else None
