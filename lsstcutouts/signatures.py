@@ -51,11 +51,12 @@ def located(target: str) -> Callable[..., Any]:
         if not hasattr(found, name) and inspect.ismodule(found):
             _submodule(found, name, target)
         if not hasattr(found, name):
-            there = [other for other in dir(found) if not other.startswith("_")]
-            close = nearest(name, there)
-            raise ConfigurationError(
-                f"{'.'.join(parts[:i])} has no {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
-            )
+            own = [
+                n for n, v in vars(found).items() if getattr(v, "__module__", None) == getattr(found, "__name__", "")
+            ]
+            close = nearest(name, own or dir(found))
+            hint = f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(own)}" if own else ""
+            raise ConfigurationError(f"{target}: {'.'.join(parts[:i])} has no {name!r}{hint}")
         found = getattr(found, name)
     if not callable(found):
         raise ConfigurationError(f"{target!r} is no class or function")
@@ -129,6 +130,8 @@ def fits(value: Any, hint: Any) -> bool:
         return value is None
     if kind in _LISTS:
         inner = [one for one in args if one is not Ellipsis]
+        if isinstance(value, str) and kind not in {list, tuple, set}:
+            return inner in ([], [str])  # a text is a sequence of texts
         return isinstance(value, list | tuple) and (len(inner) != 1 or all(fits(one, inner[0]) for one in value))
     if kind in _MAPPINGS:
         return isinstance(value, Mapping)
@@ -138,31 +141,47 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def shown_type(hint: Any) -> str:
-    """Return a type in words of a configuration file: ``int``, ``float or null``, ``one of zero, nan``."""
+    """Return a type in words of a configuration file: "a whole number", "a number or null", "one of zero, nan"."""
+    kinds = list(_alternatives(hint))
+    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    plain = [_word(kind) for kind in kinds if get_origin(kind) is not Literal]
+    words = [word for word in plain if not word.startswith("{")] or plain
+    if choices:
+        words.insert(0, ("one of " if len(choices) > 1 else "") + ", ".join(dict.fromkeys(choices)))
+    null = [word for word in words if word == "null"]
+    return " or ".join(dict.fromkeys([*(word for word in words if word != "null"), *null]))
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
     if isinstance(hint, TypeAliasType):
-        return shown_type(hint.__value__)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in {Union, types.UnionType}:
-        return " or ".join(dict.fromkeys(shown_type(one) for one in args))
-    if origin is Literal:
-        return ("one of " if len(args) > 1 else "") + ", ".join(str(one) for one in args)
-    names = {type(None): "null", str: "text", os.PathLike: "a path", Path: "a path", bool: "true or false"}
-    names |= {int: "a whole number", float: "a number"}
-    kind = origin or hint
-    if kind in names:
-        return names[kind]
+        yield from _alternatives(hint.__value__)
+    elif get_origin(hint) in {Union, types.UnionType}:
+        for one in get_args(hint):
+            yield from _alternatives(one)
+    else:
+        yield hint
+
+
+_WORDS = {type(None): "null", str: "text", os.PathLike: "a path", Path: "a path", bool: "true or false"}
+_WORDS |= {int: "a whole number", float: "a number"}
+
+
+def _word(hint: Any) -> str:
+    kind, args = get_origin(hint) or hint, get_args(hint)
+    if kind in _WORDS:
+        return _WORDS[kind]
     if kind in _LISTS:
-        inner = [one for one in args if one is not Ellipsis and one is not Any]
-        return "a list" + (f" of {shown_type(inner[0])}" if len(inner) == 1 else "")
+        inner = {shown_type(one).removeprefix("a ") + "s" for one in args if one is not Ellipsis and one is not Any}
+        return f"a list of {inner.pop()}" if len(inner) == 1 else "a list"
     if kind in _MAPPINGS:
         return "a dictionary"
-    return f"{{_target_: ...}} of a {getattr(kind, '__name__', kind)}"
+    return f"{{_target_: ...}} that makes a {getattr(kind, '__name__', kind)}"
 
 
-def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3) -> list[str]:
+def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3, cutoff: float = 0.7) -> list[str]:
     """Return names that a person may have meant: alike, or alike in their last part (``lr`` for ``model.optimizer.lr``)."""
     exact = [one for one in names if one.rpartition(".")[2] == name.rpartition(".")[2] and one != name]
-    alike = get_close_matches(name, list(names), n=count, cutoff=0.7)
+    alike = get_close_matches(name, list(names), n=count, cutoff=cutoff)
     last = {one.rpartition(".")[2]: one for one in reversed(list(names))}
-    tails = [last[one] for one in get_close_matches(name.rpartition(".")[2], last, n=count, cutoff=0.75)]
+    tails = [last[one] for one in get_close_matches(name.rpartition(".")[2], last, n=count, cutoff=cutoff + 0.05)]
     return list(dict.fromkeys([*exact, *alike, *tails]))[:count]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..signatures import located, nearest, parameters
-from .quoting import SWEEP, split_arguments
+from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS
 
 __all__ = ["explained", "ready"]
@@ -64,7 +64,8 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
     options, overrides = split_arguments(arguments)
     for option in options:
         if option.startswith("-") and option.partition("=")[0] not in _OPTIONS:
-            raise ConfigurationError(_unknown_option(verb, option))
+            following = arguments[arguments.index(option) + 1 :][:1]
+            raise ConfigurationError(_unknown_option(verb, option, *following))
     for i, override in enumerate(overrides):
         if "=" not in override.strip("=") and not override.startswith("~"):
             raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
@@ -94,9 +95,12 @@ def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str
         In all other cases.
     """
     options, overrides = split_arguments(arguments)
-    groups = _groups(options)
+    groups = _groups(verb, options)
     cfg = _composed(verb, overrides, groups)
-    changed = [_checked(override, cfg, groups, sweep=not SWEEP.isdisjoint(options)) for override in overrides]
+    keys = [_parts(override)["key"] or "" for override in overrides]
+    targets = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
+    sweep = not SWEEP.isdisjoint(options)
+    changed = [_checked(override, cfg, groups, targets, sweep=sweep) for override in overrides]
     if changed == overrides:
         raise ConfigurationError(_first_line(error)) from error
     return [*options, *changed]
@@ -107,16 +111,20 @@ def _parts(override: str) -> Mapping[str, str | None]:
     return {"prefix": "", "key": override, "value": None} if match is None else match.groupdict()
 
 
-def _groups(options: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return the choices of each group, those in a person's own folder among them."""
+def _groups(verb: str, options: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the choices of each group of a verb, those in a person's own folder among them."""
+    source = files(CONFIGS).joinpath(f"{verb}.yaml").read_text(encoding="utf-8")
+    groups = re.findall(r"^ +- (\w+):", source, re.MULTILINE)
     folders: list[Any] = [files(CONFIGS)]
     folders += [Path(b) for a, b in pairwise(options) if a in {"--config-dir", "-cd"}]
     found: dict[str, list[str]] = {}
-    for folder in filter(lambda one: one.is_dir(), folders):
-        for group in (one for one in folder.iterdir() if one.is_dir()):
-            names = [file.name.removesuffix(".yaml") for file in group.iterdir() if file.name.endswith(".yaml")]
-            found[group.name] = sorted({*names, *found.get(group.name, [])})
-    return {name: choices for name, choices in found.items() if choices}
+    for group in groups:
+        there = [folder / group for folder in folders if (folder / group).is_dir()]
+        names = {
+            file.name.removesuffix(".yaml") for one in there for file in one.iterdir() if file.name.endswith(".yaml")
+        }
+        found[group] = sorted(names)
+    return found
 
 
 def _composed(verb: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
@@ -142,42 +150,54 @@ def _names(cfg: Any, before: str = "") -> Iterator[str]:
             yield from _names(cfg[key], f"{before}{key}.")
 
 
-def _checked(override: str, cfg: Any, groups: Mapping[str, Sequence[str]], *, sweep: bool) -> str:
-    """Return an override as hydra takes it."""
+def _checked(
+    override: str, cfg: Any, groups: Mapping[str, Sequence[str]], targets: Sequence[str], *, sweep: bool
+) -> str:
+    """Return an override as hydra takes it; ``targets`` are the parts of which another class was chosen."""
     prefix, key, value = (_parts(override)[name] or "" for name in ("prefix", "key", "value"))
     if key in groups and value not in {"", "null"}:
         choices = [one.strip(" []'\"") for one in value.split(",")]
         unknown = [one for one in choices if one not in groups[key] and "(" not in one]
         if unknown:
+            close = _did_you_mean(nearest(unknown[0], groups[key], cutoff=0.5))
             raise ConfigurationError(
-                f"{override}: there is no {key} {unknown[0]!r}{_did_you_mean(nearest(unknown[0], groups[key]))}; {key}= "
-                f"takes {', '.join(groups[key])}"
+                f"{override}: there is no {key}={unknown[0]}.{close} There are {', '.join(groups[key])}"
             )
         return override
-    _check_value(override, value, sweep=sweep)
+    parsed = _parsed_value(override, value, sweep=sweep)
     known = list(_names(cfg))
-    if prefix or key in known or key.startswith("hydra."):
+    parent = key.rpartition(".")[0]
+    if prefix or key.startswith("hydra."):
         return override
-    if _taken(cfg, key):
-        return f"++{override}"
-    raise ConfigurationError(_unknown_setting(key, cfg, known, groups))
+    if key not in known:
+        if parent in targets or _taken(cfg, key):
+            return f"++{override}"
+        raise ConfigurationError(_unknown_setting(key, cfg, known, groups))
+    for name in parsed if isinstance(parsed, Mapping) and any(one.startswith(f"{key}.") for one in known) else ():
+        if f"{key}.{name}" not in known:
+            raise ConfigurationError(_unknown_setting(f"{key}.{name}", cfg, known, groups))
+    return override
 
 
-def _check_value(override: str, value: str, *, sweep: bool) -> None:
+def _parsed_value(override: str, value: str, *, sweep: bool) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        parsed = OverridesParser.create().parse_override(f"key={value}")
+        # Quoted as for hydra: a path is no mistake.
+        parsed = OverridesParser.create().parse_override(hydra_arguments([f"key={value}"])[-1])
     except HydraException:
         raise ConfigurationError(
             f"{override}: the value cannot be read; is a bracket or quote left open? Lists are written [a,b], dictionaries "
             "{a: 1}"
         ) from None
-    if parsed.is_sweep_override() and not sweep:
-        raise ConfigurationError(
-            f"{override}: several values need -m, which runs one job for each; a list is [{value}]"
-        )
+    if parsed.is_sweep_override():
+        if not sweep:
+            raise ConfigurationError(
+                f"{override}: several values need -m, which runs one job for each; a list is [{value}]"
+            )
+        return None
+    return parsed.value()
 
 
 def _taken(cfg: Any, key: str) -> bool:
@@ -188,8 +208,7 @@ def _taken(cfg: Any, key: str) -> bool:
     node: Any = OmegaConf.select(cfg, parent) if parent else None
     if not hasattr(node, "keys") or "_target_" not in node:
         return False
-    # Which class a model of one's own is, other settings say; it is asked when it is made.
-    return OmegaConf.is_missing(node, "_target_") or name in parameters(located(node["_target_"]))[0]
+    return not OmegaConf.is_missing(node, "_target_") and name in parameters(located(node["_target_"]))[0]
 
 
 def _unknown_setting(key: str, cfg: Any, known: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
@@ -198,51 +217,41 @@ def _unknown_setting(key: str, cfg: Any, known: Sequence[str], groups: Mapping[s
     parent = key.rpartition(".")[0]
     while parent and not hasattr(OmegaConf.select(cfg, parent), "keys"):
         parent = parent.rpartition(".")[0]
-    node = OmegaConf.select(cfg, parent) if parent else cfg
+    node: Any = OmegaConf.select(cfg, parent) if parent else cfg
     among = [name for name in node if not name.startswith("_")]
     if not parent:
-        among = list(dict.fromkeys([*among, *(group for group in groups if group in _groups_of(cfg, groups))]))
+        among = list(dict.fromkeys([*groups, *among]))
     elif "_target_" in node and not OmegaConf.is_missing(node, "_target_"):
         among = list(dict.fromkeys([*among, *parameters(located(node["_target_"]))[0]]))
     full = [f"{parent}.{name}" if parent else name for name in among]
-    close = nearest(key, list(dict.fromkeys([*full, *known])))
-    return (
-        f"there is no setting {key!r}{_did_you_mean(close)}; "
-        f"{f'{parent} takes' if parent else 'there are'} {', '.join(among)}"
-    )
+    close = _did_you_mean(nearest(key, list(dict.fromkeys([*full, *known]))))
+    return f"there is no setting {key!r}.{close} {f'{parent} takes' if parent else 'There are'} {', '.join(among)}"
 
 
-def _groups_of(cfg: Any, groups: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the groups that a verb has: those of train, or none."""
-    return set(groups) if "data" in cfg else set()
-
-
-def _unknown_option(verb: str, option: str) -> str:
-    name, equals, value = option.lstrip("-").partition("=")
+def _unknown_option(verb: str, option: str, following: str = "VALUE") -> str:
+    name, _, value = option.lstrip("-").partition("=")
     name = name.replace("-", "_")
-    cfg = _composed(verb, [], {})
-    names = [*_names(cfg), *_groups_of(cfg, _groups())]
+    names = [*_names(_composed(verb, [], {})), *_groups(verb)]
     close = [name] if name in names else nearest(name, names)
     if close:
-        return f"{option} is no option; settings are written without dashes: {close[0]}={value if equals else 'VALUE'}"
-    options = nearest(option.partition("=")[0], [one for one in _OPTIONS if one.startswith("--")])
-    return (
-        f"{option} is no option{_did_you_mean(options)}; settings are written key=value; see lsstcutouts {verb} --help"
-    )
+        return f"{option} is no option; settings are written without dashes: {close[0]}={value or following}"
+    options = nearest(name, [one.lstrip("-").replace("-", "_") for one in _OPTIONS if one.startswith("--")])
+    hint = _did_you_mean([f"--{one.replace('_', '-')}" for one in options])
+    return f"{option} is no option.{hint} Settings are written key=value; see lsstcutouts {verb} --help"
 
 
 def _no_setting(verb: str, argument: str, rest: Sequence[str], options: Sequence[str]) -> str:
-    groups = _groups(options)
+    groups = _groups(verb, options)
     fitting = [group for group, choices in groups.items() if argument in choices]
     following = next((one for one in rest if one != "="), None)
     name = re.split("[:=]", argument)[0]
     cfg = _composed(verb, [], {})
-    names = [*_names(cfg), *_groups_of(cfg, groups)]
+    names = [*_names(cfg), *groups]
     if name in names and name != argument:
         better = f"{name}={argument[len(name) + 1 :] or following or 'VALUE'}"
     elif name in names:
         better = f"{name}={following if following is not None else 'VALUE'}"
-    elif fitting and "data" in cfg:
+    elif fitting:
         better = " or ".join(f"{group}={argument}" for group in fitting)
     elif Path(argument).exists() and any(one.endswith("catalog") for one in names):
         better = next(one for one in names if one.endswith("catalog")) + f"={argument}"
@@ -254,7 +263,7 @@ def _no_setting(verb: str, argument: str, rest: Sequence[str], options: Sequence
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(names)}?" if names else ""
+    return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 def _first_line(error: Exception) -> str:

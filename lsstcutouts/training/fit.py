@@ -41,12 +41,13 @@ def train(cfg: DictConfig) -> TrainingResult:
     cfg.output = str(output)  # each job of a sweep has its own
     if not cfg.debug:
         quieten()
-    check_settings(cfg, "data", "model", "trainer", "callbacks")
+    check_settings(cfg, "data", "trainer", "callbacks")
     check_gpu(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
     complete_model(cfg, data)
+    check_settings(cfg, "model")
     model: L.LightningModule = made(cfg, "model", L.LightningModule)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()

@@ -49,7 +49,10 @@ def without_foreign_defaults(cfg: DictConfig, given: Sequence[str] | None = None
         node = OmegaConf.select(changed, path) if last == "_target_" else None
         if not isinstance(node, DictConfig):
             continue
-        named, _ = parameters(located(node["_target_"]))
+        try:
+            named, _ = parameters(located(node["_target_"]))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{key}={error}") from error
         # The groups optimizer and scheduler write into the model.
         chosen = {one.removeprefix(f"{path}.").split(".")[0] for one in [*keys, *(f"{path}.{k}" for k in keys)]}
         with open_dict(node):
@@ -94,7 +97,7 @@ def _check_arguments(node: Mapping[str, Any], path: str) -> None:
     try:
         named, takes_more = parameters(located(node["_target_"]))
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}._target_: {error}") from error
+        raise ConfigurationError(f"{path}._target_={error}") from error
     for name, value in node.items():
         if name.startswith("_"):  # hydra's own
             continue
