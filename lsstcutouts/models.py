@@ -13,6 +13,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from .dataset import TensorBatch
 from .errors import ConfigurationError
 from .schedules import OneCycle, Schedule
+from .trained import data_state
 
 __all__ = ["LensClassifier", "LensFinder"]
 
@@ -91,6 +92,12 @@ class LensClassifier(L.LightningModule):
         self.network, self.lr, self.weight_decay, self.label = network, lr, weight_decay, label
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.accuracy, self.auroc = BinaryAccuracy(), BinaryAUROC()
+        self.trained_on: dict[str, Any] | None = None
+        """What a checkpoint says of the data of its training; the data module that predicts uses and checks it."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember what the network was trained on."""
+        self.trained_on = data_state(checkpoint)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(N,)``."""

@@ -1,5 +1,7 @@
 """Which checkpoint a training goes on from."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -8,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ..errors import ConfigurationError
 
-__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume"]
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "of_this_network"]
 
 LAST = "last.ckpt"
 """File of the checkpoint after each epoch."""
@@ -38,6 +40,33 @@ def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
     if resume is not None and not Path(resume).is_file():
         raise ConfigurationError(f"resume={resume!r}: there is no such checkpoint")
     return None if resume is None else Path(resume)
+
+
+@contextmanager
+def of_this_network(where: str) -> Iterator[None]:
+    """Say in two lines that a checkpoint is of another network, or of another optimizer.
+
+    Parameters
+    ----------
+    where
+        Setting and file of the checkpoint.
+
+    Raises
+    ------
+    ConfigurationError
+        Instead of the list of all its tensors.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        first, *rest = str(error).splitlines()
+        if not first.startswith(("Error(s) in loading state_dict", "loaded state dict")):
+            raise
+        details = " ".join(line.strip()[:160] for line in rest[:2])
+        raise ConfigurationError(
+            f"{where} is of another network or optimizer than this one: {details or first}\nLeave model=... and optimizer=... "
+            "out, to take those of the checkpoint, or give them as in the training"
+        ) from error
 
 
 class SameCheckpoint(Callback):

@@ -12,7 +12,9 @@ from ..cache import CacheStats
 from ..callbacks import Throughput
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
-from .checkpoints import SameCheckpoint, checkpoint_to_resume
+from ..trained import read_checkpoint
+from .checkpoints import SameCheckpoint, checkpoint_to_resume, of_this_network
+from .configuration import as_trained, recorded
 from .pictures import picture_of_validation
 from .prepare import callbacks_of, ensure_simulation, output_folder, quieten, trainer_of
 from .result import TrainingResult
@@ -38,16 +40,26 @@ def train(cfg: DictConfig) -> TrainingResult:
     resumed = checkpoint_to_resume(cfg.resume, output)
     cfg = cfg.copy()
     cfg.output = str(output)  # each job of a sweep has its own
+    where = f"resume={cfg.resume!r}" if cfg.resume != "auto" else f"resume='auto' ({resumed})"
+    if resumed is not None:
+        before = read_checkpoint(resumed, "resume")
+        if not {"optimizer_states", "loops"} <= set(before):
+            raise ConfigurationError(
+                f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
+            )
+        cfg = as_trained(cfg, before, where, resume=True)
     if not cfg.debug:
         quieten()
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
+    data.configuration = recorded(cfg)
     model: L.LightningModule = hydra.utils.instantiate(cfg.model)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
-    trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+    with of_this_network(where):
+        trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
             f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
