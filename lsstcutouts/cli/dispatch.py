@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
-from .quoting import hydra_arguments
+from .failures import note_failure
+from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
 __all__ = ["main"]
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(_unknown_verb(name), _USAGE)
     if any(argument in {"-h", "--help"} for argument in rest):
         return _say(verb_help(name))
+    if name == "train":
+        rest = with_run_folder(rest)
     return _run(name, hydra_arguments([f"hydra.job.name={name}", *rest]))
 
 
@@ -118,11 +121,25 @@ def _call(name: str, cfg: Any, results: TextIO | None) -> int:
     except InstantiationException as error:
         # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
         if not isinstance(error.__cause__, LsstCutoutsError):
-            raise
+            return _unforeseen(error)
         return _explain(name, error.__cause__, cfg, results)
+    except Exception as error:  # noqa: BLE001 - of any kind: a sweep goes on with its other jobs
+        return _unforeseen(error)
     if results is not None and result is not None:
         _write_json(results, result.as_dict())
     return int(getattr(result, "exit_status", _OK))
+
+
+def _unforeseen(error: Exception) -> int:
+    """Raise an error that nobody foresaw; of a job of a sweep, show it and keep the reason for the table."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        raise error
+    note_failure(error)
+    traceback.print_exception(error)
+    return _FAILED
 
 
 def _require(cfg: Any) -> None:
@@ -144,6 +161,7 @@ def _function(target: str) -> Callable[[Any], Any]:
 def _explain(name: str, error: LsstCutoutsError, cfg: Any, results: TextIO | None) -> int:
     if cfg.get("debug", False) or os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
+    note_failure(error)
     if results is not None:
         _write_json(results, {"error": type(error).__name__, "message": str(error)})
     status = _USAGE if isinstance(error, ConfigurationError) else _FAILED

@@ -240,8 +240,10 @@ def _change(
             values = [_shown(_select(one, key)) for one in (stored, here)]
             refused.append(f"  {key}: {values[0]} in the checkpoint, {values[1]} given")
     if refused:
-        use = "predict with the network" if allowed is _PREDICT else "resume the training"
-        raise ConfigurationError(f"{where} cannot be used to {use} with other settings:\n" + "\n".join(refused))
+        what = "the network cannot predict" if allowed is _PREDICT else "the training cannot be resumed"
+        raise ConfigurationError(
+            f"{where}: {what} with other settings than those of its training:\n" + "\n".join(refused)
+        )
     if moved and "data.plan" not in given.keys:
         result.data.plan = None
 

@@ -1,0 +1,23 @@
+"""Why a job of a sweep failed, left in its folder for the table of all jobs."""
+
+import json
+from pathlib import Path
+
+__all__ = ["FAILURE", "note_failure"]
+
+FAILURE = "error.json"
+"""File in the folder of a job that failed."""
+
+
+def note_failure(error: BaseException) -> None:
+    """Write an error into the folder of the job, if this process runs a job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if not folder.is_dir():  # a verb that keeps no folders
+        return
+    about = {"error": type(error).__name__, "message": str(error)}
+    (folder / FAILURE).write_text(json.dumps(about) + "\n", encoding="utf-8")
