@@ -12,6 +12,7 @@ FAILURE = "error.json"
 def note_failure(error: BaseException) -> None:
     """Write an error into the folder of the job, if this process runs a job of a sweep."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import InstantiationException
     from hydra.types import RunMode
 
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
@@ -19,5 +20,7 @@ def note_failure(error: BaseException) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not folder.is_dir():  # a verb that keeps no folders
         return
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # hydra's around a constructor's
+        error = error.__cause__
     about = {"error": type(error).__name__, "message": str(error)}
     (folder / FAILURE).write_text(json.dumps(about) + "\n", encoding="utf-8")

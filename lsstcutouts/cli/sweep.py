@@ -50,7 +50,11 @@ class SweepSummary(Callback):
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
         rows = self._written(folder)
         if rows:
-            Console().print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
+            console = Console()
+            console.print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
+            for row in rows:
+                if "reason" in row:
+                    console.print(f"job {row['job']} failed: {row['reason']}", markup=False, highlight=False)
 
     def _written(self, folder: Path) -> list[dict[str, Any]]:
         """Collect the jobs from their folders, wherever they ran, and write them down."""
@@ -114,7 +118,7 @@ def _table(rows: list[dict[str, Any]], metric: str, title: str) -> Table:
     """Return what differs between the jobs, and what came of them, for people."""
     names = _names(rows)
     given = names[: names.index("state")]  # settings come before, metrics behind
-    found = [name for name in names[len(given) :] if name.startswith(("state", "reason", "val_", "cutouts_"))]
+    found = [name for name in names[len(given) :] if name.startswith(("state", "val_", "cutouts_"))]
     differing = [n for n in [*given, *found] if len({str(row.get(n)) for row in rows}) > 1]
     shown = [name for name in dict.fromkeys(["job", *differing, metric]) if name != "folder"]
     table = Table(title=title, title_justify="left")

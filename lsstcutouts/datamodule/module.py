@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
+import numpy as np
 from torch import nn
 
 from ..cache import TileCache
@@ -214,6 +215,11 @@ class CutoutDataModule(StreamingDataModule):
             seed=seed,
         )
         self.options.check_bands(self.bands)
+        counts = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed, "shuffle_width": shuffle_width}
+        optional = {"threads": threads, "epoch_size": epoch_size, "prefetch_factor": prefetch_factor}
+        for name, value in (counts | {key: one for key, one in optional.items() if one is not None}).items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
         check_order(seed=seed, shuffle_width=shuffle_width)
         shuffle_kind(shuffle)
         Schedule(0, batch_size)

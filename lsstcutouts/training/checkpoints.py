@@ -1,5 +1,6 @@
 """Which checkpoint a training goes on from."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,14 +60,23 @@ def of_this_network(where: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        first, *rest = str(error).splitlines()
-        if not first.startswith(("Error(s) in loading state_dict", "loaded state dict")):
+        text = str(error)
+        if not text.startswith(("Error(s) in loading state_dict", "loaded state dict")):
             raise
-        details = " ".join(line.strip()[:160] for line in rest[:2])
         raise ConfigurationError(
-            f"{where} is of another network or optimizer than this one: {details or first}\nLeave model=... and optimizer=... "
+            f"{where} is of another network or optimizer than this one: {_difference(text)}; leave model=... and optimizer=... "
             "out, to take those of the checkpoint, or give them as in the training"
         ) from error
+
+
+def _difference(text: str) -> str:
+    """Return the first difference of torch's list of all."""
+    shape = r"torch\.Size\((\[[\d, ]*\])\)"
+    if found := re.search(rf"size mismatch for ([\w.]+): .*?{shape}.*?{shape}", text):
+        return f"{found[1]} has the shape {found[2]} in the checkpoint and {found[3]} here"
+    if found := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "([^"]+)"', text):
+        return f"{found[2]} is only {'here' if found[1] == 'Missing' else 'in the checkpoint'}"
+    return text.splitlines()[0]
 
 
 class SameCheckpoint(Callback):

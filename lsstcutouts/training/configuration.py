@@ -283,7 +283,7 @@ def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str)
     """
     trusted = set(_targets(OmegaConf.to_container(cfg, resolve=False)))
     for target in dict.fromkeys(_targets(OmegaConf.to_container(result, resolve=False))):
-        if target in trusted or target.startswith("lsstcutouts."):
+        if target in trusted:
             continue
         try:
             found = get_object(target)
@@ -292,11 +292,17 @@ def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str)
                 f"{where} was trained with {target}, which cannot be imported here ({error}); call the command in {folder}, where "
                 "the training was, or put the folder of the module into PYTHONPATH"
             ) from error
-        if not (isinstance(found, type) and issubclass(found, _MADE)):
+        own = target.startswith("lsstcutouts.")
+        if not (isinstance(found, type) and (own or issubclass(found, _MADE))):
             raise ConfigurationError(
                 f"{where} names {target}, which is no class of a network, optimizer or callback, so it is not called; if "
-                "you trust it, name it on the command line too, such as model.network._target_=" + target
+                f"you trust it, name it on the command line too: {_place(result, target)}={target}"
             )
+
+
+def _place(result: DictConfig, target: str) -> str:
+    values: Any = OmegaConf.to_container(result, resolve=False)
+    return next(key for key in _leaves(values) if key.endswith("_target_") and _select(values, key) == target)
 
 
 def _targets(value: Any) -> Iterator[str]:
