@@ -20,6 +20,7 @@ from .dataset import TensorBatch
 from .errors import ConfigurationError
 from .labels import Labels, check_binary, check_finite, class_numbers
 from .schedules import OneCycle, Schedule
+from .trained import data_state
 
 __all__ = ["Classifier", "LensClassifier", "LensFinder", "Regressor", "Supervised"]
 
@@ -115,6 +116,12 @@ class Supervised(L.LightningModule):
         self.network, self.lr, self.weight_decay, self.label = network, lr, weight_decay, label
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self._checked = False  # whether the labels of the whole training have been
+        self.trained_on: dict[str, Any] | None = None
+        """What a checkpoint says of the data of its training; the data module that predicts uses and checks it."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember what the network was trained on."""
+        self.trained_on = data_state(checkpoint)
 
     @abstractmethod
     def check(self, labels: Labels) -> None:

@@ -34,7 +34,7 @@ LAYERS = {
     **dict.fromkeys(["butler", "cutout", "splits"], 3),
     **dict.fromkeys(["planner", "simulate", "report", "export", "normalisation"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
-    **dict.fromkeys(["dataset", "schedules"], 6),
+    **dict.fromkeys(["dataset", "schedules", "trained"], 6),
     **dict.fromkeys(["transforms", "models", "callbacks"], 7),
     "datamodule": 8,
     **dict.fromkeys(["training", "benchmark", "doctor"], 9),

@@ -15,8 +15,9 @@ from typing import Any, TextIO
 from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
 from ..signatures import importing_from_here
+from .failures import note_failure
 from .mistakes import explained, ready
-from .quoting import hydra_arguments
+from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
 __all__ = ["main"]
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(_unknown_verb(name), _USAGE)
     if any(argument in {"-h", "--help"} for argument in rest):
         return _say(verb_help(name))
-    return _run(name, rest)
+    return _run(name, with_run_folder(rest) if name == "train" else rest)
 
 
 def _say(text: str) -> int:
@@ -177,15 +178,20 @@ def _call(name: str, cfg: Any, results: TextIO | None) -> int:
     except InstantiationException as error:
         # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
         if not isinstance(error.__cause__, LsstCutoutsError):
-            traceback.print_exception(error)
-            return _FAILED
+            return _unforeseen(error)
         return _explain(name, error.__cause__, results, debug=debug)
     except Exception as error:  # noqa: BLE001 - a bug: shown with its traceback; a sweep goes on with its other jobs
-        traceback.print_exception(error)
-        return _FAILED
+        return _unforeseen(error)
     if results is not None and result is not None:
         _write_json(results, result.as_dict())
     return int(getattr(result, "exit_status", _OK))
+
+
+def _unforeseen(error: Exception) -> int:
+    """Show an error that nobody foresaw, and keep the reason for the table of a sweep."""
+    note_failure(error)
+    traceback.print_exception(error)
+    return _FAILED
 
 
 def _check_types(name: str, cfg: Any) -> None:
@@ -220,6 +226,7 @@ def _function(target: str) -> Callable[[Any], Any]:
 def _explain(name: str, error: LsstCutoutsError, results: TextIO | None, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
+    note_failure(error)
     if results is not None:
         _write_json(results, {"error": type(error).__name__, "message": str(error)})
     status = _USAGE if isinstance(error, ConfigurationError) else _FAILED

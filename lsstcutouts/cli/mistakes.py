@@ -70,16 +70,23 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
         if "=" not in override.strip("=") and not override.startswith("~"):
             raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
     given = {match["key"]: match["value"] for match in map(_parts, overrides)}
-    if verb in {"train", "normalise"} and "data" not in given and given.get("resume", "null") == "null":
-        overrides = ["data=custom", *overrides] if given.keys() & {"data.repo", "data.catalog"} else overrides
+    own = given.keys() & {"data.repo", "data.catalog"}
+    # A checkpoint that is resumed says the rest; with resume=auto there may be none yet.
+    wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
+    if verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
+        overrides = ["data=custom", *overrides]
     model = given.get("model") or ""
     if verb in {"train", "predict"} and _IMPORT_PATH.fullmatch(model):
         overrides = [override for override in overrides if _parts(override)["key"] != "model"]
         overrides, given["model._target_"] = [*overrides, f"model._target_={model}"], model
         del given["model"]
+    if model == "custom" and "model._target_" not in given:
+        raise ConfigurationError(
+            "model=custom needs a class of your own: model._target_=my_model.Net, or model=my_model.Net alone"
+        )
     if "model" not in given and not (given.get("model._target_") or "lsstcutouts.").startswith("lsstcutouts."):
-        own = ["model=custom", *(f"{group}=none" for group in ("optimizer", "scheduler") if group not in given)]
-        overrides = [*own, *overrides]
+        empty = [f"{group}=none" for group in ("optimizer", "scheduler") if group not in given]
+        overrides = ["model=custom", *empty, *overrides]
     return [*options, *overrides]
 
 

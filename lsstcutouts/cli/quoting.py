@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["SWEEP", "hydra_arguments", "split_arguments"]
+__all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
@@ -100,3 +100,18 @@ def _quoted(value: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def with_run_folder(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of ``train`` with the folder of the run that ``resume`` goes on with, unless they name an output.
+
+    A checkpoint that lies elsewhere, outside the folder of a run, leaves the default.
+    """
+    given = dict(argument.split("=", maxsplit=1) for argument in arguments if "=" in argument)
+    checkpoint = Path(given.get("resume", "").strip("'\"")).expanduser()
+    if "output" in given or not checkpoint.is_file():
+        return list(arguments)
+    for folder in (checkpoint.parent, checkpoint.parent.parent):  # last.ckpt, checkpoints/best.ckpt
+        if (folder / ".hydra").is_dir():
+            return [*arguments, f"output={folder}"]
+    return list(arguments)

@@ -1,5 +1,6 @@
 """Which checkpoint a training goes on from."""
 
+import re
 import signal
 import threading
 import time
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from ..errors import ConfigurationError
 
-__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told"]
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told", "of_this_network"]
 
 LAST = "last.ckpt"
 """File of the checkpoint after each epoch."""
@@ -80,6 +81,42 @@ def _kept(trainer: L.Trainer, output: Path, resumed: Path | None, start: float) 
         f"{during}; no checkpoint was kept, as last.ckpt is written at the end of each epoch. "
         "callbacks=[default,checkpoints] keeps one at Ctrl-C, too"
     )
+
+
+@contextmanager
+def of_this_network(where: str) -> Iterator[None]:
+    """Say in two lines that a checkpoint is of another network, or of another optimizer.
+
+    Parameters
+    ----------
+    where
+        Setting and file of the checkpoint.
+
+    Raises
+    ------
+    ConfigurationError
+        Instead of the list of all its tensors.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        text = str(error)
+        if not text.startswith(("Error(s) in loading state_dict", "loaded state dict")):
+            raise
+        raise ConfigurationError(
+            f"{where} is of another network or optimizer than this one: {_difference(text)}; leave model=... and optimizer=... "
+            "out, to take those of the checkpoint, or give them as in the training"
+        ) from error
+
+
+def _difference(text: str) -> str:
+    """Return the first difference of torch's list of all."""
+    shape = r"torch\.Size\((\[[\d, ]*\])\)"
+    if found := re.search(rf"size mismatch for ([\w.]+): .*?{shape}.*?{shape}", text):
+        return f"{found[1]} has the shape {found[2]} in the checkpoint and {found[3]} here"
+    if found := re.search(r'(Missing|Unexpected) key\(s\) in state_dict: "([^"]+)"', text):
+        return f"{found[2]} is only {'here' if found[1] == 'Missing' else 'in the checkpoint'}"
+    return text.splitlines()[0]
 
 
 class SameCheckpoint(Callback):

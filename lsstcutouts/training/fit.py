@@ -12,7 +12,9 @@ from ..cache import CacheStats
 from ..callbacks import Throughput
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
-from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told
+from ..trained import read_checkpoint
+from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
+from .configuration import as_trained, recorded
 from .making import check_settings, complete_model, explained_errors, made, without_foreign_defaults
 from .pictures import picture_of_validation
 from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, quieten, trainer_of
@@ -39,6 +41,14 @@ def train(cfg: DictConfig) -> TrainingResult:
     resumed = checkpoint_to_resume(cfg.resume, output)
     cfg = without_foreign_defaults(cfg)
     cfg.output = str(output)  # each job of a sweep has its own
+    where = f"resume={cfg.resume!r}" if cfg.resume != "auto" else f"resume='auto' ({resumed})"
+    if resumed is not None:
+        before = read_checkpoint(resumed, "resume")
+        if not {"optimizer_states", "loops"} <= set(before):
+            raise ConfigurationError(
+                f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
+            )
+        cfg = as_trained(cfg, before, where, resume=True)
     if not cfg.debug:
         quieten()
     check_settings(cfg, "data", "trainer", "callbacks")
@@ -48,11 +58,12 @@ def train(cfg: DictConfig) -> TrainingResult:
     data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
     complete_model(cfg, data)
     check_settings(cfg, "model")
+    data.configuration = recorded(cfg)
     model: L.LightningModule = made(cfg, "model", L.LightningModule)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
-    with explained_errors(model, data), interruption_told(trainer, output, resumed):
+    with explained_errors(model, data), interruption_told(trainer, output, resumed), of_this_network(where):
         trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
