@@ -198,7 +198,7 @@ def _check_types(name: str, cfg: Any) -> None:
     """Refuse another value than true or false where these are the choice, and a seed that is no whole number."""
     from omegaconf import OmegaConf
 
-    defaults = OmegaConf.load(files(CONFIGS).joinpath(f"{name}.yaml").open(encoding="utf-8"))
+    defaults: Any = OmegaConf.create(files(CONFIGS).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
     for key in cfg:
         value, wanted = cfg[key], defaults.get(key) if key not in {"json", "debug"} else False
         if isinstance(wanted, bool) and not isinstance(value, bool):

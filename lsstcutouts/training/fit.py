@@ -15,7 +15,7 @@ from ..errors import ConfigurationError
 from ..trained import read_checkpoint
 from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
 from .configuration import as_trained, recorded
-from .making import check_settings, complete_model, explained_errors, made, without_foreign_defaults
+from .making import check_settings, complete_model, explained_errors, label_named, made, without_foreign_defaults
 from .pictures import picture_of_validation
 from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, quieten, trainer_of
 from .result import TrainingResult
@@ -56,14 +56,21 @@ def train(cfg: DictConfig) -> TrainingResult:
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
     data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
-    complete_model(cfg, data)
+    label = str(OmegaConf.select(cfg, "model.label", default=cfg.label))
+    with label_named(label):
+        complete_model(cfg, data, label)
     check_settings(cfg, "model")
     data.configuration = recorded(cfg)
     model: L.LightningModule = made(cfg, "model", L.LightningModule)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
-    with explained_errors(model, data), interruption_told(trainer, output, resumed), of_this_network(where):
+    with (
+        explained_errors(model, data),
+        interruption_told(trainer, output, resumed),
+        label_named(label),
+        of_this_network(where),
+    ):
         trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
@@ -77,15 +84,11 @@ def train(cfg: DictConfig) -> TrainingResult:
         (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
         _write(result, output)
         if cfg.picture:  # the last step: what was trained is kept, whatever becomes of the picture
-            picture = picture_of_validation(model, data, output, label=_label(cfg), seed=cfg.seed)
+            picture = picture_of_validation(model, data, output, label=label, seed=cfg.seed)
             result = replace(result, picture=None if picture is None else str(picture))
             _write(result, output)
         Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
     return result
-
-
-def _label(cfg: DictConfig) -> str:
-    return str(OmegaConf.select(cfg, "model.label", default=cfg.label))
 
 
 def _write(result: TrainingResult, output: Path) -> None:

@@ -18,13 +18,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..catalog import Catalog, expression_columns, matching
 from ..datamodule import CutoutDataModule
-from ..errors import ConfigurationError, LsstCutoutsError
+from ..errors import CatalogError, ConfigurationError, LsstCutoutsError
 from ..labels import Labels, class_values, median_and_spread
 from ..plan import CutoutPlan
 from ..signatures import fits, located, nearest, parameters, shown_type
 from ..splits.settings import OWN_COLUMNS
 
-__all__ = ["check_settings", "complete_model", "explained_errors", "made", "without_foreign_defaults"]
+__all__ = ["check_settings", "complete_model", "explained_errors", "label_named", "made", "without_foreign_defaults"]
 
 
 def without_foreign_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
@@ -150,8 +150,17 @@ def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
     return found
 
 
-def complete_model(cfg: DictConfig, data: CutoutDataModule) -> None:
+def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
     """Fill in what the model must know of the labels and what was left null: ``classes``, ``center`` and ``spread``.
+
+    Parameters
+    ----------
+    cfg
+        The configuration, which is changed.
+    data
+        Its data module, which need not be set up.
+    label
+        Name of the column.
 
     Raises
     ------
@@ -159,7 +168,6 @@ def complete_model(cfg: DictConfig, data: CutoutDataModule) -> None:
         If the labels do not fit the task.
     """
     model = cfg.model
-    label = OmegaConf.select(cfg, "model.label", default=cfg.label)
     if "classes" in model and model.classes is None:
         model.classes = class_values(_labels(data, label), label)
     for name, value in (("center", 0), ("spread", 1)):
@@ -194,6 +202,24 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
         values = catalog.columns[label]
         found.append([values[i] for i in rows] if isinstance(values, list) else values[rows])
     return [v for part in found for v in part] if isinstance(found[0], list) else np.concatenate(found)
+
+
+@contextmanager
+def label_named(label: str) -> Iterator[None]:
+    """Say what a catalog without the label column needs.
+
+    Raises
+    ------
+    CatalogError
+        As it was, with the setting that names another column.
+    """
+    try:
+        yield
+    except CatalogError as error:
+        if f"no column {label!r}" not in str(error):
+            raise
+        message = f"{error} Give label=NAME, the column to learn; a model that needs no label: data.columns=[]"
+        raise CatalogError(message) from error
 
 
 @contextmanager
