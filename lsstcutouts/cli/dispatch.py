@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
 from ..signatures import importing_from_here
 from .failures import note_failure
-from .mistakes import explained, ready
+from .mistakes import explained, in_words, ready
 from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
@@ -85,11 +85,12 @@ def _run(name: str, arguments: list[str]) -> int:
         try:
             return _composed_and_called(name, arguments, results)
         except (HydraException, OmegaConfBaseException) as error:
-            return _composed_and_called(name, explained(name, arguments, error), results)
+            arguments = explained(name, arguments, error)
+        return _composed_and_called(name, arguments, results)
     except LsstCutoutsError as error:
         return _explain(name, error, results, debug=debug)
     except (HydraException, OmegaConfBaseException) as error:  # of several mistakes, or of one that nobody foresaw
-        return _explain(name, ConfigurationError(" ".join(str(error).split())), results, debug=debug)
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
     except OSError as error:  # verbs handle their own: this is hydra's, which makes the folder of the run
         message = f"the output folder cannot be written: {error.strerror}: {error.filename}; give another output="
         return _explain(name, ConfigurationError(message), results, debug=debug)
@@ -174,7 +175,7 @@ def _call(name: str, cfg: Any, results: TextIO | None) -> int:
     except LsstCutoutsError as error:
         return _explain(name, error, results, debug=debug)
     except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        return _explain(name, ConfigurationError(" ".join(str(error).split())), results, debug=debug)
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
     except InstantiationException as error:
         # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
         if not isinstance(error.__cause__, LsstCutoutsError):
