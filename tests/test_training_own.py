@@ -19,6 +19,7 @@ from lsstcutouts.simulate import SimulationConfig, simulate
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
     pytest.mark.filterwarnings("ignore:No .* samples in targets:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]
 
 NETS = '''
@@ -256,6 +257,6 @@ def test_ctrl_c_says_what_was_kept(own: list[str], capsys: pytest.CaptureFixture
     status, shown = run(0, *kept)
     assert status == 130
     assert "kept: out/kept/checkpoints/on_exception.ckpt" in shown
-    assert run(-1, *kept, "trainer.max_epochs=1")[0] == 0  # a new training does not go on from it unasked
+    assert run(-1, *kept, "trainer.max_epochs=1") == (0, "")  # a new training does not go on from it unasked
     assert json.loads(Path("out/kept/metrics.json").read_text())["epochs"] == 1
     assert not Path("out/kept/checkpoints/on_exception.ckpt").exists()
