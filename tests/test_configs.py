@@ -22,7 +22,7 @@ from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensClassifier
 from lsstcutouts.simulate import SimulationConfig
 from lsstcutouts.training.prepare import callbacks_of
-from lsstcutouts.transforms import AsinhStretch, RandomD4
+from lsstcutouts.transforms import AsinhStretch, NoiseAsinh, RandomD4
 
 FOLDER = Path(lsstcutouts.configs.__file__).parent
 GROUPS = {p.name: sorted(f.stem for f in p.glob("*.yaml")) for p in FOLDER.iterdir() if list(p.glob("*.yaml"))}
@@ -89,8 +89,15 @@ def test_several_callbacks_are_put_together(tmp_path: Path) -> None:
         callbacks_of(composed("+callbacks.odd._target_=builtins.dict", f"output={tmp_path}"))
 
 
-def test_the_demo_stretches_and_turns_as_ever() -> None:
-    data = hydra.utils.instantiate(composed().data)
+@pytest.mark.parametrize("verb", ["train", "predict", "normalise"])
+def test_every_verb_has_the_same_normalisation(verb: str) -> None:
+    data = hydra.utils.instantiate(composed("checkpoint=x.ckpt" if verb == "predict" else "seed=0", verb=verb).data)
+    assert type(data.normalisation) is NoiseAsinh
+    assert data.normalisation.softening == 1.0
+
+
+def test_the_demo_turns_and_there_is_a_stretch_of_fixed_scales() -> None:
+    data = hydra.utils.instantiate(composed("normalisation=fixed_asinh").data)
     assert isinstance(data.normalisation, AsinhStretch)
     assert data.normalisation.scale.flatten().tolist() == [20.0, 10.0, 12.0, 18.0, 30.0, 60.0]
     assert isinstance(data.augmentations, RandomD4)
