@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
-from .signatures import without_secrets
+from .credentials import without_secrets
 
 __all__ = [
     "Trouble",

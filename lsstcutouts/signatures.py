@@ -1,96 +1,187 @@
-"""Signed URLs and tokens: what they are, and how they stay out of messages, tracebacks and logs."""
+"""What a constructor takes, asked of its own signature: names of arguments, types of values."""
 
-import contextlib
-import logging
-import re
-from datetime import UTC, datetime
-from urllib.parse import parse_qsl, urlsplit
+import importlib
+import inspect
+import os
+import pkgutil
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeAliasType, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["expiry_of", "hide_secrets", "is_signed", "without_query", "without_secrets"]
+from .errors import ConfigurationError
 
-_SIGNATURES = {"signature", "x-amz-signature", "x-goog-signature", "sig"}
-"""Parameters of Amazon, Google and CloudFront (versions 2 and 4), and Azure."""
+__all__ = ["fits", "importing_from_here", "located", "nearest", "parameters", "shown_type"]
 
-_QUERY = re.compile(r"\?[^\s'\")>\]]*=[^\s'\")>\]]*")
-_SECRET = re.compile(
-    r"((?:\b(?:signature|sig|awsaccesskeyid|googleaccessid|key-pair-id)|\bx-(?:amz|goog)-[\w-]+)(?:=|%3D)"
-    r"|\b(?:signature|x-amz-security-token):\s*|\bbearer\s+(?!token\b))[^\s&'\",;)>\]]+",
-    re.IGNORECASE,
-)
-"""Values of parameters and headers that give access, and the names of the keys that they were made with."""
-
-_LOGGERS = (
-    "urllib3.connectionpool",
-    "urllib3.poolmanager",
-    "urllib3.util.retry",
-    "botocore.auth",
-    "botocore.endpoint",
-    "lsst.resources.http",
-    "lsst.resources._resourcePath",
-)
-"""What writes URLs, signatures and headers of requests to the log, mostly at the level DEBUG."""
+_LISTS = frozenset([list, tuple, set, Sequence, Iterable, Collection])
+_MAPPINGS = frozenset([dict, Mapping])
 
 
-def is_signed(uri: str) -> bool:
-    """Return whether a URI holds a signature, so that whoever has it has access."""
-    return "?" in uri and not _SIGNATURES.isdisjoint(_query(uri))
+@contextmanager
+def importing_from_here() -> Iterator[None]:
+    """Let modules in the current folder be imported, after all installed ones: a script's own folder is another one."""
+    here = str(Path.cwd())
+    if here in sys.path or "" in sys.path:
+        yield
+        return
+    sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
-def expiry_of(url: str) -> float | None:
-    """Return when a signed URL expires, in seconds since 1970; None where it does not say."""
-    query = _query(url)
-    with contextlib.suppress(ValueError, OverflowError):
-        if "expires" in query:  # Amazon and Google, version 2; CloudFront
-            return float(query["expires"])
-        for vendor in ("x-amz-", "x-goog-"):
-            if f"{vendor}date" in query:
-                start = datetime.strptime(query[f"{vendor}date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-                return start.timestamp() + float(query.get(f"{vendor}expires", "nan"))
-        if "se" in query:  # Azure
-            end = datetime.fromisoformat(query["se"])
-            return end.replace(tzinfo=end.tzinfo or UTC).timestamp()
-    return None
+def located(target: str) -> Callable[..., Any]:
+    """Return the class or function of a dotted import path.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, with names that are near.
+    """
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigurationError(f"{target!r} is no import path; write MODULE.NAME, such as my_model.Net")
+    found: Any = _module(parts[0], target)
+    for i, name in enumerate(parts[1:], start=1):
+        if not hasattr(found, name) and inspect.ismodule(found):
+            _submodule(found, name, target)
+        if not hasattr(found, name):
+            own = [
+                n for n, v in vars(found).items() if getattr(v, "__module__", None) == getattr(found, "__name__", "")
+            ]
+            close = nearest(name, own or dir(found))
+            hint = f"; did you mean {' or '.join(close)}?" if close else f"; it has {', '.join(own)}" if own else ""
+            raise ConfigurationError(f"{target}: {'.'.join(parts[:i])} has no {name!r}{hint}")
+        found = getattr(found, name)
+    if not callable(found):
+        raise ConfigurationError(f"{target!r} is no class or function")
+    return found  # type: ignore[no-any-return]
 
 
-def _query(url: str) -> dict[str, str]:
-    return {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
+def _module(name: str, target: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        close = nearest(name, [module.name for module in pkgutil.iter_modules([str(Path.cwd())])])
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigurationError(
+            f"{target}: there is no module {name!r}, neither installed nor as {name}.py in {Path.cwd()}{hint}"
+        ) from error
 
 
-def without_query(uri: str) -> str:
-    """Return a URI without its query and password, which can be what gives access, for messages."""
-    if not uri.startswith(("http://", "https://")):
-        return uri
-    parts = urlsplit(uri)
-    return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()
+def _submodule(parent: types.ModuleType, name: str, target: str) -> None:
+    """Import a module of a package, if there is one."""
+    full = f"{parent.__name__}.{name}"
+    try:
+        importlib.import_module(full)
+    except ModuleNotFoundError as error:
+        if error.name not in {full, parent.__name__}:
+            raise ConfigurationError(f"{target} cannot be imported: {error}") from error
 
 
-def without_secrets(text: str) -> str:
-    """Return a text without queries of URLs, signatures and tokens."""
-    return _SECRET.sub(r"\1...", _QUERY.sub("?...", text))
+def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
+    """Return name and type of each named argument, and whether others are taken as well.
+
+    The type is `Any` where none is known. A builtin that does not tell its signature takes anything.
+    """
+    try:
+        found = list(inspect.signature(target).parameters.values())
+    except ValueError:
+        return {}, True
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):  # names that are only imported for type checkers
+        hints = {}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes_more = any(one.kind == inspect.Parameter.VAR_KEYWORD for one in found)
+    return {one.name: hints.get(one.name, Any) for one in found if one.kind in named}, takes_more
 
 
-def hide_secrets(error: BaseException) -> None:
-    """Take queries of URLs, signatures and tokens out of the words of an exception and of all that it was made of."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        args = tuple(without_secrets(arg) if isinstance(arg, str) else arg for arg in one.args)
-        if args != one.args:
-            one.args = args
-        linked = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
-        waiting += [other for other in linked if isinstance(other, BaseException)]
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a plain value (number, text, list, dictionary, None) can be of a type.
 
-
-def _hidden(record: logging.LogRecord) -> bool:
-    """Take signatures and tokens out of a log record; a filter that keeps every record."""
-    text = record.getMessage()
-    if (shown := without_secrets(text)) != text:
-        record.msg, record.args = shown, ()
+    Types that plain values say nothing about, such as those of objects that are made from dictionaries, always fit.
+    """
+    if hint is Any:
+        return True
+    if isinstance(hint, TypeAliasType):
+        return fits(value, hint.__value__)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in {Union, types.UnionType}:
+        return any(fits(value, one) for one in args)
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in args)
+    kind = origin or hint
+    if kind is bool:
+        return isinstance(value, bool)
+    if kind in {int, float}:
+        whole = isinstance(value, int) or (isinstance(value, float) and (kind is float or value.is_integer()))
+        return whole and not isinstance(value, bool)
+    if kind is str or kind is os.PathLike or kind is Path:
+        return isinstance(value, str)
+    if kind is type(None):
+        return value is None
+    if kind in _LISTS:
+        inner = [one for one in args if one is not Ellipsis]
+        if isinstance(value, str) and kind not in {list, tuple, set}:
+            return inner in ([], [str])  # a text is a sequence of texts
+        return isinstance(value, list | tuple) and (len(inner) != 1 or all(fits(one, inner[0]) for one in value))
+    if kind in _MAPPINGS:
+        return isinstance(value, Mapping)
+    if inspect.isclass(kind) and kind is not object:
+        return value is not None and not isinstance(value, bool | int | float | str | list | tuple)
     return True
 
 
-for _name in _LOGGERS:
-    logging.getLogger(_name).addFilter(_hidden)
+def shown_type(hint: Any) -> str:
+    """Return a type in words of a configuration file: "a whole number", "a number or null", "one of zero, nan"."""
+    kinds = list(_alternatives(hint))
+    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    plain = [_word(kind) for kind in kinds if get_origin(kind) is not Literal]
+    words = [word for word in plain if not word.startswith("{")] or plain
+    if choices:
+        words.insert(0, ("one of " if len(choices) > 1 else "") + ", ".join(dict.fromkeys(choices)))
+    null = [word for word in words if word == "null"]
+    return " or ".join(dict.fromkeys([*(word for word in words if word != "null"), *null]))
+
+
+def _alternatives(hint: Any) -> Iterator[Any]:
+    if isinstance(hint, TypeAliasType):
+        yield from _alternatives(hint.__value__)
+    elif get_origin(hint) in {Union, types.UnionType}:
+        for one in get_args(hint):
+            yield from _alternatives(one)
+    else:
+        yield hint
+
+
+_WORDS = {type(None): "null", str: "text", os.PathLike: "a path", Path: "a path", bool: "true or false"}
+_WORDS |= {int: "a whole number", float: "a number"}
+
+
+def _word(hint: Any) -> str:
+    kind, args = get_origin(hint) or hint, get_args(hint)
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if kind in _LISTS:
+        inner = {shown_type(one).removeprefix("a ") + "s" for one in args if one is not Ellipsis and one is not Any}
+        return f"a list of {inner.pop()}" if len(inner) == 1 else "a list"
+    if kind in _MAPPINGS:
+        return "a dictionary"
+    return f"{{_target_: ...}} that makes a {getattr(kind, '__name__', kind)}"
+
+
+def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3, cutoff: float = 0.7) -> list[str]:
+    """Return names that a person may have meant: alike, or alike in their last part (``lr`` for ``model.optimizer.lr``)."""
+    exact = [one for one in names if one.rpartition(".")[2] == name.rpartition(".")[2] and one != name]
+    alike = get_close_matches(name, list(names), n=count, cutoff=cutoff)
+    last = {one.rpartition(".")[2]: one for one in reversed(list(names))}
+    tails = [last[one] for one in get_close_matches(name.rpartition(".")[2], last, n=count, cutoff=cutoff + 0.05)]
+    return list(dict.fromkeys([*exact, *alike, *tails]))[:count]

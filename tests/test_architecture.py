@@ -11,7 +11,7 @@ import lsstcutouts
 
 PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
-    **dict.fromkeys(["errors", "ids", "locks", "signatures"], 0),
+    **dict.fromkeys(["errors", "ids", "locks", "credentials"], 0),
     **dict.fromkeys(
         [
             "writing",
@@ -25,6 +25,8 @@ LAYERS = {
             "kernels",
             "mosaic",
             "memory",
+            "labels",
+            "signatures",
         ],
         1,
     ),
@@ -32,7 +34,7 @@ LAYERS = {
     **dict.fromkeys(["butler", "cutout", "splits"], 3),
     **dict.fromkeys(["planner", "simulate", "report", "export", "normalisation"], 4),
     **dict.fromkeys(["fetcher", "device"], 5),
-    **dict.fromkeys(["dataset", "schedules"], 6),
+    **dict.fromkeys(["dataset", "schedules", "trained"], 6),
     **dict.fromkeys(["transforms", "models", "callbacks"], 7),
     "datamodule": 8,
     **dict.fromkeys(["training", "benchmark", "doctor"], 9),

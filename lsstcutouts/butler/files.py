@@ -9,9 +9,9 @@ from typing import Any
 from lsst.daf.butler import Butler, DatasetRef
 from lsst.resources import ResourcePath
 
+from ..credentials import without_query
 from ..errors import DatasetError
 from ..foreign import status_of
-from ..signatures import without_query
 
 __all__ = ["LocatedFile", "located"]
 

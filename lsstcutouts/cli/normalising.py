@@ -54,7 +54,7 @@ class Normalised:
 
 def run(cfg: DictConfig) -> Normalised:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
-    ensure_simulation(cfg.simulation, progress=not cfg.json)
+    ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
     # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
     unused = {"columns": (), "weights": None, "balance": None}
     data: CutoutDataModule = hydra.utils.instantiate(

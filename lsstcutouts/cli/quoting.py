@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["hydra_arguments"]
+__all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
@@ -25,7 +25,8 @@ _WITH_VALUE = frozenset(
     ["-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"]
 )
 _PERHAPS_WITH_VALUE = frozenset(["-i", "--info"])
-_SWEEP = frozenset(["-m", "--multirun"])
+SWEEP = frozenset(["-m", "--multirun"])
+"""Options that ask for a job with each of several values."""
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
@@ -33,12 +34,12 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
 
     A person may write them in any order; hydra's parser (argparse) takes overrides in one piece only.
     """
-    options, overrides = _split(arguments)
-    sweep = not _SWEEP.isdisjoint(options)
+    options, overrides = split_arguments(arguments)
+    sweep = not SWEEP.isdisjoint(options)
     return [*options, "--", *(_quote_override(override, sweep=sweep) for override in overrides)]
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return hydra's options, with their values, and the overrides."""
     options, overrides = list[str](), list[str]()
     before = ""
@@ -99,3 +100,18 @@ def _quoted(value: str) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def with_run_folder(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of ``train`` with the folder of the run that ``resume`` goes on with, unless they name an output.
+
+    A checkpoint that lies elsewhere, outside the folder of a run, leaves the default.
+    """
+    given = dict(argument.split("=", maxsplit=1) for argument in arguments if "=" in argument)
+    checkpoint = Path(given.get("resume", "").strip("'\"")).expanduser()
+    if "output" in given or not checkpoint.is_file():
+        return list(arguments)
+    for folder in (checkpoint.parent, checkpoint.parent.parent):  # last.ckpt, checkpoints/best.ckpt
+        if (folder / ".hydra").is_dir():
+            return [*arguments, f"output={folder}"]
+    return list(arguments)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ..writing import whole_file
+from .failures import FAILURE
 
 __all__ = ["SweepSummary", "ranked", "settings_of"]
 
 
 class SweepSummary(Callback):
-    """Print a table of all jobs of a sweep after the last one, and write ``sweep.csv`` into its folder.
+    """Print a table of all jobs of a sweep after the last one, and write ``sweep.csv`` into its folder after each of them.
+
+    A job that failed is in it, with its reason.
 
     Parameters
     ----------
@@ -30,20 +34,35 @@ class SweepSummary(Callback):
     def __init__(self, metric: str, mode: Literal["max", "min"] = "max") -> None:
         self.metric, self.mode = metric, mode
         self._start = time.time()
+        self._sweeps = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
         """Remember when it began: the folder may hold jobs of earlier sweeps."""
-        self._start = time.time()
+        self._start, self._sweeps = time.time(), True
+
+    def on_job_end(self, config: DictConfig, job_return: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """Write what there is so far: a sweep may be interrupted."""
+        if self._sweeps:
+            self._written(Path(OmegaConf.select(config, "hydra.sweep.dir")))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Collect the jobs from their folders, wherever they ran."""
+        """Show all jobs."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
+        rows = self._written(folder)
+        if rows:
+            console = Console()
+            console.print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
+            for row in rows:
+                if "reason" in row:
+                    console.print(f"job {row['job']} failed: {row['reason']}", markup=False, highlight=False)
+
+    def _written(self, folder: Path) -> list[dict[str, Any]]:
+        """Collect the jobs from their folders, wherever they ran, and write them down."""
         jobs = [_job(path, self._start) for path in folder.glob("*/.hydra/overrides.yaml")]
         rows = ranked([job for job in jobs if job is not None], self.metric, self.mode)
-        if not rows:
-            return
-        _write(folder / "sweep.csv", rows)
-        Console().print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
+        if rows:
+            _write(folder / "sweep.csv", rows)
+        return rows
 
 
 def settings_of(overrides: list[str]) -> dict[str, str]:
@@ -53,9 +72,16 @@ def settings_of(overrides: list[str]) -> dict[str, str]:
 
 
 def ranked(jobs: list[dict[str, Any]], metric: str, mode: Literal["max", "min"]) -> list[dict[str, Any]]:
-    """Return the jobs, best first; those without the metric last, by their number."""
+    """Return the jobs, best first; those without the metric, or with NaN, last, by their number."""
     sign = -1.0 if mode == "max" else 1.0
-    return sorted(jobs, key=lambda job: (job.get(metric) is None, sign * job.get(metric, 0.0), job["job"]))
+
+    def place(job: dict[str, Any]) -> tuple[bool, float, bool, Any]:
+        value = job.get(metric)
+        if not isinstance(value, int | float) or math.isnan(value):
+            return True, 0.0, isinstance(job["job"], str), job["job"]
+        return False, sign * value, isinstance(job["job"], str), job["job"]
+
+    return sorted(jobs, key=place)
 
 
 def _job(overrides: Path, start: float) -> dict[str, Any] | None:
@@ -66,9 +92,12 @@ def _job(overrides: Path, start: float) -> dict[str, Any] | None:
         return None
     job: dict[str, Any] = {"job": int(folder.name) if folder.name.isdigit() else folder.name, "folder": str(folder)}
     job |= settings_of([str(one) for one in OmegaConf.load(overrides)])
-    metrics = folder / "metrics.json"
+    failure, metrics = folder / FAILURE, folder / "metrics.json"
+    if failure.is_file() and failure.stat().st_mtime >= start - 2:
+        about = json.loads(failure.read_text(encoding="utf-8"))
+        return {**job, "state": "failed", "reason": f"{about['error']}: {about['message']}"}
     if not metrics.is_file() or metrics.stat().st_mtime < start - 2:
-        return {**job, "state": "failed"}
+        return {**job, "state": "failed", "reason": "it ended without a result"}
     found = json.loads(metrics.read_text())
     rest = {name: found[name] for name in ("cutouts_per_second", "waiting", "checkpoint")}
     return {**job, "state": "done", **found["metrics"], **rest}

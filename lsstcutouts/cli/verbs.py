@@ -83,6 +83,7 @@ VERBS = {
         examples=(
             "lsstcutouts train",
             "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
+            "lsstcutouts train resume=outputs/train/last.ckpt trainer.max_epochs=30",
             "lsstcutouts train -m seed=0,1,2",
             "lsstcutouts train hparams_search=lr_width",
         ),
@@ -91,10 +92,11 @@ VERBS = {
         target="lsstcutouts.training:predict",
         summary="write what a trained network says about every target of a catalog",
         details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
-        " is no score. The groups are those of train: give data, normalisation and model as in training.",
+        " is no score. Data, normalisation and network are those of the training, as the checkpoint says; another catalog,"
+        " repository, batch size or output may be given.",
         examples=(
             "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
-            "lsstcutouts predict checkpoint=best.ckpt data=dp2 data.catalog=targets.parquet trainer=gpu output=scores.parquet",
+            "lsstcutouts predict checkpoint=best.ckpt data.catalog=targets.parquet trainer=gpu output=scores.parquet",
         ),
     ),
     "benchmark": Verb(

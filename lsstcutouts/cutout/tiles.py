@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache import TileCache
+from ..credentials import without_query
 from ..errors import ReadError
 from ..fits import Coadd, Unit, salvage
 from ..geom import YX
 from ..plan import CutoutPlan
-from ..signatures import without_query
 from ..stages import StageClock
 from .account import Failure
 from .depth import Depths

@@ -100,6 +100,10 @@ class Fitting:
     """
 
     def __init__(self, given: str | os.PathLike[str] | Statistics | None, *, sample: int) -> None:
+        if not isinstance(given, str | os.PathLike | Statistics | None):
+            raise ConfigurationError(
+                f"statistics must be a file of `lsstcutouts normalise` or Statistics, got {given!r}"
+            )
         if sample < 1:
             raise ConfigurationError(f"normalisation_sample must be at least 1, got {sample}")
         self.statistics: Statistics | None = None
@@ -115,25 +119,49 @@ class Fitting:
         if len(sample.rows) and not path.exists():
             sample.fit(self._count).save(path)
 
-    def set_up(self, module: nn.Module, sample: Sample, folder: Path) -> None:
+    def set_up(
+        self, module: nn.Module, sample: Sample, folder: Path, pixels: Mapping[str, Any], *, may_fit: bool
+    ) -> None:
         """Find the statistics, or fit them, and hand them to the modules.
 
-        Without a training split, such as in a prediction, a checkpoint is expected to bring them.
+        Without a training split, and in a prediction, a checkpoint is expected to bring them.
+
+        Parameters
+        ----------
+        module, sample, folder
+            Who needs them, what they are fitted to, where other processes find them.
+        pixels
+            ``pixels`` and ``pixel_scale`` of the cutouts, which statistics that were given must be of.
+        may_fit
+            Whether they may be fitted.
         """
+        fits: dict[str, Any] = {
+            "unit": sample.options.flux_unit,
+            "size": pixels.get("pixels"),
+            "pixel_scale": pixels.get("pixel_scale"),
+        }
         if self.statistics is None and self._given is not None:
             given = self._given if isinstance(self._given, Statistics) else Statistics.load(self._given)
-            self._use(given, module, sample.bands, sample.options.flux_unit)
-        elif self.wanted(module) and len(sample.rows):
+            self._use(given.ordered(sample.bands, **fits), module)
+        elif may_fit and self.wanted(module) and len(sample.rows):
             path = self._file(sample, folder)
             found = Statistics.load(path) if path.exists() else sample.fit(self._count)
-            self._use(found, module, sample.bands, sample.options.flux_unit)
+            self._use(found.ordered(sample.bands, **fits), module)
         elif self.statistics is None:
-            self.statistics = next((m.statistics for m in _fittable(module) if m.fitted), None)
+            by_hand = next((m.statistics for m in _fittable(module) if m.fitted), None)
+            if by_hand is not None:
+                by_hand.ordered(sample.bands, **fits)
+                if tuple(by_hand.bands) != sample.bands:
+                    raise StatisticsError(
+                        f"the normalisation was fitted to the bands {','.join(by_hand.bands)}, in this order, and the data "
+                        f"module has {','.join(sample.bands)}; call fit(statistics.ordered(bands))"
+                    )
+            self.statistics = by_hand
 
     def fit(self, module: nn.Module, sample: Sample, progress: Callable[[int, int], None] | None) -> Statistics:
         """Fit now, and use the result."""
         found = sample.fit(self._count, progress)
-        self._use(found, module, sample.bands, sample.options.flux_unit)
+        self._use(found.ordered(sample.bands), module)
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -155,13 +183,12 @@ class Fitting:
             _log.warning(
                 "the statistics of the checkpoint are used, which the network was trained with, not statistics="
             )
-        self._use(restored, module, bands, unit)
+        self._use(restored.ordered(bands, unit=unit), module)
 
-    def _use(self, statistics: Statistics, module: nn.Module, bands: Sequence[str], unit: str) -> None:
-        ordered = statistics.ordered(bands, unit=unit)
+    def _use(self, statistics: Statistics, module: nn.Module) -> None:
         for one in _fittable(module):
-            one.fit(ordered)
-        self.statistics = ordered
+            one.fit(statistics)
+        self.statistics = statistics
 
     def _file(self, sample: Sample, folder: Path) -> Path:
         return folder / f"statistics-{sample.key(self._count)}.yaml"

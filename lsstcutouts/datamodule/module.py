@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import numpy as np
 from torch import nn
 
 from ..cache import TileCache
@@ -22,6 +23,8 @@ from ..order import (
 from ..plan import CutoutPlan
 from ..planner import SizeLike, parse_bands, parse_size, parse_tract
 from ..splits import DEFAULT_HEALPIX_ORDER, Leaks, SplitBy, Splits, SplitSettings
+from ..trained import data_state, read_checkpoint
+from .configuration import arguments_of, checked_module, made_again
 from .fitting import Fitting
 from .steps import DeviceSteps
 from .streaming import StreamingDataModule
@@ -213,6 +216,11 @@ class CutoutDataModule(StreamingDataModule):
             seed=seed,
         )
         self.options.check_bands(self.bands)
+        counts = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed, "shuffle_width": shuffle_width}
+        optional = {"threads": threads, "epoch_size": epoch_size, "prefetch_factor": prefetch_factor}
+        for name, value in (counts | {key: one for key, one in optional.items() if one is not None}).items():
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
         check_order(seed=seed, shuffle_width=shuffle_width)
         shuffle_kind(shuffle)
         Schedule(0, batch_size)
@@ -228,13 +236,46 @@ class CutoutDataModule(StreamingDataModule):
         )
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
-        self.normalisation = normalisation or nn.Identity()
+        self.normalisation = checked_module("normalisation", normalisation)
         self._of_pixels = Fitting(statistics, sample=normalisation_sample)
-        self.transforms = transforms or nn.Identity()
-        self.augmentations = augmentations or nn.Identity()
+        self.transforms = checked_module("transforms", transforms)
+        self.augmentations = checked_module("augmentations", augmentations)
         self._steps = DeviceSteps(compile=compile)
         check_wire(wire)
         self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
         self._begin()
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changes: Any) -> Self:  # type: ignore[override]
+        """Return the data module of a checkpoint's training, with its statistics.
+
+        Parameters
+        ----------
+        checkpoint_path
+            Written by a training with a data module of this class.
+        changes
+            Arguments that are to be others, such as ``catalog``, ``repo``, ``batch_size`` and ``columns``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the file says nothing of a data module; if a change makes other tensors than those that the network was
+            trained on; if the catalog was only in memory and is not given, or a module cannot be made again.
+        """
+        state = data_state(read_checkpoint(checkpoint_path, "checkpoint_path"))
+        if state is None:
+            raise ConfigurationError(
+                f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on: it was written by an older version "
+                "or with other data; make the data module as in the training"
+            )
+        settings = arguments_of(state["data"])
+        for name in ("normalisation", "transforms", "augmentations"):
+            if name not in changes:
+                settings[name] = made_again(name, settings[name])
+        if settings["catalog"] is None and "catalog" not in changes:
+            raise ConfigurationError("the training's catalog was a table in memory; give catalog=")
+        data = cls(**{**settings, **changes})
+        data.take_over(state)
+        return data

@@ -30,8 +30,9 @@ from ..plan import CutoutPlan
 from ..planner.arguments import AngularSize
 from ..report import Report
 from ..splits import SPLITS, Dealt, SplitSettings, deal, deal_plans
+from .configuration import check_sources, check_tensors, pixels_of, settings_of
 from .fitting import Fitting, Sample
-from .hints import quieten_lightning
+from .hints import check_monitors, quieten_lightning
 from .plans import PlanSettings
 from .steps import DeviceSteps
 
@@ -90,6 +91,9 @@ class StreamingDataModule(L.LightningDataModule):
         self._owner: L.Trainer | None = None  # of the loader
         self._position: dict[str, Any] | None = None
         self._transforming = False
+        self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
+        self.configuration: Mapping[str, Any] | None = None
+        """Plain values that are to go into every checkpoint of a training, such as how the network was made."""
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
@@ -99,18 +103,58 @@ class StreamingDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``.
 
-        With it go the statistics of ``normalisation``.
+        With it go the settings of this data module and the statistics of ``normalisation``, as plain values.
         """
         place = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
-        return place | self._of_pixels.state_dict()
+        run = {} if self.configuration is None else {"run": dict(self.configuration)}
+        return {"data": self._settings(), **place, **run, **self._of_pixels.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on where the checkpoint was taken, with its statistics in every stage."""
-        self._of_pixels.load_state_dict(state_dict, self.normalisation, self.bands, self.options.flux_unit)
+        """Let training go on where the checkpoint was taken, with its statistics in every stage.
+
+        Raises
+        ------
+        ConfigurationError
+            If the network was trained on other bands, another order of them, another size, unit or normalisation.
+        ResumeError
+            If a training goes on with another repository, collection or catalog, whose plan is another one.
+        """
+        self.take_over(state_dict)
         # Lightning restores a data module in every stage; only training goes on from there.
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            check_sources(self._trained, self._settings())
             self._position = state_dict.get("train")
             self._seek()
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Use the statistics of a training, from its `state_dict`, and refuse what its network was not trained on.
+
+        Raises
+        ------
+        ConfigurationError
+            If the tensors would be others: the message names each setting with both values.
+        """
+        self._trained = state.get("data", {})
+        check_tensors(self._trained, self._settings())
+        self._of_pixels.load_state_dict(state, self.normalisation, self.bands, self.options.flux_unit)
+
+    @property
+    def _plans(self) -> list[CutoutPlan]:
+        return list({id(plan): plan for plan, _ in self.splits.values()}.values())
+
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self) | pixels_of(self._plans, self.size)
+
+    def _take_from_model(self) -> None:
+        """Take over what a network that was loaded from a checkpoint says of its training, for all but a new training."""
+        model = getattr(self.trainer, "lightning_module", None)
+        trained_on = getattr(model, "trained_on", None)
+        if model is None or not isinstance(trained_on, Mapping):
+            return
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            model.trained_on = None
+        else:
+            self.take_over(trained_on)
 
     def _seek(self) -> None:
         if self._position is not None and self._train_loader is not None:
@@ -137,12 +181,15 @@ class StreamingDataModule(L.LightningDataModule):
         if not self.splits:
             for name, catalog in self._catalogs().items():
                 self.plan_settings.made(catalog).save(self._plan_file(name))
-        if self._of_pixels.wanted(self.normalisation):
+        self._take_from_model()
+        if self._may_fit and self._of_pixels.wanted(self.normalisation):
             self._deal()
             self._of_pixels.prepare(self._sample(), self._folder())
 
     def setup(self, stage: str | None = None) -> None:
         """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels.
+
+        A prediction fits none: those of the training come with the checkpoint.
 
         Parameters
         ----------
@@ -153,7 +200,16 @@ class StreamingDataModule(L.LightningDataModule):
         if stage is not None and stage not in stages:
             raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
         self._deal()
-        self._of_pixels.set_up(self.normalisation, self._sample(), self._folder())
+        self._take_from_model()
+        check_tensors(self._trained, self._settings())  # now that the pixel scale is known
+        pixels = pixels_of(self._plans, self.size)
+        sample = self._sample()
+        self._of_pixels.set_up(self.normalisation, sample, self._folder(), pixels, may_fit=self._may_fit)
+
+    @property
+    def _may_fit(self) -> bool:
+        """Whether statistics may be fitted: to targets that are only predicted on, they would be other ones."""
+        return self.trainer is None or self.trainer.state.fn != TrainerFn.PREDICTING
 
     @property
     def statistics(self) -> Statistics | None:
@@ -206,8 +262,18 @@ class StreamingDataModule(L.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
-        """Return the loader of the validation split, or none where the split is empty."""
-        return self._loader("val", shuffle=False) if self._has("val") else []
+        """Return the loader of the validation split, or none where the split is empty.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is empty and a callback or a schedule of the trainer waits for a metric of validation.
+        """
+        if self._has("val"):
+            return self._loader("val", shuffle=False)
+        if self.trainer is not None:
+            check_monitors(self.trainer, f"the val split holds no target: there is {self.split_settings}")
+        return []
 
     def test_dataloader(self) -> CutoutLoader:
         """Return the loader of the test split."""

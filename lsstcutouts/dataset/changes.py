@@ -43,10 +43,16 @@ def resumed(
     if before is None:
         return None, done
     changes = _changes(before, now)
-    lanes = int(before["lanes"])
+    try:
+        lanes, rows, global_batch_size = (int(before[name]) for name in ("lanes", "rows", "global_batch_size"))
+    except (LookupError, TypeError, ValueError) as error:
+        raise ResumeError(
+            f"the checkpoint does not say which batches were done ({error!r}): it is damaged or of another version; begin a "
+            "new training with its weights alone (load_from_checkpoint of the model)"
+        ) from error
     if not changes:
         return lanes, done
-    if 0 < done < -(-int(before["rows"]) // int(before["global_batch_size"])):
+    if 0 < done < -(-rows // max(1, global_batch_size)):
         raise ResumeError(
             f"the checkpoint was taken after batch {done} of epoch {epoch}, which cannot be gone on with here:\n{changes}\n"
             "Set these back; or go on from a checkpoint taken between two epochs; or begin anew with the checkpoint's "
@@ -61,7 +67,8 @@ def _changes(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> s
     """Return a line for each setting that has changed."""
     lines = []
     for name, meaning in _MEANINGS.items():
-        if before[name] != now[name]:
+        # What an older version did not note is taken as it is here.
+        if before.get(name, now[name]) != now[name]:
             values = "" if name in {"targets", "draws"} else f": {before[name]} in the checkpoint, {now[name]} now"
             lines.append(f"  {meaning}{values}")
     return "\n".join(lines)

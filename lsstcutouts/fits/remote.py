@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+from lsstcutouts.credentials import expiry_of, is_signed, without_query
 from lsstcutouts.errors import (
     AccessDeniedError,
     AuthenticationError,
@@ -31,7 +32,6 @@ from lsstcutouts.errors import (
 )
 from lsstcutouts.foreign import said_by, words_of
 from lsstcutouts.retry import Retry
-from lsstcutouts.signatures import expiry_of, is_signed, without_query
 
 from .translate import complete, no_ranges, translated
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lsstcutouts.credentials import without_query
 from lsstcutouts.errors import ReadError, TransientReadError
 from lsstcutouts.retry import Retry
-from lsstcutouts.signatures import without_query
 
 from .remote import HttpSource, RemoteSource
 from .translate import complete, translated

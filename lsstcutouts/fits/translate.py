@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lsstcutouts.credentials import hide_secrets
 from lsstcutouts.errors import (
     AccessDeniedError,
     AuthenticationError,
@@ -14,7 +15,6 @@ from lsstcutouts.errors import (
     TransientReadError,
 )
 from lsstcutouts.foreign import Trouble, trouble_of, words_of
-from lsstcutouts.signatures import hide_secrets
 
 __all__ = ["complete", "translated"]
 

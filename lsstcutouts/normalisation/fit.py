@@ -95,6 +95,7 @@ def fit_statistics(
     if not len(targets):
         raise StatisticsError("the training split holds no target, so there are no statistics of its pixels")
     options = sample_options(options or ReadOptions())
+    scale = next((one.pixel_scale for one in plan.projections.values()), None)
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
     for done, batch in _pixels(plan, targets, options, seed, per_target, cache, threads):
@@ -111,6 +112,7 @@ def fit_statistics(
         targets=len(found),
         pixels_per_target=per_target,
         plan=plan.fingerprint(),
+        pixel_scale=None if scale is None else (round(float(scale.y), 6), round(float(scale.x), 6)),
     )
 
 

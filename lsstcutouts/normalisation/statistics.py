@@ -17,7 +17,11 @@ __all__ = ["QUANTILES", "BandStatistics", "Statistics"]
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 0.999)
 """Shares of the pixels whose upper bounds are noted."""
 
-_VERSION = 1
+_VERSION = 2
+"""Version 1 had no ``pixel_scale``."""
+
+_SCALE_TOLERANCE = 1e-3
+"""Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
 
 _TITLE = "# Pixels of each band, fitted by lsstcutouts on a sample of the training split.\n"
 
@@ -83,6 +87,8 @@ class Statistics:
         Pixels of each cutout and band that were looked at; all of them where that fits into memory.
     plan
         Fingerprint of the plan.
+    pixel_scale
+        Arcseconds along rows and columns; None where it is not known.
     """
 
     bands: Mapping[str, BandStatistics]
@@ -94,14 +100,30 @@ class Statistics:
     targets: int
     pixels_per_target: int
     plan: str
+    pixel_scale: tuple[float, float] | None = None
 
-    def ordered(self, bands: Sequence[str], *, unit: str | None = None) -> Self:
+    def ordered(
+        self,
+        bands: Sequence[str],
+        *,
+        unit: str | None = None,
+        size: Sequence[int] | None = None,
+        pixel_scale: Sequence[float] | None = None,
+    ) -> Self:
         """Return the statistics of these bands, in this order.
+
+        Parameters
+        ----------
+        bands
+            Of the pixels that they are to serve.
+        unit, size, pixel_scale
+            Likewise; None for not known.
 
         Raises
         ------
         StatisticsError
-            If a band is not among them, or they are in another unit.
+            If a band is not among them, or they are of pixels in another unit, of cutouts of another size, or of another
+            pixel scale.
         """
         lacking = [band for band in bands if band not in self.bands]
         if lacking:
@@ -111,13 +133,25 @@ class Statistics:
             )
         if unit is not None and unit != self.unit:
             raise StatisticsError(f"the statistics are in {self.unit}, the pixels in {unit}; fit them again")
+        if size is not None and tuple(size) != self.size:
+            raise StatisticsError(
+                f"the statistics are of cutouts of {self.size[0]} x {self.size[1]} pixels, these have {size[0]} x {size[1]}; "
+                "fit them again"
+            )
+        known = self.pixel_scale is not None and pixel_scale is not None
+        if known and not all(map(_close, self.pixel_scale or (), pixel_scale or ())):
+            scales = [" x ".join(f"{one:.4g}" for one in scale or ()) for scale in (self.pixel_scale, pixel_scale)]
+            raise StatisticsError(
+                f"the statistics are of pixels of {scales[0]} arcsec, these have {scales[1]}; fit them again"
+            )
         return replace(self, bands={band: self.bands[band] for band in bands})
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as the file and checkpoints hold them."""
         bands = {band: {**asdict(one), "quantiles": dict(one.quantiles)} for band, one in self.bands.items()}
         about = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "bands"}
-        return {"version": _VERSION, **about, "size": list(self.size), "bands": bands}
+        scale = None if self.pixel_scale is None else list(self.pixel_scale)
+        return {"version": _VERSION, **about, "size": list(self.size), "pixel_scale": scale, "bands": bands}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the statistics") -> Self:
@@ -128,10 +162,11 @@ class Statistics:
         StatisticsError
             If anything is missing, not what it must be, or of another version.
         """
-        if not isinstance(values, Mapping) or values.get("version") != _VERSION:
+        if not isinstance(values, Mapping) or values.get("version") not in (1, _VERSION):
             raise StatisticsError(f"{source}: no statistics of version {_VERSION}; make them again")
         try:
             y, x = values["size"]
+            scale = values.get("pixel_scale")
             return cls(
                 bands={str(band): BandStatistics.from_dict(one) for band, one in values["bands"].items()},
                 unit=str(values["unit"]),
@@ -142,8 +177,9 @@ class Statistics:
                 targets=int(values["targets"]),
                 pixels_per_target=int(values["pixels_per_target"]),
                 plan=str(values["plan"]),
+                pixel_scale=None if scale is None else (float(scale[0]), float(scale[1])),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise StatisticsError(f"{source}: damaged statistics, {error!r}; make them again") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -173,3 +209,7 @@ class Statistics:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise StatisticsError(f"{source} cannot be read: {error}; make them with lsstcutouts normalise") from error
         return cls.from_dict(values, source)
+
+
+def _close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=_SCALE_TOLERANCE)

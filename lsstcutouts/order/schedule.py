@@ -10,6 +10,9 @@ from ..errors import ConfigurationError
 
 __all__ = ["Schedule", "Share"]
 
+_MOST_LANES = 1 << 16
+"""More than any training has ranks; a damaged checkpoint must not fill the memory."""
+
 
 class Share(NamedTuple):
     """Which part of each global batch a process reads: ``rank`` of ``world_size``."""
@@ -57,6 +60,8 @@ class Schedule:
             raise ConfigurationError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.world_size < 1 or self.lanes < 1:
             raise ConfigurationError(f"world_size={self.world_size} and lanes={self.lanes} must be at least 1")
+        if self.lanes > max(_MOST_LANES, self.world_size):
+            raise ConfigurationError(f"lanes must be at most {_MOST_LANES}, got {self.lanes}; take one a rank")
         if 0 < self.rows < self.world_size and not self.pads:
             raise ConfigurationError(
                 f"{self.rows} targets cannot be trained on by {self.world_size} ranks, each of which needs one a step; "

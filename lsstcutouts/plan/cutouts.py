@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..credentials import is_signed
 from ..errors import PlanError
 from ..geom import YX, TanProjection
 from ..ids import Ids, places
 from ..order import block_ids, lane_ids
-from ..signatures import is_signed
 from ..writing import whole_file
 from .parquet import from_arrow, to_arrow
 from .tables import Column, FileTable, PatchTable, PlanSummary, Rejected, SharedReading

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -17,9 +16,12 @@ from ..callbacks import PredictionWriter
 from ..callbacks.accounting import META
 from ..cutout import Outcome
 from ..datamodule import CutoutDataModule
-from ..errors import ConfigurationError
+from ..trained import read_checkpoint
+from .checkpoints import of_this_network
+from .configuration import as_trained
+from .making import check_settings, explained_errors, made, without_foreign_defaults
 from .pictures import picture_of_highest
-from .prepare import callbacks_of, ensure_simulation, quieten, trainer_of
+from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
 from .result import shown_path
 
 __all__ = ["PredictionResult", "predict"]
@@ -37,6 +39,8 @@ class PredictionResult:
         Those with a prediction.
     outcomes
         Name of an `Outcome` to the number of rows, all that occur.
+    repo, catalog
+        Where the images and the targets come from.
     output, picture
         Files that were written.
     checkpoint
@@ -48,6 +52,8 @@ class PredictionResult:
     rows: int
     predicted: int
     outcomes: Mapping[str, int]
+    repo: str
+    catalog: str
     output: str
     checkpoint: str
     plan: str
@@ -64,6 +70,8 @@ class PredictionResult:
         for name, count in self.outcomes.items():
             outcome = Outcome[name.upper()]
             table.add_row("predicted" if outcome == Outcome.DELIVERED else outcome.text, f"{count:,}")
+        table.add_row("catalog", shown_path(self.catalog))
+        table.add_row("repository", shown_path(self.repo))
         table.add_row("checkpoint", shown_path(self.checkpoint))
         table.add_row("predictions", shown_path(self.output))
         table.add_row("picture", shown_path(self.picture) if self.picture else "not written")
@@ -83,26 +91,28 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
     PredictionResult or None
         Also printed. None in further processes.
     """
-    if not Path(cfg.checkpoint).is_file():
-        raise ConfigurationError(f"checkpoint={cfg.checkpoint!r}: there is no such checkpoint")
+    where = f"checkpoint={cfg.checkpoint!r}"
+    cfg = as_trained(without_foreign_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
     path = _file(cfg.output)
-    cfg = cfg.copy()
     cfg.output = str(path.parent)  # the groups mean a folder
+    check_settings(cfg, "data", "model", "trainer", "callbacks")
+    check_gpu(cfg)
     if not cfg.debug:
         quieten()
         # Nothing that a training's callbacks keep matters here.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
-    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
     writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
     trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
-    trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
+    with explained_errors(model, data), of_this_network(where):
+        trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return None
     picture = picture_of_highest(writer.table, data, path.with_suffix(".png")) if cfg.picture else None
-    result = _result(writer, cfg.checkpoint, picture)
+    result = _result(writer, cfg, picture)
     Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
     return result
 
@@ -119,14 +129,16 @@ def _without_log(cfg: DictConfig) -> DictConfig:
     return changed
 
 
-def _result(writer: PredictionWriter, checkpoint: str, picture: Path | None) -> PredictionResult:
+def _result(writer: PredictionWriter, cfg: DictConfig, picture: Path | None) -> PredictionResult:
     about = json.loads(writer.table.schema.metadata[META.encode()])
     return PredictionResult(
         rows=about["rows"],
         predicted=about["outcomes"].get(Outcome.DELIVERED.name.lower(), 0),
         outcomes=about["outcomes"],
+        repo=about["repo"],
+        catalog=str(cfg.data.catalog.predict),
         output=str(writer.path),
-        checkpoint=checkpoint,
+        checkpoint=cfg.checkpoint,
         plan=about["plan"],
         picture=None if picture is None else str(picture),
     )

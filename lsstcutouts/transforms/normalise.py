@@ -99,7 +99,9 @@ class Normalise(nn.Module):
         if not self.fitted:
             raise ConfigurationError(
                 f"{name} has no statistics yet: give it to the data module as normalisation= and let the data module fit it "
-                "(setup, with a training split), give the data module statistics=, or call fit(statistics)"
+                "(setup, with a training split), give the data module statistics=, or call fit(statistics). A prediction "
+                "takes those of the training: trainer.predict(model, data, ckpt_path=...), or "
+                "CutoutDataModule.load_from_checkpoint(file, catalog=...)"
             )
         image = batch.get("image")
         if not isinstance(image, Tensor):

@@ -46,6 +46,7 @@ class AsinhStretch(nn.Module):
     ) -> None:
         super().__init__()
         self.keep_invalid, self.inplace = keep_invalid, inplace
+        self.bands = tuple(bands)
         values = _in_order(scale, bands)
         if any(not value > 0 for value in values):
             raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")

@@ -1,0 +1,26 @@
+"""Why a job of a sweep failed, left in its folder for the table of all jobs."""
+
+import json
+from pathlib import Path
+
+__all__ = ["FAILURE", "note_failure"]
+
+FAILURE = "error.json"
+"""File in the folder of a job that failed."""
+
+
+def note_failure(error: BaseException) -> None:
+    """Write an error into the folder of the job, if this process runs a job of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import InstantiationException
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if not folder.is_dir():  # a verb that keeps no folders
+        return
+    if isinstance(error, InstantiationException) and error.__cause__ is not None:  # hydra's around a constructor's
+        error = error.__cause__
+    about = {"error": type(error).__name__, "message": str(error)}
+    (folder / FAILURE).write_text(json.dumps(about) + "\n", encoding="utf-8")
