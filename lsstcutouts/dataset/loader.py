@@ -142,8 +142,6 @@ class CutoutLoader(DataLoader[TensorBatch]):
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
         self._pinned = pinned and num_workers == 0
-        self.workers = WorkerCaches()
-        """Figures of the caches of this loader's worker processes."""
         self.epoch, self.done = 0, 0
         self.lanes = dataset.epochs.schedule.lanes
         """Parts of the sky that take turns in the order: the number of ranks of the run that began the training."""
@@ -162,6 +160,9 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
     def _own_state(self) -> None:
         """Set what no copy shares."""
+        self.workers = WorkerCaches()
+        """Figures of the caches of this loader's worker processes."""
+        weakref.finalize(self, self.workers.retire).atexit = False  # they end with it
         self._report: Report | None = None
         self._latest: Callable[[], _Pass | None] = _nobody  # pass that counts
         self._made: Callable[[], _Pass | None] = _nobody
@@ -176,7 +177,6 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.workers = WorkerCaches()
         self.transfer = transfer_to(self.device, self.wire, channels_last=self.channels_last)
         self._own_state()
 
