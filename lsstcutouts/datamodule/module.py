@@ -143,7 +143,7 @@ class CutoutDataModule(StreamingDataModule):
         A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
         plan in use (with one catalog a split, ``splits`` holds each).
     persistent_workers
-        Whether worker processes outlive an epoch.
+        Whether worker processes outlive an epoch, with their caches.
     prefetch_factor
         Batches ahead for each worker process.
     """
@@ -195,7 +195,7 @@ class CutoutDataModule(StreamingDataModule):
         wire: Wire = "float32",
         channels_last: bool = False,
         plan: str | os.PathLike[str] | CutoutPlan | None = None,
-        persistent_workers: bool = False,
+        persistent_workers: bool = True,
         prefetch_factor: int | None = None,
     ) -> None:
         super().__init__()
@@ -245,7 +245,6 @@ class CutoutDataModule(StreamingDataModule):
         self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self._begin()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changes: Any) -> Self:  # type: ignore[override]
