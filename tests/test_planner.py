@@ -127,9 +127,9 @@ def test_bands_and_sizes() -> None:
     for bad in ("", [], "gg", [1]):
         with pytest.raises(ConfigurationError, match="bands"):
             parse_bands(bad)
-    for tract in ("primary", "best"):
+    for tract in ("primary", "strict", "best"):
         assert parse_tract(tract) == tract
-    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'best', got 'nearest'"):
+    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'strict', 'best', got 'nearest'"):
         parse_tract("nearest")
 
 
