@@ -25,6 +25,8 @@ LAYERS = {
             "kernels",
             "mosaic",
             "memory",
+            "labels",
+            "signatures",
         ],
         1,
     ),

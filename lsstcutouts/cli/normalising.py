@@ -54,7 +54,7 @@ class Normalised:
 
 def run(cfg: DictConfig) -> Normalised:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
-    ensure_simulation(cfg.simulation, progress=not cfg.json)
+    ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
     data: CutoutDataModule = hydra.utils.instantiate(cfg.data, statistics=None, normalisation_sample=cfg.sample)
     with _progress(shown=not cfg.json) as progress:
         statistics = data.fit_statistics(progress)

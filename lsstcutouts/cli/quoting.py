@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["hydra_arguments", "with_run_folder"]
+__all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
@@ -25,7 +25,8 @@ _WITH_VALUE = frozenset(
     ["-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"]
 )
 _PERHAPS_WITH_VALUE = frozenset(["-i", "--info"])
-_SWEEP = frozenset(["-m", "--multirun"])
+SWEEP = frozenset(["-m", "--multirun"])
+"""Options that ask for a job with each of several values."""
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
@@ -33,12 +34,12 @@ def hydra_arguments(arguments: Sequence[str]) -> list[str]:
 
     A person may write them in any order; hydra's parser (argparse) takes overrides in one piece only.
     """
-    options, overrides = _split(arguments)
-    sweep = not _SWEEP.isdisjoint(options)
+    options, overrides = split_arguments(arguments)
+    sweep = not SWEEP.isdisjoint(options)
     return [*options, "--", *(_quote_override(override, sweep=sweep) for override in overrides)]
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return hydra's options, with their values, and the overrides."""
     options, overrides = list[str](), list[str]()
     before = ""

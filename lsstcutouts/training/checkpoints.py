@@ -1,6 +1,9 @@
 """Which checkpoint a training goes on from."""
 
 import re
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +14,13 @@ from lightning.pytorch.callbacks import Callback
 
 from ..errors import ConfigurationError
 
-__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "of_this_network"]
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told", "of_this_network"]
 
 LAST = "last.ckpt"
 """File of the checkpoint after each epoch."""
 
-_REQUEUED = "hpc_ckpt_*.ckpt"
-"""Files that Lightning writes in a Slurm job when its time is nearly over, also in the middle of an epoch."""
+_OTHERS = ("hpc_ckpt_*.ckpt", "checkpoints/on_exception*.ckpt", "checkpoints/step-*.ckpt")
+"""Files that Lightning writes, also in the middle of an epoch: in a Slurm job whose time is nearly over, and by ``callbacks=checkpoints``."""
 
 
 def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
@@ -26,7 +29,8 @@ def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
     Parameters
     ----------
     resume
-        A file; ``"auto"`` for the newest of ``last.ckpt`` and Slurm's ``hpc_ckpt_*.ckpt`` in ``output``, if there is one.
+        A file; ``"auto"`` for the newest in ``output``, if there is one: ``last.ckpt``, Slurm's ``hpc_ckpt_*.ckpt``, and in
+        ``checkpoints`` those of an interruption or of every so many steps.
     output
         Folder of the run.
 
@@ -36,11 +40,47 @@ def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
         If a file is named that is not there.
     """
     if resume == "auto":
-        there = [path for path in (output / LAST, *output.glob(_REQUEUED)) if path.is_file()]
+        there = [path for pattern in (LAST, *_OTHERS) for path in output.glob(pattern) if path.is_file()]
         return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
     if resume is not None and not Path(resume).is_file():
         raise ConfigurationError(f"resume={resume!r}: there is no such checkpoint")
     return None if resume is None else Path(resume)
+
+
+@contextmanager
+def interruption_told(trainer: L.Trainer, output: Path, resumed: Path | None) -> Iterator[None]:
+    """Say at Ctrl-C which checkpoint was kept and how to continue.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        With these words.
+    """
+    start = time.time()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt(_kept(trainer, output, resumed, start)) from None
+    finally:
+        # Lightning ignores further signals from the first one on, and leaves it at that.
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+
+
+def _kept(trainer: L.Trainer, output: Path, resumed: Path | None, start: float) -> str:
+    during = f"in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+    kept = checkpoint_to_resume("auto", output)
+    if kept is not None and kept.stat().st_mtime >= start - 2:  # file systems keep whole seconds, or less
+        return f"{during}; kept: {kept}. The same command with resume=auto continues from it"
+    if resumed is not None:
+        return f"{during}; no new checkpoint since {resumed}. The same command continues from it again"
+    return (
+        f"{during}; no checkpoint was kept, as last.ckpt is written at the end of each epoch. "
+        "callbacks=[default,checkpoints] keeps one at Ctrl-C, too"
+    )
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """From a configuration to a trained network."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-import hydra
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ..cache import CacheStats
@@ -13,10 +13,11 @@ from ..callbacks import Throughput
 from ..datamodule import CutoutDataModule
 from ..errors import ConfigurationError
 from ..trained import read_checkpoint
-from .checkpoints import SameCheckpoint, checkpoint_to_resume, of_this_network
+from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
 from .configuration import as_trained, recorded
+from .making import check_settings, complete_model, explained_errors, label_named, made, without_foreign_defaults
 from .pictures import picture_of_validation
-from .prepare import callbacks_of, ensure_simulation, output_folder, quieten, trainer_of
+from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, quieten, trainer_of
 from .result import TrainingResult
 
 __all__ = ["train"]
@@ -38,7 +39,7 @@ def train(cfg: DictConfig) -> TrainingResult:
     """
     output = output_folder(cfg)
     resumed = checkpoint_to_resume(cfg.resume, output)
-    cfg = cfg.copy()
+    cfg = without_foreign_defaults(cfg)
     cfg.output = str(output)  # each job of a sweep has its own
     where = f"resume={cfg.resume!r}" if cfg.resume != "auto" else f"resume='auto' ({resumed})"
     if resumed is not None:
@@ -50,15 +51,26 @@ def train(cfg: DictConfig) -> TrainingResult:
         cfg = as_trained(cfg, before, where, resume=True)
     if not cfg.debug:
         quieten()
+    check_settings(cfg, "data", "trainer", "callbacks")
+    check_gpu(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
-    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    label = str(OmegaConf.select(cfg, "model.label", default=cfg.label))
+    with label_named(label):
+        complete_model(cfg, data, label)
+    check_settings(cfg, "model")
     data.configuration = recorded(cfg)
-    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
-    with of_this_network(where):
+    with (
+        explained_errors(model, data),
+        interruption_told(trainer, output, resumed),
+        label_named(label),
+        of_this_network(where),
+    ):
         trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
@@ -66,19 +78,24 @@ def train(cfg: DictConfig) -> TrainingResult:
         )
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)
-    result = _result(trainer, data, meter, str(checkpoint), picture_of_validation(cfg, trainer, model, data, output))
+    result = _result(trainer, data, meter, str(checkpoint))
     if trainer.is_global_zero:
-        text = json.dumps(result.as_dict(), indent=2)
-        (output / "metrics.json").write_text(text + "\n")
         reports = {split: data.report(split).as_dict() for split in data.loaders}
         (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
-        Console().print_json(text) if cfg.json else Console().print(result.table())
+        _write(result, output)
+        if cfg.picture:  # the last step: what was trained is kept, whatever becomes of the picture
+            picture = picture_of_validation(model, data, output, label=label, seed=cfg.seed)
+            result = replace(result, picture=None if picture is None else str(picture))
+            _write(result, output)
+        Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
     return result
 
 
-def _result(
-    trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, checkpoint: str, picture: Path | None
-) -> TrainingResult:
+def _write(result: TrainingResult, output: Path) -> None:
+    (output / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+
+
+def _result(trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, checkpoint: str) -> TrainingResult:
     plans = list({id(plan): plan for plan, _ in data.splits.values()}.values())
     missing: dict[str, int] = {}
     for plan in plans:
@@ -96,5 +113,5 @@ def _result(
         not_delivered=sum(len(plan.rejected) for plan in plans),
         left_out={split: data.report(split).left_out for split in data.loaders},
         checkpoint=checkpoint,
-        picture=None if picture is None else str(picture),
+        picture=None,
     )

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -20,8 +19,9 @@ from ..datamodule import CutoutDataModule
 from ..trained import read_checkpoint
 from .checkpoints import of_this_network
 from .configuration import as_trained
+from .making import check_settings, explained_errors, made, without_foreign_defaults
 from .pictures import picture_of_highest
-from .prepare import callbacks_of, ensure_simulation, quieten, trainer_of
+from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
 from .result import shown_path
 
 __all__ = ["PredictionResult", "predict"]
@@ -92,20 +92,22 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
         Also printed. None in further processes.
     """
     where = f"checkpoint={cfg.checkpoint!r}"
-    cfg = as_trained(cfg, read_checkpoint(cfg.checkpoint), where, resume=False)
+    cfg = as_trained(without_foreign_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
     path = _file(cfg.output)
     cfg.output = str(path.parent)  # the groups mean a folder
+    check_settings(cfg, "data", "model", "trainer", "callbacks")
+    check_gpu(cfg)
     if not cfg.debug:
         quieten()
         # Nothing that a training's callbacks keep matters here.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = hydra.utils.instantiate(cfg.data)
-    model: L.LightningModule = hydra.utils.instantiate(cfg.model)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
     writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
     trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
-    with of_this_network(where):
+    with explained_errors(model, data), of_this_network(where):
         trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return None

@@ -1,20 +1,23 @@
 """What training and prediction need before they begin: a sky, a folder, a quiet terminal."""
 
 import logging
+import os
 import warnings
 from dataclasses import fields
 from pathlib import Path
 
 import hydra
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Checkpoint, RichProgressBar
 from omegaconf import DictConfig
 
 from ..errors import ConfigurationError
 from ..simulate import SimulatedRepository, SimulationConfig, simulate
+from .making import made
 
-__all__ = ["callbacks_of", "ensure_simulation", "output_folder", "quieten", "trainer_of"]
+__all__ = ["callbacks_of", "check_gpu", "ensure_simulation", "output_folder", "quieten", "trainer_of"]
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
@@ -52,10 +55,21 @@ def quieten() -> None:
 
 
 def output_folder(cfg: DictConfig) -> Path:
-    """Return the folder of this run: hydra's where hydra made one (each job of a sweep has its own)."""
+    """Return the folder of this run: hydra's where hydra made one (each job of a sweep has its own).
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be written.
+    """
     folder = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.output
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"output={folder}: you may not write into this folder; give another one")
     return path
 
 
@@ -69,7 +83,7 @@ def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
     """
     found = []
     for name, settings in (cfg.get("callbacks") or {}).items():
-        callback = hydra.utils.instantiate(settings) if settings is not None else None  # null switches one off
+        callback = made(cfg.callbacks, name) if settings is not None else None  # null switches one off
         if callback is not None and not isinstance(callback, L.Callback):
             raise ConfigurationError(f"callbacks.{name} is no callback; give it a _target_, or null")
         found += [] if callback is None else [callback]
@@ -82,7 +96,18 @@ def trainer_of(cfg: DictConfig, output: Path, callbacks: list[L.Callback]) -> L.
     if any(isinstance(one, Checkpoint) for one in callbacks):
         shown["enable_checkpointing"] = True  # who names the callback means it
     bar = [] if cfg.json else [RichProgressBar()]
-    trainer: L.Trainer = hydra.utils.instantiate(
-        cfg.trainer, default_root_dir=str(output), callbacks=[*callbacks, *bar], **shown
+    trainer: L.Trainer = made(
+        cfg, "trainer", L.Trainer, default_root_dir=str(output), callbacks=[*callbacks, *bar], **shown
     )
     return trainer
+
+
+def check_gpu(cfg: DictConfig) -> None:
+    """Raise `ConfigurationError` where a GPU is asked for and there is none."""
+    if cfg.trainer.get("accelerator") not in {"gpu", "cuda"}:
+        return
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        raise ConfigurationError(
+            f"trainer.accelerator={cfg.trainer.accelerator}: torch {torch.__version__} finds no GPU on this machine; use "
+            "trainer=cpu, or see `lsstcutouts doctor`"
+        )
