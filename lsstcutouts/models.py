@@ -147,7 +147,8 @@ class Supervised(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check the labels of training and validation, where a data module knows them, before the first batch."""
         splits = getattr(self.trainer.datamodule, "splits", {}) if stage == "fit" else {}  # type: ignore[attr-defined]
-        found = [(plan.columns[self.label], rows) for plan, rows in splits.values() if self.label in plan.columns]
+        used = [splits[name] for name in ("train", "val") if name in splits]
+        found = [(plan.columns[self.label], rows) for plan, rows in used if self.label in plan.columns]
         for values, rows in found:
             self.check([values[i] for i in rows] if isinstance(values, list) else values[rows])
         self._checked = bool(found)

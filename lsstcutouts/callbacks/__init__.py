@@ -1,9 +1,9 @@
 """Lightning callbacks: speed of a training and its cache, checkpoints, predictions as a file, pictures of mistakes."""
 
-from .keep import KeepLast
+from .keep import KeepLast, KeepOnException
 from .monitor import CacheMonitor
 from .predictions import PredictionWriter
 from .throughput import Throughput
 from .worst import WorstPredictions
 
-__all__ = ["CacheMonitor", "KeepLast", "PredictionWriter", "Throughput", "WorstPredictions"]
+__all__ = ["CacheMonitor", "KeepLast", "KeepOnException", "PredictionWriter", "Throughput", "WorstPredictions"]

@@ -16,7 +16,8 @@ from .. import __version__
 from ..errors import ConfigurationError, LsstCutoutsError
 from ..signatures import importing_from_here
 from .failures import note_failure
-from .mistakes import explained, ready
+from .mistakes import explained, in_words, ready
+from .parser import texts_as_help
 from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
@@ -85,11 +86,12 @@ def _run(name: str, arguments: list[str]) -> int:
         try:
             return _composed_and_called(name, arguments, results)
         except (HydraException, OmegaConfBaseException) as error:
-            return _composed_and_called(name, explained(name, arguments, error), results)
+            arguments = explained(name, arguments, error)
+        return _composed_and_called(name, arguments, results)
     except LsstCutoutsError as error:
         return _explain(name, error, results, debug=debug)
     except (HydraException, OmegaConfBaseException) as error:  # of several mistakes, or of one that nobody foresaw
-        return _explain(name, ConfigurationError(" ".join(str(error).split())), results, debug=debug)
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
     except OSError as error:  # verbs handle their own: this is hydra's, which makes the folder of the run
         message = f"the output folder cannot be written: {error.strerror}: {error.filename}; give another output="
         return _explain(name, ConfigurationError(message), results, debug=debug)
@@ -123,7 +125,7 @@ def _composed_and_called(name: str, arguments: Sequence[str], results: TextIO | 
         _environment(_FULL_ERROR, "1"),
     ):
         try:
-            with redirect_stdout(sys.stdout if results is None else sys.stderr):
+            with texts_as_help(), redirect_stdout(sys.stdout if results is None else sys.stderr):
                 command()
         except SystemExit as stop:
             statuses.append(stop.code if isinstance(stop.code, int) else _OK if stop.code is None else _FAILED)
@@ -174,7 +176,7 @@ def _call(name: str, cfg: Any, results: TextIO | None) -> int:
     except LsstCutoutsError as error:
         return _explain(name, error, results, debug=debug)
     except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        return _explain(name, ConfigurationError(" ".join(str(error).split())), results, debug=debug)
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
     except InstantiationException as error:
         # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
         if not isinstance(error.__cause__, LsstCutoutsError):

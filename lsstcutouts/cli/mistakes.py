@@ -16,7 +16,7 @@ from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS
 
-__all__ = ["explained", "ready"]
+__all__ = ["explained", "in_words", "ready"]
 
 _OPTIONS = frozenset(
     [
@@ -109,7 +109,7 @@ def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str
     sweep = not SWEEP.isdisjoint(options)
     changed = [_checked(override, cfg, groups, targets, sweep=sweep) for override in overrides]
     if changed == overrides:
-        raise ConfigurationError(_first_line(error)) from error
+        raise ConfigurationError(in_words(error)) from error
     return [*options, *changed]
 
 
@@ -273,6 +273,8 @@ def _did_you_mean(names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
-def _first_line(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Return the first line of an error of hydra or omegaconf, with the setting that it is about."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    key = getattr(error, "full_key", None)
+    return (f"{key}: " if key else "") + (lines[0] if lines else type(error).__name__)

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ..errors import ConfigurationError
+from .result import shown_path
 
 __all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told", "of_this_network"]
 
@@ -74,7 +75,7 @@ def _kept(trainer: L.Trainer, output: Path, resumed: Path | None, start: float) 
     during = f"in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
     kept = checkpoint_to_resume("auto", output)
     if kept is not None and kept.stat().st_mtime >= start - 2:  # file systems keep whole seconds, or less
-        return f"{during}; kept: {kept}. The same command with resume=auto continues from it"
+        return f"{during}; kept: {shown_path(str(kept))}. The same command with resume=auto continues from it"
     if resumed is not None:
         return f"{during}; no new checkpoint since {resumed}. The same command continues from it again"
     return (

@@ -134,14 +134,13 @@ def _given(cfg: DictConfig) -> _Given:
     names = [one.key_or_group for one in OverridesParser.create().parse_overrides(texts)]
     groups = frozenset(name for name in names if name in job.runtime.choices)
     keys = [name for name in names if name not in groups]
+    here = recorded(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
         plain = recorded(hydra.compose(job.job.config_name, overrides=without))
-        here = recorded(cfg)
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
-    here = recorded(cfg)
     for group in groups & set(_GROUPS):
         chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
         # What a group leaves null is worked out in the training, such as the classes of a column.

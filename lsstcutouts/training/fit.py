@@ -112,6 +112,7 @@ def _result(trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, check
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),
         left_out={split: data.report(split).left_out for split in data.loaders},
+        shared={} if data.dealt is None else {split: len(rows) for split, rows in data.dealt.dropped.items()},
         checkpoint=checkpoint,
         picture=None,
     )
