@@ -191,7 +191,7 @@ def test_without_a_repository_one_is_written_and_removed(tmp_path: Path, monkeyp
     seen: list[str] = []
     checks = diagnose(names=("repository", "cutout"), before=seen.append)
     assert [check.status for check in checks] == ["pass", "pass"], checks
-    assert seen == ["Butler repository", "cutout equals oracle"]
+    assert seen == ["Butler repository", "cutouts equal a second reader"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -530,7 +530,7 @@ def test_pixels_that_are_not_the_oracles_fail(
                 hdu.header["EXTNAME"] = hdu.header["EXTTYPE"] = name
     check = one("cutout", settings_of(dp1_repo, root))
     assert check.status == "fail"
-    assert re.match(r"(\d+) of \1 cutouts differ from the oracle: \d+ pixels, the first at", check.detail)
+    assert re.match(r"(\d+) of \1 cutouts differ from those of a second reader: \d+ pixels, the first at", check.detail)
     assert "do not use these pixels" in check.todo
 
 

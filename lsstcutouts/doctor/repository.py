@@ -155,7 +155,7 @@ def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> 
     if wrong:
         return Finding(
             "fail",
-            f"{len(wrong)} of {len(pairs)} cutouts differ from the oracle: {wrong[0]}",
+            f"{len(wrong)} of {len(pairs)} cutouts differ from those of a second reader: {wrong[0]}",
             "do not use these pixels; report this line and the lines above, with the file",
         )
     if not any(np.nan_to_num(pair.expected).any() for pair in pairs):
