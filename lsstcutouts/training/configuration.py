@@ -56,7 +56,8 @@ _TRAINING_ONLY = ("augmentations", "weights", "balance", "epoch_size", "replacem
 _GROUPS = {
     "normalisation": "data.normalisation",
     "augmentation": "data.augmentations",
-    "model": "model",
+    "task": "model._target_",
+    "model": "model.network",
     "optimizer": "model.optimizer",
     "scheduler": "model.scheduler",
 }
@@ -133,23 +134,18 @@ def _given(cfg: DictConfig) -> _Given:
     names = [one.key_or_group for one in OverridesParser.create().parse_overrides(texts)]
     groups = frozenset(name for name in names if name in job.runtime.choices)
     keys = [name for name in names if name not in groups]
+    here = recorded(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
         plain = recorded(hydra.compose(job.job.config_name, overrides=without))
-        here = recorded(cfg)
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
-    if "task" in groups:
-        keys += ["model._target_"]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
-    for group, section in _GROUPS.items():
-        if group in groups:
-            keys += [key for key in _leaves({section: _select(recorded(cfg), section)}) if not _of_another(key, group)]
+    for group in groups & set(_GROUPS):
+        chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
+        # What a group leaves null is worked out in the training, such as the classes of a column.
+        keys += [key for key in chosen if _select(here, key) not in (None, _ABSENT, "???")]
     return _Given(groups, tuple(dict.fromkeys(keys)))
-
-
-def _of_another(key: str, group: str) -> bool:
-    return group == "model" and key.startswith(("model.optimizer", "model.scheduler"))
 
 
 def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
@@ -186,8 +182,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
         )
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
-    kept = {"seed", "label", "metric", "mode", "data", "model"} if resume else {"label", "data", "model"}
-    taken = {*kept, *({"trainer", "callbacks"} - given.groups if resume else ())}
+    taken = set(stored) - (given.groups & {"trainer", "callbacks"}) if resume else {"label", "data", "model"}
     for name, value in stored.items():
         if name in taken or name not in cfg:  # what else there is may be interpolated
             result[name] = OmegaConf.create(value) if isinstance(value, dict | list) else value
@@ -227,16 +222,17 @@ def _change(
     for key in given.keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
-        if section not in stored or section not in {"seed", "label", "data", "model"}:
-            if section in {"trainer", "callbacks"} and section not in given.groups:
+        if section in {"trainer", "callbacks"}:
+            if section not in given.groups:
                 OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        elif section not in stored:
             continue
-        if section == "data" and name in allowed:
+        elif section == "data" and name in allowed:
             OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
             moved |= name in _SOURCES
         elif section == "seed" and allowed is _PREDICT:
             result.data.seed = cfg.seed
-        elif (key == "label" or _TRAINING_KEY.match(key)) and allowed is _PREDICT:
+        elif allowed is _PREDICT and (section not in {"data", "model"} or _TRAINING_KEY.match(key)):
             continue
         elif not _same(name, _select(stored, key), _select(here, key)):
             values = [_shown(_select(one, key)) for one in (stored, here)]
@@ -251,7 +247,7 @@ def _change(
 
 
 _TRAINING_KEY = re.compile(
-    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler))\b"
+    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler|label))\b"
 )
 
 
