@@ -137,7 +137,7 @@ def test_one_refused_file_beside_others_that_are_served(store: Store) -> None:
     store.refuse("/b", 403, xml("AccessDenied", "Access Denied"))
     others = [signed(store, name) for name in ("a", "b", "other")]
     with pytest.raises(
-        AccessDeniedError, match="no file at .*/a, or this user may not read it: .*AccessDenied"
+        AccessDeniedError, match=r"no file at .*/a, or this user may not read it: .*AccessDenied"
     ) as caught:
         opened(others[0], others)  # the first file of all
     assert isinstance(caught.value, ReadError)
@@ -145,12 +145,12 @@ def test_one_refused_file_beside_others_that_are_served(store: Store) -> None:
     source = opened(others[2], others)
     store.refuse("/other", 403, xml("AccessDenied"))
     (store.root / "c").write_bytes(DATA)
-    with pytest.raises(AccessDeniedError, match="no file at .*/other"):
-        source._others = [*others, signed(store, "c")]
+    source._others = [*others, signed(store, "c")]
+    with pytest.raises(AccessDeniedError, match=r"no file at .*/other"):
         source.read(1, 2)
     # A file that was opened before counts as well.
     opened(signed(store, "c"))
-    with pytest.raises(AccessDeniedError, match="no file at .*/a"):
+    with pytest.raises(AccessDeniedError, match=r"no file at .*/a"):
         opened(others[0])
 
 
