@@ -25,7 +25,7 @@ whether trying again can help (``transient``)::
     ├── QualityError(ValueError)                a target that fails the quality policy, where that is not allowed
     ├── ReadError(OSError)                      a file that exists in the plan and cannot be read
     │   ├── MissingFileError(FileNotFoundError) the repository names it, the storage does not hold it
-    │   ├── AccessDeniedError(PermissionError)  a file that this user may not read
+    │   ├── AccessDeniedError(PermissionError)  a file that this user may not read, while others can be read
     │   ├── CorruptFileError                    bytes that are not what the file's own structure says
     │   ├── UnsupportedFormatError              a FITS feature that no reader here knows
     │   └── TransientReadError                  a passing failure: trying again can help
@@ -105,7 +105,7 @@ class RepositoryNotFoundError(RepositoryError, FileNotFoundError):
 
 
 class AuthenticationError(RepositoryError, PermissionError):
-    """A repository or file server that wants (other) credentials."""
+    """A repository or file server that wants (other) credentials, or fresh signed URLs; no fault of a file."""
 
 
 class RepositoryUnavailableError(RepositoryError, ConnectionError):
@@ -171,7 +171,7 @@ class MissingFileError(ReadError, FileNotFoundError):
 
 
 class AccessDeniedError(ReadError, PermissionError):
-    """A file that exists and that this user may not read."""
+    """A file that this user may not read, or that S3 does not say is missing, while others can be read."""
 
 
 class CorruptFileError(ReadError):

@@ -177,6 +177,7 @@ class Store(FileServer):
         self.refused: dict[str, tuple[int, bytes, dict[str, str]]] = {}
         """Status, body and headers of the answer, by a part of the path."""
         self.delay = 0.0
+        self.clock_ahead = 0.0
         self.waiting = self.most_waiting = 0
         self.lock = threading.Lock()
 
@@ -203,6 +204,9 @@ class TlsStore(Store):
 
 class StoreHandler(Handler):
     server: Store
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string((timestamp or time.time()) + self.server.clock_ahead)
 
     def _serve(self, body: bool) -> None:
         with self.server.lock:

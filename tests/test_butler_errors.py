@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -495,6 +496,9 @@ class ButlerServer(FileServer):
     """Answers as a Butler server does for its configuration, and in one way for everything else."""
 
     answer: tuple[int, str, bytes] = (200, "application/json", b"{}")
+    configuration = b""
+    server_url = "<butlerRoot>"
+    location = ""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -509,9 +513,10 @@ class ButlerHandler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        config = {"cls": "lsst.daf.butler.remote_butler.RemoteButler", "remote_butler": {"url": "<butlerRoot>"}}
+        config = {"cls": "lsst.daf.butler.remote_butler.RemoteButler", "remote_butler": {"url": self.server.server_url}}
         config["remote_butler"]["authentication"] = "rubin_science_platform"
-        answer = (200, "text/yaml", json.dumps(config).encode()) if "butler.yaml" in self.path else self.server.answer
+        text = self.server.configuration or json.dumps(config).encode()
+        answer = (200, "text/yaml", text) if "butler.yaml" in self.path else self.server.answer
         self.server.requests.append(("GET", self.path, self.headers.get("Authorization", "")))
         if answer[0] == 0:
             self.close_connection = True
@@ -519,6 +524,8 @@ class ButlerHandler(http.server.BaseHTTPRequestHandler):
         self.send_response(answer[0])
         self.send_header("Content-Type", answer[1])
         self.send_header("Content-Length", str(len(answer[2])))
+        if self.server.location:
+            self.send_header("Location", self.server.location)
         self.send_header("Connection", "close")  # the client never closes its own when it fails
         self.end_headers()
         if self.command != "HEAD":
@@ -586,10 +593,62 @@ def test_what_a_butler_server_sends_on(butler_server: ButlerServer, name: str, k
 
 
 def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
+    """A page for logging in is a refusal of access, from the server and in the place of its configuration."""
     butler_server.answer = (200, "text/html", b"<html>please log in</html>")
-    with pytest.raises(RepositoryError, match="no Butler server's answer") as caught:
+    with pytest.raises(AuthenticationError, match=r"answers with a web page.*logging in.*BUTLER_RUBIN_ACC") as caught:
         ask(butler_server)
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
+    butler_server.configuration = b"<!DOCTYPE html>\n<html><head><title>Sign in: here</title></head></html>"
+    with pytest.raises(AuthenticationError, match="cannot be opened: the server answers with a web page"):
+        ask(butler_server)
+
+
+def test_another_answer_is_no_butlers(butler_server: ButlerServer) -> None:
+    butler_server.answer = (200, "application/json", b"[1, 2]")
+    with pytest.raises(RepositoryError, match="no Butler server's answer") as caught:
+        ask(butler_server)
+    assert type(caught.value) is RepositoryError
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (400, b'{"detail": "unauthorized: the token has expired"}', "400"),
+        (400, b"<Error><Code>ExpiredToken</Code></Error>", "ExpiredToken"),
+        (401, b"<html><head><title>401 Authorization Required</title></head></html>", "401 Authorization Required"),
+        (403, b'{"error": "insufficient_scope"}', "insufficient_scope"),
+    ],
+)
+def test_a_butler_server_that_refuses_access(butler_server: ButlerServer, status: int, body: bytes, words: str) -> None:
+    """The message names the host, what the server says, and what to do."""
+    butler_server.answer = (status, "application/json", body)
+    with pytest.raises(AuthenticationError, match=rf"127\.0\.0\.1.*{words}.*BUTLER_RUBIN_ACCESS_TOKEN") as caught:
+        ask(butler_server)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_bad_request_is_no_refusal(butler_server: ButlerServer) -> None:
+    butler_server.answer = (400, "application/json", b'{"detail": "no such thing"}')
+    with pytest.raises(RepositoryError) as caught:
+        ask(butler_server)
+    assert not isinstance(caught.value, AuthenticationError)
+
+
+def test_the_token_goes_to_the_repositorys_own_host(butler_server: ButlerServer, tmp_path: Path) -> None:
+    """A butler.yaml from the web may name no server elsewhere; nor is a redirection followed with the token."""
+    with serving(tmp_path) as other:
+        butler_server.server_url = other.url
+        with pytest.raises(
+            AuthenticationError, match=rf"names a server on another host, {other.url[7:]}, .*your token"
+        ):
+            ask(butler_server)
+        butler_server.server_url = "<butlerRoot>"
+        butler_server.answer = (307, "text/plain", b"")
+        butler_server.location = f"{other.url}/elsewhere"
+        with pytest.raises(RepositoryError, match="307"):
+            ask(butler_server)
+        assert not any(other.tokens)
+    assert "Bearer geheim" in [token for _, _, token in butler_server.requests]
 
 
 def test_no_token(butler_server: ButlerServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """A plan is kept, saved, loaded and summed up without loss."""
 
 import json
+import os
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,26 @@ def test_a_saved_plan_loads_equal(plan: CutoutPlan, tmp_path: Path) -> None:
     plan.save(path)
     assert_equal(plan, CutoutPlan.load(path))
     assert [p.name for p in path.parent.iterdir()] == ["plan.parquet"]
+
+
+@pytest.mark.parametrize("query", ["Expires=1&Signature=geheim", "X-Goog-Signature=geheim", "se=2030-01-01&sig=geheim"])
+def test_only_the_owner_may_read_signed_urls(plan: CutoutPlan, tmp_path: Path, query: str) -> None:
+    """From before they are written, whatever was there; a plan without any is written as other files are."""
+    path, umask = tmp_path / "plan.parquet", os.umask(0o022)
+    try:
+        plan.save(path)
+        assert path.stat().st_mode & 0o777 == 0o644
+        (tmp_path / f".plan.parquet.{os.getpid()}.part").touch(0o644)
+        uris = (*plan.files.uri[:-1], f"https://host/key?{query}")
+        signed = replace(plan, files=replace(plan.files, uri=uris))
+        signed.save(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert CutoutPlan.load(path).files.uri == uris
+        plan.save(path)
+        assert path.stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(umask)
+    assert "geheim" not in repr(signed) + repr(signed.files)
 
 
 def test_a_plan_without_a_psf_loads_equal(plan: CutoutPlan, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from lsst.daf.butler import (
     Butler,
     ButlerConfig,
     ButlerUserError,
+    Config,
     DatasetNotFoundError,
     EmptyQueryResultError,
     MissingCollectionError,
     MissingDatasetTypeError,
 )
 from lsst.daf.butler.registry import CollectionError as ButlerCollectionError  # type: ignore[attr-defined]
+from lsst.resources import ResourcePath
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import (
@@ -34,9 +36,9 @@ from ..errors import (
     RepositoryNotFoundError,
     RepositoryUnavailableError,
 )
-from ..fits import is_web_page
+from ..fits import download
 from ..foreign import Trouble, trouble_of, words_of
-from ..signatures import hide_secrets
+from ..credentials import hide_secrets
 
 __all__ = ["asking", "instead", "open_butler", "reading"]
 
@@ -171,7 +173,7 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
     others = (TypeError, ValueError, LookupError, AttributeError)
     with asking(f"the Butler repository {name!r} cannot be opened", others):
         try:
-            config = ButlerConfig(name)
+            config = _configuration(name)
             _check_server(name, config)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
@@ -182,12 +184,18 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
                 f"no Butler repository {name!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
                 f" ({words_of(error)})"
             ) from error
-        except (yaml.YAMLError, *others):
-            if name.startswith(("http://", "https://")) and is_web_page(f"{name.rstrip('/')}/butler.yaml"):
-                raise AuthenticationError(
-                    f"the Butler repository {name!r} cannot be opened: {_PAGE}{_SIGN_IN}"
-                ) from None
-            raise
+
+
+def _configuration(name: str) -> ButlerConfig:
+    """Return a repository's configuration, one from the web without sending a token that is for file servers."""
+    uri = Butler.get_repo_uri(name, return_label=True)
+    if uri.scheme not in {"http", "https"}:
+        return ButlerConfig(name)
+    if not uri.getExtension():
+        uri = ResourcePath(uri, forceDirectory=True).join("butler.yaml", forceDirectory=False)
+    config = Config.fromString(download(uri.geturl()).decode())
+    config.configFile = uri
+    return ButlerConfig(config)
 
 
 def _check_server(name: str, config: ButlerConfig) -> None:

@@ -9,7 +9,7 @@ from .coadd import Coadd, open_coadd
 from .layout import PLANES, PlaneLayout
 from .pixels import Unit
 from .psf import PsfGrid
-from .remote import REQUESTS_AT_ONCE, is_web_page
+from .remote import REQUESTS_AT_ONCE, download
 from .salvage import salvage
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "PlaneLayout",
     "PsfGrid",
     "Unit",
-    "is_web_page",
+    "download",
     "open_coadd",
     "salvage",
 ]

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lsst.resources import ResourcePath
     from requests import Response, Session
 
-__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource", "is_web_page"]
+__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource", "download"]
 
 _RETRY = Retry()
 
@@ -347,15 +347,22 @@ def _web_page(response: "Response") -> str | None:
     return f" ({' '.join(title[1].split())[:80]!r})" if title else ""
 
 
-def is_web_page(url: str) -> bool:
-    """Return whether a server answers a request for a file with a web page, such as one for logging in."""
+def download(url: str) -> bytes:
+    """Return a small file of a web server.
+
+    Raises
+    ------
+    AuthenticationError
+        If the server answers with a web page, such as one for logging in.
+    """
     limits = Limits.from_environment()
-    try:
-        with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
+    with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
+        if response.status_code >= 400:
             _shorten(response)
-            return _web_page(response) is not None
-    except OSError:  # of requests; nothing is known then
-        return False
+        response.raise_for_status()
+        if (title := _web_page(response)) is not None:
+            raise AuthenticationError(f"{without_query(url)} is a web page{title}, most likely for logging in")
+        return bytes(response.content)
 
 
 def _session_for(url: str) -> "Session":
