@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,7 +161,9 @@ def interrupted(ways: Ways, seconds: float) -> int:
             for each in what:
                 each()
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, RuntimeError) as error:
+            # Python's own threading says so where Ctrl-C comes while it waits for a thread to start.
+            assert isinstance(error, KeyboardInterrupt) or str(error) == "release unlocked lock"  # noqa: PT017
             seen += 1
             ring(error)
     return seen
@@ -167,23 +171,27 @@ def interrupted(ways: Ways, seconds: float) -> int:
 
 def main(plan: str, repository: str) -> None:
     faulthandler.dump_traceback_later(100, exit=True)
-    trouble: list[object] = []
-    sys.unraisablehook = trouble.append
-    threading.excepthook = trouble.append
+    trouble: list[str] = []
+
+    def note(what: Any) -> None:
+        if what.exc_type is not KeyboardInterrupt:  # in a finalizer Python itself can only show it
+            trouble.append("".join(traceback.format_exception(what.exc_value)))
+
+    sys.unraisablehook = threading.excepthook = note
     before = held()
     gc.freeze()  # what is there by now is no garbage: each collection is short
     ways = Ways(CutoutPlan.load(plan), repository)
     threshold = gc.get_threshold()
     gc.disable()
     collect_anywhere(1009)
-    in_threads(ways, 6)
+    in_threads(ways, 3)
     sys.setprofile(None)
     threading.setprofile(None)
     gc.enable()
     gc.set_threshold(1)
     in_threads(ways, 6)
     gc.set_threshold(20)
-    seen = interrupted(ways, 4.0)
+    seen = interrupted(ways, 3.0)
     gc.set_threshold(*threshold)
     got = ways.fetcher.fetch_plan(ways.plan)["image"]
     np.testing.assert_array_equal(got, ways.whole)
@@ -196,11 +204,11 @@ def main(plan: str, repository: str) -> None:
     gc.unfreeze()
     more = left(before, 20)
     gc.collect()
-    assert not more, more
     assert not trouble, trouble
+    assert not more, more
     assert cache.stats().reserved == 0, cache.stats()
     assert not cache._state().flights
-    assert seen > 10, seen
+    assert seen > 5, seen
 
 
 if __name__ == "__main__":

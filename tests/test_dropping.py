@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import dataloader
 
 from lsstcutouts.cache import TileCache
-from lsstcutouts.cutout import CutoutReader, Request, Threads, stream
+from lsstcutouts.cutout import CutoutReader, Delivery, Request, Threads, stream
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.device import DirectTransfer
 from lsstcutouts.errors import ConfigurationError, MissingFileError
@@ -123,14 +123,12 @@ def test_garbage_is_collected_in_a_thread_of_its_own_pass(plan: CutoutPlan, monk
     def body() -> None:
         dropped, collected = threading.Event(), threading.Event()
 
-        def collect(delivery: object) -> object:
-            if dropped.wait(0 if not first else 20):
+        def collect(delivery: Delivery) -> object:
+            if delivery.batch["object_id"][0] != plan.object_id[0] and dropped.wait(20):
                 gc.collect()
                 collected.set()
-            first.append(None)
             return None
 
-        first: list[None] = []
         requests = [Request(np.arange(i, i + 4)) for i in range(0, 40, 4)]
         reader = CutoutReader(plan, cache=TileCache("50 MB"))
         passing = stream(reader, requests, threads=2, ahead=4, then=collect)
@@ -173,6 +171,25 @@ def test_threads_that_are_stopped_or_dropped_end_by_themselves() -> None:
 
     with nothing_left():
         body()
+
+
+def test_ctrl_c_while_a_thread_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(self, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+    with nothing_left():
+        threads = Threads(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Event, "wait", press)  # as `Thread.start` does
+            with pytest.raises(KeyboardInterrupt) as caught:
+                threads.submit(gc.collect)
+        assert threads.submit(lambda: None).result(20) is None  # others take its place
+        threads.stop()
+        end = time.monotonic() + 10
+        while any(t.name.startswith("lsstcutouts") for t in threading.enumerate()) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not [t for t in threading.enumerate() if t.name.startswith("lsstcutouts")]
+    assert caught.tb is not None  # it holds the executor, as the latest error of a script does until its exit
 
 
 def test_an_error_ends_the_threads_although_its_traceback_is_kept(plan: CutoutPlan) -> None:
@@ -259,12 +276,12 @@ def test_no_garbage_waits_for_a_worker_process(
     plan: CutoutPlan, persistent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch ends them in ``__del__``, which waits and takes locks; here it is called by a thread that nobody waits for."""
-    kind, ended = dataloader._MultiProcessingDataLoaderIter, []
+    kind, ended, collected = dataloader._MultiProcessingDataLoaderIter, [], threading.Event()
     shutdown, collecting = kind._shutdown_workers, threading.local()
 
     def watch(self) -> None:
         ended.append((threading.current_thread().name, getattr(collecting, "now", False), self._shutdown))
-        time.sleep(0 if self._shutdown else 1)
+        collected.wait(30)
         shutdown(self)
 
     def note(phase: str, info: object) -> None:
@@ -286,7 +303,8 @@ def test_no_garbage_waits_for_a_worker_process(
                 with lock:
                     gc.collect()
 
-            assert within(20, collect) < 1
+            within(20, collect)
+            collected.set()
             del dataset
     finally:
         gc.callbacks.remove(note)

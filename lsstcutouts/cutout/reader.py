@@ -283,7 +283,7 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(count, thread_name_prefix="lsstcutouts")
+        self._pool: ThreadPoolExecutor | None = self._new_pool()
 
     def submit(self, function: Callable[[], None]) -> Future[None]:
         """Call a function in one of the threads.
@@ -296,7 +296,13 @@ class Threads:
         pool = self._pool
         if pool is None:
             raise CancelledError
-        return pool.submit(self._run, function)
+        try:
+            return pool.submit(self._run, function)
+        except BaseException:
+            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
+            pool.shutdown(wait=False)
+            self._pool = None if self._pool is None else self._new_pool()
+            raise
 
     def stop(self) -> None:
         """Call off what has not begun, and return at once.
@@ -305,6 +311,9 @@ class Threads:
         neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
         """
         self._pool = None
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
 
     def _run(self, function: Callable[[], None]) -> None:
         if self._pool is not None:
