@@ -252,6 +252,7 @@ def test_a_known_skymap_of_another_scale(tmp_path: Path, name: str) -> None:
         assert planner._is_clipped()
     assert set(plan.tract) == {9697}
     np.testing.assert_array_equal(plan.other_tract, own[plan.row] != 9697)
+    assert plan.other_tract.any()
     middle = plan.yx0 + (np.array(plan.size) - 1) / 2 + plan.offset
     np.testing.assert_allclose(middle, np.column_stack([y, x])[plan.row], atol=1e-3)
 
