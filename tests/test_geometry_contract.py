@@ -297,8 +297,13 @@ def test_what_is_delivered(fetched, repo: SimulatedRepository) -> None:
     for one in files_of(repo).values():
         first, last = np.array(one.start), np.array(one.start) + one.image.shape
         reached |= ((start < last) & (start + SIZE > first)).all(axis=1)
-    in_tract = (np.column_stack([y, x]) >= -0.5).all(axis=1) & (y < 719.5) & (x < 1499.5)
-    np.testing.assert_array_equal(np.arange(len(start)) < len(plan), reached & in_tract)
+    np.testing.assert_array_equal(np.arange(len(start)) < len(plan), reached)
+    # Beyond the tract's edge no tract is a target's own, and files reach there.
+    ra, dec = own_wcs(repo).all_pix2world([1520.0, 1400.0], [400.0, 400.0], 0)
+    where = {"collections": repo.collections, "bands": "gri", "size": 21}
+    beyond, strict = (build_plan({"ra": ra, "dec": dec}, repo.root, **where, tract=t) for t in ("primary", "strict"))
+    assert (beyond.row.tolist(), beyond.other_tract.tolist()) == ([0, 1], [True, False])
+    assert (strict.row.tolist(), strict.rejected.row.tolist(), strict.rejected.tract.tolist()) == ([1], [0], [-1])
 
 
 @sentence(24, 25)

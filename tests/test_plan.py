@@ -13,9 +13,11 @@ import pyarrow.parquet
 import pytest
 
 from lsstcutouts.errors import PlanError
+from lsstcutouts.fits import open_coadd
+from lsstcutouts.geom import YX, Box
 from lsstcutouts.plan import CutoutPlan, Reason, ragged
 from lsstcutouts.planner import build_plan
-from lsstcutouts.simulate import SimulatedRepository
+from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate, skymap_of
 
 
 @pytest.fixture(scope="module")
@@ -189,3 +191,30 @@ def test_the_estimate_of_bytes_scales(plan: CutoutPlan) -> None:
     start = time.perf_counter()
     assert wide.summary().bytes_to_read == plan.summary().bytes_to_read
     assert time.perf_counter() - start < 5
+
+
+def test_the_estimate_of_bytes_counts_whole_tiles(dp1_repo: SimulatedRepository, dp2_repo: SimulatedRepository) -> None:
+    """The compressed bytes of the image tiles under the boxes, whatever their shape; also at the tract's first pixels."""
+    for repo in (dp1_repo, dp2_repo):
+        wcs = skymap_of(repo.config).wcs
+        for size, (y, x) in ((20, (430.0, 1000.0)), (64, (400.0, 1000.0)), (31, (250.0, 1210.0))):
+            ra, dec = wcs.all_pix2world(x, y, 0)
+            plan = build_plan({"ra": [ra], "dec": [dec]}, repo.root, collections=repo.collections, bands="r", size=size)
+            with open_coadd(plan.files.uri[plan.patches.files[plan.primary[0], 0]]) as coadd:
+                layout = coadd.layout("image")
+                start = coadd.bbox.start
+            box = Box.from_start(YX(*plan.yx0[0].tolist()), plan.size).relative_to(start)
+            tiles = layout.tiles_under(box)
+            sizes = layout.sizes.reshape(layout.tile_grid)[tiles.slices()]
+            assert plan.summary().bytes_to_read == pytest.approx(sizes.sum(), rel=0.35)
+
+
+def test_targets_at_the_first_pixels_of_a_tract(tmp_path: Path) -> None:
+    config = SimulationConfig(cells=2, cell=60, grid=3, patches=[0, 1], bands="g", targets=6, missing=None, holes=False)
+    repo = simulate(tmp_path / "repo", config)
+    ra, dec = skymap_of(config).sky([2.0, 3.0, 118.0], [1.0, 119.0, 0.0])
+    plan = build_plan({"ra": ra, "dec": dec}, repo.root, collections=repo.collections, bands="g", size=30)
+    assert (plan.yx0 < 0).any()
+    summary = plan.summary(ranks=2)
+    assert 0 < summary.bytes_to_read < summary.file_bytes
+    assert len(set(plan.blocks().tolist())) >= 1

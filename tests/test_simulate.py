@@ -205,3 +205,53 @@ def test_progress_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert not any(capsys.readouterr())
     simulate(tmp_path / "told", replace(TINY, bands="r"), progress=True)
     assert "1/1" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("targets", [1, 3, 40, 300])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cell": 40, "grid": 4, "patches": 4},  # patches that fill their tract, with nothing around them
+        {"cell": (20, 90), "grid": (3, 5), "patches": list(range(15))},
+        {"cell": 80, "grid": 4, "patches": [0]},  # in a corner: few places around it
+        {"cell": (16, 400), "grid": (9, 3), "patches": [4, 22]},
+    ],
+)
+def test_targets_find_a_place_wherever_there_is_room(changes: dict[str, object], targets: int) -> None:
+    config = SimulationConfig(**{"cells": 1, "bands": "g", "targets": targets, **changes})  # type: ignore[arg-type]
+    skymap = skymap_of(config)
+    inner = [skymap.inner_box(patch) for patch in config.patch_ids]
+    area = sum(box.area for box in inner)
+    if area / 1.3 / targets < 64:
+        with pytest.raises(ConfigurationError, match="ask for fewer, or for more or larger patches"):
+            draw_sky(config, skymap)
+        # Its advice helps.
+        few = replace(config, targets=area // 150)
+        assert len(draw_sky(few, skymap).truth) == few.targets
+        return
+    truth = draw_sky(config, skymap).truth.to_pandas()
+    assert len(truth) == targets
+    outer = [skymap.outer_box(patch).intersection(skymap.tract_box) for patch in config.patch_ids]
+    for y, x in zip(truth.y, truth.x, strict=True):
+        assert any(b.y0 <= y < b.y1 and b.x0 <= x < b.x1 for b in outer)
+
+
+def test_the_smallest_tract_that_its_patches_fill(tmp_path: Path) -> None:
+    repo = simulate(tmp_path / "repo", SimulationConfig(cells=1, cell=40, grid=3, patches=3, bands="g", targets=9))
+    with opened(repo) as butler:
+        assert len(butler.query_datasets("deep_coadd", limit=None)) == 9
+
+
+def test_pixels_of_another_scale_are_a_skymap_of_their_own() -> None:
+    config = replace(TINY, pixel_scale=0.168)
+    one, other = skymap_of(config), skymap_of(TINY)
+    assert one.name != other.name
+    assert one.hash != other.hash
+    assert not replace(TINY, cells=20, cell=150, grid=10, pixel_scale=0.168).is_full_size
+    corner = one.sky([0, 0], [0, 100])
+    ra, dec = np.radians(corner)
+    side = np.degrees(np.hypot((ra[1] - ra[0]) * np.cos(dec[0]), dec[1] - dec[0])) * 3600
+    assert side == pytest.approx(16.8, rel=1e-4)
+    for bad in (0, -0.2, "0.2", 11):
+        with pytest.raises(ConfigurationError, match="pixel_scale"):
+            replace(TINY, pixel_scale=bad)
