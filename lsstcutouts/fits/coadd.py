@@ -24,10 +24,10 @@ from lsstcutouts.geom import YX, Box
 from lsstcutouts.memory import Memory
 from lsstcutouts.stages import StageClock
 
-from .bitplanes import first_bit, mask_bit, mask_keys
+from .bitplanes import first_bit, mask_bit, mask_hdus, mask_keys
 from .decode import decode_rectangle, decode_units
 from .fused import is_fused
-from .headers import BadStructureError, Hdu, UnknownFeatureError
+from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
 from .named import Named
 from .pixels import Unit
@@ -82,17 +82,12 @@ def open_coadd(
     """
     source = open_source(uri, others=others)
     try:
-        _check_size(source, size)
+        if size is not None and size > 0 and size != source.size:
+            raise CorruptFileError(f"{source.uri} has {source.size} bytes; the repository recorded {size}")
         return Coadd(source)
     except LsstCutoutsError:
         source.close()
         raise
-
-
-def _check_size(source: ByteSource, size: int | None) -> None:
-    """Refuse a file whose size is not the recorded one."""
-    if size is not None and size > 0 and size != source.size:
-        raise CorruptFileError(f"{source.uri} has {source.size} bytes; the repository recorded {size}")
 
 
 class Coadd:
@@ -127,7 +122,9 @@ class Coadd:
         with self._named("image"):
             if image.cut:
                 raise BadStructureError(image.cut)
-            self.bbox = Box.from_start(array_origin(image.cards), _image_shape(image))
+            if len(image.axes) != 2:
+                raise UnknownFeatureError(f"an image of {len(image.axes)} dimensions, not two")
+            self.bbox = Box.from_start(array_origin(image.cards), YX(*image.axes[::-1]))
 
     @cached_property
     def data_id(self) -> dict[str, str]:
@@ -150,7 +147,7 @@ class Coadd:
             with contextlib.suppress(CorruptFileError):
                 found += [plane] if self._holds(plane) else []
         with contextlib.suppress(CorruptFileError):
-            found += self._mask_hdus[1:]
+            found += list(self._masks)[1:]
         return tuple(found)
 
     @cached_property
@@ -182,21 +179,13 @@ class Coadd:
         ------
         PlaneError
             The file has no mask plane.
-        CorruptFileError
-            One of the bits is none.
         """
         places = {name: self.mask_place(name) for name in self.mask_names}
         return {name: first_bit(plane) + bit for name, (plane, bit) in places.items()}
 
     @property
     def mask_names(self) -> tuple[str, ...]:
-        """Names of the mask planes, whatever their bits.
-
-        Raises
-        ------
-        PlaneError
-            The file has no mask plane.
-        """
+        """Names of the mask planes, whatever their bits; `PlaneError` where the file has none."""
         return tuple(self._mask_keys)
 
     def mask_place(self, name: str) -> tuple[str, int]:
@@ -211,31 +200,19 @@ class Coadd:
         """
         if name not in self._mask_keys:
             raise PlaneError(f"{self.uri} has no mask plane {name!r}; it has {', '.join(sorted(self._mask_keys))}")
-        plane, key = self._mask_keys[name]
+        plane, cards, key = self._mask_keys[name]
         with self._named(plane):
-            return plane, mask_bit(self._hdu(plane).cards, key)
+            return plane, mask_bit(cards, key)
 
     @cached_property
-    def _mask_keys(self) -> dict[str, tuple[str, str]]:
-        """HDU and keyword of each mask plane. The bits are read when they are asked for: one may be damaged."""
-        keys: dict[str, tuple[str, str]] = {}
-        for plane in self._mask_hdus or ("mask",):
-            found = mask_keys(self._hdu(plane).cards)
-            keys |= {name: (plane, key) for name, key in found.items() if name not in keys}
-        return keys
+    def _mask_keys(self) -> dict[str, tuple[str, Cards, str]]:
+        return mask_keys(self._masks or {"mask": self._hdu("mask")})
 
     @cached_property
-    def _mask_hdus(self) -> tuple[str, ...]:
-        """The planes that hold masks."""
-        planes = ["mask"] if self._holds("mask") else []
-        # Only lsst.images writes several; in afw files the search would read every header up to the end of the file.
-        while planes and "MSKN0000" in self._hdu(planes[-1]).cards and self._holds(f"mask{len(planes) + 1}"):
-            planes.append(f"mask{len(planes) + 1}")
-        if planes and "MSKN0030" in (last := self._hdu(planes[-1])).cards:
-            with self._named(planes[-1]):
-                if (why := self._structure.cut_off()) and self._structure.at(last.index + 1) is None:
-                    raise BadStructureError(f"the mask may go on behind the cut; the file is {why}")
-        return tuple(planes)
+    def _masks(self) -> dict[str, Hdu]:
+        """The HDUs that hold masks."""
+        with self._named("mask"):
+            return mask_hdus(self._structure, self._find)
 
     @cached_property
     def flux_scale(self) -> float:
@@ -376,10 +353,8 @@ class Coadd:
         ------
         ConfigurationError
             There is no unit of this number.
-        PlaneError
-            The file has no such plane.
-        CorruptFileError
-            A tile is damaged; the message names it.
+        PlaneError, CorruptFileError
+            As `read`; the message names the damaged tile.
         """
         arrays = [unit.pixels for unit in self.decode(plane, units)]
         for array in arrays:
@@ -471,11 +446,3 @@ class Coadd:
 
     def _named(self, plane: str) -> Named:
         return Named(self.uri, plane)
-
-
-def _image_shape(image: Hdu) -> YX[int]:
-    """Return the shape of the image, from its own or its compressed keywords."""
-    axes = image.axes
-    if len(axes) != 2:
-        raise UnknownFeatureError(f"an image of {len(axes)} dimensions, not two")
-    return YX(y=axes[1], x=axes[0])
