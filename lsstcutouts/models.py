@@ -196,8 +196,11 @@ class Supervised(L.LightningModule):
         losses = self.losses(output, target)
         score = self.measure(output, target)
         self.log("val_loss", losses.mean(), batch_size=len(target))
-        rows: Any = batch["object_id"]
-        ids = rows[real] if isinstance(rows, Tensor) else [rows[i] for i in real.nonzero().flatten().tolist()]
+        ids: Any = batch["object_id"]
+        if isinstance(ids, Tensor):  # through int64: torch takes no rows of uint64 on CUDA
+            ids = ids.view(torch.int64)[real].view(ids.dtype)
+        else:
+            ids = [ids[i] for i in real.nonzero().flatten().tolist()]
         return {"object_id": ids, "score": score, "truth": target, "loss": losses}
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]

@@ -9,15 +9,18 @@ import pytest
 import torch
 
 from lsstcutouts.benchmark.device import measure_device
+from lsstcutouts.callbacks import WorstPredictions
 from lsstcutouts.capability import BFLOAT16_FROM, can_compile
+from lsstcutouts.catalog import Catalog
 from lsstcutouts.datamodule.steps import DeviceSteps
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.device import CudaTransfer, pinned_empty
 from lsstcutouts.errors import ConfigurationError
+from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import build_plan
 from lsstcutouts.simulate import SimulatedRepository
-from lsstcutouts.transforms import AsinhStretch, RandomD4
+from lsstcutouts.transforms import AsinhStretch, RandomD4, random_keys
 
 from .test_datamodule import Watcher, data_of, plain_epochs, trainer_of
 from .test_transforms import batch_of
@@ -238,3 +241,16 @@ def test_the_benchmark_measures(plan: CutoutPlan, gpu: torch.device) -> None:
     assert training["steps"] == 18
     assert 0 <= training["idle"] <= 1
     assert 0 < training["computing"] <= training["seconds"]
+
+
+def test_ids_beyond_int64(gpu: torch.device, dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    """torch takes no rows of uint64 on CUDA; choices and pictures of mistakes need them."""
+    truth = Catalog.from_any(dp2_repo.truth, columns=("label",))
+    ids = 2**64 - 1 - np.arange(len(truth), dtype=np.uint64)
+    catalog = Catalog.from_arrays(truth.ra, truth.dec, ids, truth.columns)
+    on_gpu = torch.from_numpy(ids).to(gpu)
+    assert random_keys(on_gpu, 1, 2).tolist() == random_keys(torch.from_numpy(ids), 1, 2).tolist()
+    data = data_of(dp2_repo, catalog=catalog, columns=("label",), augmentations=RandomD4())
+    trainer = trainer_of(tmp_path, max_epochs=1, accelerator="gpu", callbacks=[WorstPredictions(tmp_path, count=3)])
+    trainer.fit(LensClassifier(LensFinder("gri", widths=(4,))), data)
+    assert (tmp_path / "worst-0001.png").exists()

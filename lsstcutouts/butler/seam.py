@@ -23,6 +23,7 @@ from lsst.daf.butler.registry import CollectionError as ButlerCollectionError  #
 from lsst.resources import ResourcePath
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..credentials import hide_secrets
 from ..errors import (
     AuthenticationError,
     CollectionError,
@@ -38,7 +39,6 @@ from ..errors import (
 )
 from ..fits import download
 from ..foreign import Trouble, trouble_of, words_of
-from ..credentials import hide_secrets
 
 __all__ = ["asking", "instead", "open_butler", "reading"]
 
