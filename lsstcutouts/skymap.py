@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import GeometryMismatchError, SkyMapError
-from .geom import YX, Box, TanProjection
+from .geom import YX, Box, TanProjection, projection_from_corners
 
 __all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection", "unit_vectors"]
 
@@ -22,10 +22,6 @@ WCS_TOLERANCE = 0.01
 
 _CHECKED = 21
 """Pixels along each side of a file where its WCS is compared."""
-
-_AT_POLE = 1e-8
-"""Radians from a pole within which a tangent point is the pole: a tangent point found from corners is good to 5e-9
-for tracts of 200 px, to 1e-11 for those of Rubin's skymaps."""
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
@@ -63,7 +59,7 @@ class Tract:
     @property
     def radius(self) -> float:
         """Radians from the tangent point to the farthest corner, or a little more."""
-        return float(np.radians(_radius(np.asarray(self.bbox.shape), max(self.projection.pixel_scale), 0.0)))
+        return float(np.arccos(_cosine(self, 0.0)))
 
     @classmethod
     def from_corners(
@@ -100,12 +96,11 @@ class Tract:
         parts = grid or inner
         if parts is None:
             raise SkyMapError(f"tract {tract}: neither the number of patches nor their size is known")
-        unit = _projection_from_corners(corners)  # one pixel is one tract side here
+        unit = projection_from_corners(corners)  # one pixel is one tract side here
         if pixel_scale is None:
             side = _side_from_tangent_point(tract, unit, parts)
         else:
-            degrees = YX(y=np.hypot(unit.cd[1], unit.cd[3]), x=np.hypot(unit.cd[0], unit.cd[2]))
-            side = YX(*(_whole(tract, d * 3600 / s, s) for d, s in zip(degrees, pixel_scale, strict=True)))
+            side = YX(*(_whole(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True)))
         if side.y % parts.y or side.x % parts.x:
             raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
         other = YX(y=side.y // parts.y, x=side.x // parts.x)
@@ -141,8 +136,9 @@ class Tract:
         return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
 
 
-def _whole(tract: int, pixels: float, scale: float) -> int:
-    """Return a tract side as whole pixels."""
+def _whole(tract: int, side: float, scale: float) -> int:
+    """Return a tract side, arcseconds, as whole pixels."""
+    pixels = side / scale
     if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
         raise SkyMapError(
             f"tract {tract}: a side of {pixels:.3f} px of {scale:.6g} arcsec is not whole; is the pixel scale another one?"
@@ -153,68 +149,10 @@ def _whole(tract: int, pixels: float, scale: float) -> int:
 def _side_from_tangent_point(tract: int, unit: TanProjection, parts: YX[int]) -> YX[int]:
     """Return the pixels along a tract's sides from how far its tangent point is off its middle, half a pixel."""
     off = YX(y=0.5 - unit.crpix[1], x=0.5 - unit.crpix[0])  # tract sides
-    sides = [0.5 / o / n if o > 1e-7 else np.nan for o, n in zip(off, parts, strict=True)]
-    if not all(abs(side - round(side)) < 0.2 for side in sides if np.isfinite(side)) or not np.isfinite(sides).all():
+    sides = [0.5 / max(o, 1e-7) / n for o, n in zip(off, parts, strict=True)]
+    if any(abs(side - round(side)) > 0.2 or round(side) < 1 for side in sides) or min(off) < 1e-6:
         raise SkyMapError(f"tract {tract}: its region alone does not tell the pixel scale; no file of it can be read")
     return YX(*(round(side) * n for side, n in zip(sides, parts, strict=True)))
-
-
-def _east_north(ra: float, dec: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the unit vectors to the east and north of a position, radians."""
-    east = np.array([-np.sin(ra), np.cos(ra), 0.0])
-    north = np.array([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)])
-    return east, north
-
-
-def _ra_dec(vector: NDArray[np.float64]) -> tuple[float, float]:
-    """Return right ascension and declination of a vector, radians; RA 0 at a pole, as the skymaps have it."""
-    x, y, z = vector / np.linalg.norm(vector)
-    if np.hypot(x, y) < _AT_POLE:
-        return 0.0, float(np.copysign(np.pi / 2, z))
-    return float(np.arctan2(y, x)), float(np.arctan2(z, np.hypot(x, y)))
-
-
-def _sorted_corners(
-    corners: NDArray[np.float64], east: NDArray[np.float64], north: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the corners as those of tract pixel (0, 0), (0, nx), (ny, nx), (ny, 0); x falls towards the east."""
-    from_middle = corners - corners.mean(axis=0)
-    angle = np.arctan2(from_middle @ north, -(from_middle @ east))  # 0 towards growing x
-    return corners[np.argsort(angle)]  # (-135, -45, 45, 135) degrees
-
-
-def _homography(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the matrix ``(3, 3)`` that maps four ordered corners to (0, 0), (1, 0), (1, 1), (0, 1) in ``(x, y)``.
-
-    Its last row is the tangent point, whichever corner comes first: the denominator of a gnomonic projection is the
-    cosine to the tangent point.
-    """
-    x, y = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
-    zero = np.zeros((4, 3))
-    # h0.v - x h2.v = 0 and h1.v - y h2.v = 0: the null vector of an 8 x 9 matrix is the homography.
-    system = np.vstack(
-        [np.hstack([corners, zero, -x[:, None] * corners]), np.hstack([zero, corners, -y[:, None] * corners])]
-    )
-    h: NDArray[np.float64] = np.linalg.svd(system)[2][-1].reshape(3, 3)
-    scale = np.linalg.norm(h[2])
-    return h / (scale if h[2] @ corners.mean(axis=0) > 0 else -scale)
-
-
-def _projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
-    """Return the projection that maps four corners, in any order, to the corners of a tract of one pixel."""
-    # North is that of the tangent point, not of the middle: half a pixel apart, they differ by any angle at a pole.
-    turned = _homography(_sorted_corners(corners, *_east_north(*_ra_dec(corners.mean(axis=0)))))
-    ra, dec = _ra_dec(turned[2])
-    east, north = _east_north(ra, dec)
-    h = _homography(_sorted_corners(corners, east, north))
-    crpix = h[:2] @ h[2]
-    forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
-    cd = np.degrees(np.linalg.inv(forward))
-    return TanProjection(
-        crval=(float(np.degrees(ra) % 360.0), float(np.degrees(dec))),
-        crpix=(float(crpix[0]), float(crpix[1])),
-        cd=(float(cd[0, 0]), float(cd[0, 1]), float(cd[1, 0]), float(cd[1, 1])),
-    )
 
 
 class PixelToSky(Protocol):

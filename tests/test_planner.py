@@ -143,9 +143,9 @@ def test_bands_and_sizes() -> None:
         parse_bands("LSST_g")
     with pytest.raises(ConfigurationError, match="one letter for each band"):
         parse_bands("N921")
-    for tract in ("primary", "best"):
+    for tract in ("primary", "strict", "best"):
         assert parse_tract(tract) == tract
-    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'best', got 'nearest'"):
+    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'strict', 'best', got 'nearest'"):
         parse_tract("nearest")
 
 

@@ -198,20 +198,24 @@ def test_a_search_in_the_middle_of_the_training_moves_nothing(runs: Runs, epochs
 
     data = runs.data()
     model, found = Tuned(data), list[int]()
-    finder = Size(max_trials=3, steps_per_trial=2, init_val=2) if search == "batch size" else Rate(num_training_steps=4)
+    finder = Size(max_trials=2, steps_per_trial=2, init_val=2) if search == "batch size" else Rate(num_training_steps=4)
     runs.trainer(finder, **PLAIN).fit(model, data)
     before, after = steps(model)[: found[0]], steps(model)[found[1] :]
     assert before == epochs[0]
-    if search == "batch size":  # other batches of the same targets
-        size = data.batch_size
-        assert size != 8
-        wanted = loader_of(runs)
-        plan, rows = wanted.cutouts.plan, wanted.cutouts.rows
-        wanted = CutoutLoader(CutoutDataset(plan, rows=rows, batch_size=size, threads=1, cache=runs.cache))
-        wanted.set_epoch(1)
-        assert after == [b["object_id"].tolist() for _ in range(2) for b in wanted]
-    else:
+    if search == "learning rate":
         assert after == flat(epochs[1:3])
+        return
+    # Other batches of the same targets. Lightning 2.6 counts the batches of the epoch before as batches of this one, and so
+    # ends it early, for any loader; what it takes of it comes in order, and the next epoch is whole.
+    assert data.batch_size != 8
+    dataset = loader_of(runs).cutouts
+    wanted = CutoutLoader(
+        CutoutDataset(dataset.plan, rows=dataset.rows, batch_size=data.batch_size, threads=1, cache=runs.cache)
+    )
+    wanted.set_epoch(1)
+    first, second = ([b["object_id"].tolist() for b in wanted] for _ in range(2))
+    assert after[-len(second) :] == second
+    assert after[: -len(second)] in (first, first[: max(1, len(first) - len(before))])
 
 
 def test_a_search_with_a_loader_moves_nothing(runs: Runs, epochs: Any) -> None:
@@ -314,7 +318,7 @@ class Predicting(Watcher):
 # A loader without a data module.
 
 
-@pytest.mark.parametrize("event", ["0 end", "1 end", "0 after 3", "1 after 2", "1 before 1"])
+@pytest.mark.parametrize("event", ["0 end", "1 end", "0 after 3", "1 after 2", "1 before 1", "1 before 4"])
 def test_a_loader_in_a_trainer_resumes(runs: Runs, epochs: Any, tmp_path: Path, event: str) -> None:
     saver = Saver(tmp_path)
     model = Watcher()
@@ -335,7 +339,7 @@ def test_a_loader_in_a_second_trainer_begins_at_the_beginning(runs: Runs, epochs
 
 
 class Paired(Watcher):
-    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
         self.seen.append((self.trainer.current_epoch, [b["object_id"].tolist() for b in batch.values()], 0.0))
         return self.layer(batch["long"]["object_id"].float()[:, None] % 7 / 7).square().mean()
 

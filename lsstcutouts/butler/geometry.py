@@ -57,33 +57,29 @@ def tract_of(record: Any, patch: Any, scale: YX[float] | None) -> Tract:
     edge = unit.projection.sky_to_pixel(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
     place = YX(patch.cell_y, patch.cell_x)
     ends = (YX(float(e.min()) + 0.5, float(e.max()) + 0.5) for e in edge)
-    grid = [_patches(*end, n, side) for end, n, side in zip(ends, place, unit.inner, strict=True)]
-    if None in grid:
+    grid = YX(*(_patches(*end, n, side) for end, n, side in zip(ends, place, unit.inner, strict=True)))
+    if 0 in grid:
         raise SkyMapError(
             f"tract {record.id}: its {unit.inner.y} x {unit.inner.x} px cannot be divided into patches such as patch {patch.id}"
         )
-    return Tract.from_corners(record.id, corners, grid=YX(*grid), pixel_scale=scale)
+    return Tract.from_corners(record.id, corners, grid=grid, pixel_scale=scale)
 
 
-def _patches(low: float, high: float, place: int, side: int) -> int | None:
+def _patches(low: float, high: float, place: int, side: int) -> int:
     """Return the number of patches along a side of a tract, from where one patch begins and ends and its place.
 
     A patch reaches equally far beyond both ends of its inner region, except where it is cut off at the tract's edge.
-    Where that leaves a choice, the fewest patches, which have the smallest border.
+    Where that leaves a choice, the fewest patches, which have the smallest border; 0 where nothing fits.
     """
     leaves = low < -0.5 or high > side + 0.5  # then nothing is cut off anywhere
     cut_low, cut_high = not leaves and low < 0.5, not leaves and high > side - 0.5
     for count in range(place + 1, side + 1):
         inner, rest = divmod(side, count)
         below, above = place * inner - low, high - (place + 1) * inner
-        if (
-            rest == 0
-            and min(below, above) > -0.5
-            and (cut_low or above < below + 1)
-            and (cut_high or below < above + 1)
-        ):
+        fits = (cut_low or above < below + 1) and (cut_high or below < above + 1)
+        if rest == 0 and min(below, above) > -0.5 and fits:
             return count
-    return None
+    return 0
 
 
 def bare_tract(record: Any, scale: YX[float] | None) -> Tract:

@@ -234,7 +234,7 @@ class Repository:
         SkyMapError
             If the records do not say how the skymap is divided.
         """
-        records = self._ask("tract records", lambda butler: self._tract_records(butler, tracts))
+        records = self._records_of(tracts)
         if self.rings is not None:
             return SkyMap(self.skymap, {r.id: known_tract(r, self.rings) for r in records}, self.rings)
         held = set(self.tracts()) if tracts is None else {r.id for r in records}
@@ -279,14 +279,19 @@ class Repository:
 
         return self._retry.call(once, f"{self.name}, {what}")
 
-    def _tract_records(self, butler: Butler, tracts: Sequence[int] | None) -> list[Any]:
-        with butler.query() as query:
-            if tracts is None:
-                return list(query.dimension_records("tract").where(skymap=self.skymap))
-            if not tracts:
-                return []
-            table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
-            return list(query.join_data_coordinate_table(table).dimension_records("tract"))
+    def _records_of(self, tracts: Sequence[int] | None) -> list[Any]:
+        """Return the records of the named tracts, or of all, as far as there are any."""
+        if tracts is not None and not tracts:
+            return []
+
+        def question(butler: Butler) -> list[Any]:
+            with butler.query() as query:
+                if tracts is None:
+                    return list(query.dimension_records("tract").where(skymap=self.skymap))
+                table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
+                return list(query.join_data_coordinate_table(table).dimension_records("tract"))
+
+        return self._ask("tract records", question)
 
     def _scale(self) -> YX[float] | None:
         """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; None without any."""
@@ -296,7 +301,7 @@ class Repository:
 
     def _scales(self) -> Iterator[YX[float]]:
         for one in self.samples():
-            (record,) = self._ask("a tract record", lambda butler, t=one.tract: self._tract_records(butler, [t]))
+            (record,) = self._records_of([one.tract])
             try:
                 with open_coadd(one.uri, size=one.size) as coadd:
                     projection = coadd.projection

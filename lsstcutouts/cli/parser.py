@@ -27,12 +27,13 @@ def texts_as_help() -> Iterator[None]:
     """
     from hydra._internal import utils
 
-    known = getattr(utils, "argparse", None)
+    names = vars(utils)
+    known = names.get("argparse")
     if known is None:  # a hydra that makes its parser elsewhere
         yield
         return
-    utils.argparse = SimpleNamespace(ArgumentParser=_Parser)
+    names["argparse"] = SimpleNamespace(ArgumentParser=_Parser)
     try:
         yield
     finally:
-        utils.argparse = known
+        names["argparse"] = known

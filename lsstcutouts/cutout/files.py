@@ -27,7 +27,7 @@ class OpenFiles:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = ForkLock()
-        self._open: OrderedDict[str, Coadd] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], Coadd] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
         return OpenFiles, ()
@@ -44,7 +44,8 @@ class OpenFiles:
         """
         if self._process != os.getpid():
             self._start()  # handles and connections that the parent goes on using
-        key, known = plan.files.dataset_id[file], self._open
+        key = plan.files.dataset_id[file], plan.files.uri[file]  # a signed URL is good for a while
+        known = self._open
         with self._lock:
             coadd = known.get(key)
             if coadd is not None:

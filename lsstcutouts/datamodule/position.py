@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
 from ..dataset import CutoutLoader
+from ..dataset.loader import position_of_training
 from ..device import TensorBatch
 
 __all__ = ["TrainingPosition"]
@@ -149,14 +150,7 @@ class TrainingPosition:
         trainer = self.trainer
         if trainer is None or trainer.state.fn != TrainerFn.FITTING or loader is not self.loader:
             return epoch, done
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        # A batch that was fetched when an exception or a signal came was not trained on; Lightning counts it as ready
-        # only after the transforms.
-        under_way = max(0, progress.ready - getattr(progress, "processed", progress.ready)) + self.transforming
-        done = max(0, done - under_way)
-        # With limit_train_batches an epoch is over before the loader's.
-        limit = trainer.num_training_batches
-        return (epoch, done) if limit >= len(loader) or done < limit else (epoch + 1, 0)
+        return position_of_training(trainer.fit_loop, loader, epoch, done, ahead=self.transforming)
 
     def used_by_trainer(self, loader: CutoutLoader) -> None:
         """Say once what a trainer leaves out that has a loader and not the data module."""

@@ -1,5 +1,6 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
+import gc
 import hashlib
 import os
 import weakref
@@ -251,9 +252,13 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     def refuse_second(self, loader: DataLoader[Any] | None) -> None:
         """Refuse a torch loader where another one has a pass under way in this process."""
-        others = (other for one in self.under_way if (other := one.loader()) is not None)
-        if loader is not None and any(other is not loader for other in others):
-            raise ConfigurationError(SECOND)
+        for collected in (False, True):
+            others = [other for one in self.under_way if (other := one.loader()) is not None]
+            if loader is None or all(other is loader for other in others):
+                return
+            if not collected:  # one that is gone may wait for the garbage collector
+                gc.collect()
+        raise ConfigurationError(SECOND)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch, in a plain loop or torch's own loader; a `CutoutLoader` has its own ``set_epoch``."""

@@ -20,7 +20,7 @@ from .faults import any_dead, dismiss, dismiss_with, worker_error
 from .passes import ACCOUNT
 from .workers import Parcel, WorkerCaches, preload_fork_server
 
-__all__ = ["CutoutLoader"]
+__all__ = ["CutoutLoader", "position_of_training"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +51,35 @@ class _Told(SequentialSampler):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the loader's next pass be the trainer's epoch."""
-        loader = self._loader()
-        if loader is not None:
-            caller = sys._getframe(1).f_back  # of Lightning's function that calls this; Fabric has no data modules
-            loader.told(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
+        loader, caller = self._loader(), sys._getframe(1).f_back  # who calls Lightning's function that calls this
+        if loader is None:
+            return
+        loop = None if caller is None else caller.f_locals.get("self")
+        if hasattr(loop, "epoch_loop"):
+            loader.fit_loop = weakref.ref(loop)
+        # Fabric tells, too, and has no data modules.
+        loader.told(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
+
+
+def position_of_training(
+    fit_loop: Any, loader: "CutoutLoader", epoch: int, done: int, *, ahead: int = 0
+) -> tuple[int, int]:
+    """Return how far Lightning's training is, from how far its loader is.
+
+    Parameters
+    ----------
+    fit_loop
+        Of the trainer.
+    loader, epoch, done
+        The loader and its position.
+    ahead
+        Batches that were fetched and are not on the device: Lightning does not count them yet.
+    """
+    progress = fit_loop.epoch_loop.batch_progress.current
+    # A batch that was fetched when an exception or a signal came was not trained on.
+    done = max(0, done - ahead - max(0, progress.ready - getattr(progress, "processed", progress.ready)))
+    # With limit_train_batches an epoch is over before the loader's.
+    return (epoch, done) if fit_loop.max_batches >= len(loader) or done < fit_loop.max_batches else (epoch + 1, 0)
 
 
 def _same(batch: Any) -> Any:
@@ -166,13 +191,26 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._report: Report | None = None
         self._latest: Callable[[], _Pass | None] = _nobody  # pass that counts
         self._made: Callable[[], _Pass | None] = _nobody
+        self.fit_loop: Callable[[], Any] = _nobody
+        """Lightning's loop that trains on this loader, weakly."""
         self._holder: Callable[[], _Pass | None] = _nobody  # of the workers that stay
         self._staying: DataLoader[TensorBatch] | None = None
         self._iterator = None  # of these workers; Lightning ends them through it
         self.__dict__["sampler"] = _Told(self)  # torch lets nobody else set it
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_report", "_latest", "_made", "_holder", "_staying", "_iterator", "sampler", "transfer", "workers"}
+        own = {
+            "_report",
+            "_latest",
+            "_made",
+            "fit_loop",
+            "_holder",
+            "_staying",
+            "_iterator",
+            "sampler",
+            "transfer",
+            "workers",
+        }
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -316,9 +354,11 @@ class CutoutLoader(DataLoader[TensorBatch]):
         ``more`` the passes that a trainer has begun beyond the one of its epoch.
         """
         epoch, done = self.epoch, self.done
-        watcher = self._watcher
+        watcher, fit_loop = self._watcher, self.fit_loop()
         if watcher is not None:
             epoch, done = watcher.position_of_training(self, epoch, done)
+        elif fit_loop is not None:
+            epoch, done = position_of_training(fit_loop, self, epoch, done)
         return {"epoch": epoch, "done": done, "more": self._more, "order": self.cutouts.settings(self.lanes)}
 
     def follow(self, earlier: "CutoutLoader") -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lsst.resources import ResourcePath
     from requests import Response, Session
 
-__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource"]
+__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource", "is_web_page"]
 
 _RETRY = Retry()
 
@@ -297,7 +297,7 @@ def _access(path: "ResourcePath") -> str:
     if is_signed(url):
         expiry = expiry_of(url)
         end = "" if expiry is None else f", until {datetime.fromtimestamp(expiry, UTC):%Y-%m-%d %H:%M:%S} UTC"
-        return f"; its URL is signed{end}: make the plan again, which asks the repository for new URLs"
+        return f"; its URL is signed{end}: make the plan again, which asks the repository for new URLs (a fetcher does so after refresh())"
     host = urlsplit(url).hostname
     if not os.environ.get(_TOKEN):
         return f"; give a token that {host} accepts with {_TOKEN}, and the host's name with {_TOKEN_HOSTS}"
@@ -345,6 +345,17 @@ def _web_page(response: "Response") -> str | None:
         return None
     title = re.search(r"<title[^>]*>([^<]+)", text, re.IGNORECASE)
     return f" ({' '.join(title[1].split())[:80]!r})" if title else ""
+
+
+def is_web_page(url: str) -> bool:
+    """Return whether a server answers a request for a file with a web page, such as one for logging in."""
+    limits = Limits.from_environment()
+    try:
+        with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
+            _shorten(response)
+            return _web_page(response) is not None
+    except OSError:  # of requests; nothing is known then
+        return False
 
 
 def _session_for(url: str) -> "Session":

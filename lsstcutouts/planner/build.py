@@ -309,12 +309,12 @@ class Planner:
         raise failure
 
     def _measure(self, one: LocatedFile, others: Sequence[str]) -> _Sample:
-        tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
-        inner = tract.inner_box(one.patch)
         with open_coadd(one.uri, size=one.size, others=others) as coadd:
+            tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
             whose = f"tract {one.tract} of skymap {self.repository.skymap!r}"
             check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)
             bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
+        inner = tract.inner_box(one.patch)
         # What a file at the edge of its tract shows can be less than what others have.
         least = 0 if self.repository.rings is None else self.repository.rings.border
         return _Sample(
@@ -392,7 +392,7 @@ class _Under:
 
 def _distinct(numbers: Ints) -> list[int]:
     """Return the different ones of numbers that are not negative, ascending; much faster than hashing them all."""
-    return np.flatnonzero(np.bincount(numbers[numbers >= 0])).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(np.bincount(numbers[numbers >= 0])).tolist()
 
 
 def _among(numbers: Ints, chosen: Collection[int]) -> NDArray[np.bool_]:
