@@ -21,6 +21,7 @@ from lsst.daf.butler import (
 from lsst.daf.butler.registry import CollectionError as ButlerCollectionError  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..credentials import hide_secrets
 from ..errors import (
     AuthenticationError,
     CollectionError,
@@ -36,7 +37,6 @@ from ..errors import (
 )
 from ..fits import is_web_page
 from ..foreign import Trouble, trouble_of, words_of
-from ..signatures import hide_secrets
 
 __all__ = ["asking", "instead", "open_butler", "reading"]
 
