@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
 from ..planner.arguments import parse_bands, parse_size
-from ..trained import absolute_path, data_state, without_secrets
+from ..trained import absolute_path, data_state, public_values
 
 __all__ = ["as_trained", "recorded"]
 
@@ -80,7 +80,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     data = plain.get("data")
     if isinstance(data, dict):
         data |= {name: absolute_path(data[name]) for name in _PATHS if name in data}
-    return {"version": _VERSION, "folder": str(Path.cwd()), **without_secrets(plain)}
+    return {"version": _VERSION, "folder": str(Path.cwd()), **public_values(plain)}
 
 
 def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
