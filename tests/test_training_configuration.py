@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,9 @@ def test_resume_needs_nothing_but_the_checkpoint(
     assert two["data"] == one["data"]
     assert two["normalisation"] == one["normalisation"]
     assert (one["train"]["epoch"], two["train"]["epoch"]) == (0, 1)
-    changed = {"data": one["run"]["data"] | {"threads": 1}, "trainer": one["run"]["trainer"] | {"max_epochs": 2}}
+    changed = {"trainer": one["run"]["trainer"] | {"max_epochs": 2}, "data": two["run"]["data"]}
     assert two["run"] == {**one["run"], **changed}
+    assert {**two["run"]["data"], **one["run"]["data"], "threads": 1} == two["run"]["data"]
 
 
 def test_resume_without_raising_the_epochs_uses_the_trainer_of_the_checkpoint(
@@ -142,7 +144,7 @@ REFUSED = {
     "data.size=24": "data.size: 32 in the checkpoint, 24 given",
     "data.planes=[image,valid]": "data.planes: [image] in the checkpoint, [image, valid] given",
     "data.missing_band=nan": "data.missing_band: zero in the checkpoint, nan given",
-    "+data.flux_unit=native": "data.flux_unit: none in the checkpoint, native given",
+    "data.flux_unit=native": "data.flux_unit: nJy in the checkpoint, native given",
     "normalisation=lupton": "data.normalisation._target_: lsstcutouts.transforms.NoiseAsinh in the checkpoint, "
     "lsstcutouts.transforms.Lupton given",
     "data.normalisation.softening=3": "data.normalisation.softening: 2 in the checkpoint, 3 given",
@@ -183,7 +185,15 @@ def test_what_is_the_same_may_be_said_again(
     pyarrow.csv.write_csv(rows, moved / "some.csv")
     settings = ["data=dp2", "data.repo=moved/sky", "data.catalog=moved/some.csv", "normalisation=noise_asinh"]
     settings += ["data.normalisation.softening=2", "data.bands=[i,r,g]", "data.size=[32,32]", "model.label=is_lens"]
-    settings += ["data.batch_size=7", "data.threads=1", "trainer=cpu", "seed=3", "data.columns=[is_lens]"]
+    settings += [
+        "data.batch_size=7",
+        "data.threads=1",
+        "trainer=cpu",
+        "seed=3",
+        "data.columns=[is_lens]",
+        "task=binary",
+    ]
+    settings += ["data.flux_unit=nJy", "model=lens_finder", "model.network.widths=[4,8]"]
     assert main(["predict", f"checkpoint={project.checkpoint}", *settings, "output=s", *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert (result["rows"], result["repo"]) == (30, "moved/sky")
@@ -257,6 +267,56 @@ def test_a_checkpoint_that_python_wrote(project: Project, elsewhere: Path, capfd
     assert main(["predict", "checkpoint=python.ckpt", *model, *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert result["predicted"] == project.rows
+
+
+NET = """
+import lightning as L, torch
+from torch import nn
+
+class Net(L.LightningModule):
+    def __init__(self, width: int, body: nn.Module):
+        super().__init__()
+        self.body, self.head = body, nn.Linear(width, 1)
+    def forward(self, image): return self.head(self.body(image).mean((2, 3))).squeeze(1)
+    def training_step(self, batch, _):
+        return nn.functional.binary_cross_entropy_with_logits(self(batch["image"]), batch["is_lens"].float())
+    def predict_step(self, batch, _): return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
+    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), 0.01)
+
+def body(width): return nn.Conv2d(3, width, 3)
+"""
+
+
+def test_a_network_by_its_import_path(
+    project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its class and arguments are in the checkpoint; a function that makes a part is called only if one says so again."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (elsewhere / "my_lens_net.py").write_text(NET)
+    settings = ["data=custom", f"data.repo={project.folder / 'sky'}", f"data.catalog={project.folder / 'mine.csv'}"]
+    settings += ["data.collections=dp2", "data.bands=irg", "data.size=32", "label=is_lens", "data.batch_size=16"]
+    settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation_sample=10"]
+    own = ["model=custom", "model._target_=my_lens_net.Net", "+model.width=4"]
+    by_class = ["+model.body._target_=torch.nn.Conv2d", "+model.body.in_channels=3", "+model.body.out_channels=4"]
+    by_class += ["+model.body.kernel_size=3"]
+    by_function = ["+model.body._target_=my_lens_net.body", "+model.body.width=4"]
+    for name, body in (("a", by_class), ("b", by_function)):
+        assert main(["train", *settings, *own, *body, *QUIET, f"output={name}"]) == 0
+    assert main(["predict", "checkpoint=a/model.ckpt", "output=a.parquet", *QUIET]) == 0
+    assert pyarrow.parquet.read_table("a.parquet")["score"].null_count == 0
+    assert main(["train", "resume=a/last.ckpt", "trainer.max_epochs=2", *QUIET]) == 0
+    capfd.readouterr()
+    assert main(["predict", "checkpoint=b/model.ckpt", "output=b.parquet", *QUIET]) == 2
+    text = said(capfd)
+    assert "names my_lens_net.body, which is no class" in text
+    assert "name it on the command line too: model.body._target_=my_lens_net.body" in text
+    assert main(["predict", "checkpoint=b/model.ckpt", by_function[0], "output=b.parquet", *QUIET]) == 0
+    (elsewhere / "deeper").mkdir()
+    monkeypatch.chdir(elsewhere / "deeper")
+    monkeypatch.delitem(sys.modules, "my_lens_net")
+    assert main(["predict", "checkpoint=../a/model.ckpt", *QUIET]) == 2
+    assert "my_lens_net.Net, which cannot be imported here" in (text := said(capfd))
+    assert f"call the command in {elsewhere}" in text
 
 
 def test_where_a_resumed_training_writes(project: Project, elsewhere: Path) -> None:

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
 from ..planner.arguments import parse_bands, parse_size
-from ..trained import absolute_path, data_state, without_secrets
+from ..trained import absolute_path, data_state, public_values
 
 __all__ = ["as_trained", "recorded"]
 
@@ -65,6 +65,8 @@ _GROUPS = {
 _MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 """What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
 
+_OWN = "lsstcutouts.datamodule.CutoutDataModule"
+
 _ABSENT = object()
 
 
@@ -78,7 +80,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     data = plain.get("data")
     if isinstance(data, dict):
         data |= {name: absolute_path(data[name]) for name in _PATHS if name in data}
-    return {"version": _VERSION, "folder": str(Path.cwd()), **without_secrets(plain)}
+    return {"version": _VERSION, "folder": str(Path.cwd()), **public_values(plain)}
 
 
 def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
@@ -141,10 +143,12 @@ def _given(cfg: DictConfig) -> _Given:
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
+    raw = OmegaConf.to_container(cfg, resolve=False)
     for group in groups & set(_GROUPS):
         chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
-        # What a group leaves null is worked out in the training, such as the classes of a column.
-        keys += [key for key in chosen if _select(here, key) not in (None, _ABSENT, "???")]
+        # A group does not say what it leaves null, such as the classes of a column, or takes from other settings.
+        said = {key: _select(raw, key) for key in chosen}
+        keys += [key for key, value in said.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
     return _Given(groups, tuple(dict.fromkeys(keys)))
 
 
@@ -199,19 +203,21 @@ def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the configuration in a checkpoint; that of the data alone where no command line wrote it."""
     state = data_state(checkpoint) or {}
     run = state.get("run")
+    derived = {"version", "pixels", "pixel_scale", "plans"}
+    settings = {name: value for name, value in state.get("data", {}).items() if name not in derived}
     if run is not None:
         if run.get("version") != _VERSION:
             raise ConfigurationError(
                 f"{where} has a configuration of version {run.get('version')!r}; this package reads {_VERSION}"
             )
-        return {name: value for name, value in run.items() if name != "version"}
-    if "data" not in state:
+        stored = {name: value for name, value in run.items() if name != "version"}
+        if stored["data"]["_target_"] == _OWN:  # with the defaults of that version
+            stored["data"] = settings | stored["data"]
+        return stored
+    if not settings:
         return {}
-    derived = {"version", "pixels", "pixel_scale", "plans"}
-    settings = {name: value for name, value in state["data"].items() if name not in derived}
     settings["catalog"] = "???" if settings["catalog"] is None else settings["catalog"]
-    made = {"_target_": "lsstcutouts.datamodule.CutoutDataModule", "_convert_": "all"}
-    return {"data": {**made, **settings}}
+    return {"data": {"_target_": _OWN, "_convert_": "all", **settings}}
 
 
 def _change(

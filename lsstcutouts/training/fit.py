@@ -49,6 +49,7 @@ def train(cfg: DictConfig) -> TrainingResult:
                 f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
             )
         cfg = as_trained(cfg, before, where, resume=True)
+        del before  # its weights are mapped from a file that may be written over
     if not cfg.debug:
         quieten()
     check_settings(cfg, "data", "trainer", "callbacks")
