@@ -41,7 +41,11 @@ _STEPS = {
         "Butler repository", "repository", "check_repository", "lsst", "give other repo=, collections= or dataset_type="
     ),
     "cutout": _Step(
-        "cutouts equal a second reader", "repository", "check_cutout", "repository", "restore the file, or report this line"
+        "cutouts equal a second reader",
+        "repository",
+        "check_cutout",
+        "repository",
+        "restore the file, or report this line",
     ),
     "resources": _Step("memory, disk, limits", "limits", "check_resources", None, "change the setting that is named"),
 }
