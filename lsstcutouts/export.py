@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from . import __version__
 from .errors import ConfigurationError, WriteError
 from .geom import YX, Box, TanProjection
+from .ids import hashed
 from .plan import CutoutPlan
 from .writing import whole_file
 
@@ -24,6 +26,9 @@ __all__ = ["batch_wcs", "write_fits"]
 type Array = NDArray[Any]
 
 _log = logging.getLogger(__name__)
+
+_LONGEST = 120
+"""Characters of a text id in a file name, of the 255 that file systems allow; a hash stands for the rest."""
 
 _PIXEL_PLANES = ("image", "variance", "ivar", "mask", "valid")
 """Planes ``(N, B, Y, X)`` of a batch, in the order in which a file holds them."""
@@ -72,12 +77,14 @@ def write_fits(
 ) -> list[Path]:
     """Write each target of a batch to a FITS file of its own, named by object, tract and patch.
 
+    In the name of a file, characters of an id that file systems mind stand as ``%XX``, as in a URL; the header has the id.
+
     A file has an empty primary HDU whose header tells target and provenance, and for each band, named in the batch's
     order, an image HDU for every plane of the batch: ``IMAGE_G``, ``VARIANCE_G``, ``IVAR_G``, ``MASK_G``,
     ``VALID_G``, and ``PSF_G`` where there is a kernel. Pixel planes carry the celestial WCS and, as ``LTV1``,
     ``LTV2`` and the "A" WCS, their place on the tract's pixel grid. Nothing is compressed.
 
-    Padding, repeated rows and rows outside every tract are not written. A file appears whole or not at all.
+    Padding, repeated rows and rows outside the coverage are not written. A file appears whole or not at all.
 
     Parameters
     ----------
@@ -113,7 +120,7 @@ def write_fits(
     folder = Path(directory)
     paths = {folder / _name(arrays, i): (i, target) for i, target in target_of.items()}
     if skipped := len(arrays["object_id"]) - len(target_of) - int(np.sum(arrays["is_padding"])):
-        _log.warning("%d of %d rows lie outside every tract and are not written", skipped, len(arrays["object_id"]))
+        _log.warning("%d of %d rows lie outside the coverage and are not written", skipped, len(arrays["object_id"]))
     _prepare(folder, paths, overwrite)
     for path, (i, target) in paths.items():
         _write(path, [_primary(arrays, i, plan, target, mask_planes), *_hdus(arrays, i, plan, mask_planes, flux_unit)])
@@ -177,12 +184,10 @@ def _check(arrays: Mapping[str, Array], plan: CutoutPlan, mask_planes: Sequence[
 
 def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
     """Return the target of the plan for each row of the batch that is to be written."""
-    order = np.argsort(plan.object_id)
     rows = np.flatnonzero(~arrays["is_padding"].astype(bool) & (arrays["tract"] >= 0))
     wanted = arrays["object_id"][rows]
-    place = np.minimum(np.searchsorted(plan.object_id, wanted, sorter=order), len(plan) - 1)
-    targets = order[place]
-    same = (plan.object_id[targets] == wanted) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
+    targets = plan.targets_of(wanted)
+    same = (targets >= 0) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
     same &= plan.tract[targets] == arrays["tract"][rows]
     if not same.all():
         raise ConfigurationError(f"object {wanted[~same][0]} of the batch is not in the plan, or has another box there")
@@ -190,8 +195,14 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
 
 
 def _name(arrays: Mapping[str, Array], i: int) -> str:
-    identity = (int(arrays[name][i]) for name in ("object_id", "tract", "patch"))
-    return "cutout_{}_{}_{}.fits".format(*identity)
+    """Return the name of a target's file: of an id that is a text, what no file system minds, the rest as ``%XX``."""
+    identity = arrays["object_id"][i].item()
+    if isinstance(identity, str):
+        shown = quote(identity, safe="+")
+        identity = (
+            shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hashed([identity])[0]) & (2**64 - 1):016x}"
+        )
+    return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}.fits"
 
 
 def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
@@ -222,7 +233,8 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
     header = hdu.header
     y0, x0 = arrays["yx0"][i].tolist()
     header["CREATOR"] = f"lsstcutouts {__version__}"
-    header["OBJECTID"] = int(arrays["object_id"][i]), "object_id of the catalog"
+    identity = arrays["object_id"][i].item()
+    header["OBJECTID"] = (_ascii(identity) if isinstance(identity, str) else identity), "object_id of the catalog"
     header["RA"] = float(arrays["ra"][i]), "[deg] ICRS"
     header["DEC"] = float(arrays["dec"][i]), "[deg] ICRS"
     header["SKYMAP"] = _ascii(plan.skymap)
@@ -326,4 +338,4 @@ def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Hea
 
 def _ascii(text: str) -> str:
     """Return text as FITS headers can hold it."""
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text)

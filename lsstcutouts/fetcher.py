@@ -3,14 +3,14 @@
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .butler import Repository, as_names
 from .cache import CacheStats, TileCache, available_memory
@@ -24,13 +24,17 @@ from .cutout import (
     QualityPolicy,
     ReadOptions,
     Request,
+    Threads,
     checked_targets,
     default_threads,
     lacking,
+    threads_for,
 )
 from .errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from .export import write_fits
 from .geom import YX
+from .ids import Values, hashed, joined, taken
+from .memory import Memory
 from .plan import CutoutPlan
 from .planner import Planner, SizeLike, has_size, parse_bands, parse_size, parse_tract
 from .report import Report
@@ -38,6 +42,9 @@ from .report import Report
 __all__ = ["LsstDataFetcher"]
 
 _log = logging.getLogger(__name__)
+
+_MOST_IDLE = 256_000_000
+"""Bytes of dropped batches that wait for the next `fetch`: those of 600 cutouts of 6 bands and 128 x 128 pixels."""
 
 
 class LsstDataFetcher:
@@ -82,8 +89,9 @@ class LsstDataFetcher:
     flux_unit
         ``"nJy"``, or ``"native"`` for the files' own values.
     tract
-        ``"primary"`` cuts each target from the tract whose inner region holds it; ``"best"`` from the tract whose
-        files cover most of the box.
+        ``"primary"`` cuts each target from its own tract, the one that the skymap gives its position to, or, where the
+        coadds of that one cover no pixel of the box in any band, from the best other one; ``"strict"`` from its own tract
+        only; ``"best"`` from the tract whose files cover most of the box.
     seed
         Of the noise.
     threads
@@ -118,7 +126,7 @@ class LsstDataFetcher:
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
-        tract: Literal["primary", "best"] = "primary",
+        tract: Literal["primary", "strict", "best"] = "primary",
         seed: int = 0,
         threads: int | None = None,
         cache_bytes: float | str = "auto",
@@ -152,9 +160,10 @@ class LsstDataFetcher:
         """Begin without threads, files and answers, as after the constructor, a fork or unpickling."""
         self._process = os.getpid()
         self._files = OpenFiles()
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = Threads(self.threads)
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -176,26 +185,32 @@ class LsstDataFetcher:
         self.close()
 
     def close(self) -> None:
-        """Stop the threads and close files and repository; a later `fetch` opens them again."""
-        self._in_this_process()
-        with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
-                self._pool = None
-            if self._planner is not None:
-                self._planner.repository.close()
-                self._planner = None
-        self._files.close()
+        """Stop the threads and close files and repository; a later `fetch` opens them again.
 
-    def fetch(self, ra: ArrayLike, dec: ArrayLike, *, object_id: ArrayLike | None = None) -> Batch:
+        A `fetch` of another thread ends with an error. Returns at once: where a generator holds the fetcher, the garbage
+        collector may call this, in any thread and inside any locked block.
+        """
+        self._in_this_process()
+        self._pool.stop()
+        self._pool, planner, self._planner = Threads(self.threads), self._planner, None
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
+        self._files.close()
+        # Where the lock is held, `plan` is under way and closes the repository itself.
+        if planner is not None and self._lock.acquire(blocking=False):
+            try:
+                planner.repository.close()
+            finally:
+                self._lock.release()
+
+    def fetch(self, ra: ArrayLike | Any, dec: ArrayLike | None = None, *, object_id: ArrayLike | None = None) -> Batch:
         """Return cutouts around positions, in their order.
 
         Parameters
         ----------
         ra, dec
-            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``.
+            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``; or an astropy ``SkyCoord`` alone, in any frame.
         object_id
-            ``(N,)`` unique integers; by default 0 to N - 1.
+            ``(N,)`` unique integers or texts; by default 0 to N - 1.
 
         Returns
         -------
@@ -219,9 +234,12 @@ class LsstDataFetcher:
         targets = Catalog.from_any(catalog, columns=columns)
         self._in_this_process()
         with self._lock:
-            if self._planner is None:
-                self._planner = self._new_planner()
-            return self._planner.plan(targets)
+            planner = self._planner = self._planner or self._new_planner()
+            try:
+                return planner.plan(targets)
+            finally:
+                if self._planner is not planner:  # `close` was called meanwhile
+                    planner.repository.close()
 
     def _new_planner(self) -> Planner:
         repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
@@ -255,15 +273,15 @@ class LsstDataFetcher:
                 f"{','.join(self.bands)} and {wanted}; make it with this fetcher's plan()"
             )
         targets = checked_targets(rows, plan)
-        self._check_memory(plan, len(targets))
         self._in_this_process()
-        reader = CutoutReader(plan, self.options, cache=self.cache, files=self._files, whole_tiles=True)
-        with self._lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="lsstcutouts")
-            pending = reader.submit(self._pool, Request(targets), threads=self.threads, then=_as_delivered)
+        self._check_memory(plan, len(targets))
+        reader = CutoutReader(
+            plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
+        )
+        if (threads := threads_for(plan, self.threads)) > self._pool.count:
+            self._pool = Threads(threads)  # those of a fetch that is under way end with it
         try:
-            delivery = pending.result()
+            delivery = reader.submit(self._pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:
             raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
         report = Report(plan, None if rows is None else targets)
@@ -278,9 +296,10 @@ class LsstDataFetcher:
 
         As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
         """
-        _, once = np.unique(np.asarray(batch["object_id"]), return_index=True)
-        ra, dec, ids = (np.asarray(batch[name])[once] for name in ("ra", "dec", "object_id"))
-        plan = self.plan(Catalog.from_arrays(ra, dec, ids))
+        ids = batch["object_id"]
+        _, once = np.unique(np.asarray(ids), return_index=True)
+        ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
+        plan = self.plan(Catalog.from_arrays(ra, dec, taken(ids if isinstance(ids, list) else np.asarray(ids), once)))
         return write_fits(
             batch,
             directory,
@@ -318,8 +337,10 @@ class LsstDataFetcher:
 
     def _check_memory(self, plan: CutoutPlan, count: int) -> None:
         pixels = count * len(plan.bands) * plan.size.y * plan.size.x
-        needed, free = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources})), available_memory()
-        if needed > free:
+        needed = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources}))
+        if needed > available_memory() or self._memory.idle > _MOST_IDLE:
+            self._memory.trim()
+        if needed > (free := available_memory()):
             raise MemoryBudgetError(
                 f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
                 "pieces with rows=, or iterate over a CutoutDataset"
@@ -335,15 +356,17 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batc
     lost = plan.rejected
     absent = np.ones((len(lost), len(plan.bands)), bool)
     if options.missing_band == "raise" and len(lost):
+        number, reasons = lost.texts()
         raise MissingBandError(
             f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
-            f"{len(lost) - 1} more lie outside the coverage"
+            f"{len(lost) - 1} more lie outside the coverage; the first: {reasons[number[0]]}"
         )
     if not len(lost) or lacking(absent, plan.bands, options).any():
         return batch
     minus = np.full(len(lost), -1, np.int64)
-    fill: dict[str, NDArray[Any]] = {
+    fill: dict[str, Values] = {
         "object_id": lost.object_id,
+        "object_hash": hashed(lost.object_id),
         "ra": lost.ra,
         "dec": lost.dec,
         "tract": minus,
@@ -352,11 +375,13 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batc
         "wcs": np.full((len(lost), 8), np.nan),
     }
     nan = {"image", "variance"} if options.missing_band == "nan" else set()
-    row = dict(zip(plan.object_id.tolist(), plan.row.tolist(), strict=True))
-    order = np.argsort([*(row[i] for i in np.asarray(batch["object_id"]).tolist()), *lost.row])
+    order = np.argsort([*plan.row[plan.targets_of(batch["object_id"])], *lost.row])
     whole: Batch = {}
     for name, values in batch.items():
+        if name in fill:
+            whole[name] = taken(joined([values, fill[name]]), order)
+            continue
         array = np.asarray(values)
         extra = np.full((len(lost), *array.shape[1:]), np.nan if name in nan else 0, array.dtype)
-        whole[name] = np.concatenate([array, fill.get(name, extra)])[order]
+        whole[name] = np.concatenate([array, extra])[order]
     return whole

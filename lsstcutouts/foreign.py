@@ -8,8 +8,18 @@ classes are looked up by name, so that nothing is imported to catch what it neve
 import re
 from collections.abc import Iterator
 from enum import Enum, auto
+from urllib.parse import urlsplit
 
-__all__ = ["Trouble", "status_of", "status_trouble", "trouble_of", "words_of"]
+from .credentials import without_secrets
+
+__all__ = [
+    "Trouble",
+    "said_by",
+    "status_of",
+    "status_trouble",
+    "trouble_of",
+    "words_of",
+]
 
 
 class Trouble(Enum):
@@ -86,13 +96,25 @@ _MEANING = {
 }
 """By qualified name. Of the classes of an exception the first that is named here counts, the most derived one first."""
 
-_EXPIRED = re.compile(r"expired|InvalidToken|TokenRefreshRequired", re.IGNORECASE)
-"""S3 answers 400, not 403, when a session token is too old."""
+_REFUSES = re.compile(
+    r"expired|unauth|authenti|authoriz|access_?(?:denied|key)|permission_denied|signature|credential|skewed"
+    r"|(?:invalid|missing)_?(?:security|token|client)|token_?refresh|insufficient_scope|userproject",
+    re.IGNORECASE,
+)
+"""What codes of S3, Google, Azure and OAuth (RFC 6750) have in them that mean a refusal of access.
+
+S3 and Google answer 400, not 403, when a session token is too old.
+"""
+
+_CODE = re.compile(
+    r"<Code>\s*([^<\s]+)|\"(?:error|code|status|error_type)\"\s*:\s*\"([^\"]+)\"|<title>\s*([^<]+)", re.IGNORECASE
+)
+_MESSAGE = re.compile(r"<Message>\s*([^<]+)|\"(?:message|detail|error_description)\"\s*:\s*\"([^\"]+)\"")
+_CHALLENGE = re.compile(r"\berror=\"([^\"]+)\"")
+_LONGEST_BODY, _LONGEST_SAID = 4096, 300
 
 _STATUS_IN_TEXT = re.compile(r"\bstatus(?: code)?:? (\d{3})\b|too many (\d{3}) error responses")
 """As `lsst.resources` writes it into a FileNotFoundError or a ValueError, and urllib3 when its own tries end."""
-
-_QUERY = re.compile(r"\?[^\s'\")>]+")
 
 
 def trouble_of(error: BaseException) -> Trouble | None:
@@ -100,8 +122,8 @@ def trouble_of(error: BaseException) -> Trouble | None:
     chain = list(_chain(error))
     for one in chain:
         if (status := status_of(one)) is not None:
-            expired = status == 400 and _EXPIRED.search(str(one))
-            return Trouble.CREDENTIALS if expired else status_trouble(status)
+            refused = status == 400 and any(_REFUSES.search(_code(other) or _body(other)) for other in chain)
+            return Trouble.CREDENTIALS if refused else status_trouble(status)
     found = [meaning for one in chain if (meaning := _by_class(one)) is not None]
     if not found:
         return None
@@ -141,15 +163,48 @@ def status_of(error: BaseException) -> int | None:
 
 
 def words_of(error: BaseException) -> str:
-    """Return the words of an exception in one line, without the queries of URLs: they can hold signatures."""
+    """Return the words of an exception in one line, without what can give access; of an answer, what it says."""
     text = str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
-    status = status_of(error)
-    reason = getattr(getattr(error, "response", None), "reason", None)
+    status, response = status_of(error), getattr(error, "response", None)
+    reason = getattr(response, "reason", None) or getattr(response, "reason_phrase", None)
     if status is not None and isinstance(reason, str):
-        return f"the server answers {status} {reason}".rstrip()
-    lines = _QUERY.sub("?...", text).splitlines() or [type(error).__name__]
+        said = said_by(error)
+        host = urlsplit(str(getattr(response, "url", ""))).netloc.rpartition("@")[2]
+        return f"{host or 'the server'} answers {status} {reason}".rstrip() + (f" ({said})" if said else "")
+    lines = without_secrets(text).splitlines() or [type(error).__name__]
     # A line that ends in a colon announces the next ones.
     return " ".join(map(str.strip, lines)) if lines[0].endswith(":") else lines[0]
+
+
+def said_by(error: BaseException) -> str:
+    """Return the code and the message in the answer that an exception bears; empty where there is none."""
+    code, message = _code(error), _found(_MESSAGE, _body(error))
+    words = without_secrets(": ".join(filter(None, (code, message))))
+    return " ".join(words.split())[:_LONGEST_SAID]
+
+
+def _code(error: BaseException) -> str:
+    """Return the code in the body of an answer, else the one in its ``WWW-Authenticate`` header (RFC 6750)."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        return str(response.get("Error", {}).get("Code", ""))
+    headers = getattr(response, "headers", {})
+    return _found(_CODE, _body(error)) or _found(_CHALLENGE, headers.get("WWW-Authenticate", ""))
+
+
+def _body(error: BaseException) -> str:
+    """Return the beginning of the body of an answer, as far as the client has read it."""
+    try:
+        content = getattr(getattr(error, "response", None), "content", b"")
+    except (RuntimeError, OSError):  # a stream that was closed before it was read, or that breaks off
+        return ""
+    return content[:_LONGEST_BODY].decode("utf-8", "replace") if isinstance(content, bytes) else ""
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    """Return the first group that a pattern finds."""
+    match = pattern.search(text)
+    return next(filter(None, match.groups()), "").strip() if match else ""
 
 
 def _by_class(error: BaseException) -> Trouble | None:

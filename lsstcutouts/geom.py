@@ -10,7 +10,11 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["YX", "Box", "TanProjection", "box_start"]
+__all__ = ["YX", "Box", "TanProjection", "box_start", "projection_from_corners"]
+
+_AT_POLE = 1e-8
+"""Radians from a pole within which a tangent point is the pole: a tangent point found from corners is good to 5e-9
+for tracts of 200 px, to 1e-11 for those of Rubin's skymaps."""
 
 
 class YX[T](NamedTuple):
@@ -163,3 +167,67 @@ class TanProjection:
             "CD2_2": self.cd[3],
             "RADESYS": "ICRS",
         }
+
+
+def projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
+    """Return the projection whose one pixel, 0 to 1 on both axes, has these corners; x falls towards the east.
+
+    Parameters
+    ----------
+    corners
+        ``(4, 3)`` unit vectors, in any order.
+    """
+    # North is that of the tangent point, not of the middle: half a pixel apart, they differ by any angle at a pole.
+    turned = _homography(_sorted_corners(corners, *_east_north(*_ra_dec(corners.mean(axis=0)))))
+    ra, dec = _ra_dec(turned[2])
+    east, north = _east_north(ra, dec)
+    h = _homography(_sorted_corners(corners, east, north))
+    crpix = h[:2] @ h[2]
+    forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
+    cd = np.degrees(np.linalg.inv(forward))
+    return TanProjection(
+        crval=(float(np.degrees(ra) % 360.0), float(np.degrees(dec))),
+        crpix=(float(crpix[0]), float(crpix[1])),
+        cd=(float(cd[0, 0]), float(cd[0, 1]), float(cd[1, 0]), float(cd[1, 1])),
+    )
+
+
+def _east_north(ra: float, dec: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the unit vectors to the east and north of a position, radians."""
+    east = np.array([-np.sin(ra), np.cos(ra), 0.0])
+    north = np.array([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)])
+    return east, north
+
+
+def _ra_dec(vector: NDArray[np.float64]) -> tuple[float, float]:
+    """Return right ascension and declination of a vector, radians; RA 0 at a pole, as the skymaps have it."""
+    x, y, z = vector / np.linalg.norm(vector)
+    if np.hypot(x, y) < _AT_POLE:
+        return 0.0, float(np.copysign(np.pi / 2, z))
+    return float(np.arctan2(y, x)), float(np.arctan2(z, np.hypot(x, y)))
+
+
+def _sorted_corners(
+    corners: NDArray[np.float64], east: NDArray[np.float64], north: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the corners as those of tract pixel (0, 0), (0, nx), (ny, nx), (ny, 0); x falls towards the east."""
+    from_middle = corners - corners.mean(axis=0)
+    angle = np.arctan2(from_middle @ north, -(from_middle @ east))  # 0 towards growing x
+    return corners[np.argsort(angle)]  # (-135, -45, 45, 135) degrees
+
+
+def _homography(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix ``(3, 3)`` that maps four ordered corners to (0, 0), (1, 0), (1, 1), (0, 1) in ``(x, y)``.
+
+    Its last row, the denominator, is the tangent point, whichever corner comes first.
+    """
+    x, y = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    zero = np.zeros((4, 3))
+    # h0.v - x h2.v = 0 and h1.v - y h2.v = 0: the null vector of an 8 x 9 matrix is the homography.
+    system = np.vstack(
+        [np.hstack([corners, zero, -x[:, None] * corners]), np.hstack([zero, corners, -y[:, None] * corners])]
+    )
+    h: NDArray[np.float64] = np.linalg.svd(system)[2][-1].reshape(3, 3)
+    scale = np.linalg.norm(h[2])
+    h /= scale if h[2] @ corners.mean(axis=0) > 0 else -scale
+    return h

@@ -127,18 +127,25 @@ class Memory:
     ----------
     taken, returned
         Told the bytes of large pieces that come from the system, and that go back to it.
+    most_idle
+        Bytes of large pieces that wait to be used again; by default there is a bound on their number only.
     """
 
-    def __init__(self, taken: Callable[[int], object] = _nothing, returned: Callable[[int], object] = _nothing) -> None:
-        self._taken, self._returned = taken, returned
+    def __init__(
+        self,
+        taken: Callable[[int], object] = _nothing,
+        returned: Callable[[int], object] = _nothing,
+        most_idle: float = float("inf"),
+    ) -> None:
+        self._taken, self._returned, self._most_idle = taken, returned, most_idle
         self._lock = ForkLock()
         self._pieces: dict[int, deque[Piece]] = {}
         self._large: deque[NDArray[np.uint8]] = deque()
         # Arrays that live keep this alive; what waits when the last of them is gone goes back with it.
         weakref.finalize(self, _returned_all, self._large, returned).atexit = False
 
-    def __reduce__(self) -> tuple[type["Memory"], tuple[Callable[[int], object], Callable[[int], object]]]:
-        return Memory, (self._taken, self._returned)
+    def __reduce__(self) -> tuple[type["Memory"], tuple[Any, ...]]:
+        return Memory, (self._taken, self._returned, self._most_idle)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return an array that holds anything."""
@@ -152,7 +159,7 @@ class Memory:
             piece = self._large_piece(nbytes)
             lease = _Lease(_address(piece), shape, kind, piece, self._give_back)
         else:
-            cut = self.piece(nbytes)
+            cut = self.piece(1 << (nbytes - 1).bit_length())  # nine sizes, whatever lengths batches have
             lease = _Lease(cut.address, shape, kind, cut, Piece.give_back)
         return np.asarray(lease)
 
@@ -202,7 +209,7 @@ class Memory:
     def _give_back(self, piece: NDArray[np.uint8]) -> None:
         """Take a large piece that nothing points into any more; beyond a few the oldest goes back to the system."""
         self._large.append(piece)
-        if len(self._large) > _MOST_FREE:
+        while len(self._large) > _MOST_FREE or sum(map(len, tuple(self._large))) > self._most_idle:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

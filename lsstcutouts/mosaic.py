@@ -91,8 +91,15 @@ def write_mosaic(
         if i < len(images):
             # The cutout's first row is the southern one.
             axes.imshow(rgb(images[i], bands), origin="lower", interpolation="nearest")
-            axes.set_title(captions[i], fontsize=8, color=frames[i] if frames else "white", pad=2)
+            text = axes.set_title(_shortened(captions[i]), fontsize=8, color=frames[i] if frames else "white", pad=2)
+            text.set_parse_math(False)  # an id may hold dollars
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110, facecolor="black")
     return target
+
+
+def _shortened(caption: str, most: int = 30) -> str:
+    """Return a caption whose lines fit over a cutout: of a long id the beginning and the end."""
+    lines = caption.split("\n")
+    return "\n".join(one if len(one) <= most else f"{one[: most // 2]}...{one[-most // 2 + 3 :]}" for one in lines)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .cutout import Account, Failure, Outcome, Quality
 from .errors import ConfigurationError
+from .ids import joined, taken
 from .plan import CutoutPlan
 from .writing import whole_file
 
@@ -18,6 +19,7 @@ __all__ = ["Report"]
 
 _META = "lsstcutouts.report"
 
+_REJECTED = (Outcome.OUTSIDE_TRACTS, Outcome.NO_COADD)
 _LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
 
 
@@ -37,11 +39,13 @@ class Report:
     bands
         Names of the ``B`` channels.
     row, object_id
-        ``(R,)`` catalog row and identity, in the order of the catalog's rows.
+        ``(R,)`` catalog row and id, in the order of the catalog's rows.
     outcome
         ``(R,)`` values of `Outcome`.
     quality
         ``(R, B)`` bits of `Quality`.
+    other_tract
+        ``(R,)`` whether a row is cut from another tract than its own.
     """
 
     def __init__(self, plan: CutoutPlan, rows: NDArray[np.int64] | None = None) -> None:
@@ -51,10 +55,12 @@ class Report:
         catalog_row = np.concatenate([plan.row[targets], lost.row if lost else []]).astype(np.int64)
         order = np.argsort(catalog_row, kind="stable")
         self.row = catalog_row[order]
-        ids = [plan.object_id[targets], *([lost.object_id] if lost else [])]
-        self.object_id = np.concatenate(ids)[order]
+        ids = taken(plan.object_id, targets)
+        self.object_id = taken(joined([ids, lost.object_id]) if lost else ids, order)
         rejected = lost.reason if lost else np.zeros(0, np.uint8)
         self.outcome = np.concatenate([np.full(len(targets), Outcome.NOT_READ, np.uint8), rejected])[order]
+        self.other_tract = np.concatenate([plan.other_tract[targets], np.zeros(len(rejected), bool)])[order]
+        self._rejected_lines = tuple(lost.lines()) if lost else ()
         self.quality = np.zeros((len(order), len(plan.bands)), np.int32)
         self.quality[self.outcome != Outcome.NOT_READ] = Quality.BAND_ABSENT
         # Number of a target in the plan to its place here.
@@ -121,6 +127,11 @@ class Report:
         return int((self.outcome == Outcome.DELIVERED).sum())
 
     @property
+    def from_other_tract(self) -> int:
+        """Number of rows that were delivered from another tract than their own."""
+        return int((self.other_tract & (self.outcome == Outcome.DELIVERED)).sum())
+
+    @property
     def left_out(self) -> int:
         """Number of rows that a policy left out."""
         return sum(count for outcome, count in self.counts().items() if outcome in _LEFT_OUT)
@@ -155,6 +166,7 @@ class Report:
         return {
             "rows": len(self),
             "outcomes": {outcome.name.lower(): count for outcome, count in self.counts().items()},
+            "other_tract": self.from_other_tract,
             "quality": {
                 band: {str(flag.name).lower(): count for flag, count in found.items()}
                 for band, found in self.by_band().items()
@@ -167,7 +179,11 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{len(self)} rows"]
-        lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items()]
+        lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items() if outcome not in _REJECTED]
+        lines += (
+            [f"  {self.from_other_tract} of them from another tract than their own"] if self.from_other_tract else []
+        )
+        lines += [f"  not covered: {line}" for line in self._rejected_lines]
         for band, found in self.by_band().items():
             words = ", ".join(f"{count} {str(flag.name).lower().replace('_', ' ')}" for flag, count in found.items())
             lines += [f"  band {band}: {words}"] if words else []

@@ -5,7 +5,7 @@ corners of the tract's region, as unit vectors, fix the whole map from sky to pi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -13,13 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import GeometryMismatchError, SkyMapError
-from .geom import YX, Box, TanProjection
+from .geom import YX, Box, TanProjection, projection_from_corners
 
 __all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection", "unit_vectors"]
-
-PIXEL_SCALE = 0.2
-"""Arcseconds a pixel of every Rubin skymap so far (DC2, lsst_cells_v1, lsst_cells_v2)."""
-
 
 WCS_TOLERANCE = 0.01
 """Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
@@ -60,6 +56,11 @@ class Tract:
         """The tract's pixels: the union of the inner regions."""
         return Box(0, self.grid.y * self.inner.y, 0, self.grid.x * self.inner.x)
 
+    @property
+    def radius(self) -> float:
+        """Radians from the tangent point to the farthest corner, or a little more."""
+        return float(np.arccos(_cosine(self, 0.0)))
+
     @classmethod
     def from_corners(
         cls,
@@ -68,7 +69,7 @@ class Tract:
         *,
         grid: YX[int] | None = None,
         inner: YX[int] | None = None,
-        pixel_scale: float = PIXEL_SCALE,
+        pixel_scale: YX[float] | None = None,
     ) -> "Tract":
         """Return the tract whose region has these corners.
 
@@ -81,7 +82,9 @@ class Tract:
         grid, inner
             Number of patches, or pixels of a patch's inner region, ``(y, x)``: one follows from the other.
         pixel_scale
-            Arcseconds a pixel at the tangent point.
+            Arcseconds a pixel at the tangent point, of a file or of a known skymap. Where it is not known, it follows
+            from the tangent point, which ``lsst.skymap`` puts half a pixel before the middle of a tract of an even
+            number of pixels.
 
         Raises
         ------
@@ -90,12 +93,14 @@ class Tract:
         """
         if corners.shape != (4, 3):
             raise SkyMapError(f"tract {tract}: its region has {len(corners)} corners instead of 4")
-        unit = _projection_from_corners(_sorted_corners(corners))  # one pixel is one tract side here
-        side_x, side_y = np.hypot(unit.cd[0], unit.cd[2]), np.hypot(unit.cd[1], unit.cd[3])  # degrees
-        side = YX(y=_whole(tract, side_y * 3600 / pixel_scale), x=_whole(tract, side_x * 3600 / pixel_scale))
         parts = grid or inner
         if parts is None:
             raise SkyMapError(f"tract {tract}: neither the number of patches nor their size is known")
+        unit = projection_from_corners(corners)  # one pixel is one tract side here
+        if pixel_scale is None:
+            side = _side_from_tangent_point(tract, unit, parts)
+        else:
+            side = YX(*(_whole(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True)))
         if side.y % parts.y or side.x % parts.x:
             raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
         other = YX(y=side.y // parts.y, x=side.x // parts.x)
@@ -131,51 +136,23 @@ class Tract:
         return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
 
 
-def _whole(tract: int, pixels: float) -> int:
-    """Return a tract side as whole pixels."""
-    if abs(pixels - round(pixels)) > 0.01 or round(pixels) < 1:
+def _whole(tract: int, side: float, scale: float) -> int:
+    """Return a tract side, arcseconds, as whole pixels."""
+    pixels = side / scale
+    if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
         raise SkyMapError(
-            f"tract {tract}: a side of {pixels:.3f} px is not whole; is the skymap's pixel scale another one?"
+            f"tract {tract}: a side of {pixels:.3f} px of {scale:.6g} arcsec is not whole; is the pixel scale another one?"
         )
     return round(pixels)
 
 
-def _sorted_corners(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the corners as those of tract pixel (0, 0), (0, nx), (ny, nx), (ny, 0); x falls as RA grows."""
-    centre = corners.mean(axis=0)
-    axis = np.hypot(centre[0], centre[1])
-    # At a pole east is undefined; the skymaps put RA 0 there.
-    east = np.array([-centre[1], centre[0], 0.0]) / axis if axis > 1e-9 else np.array([0.0, 1.0, 0.0])
-    north = np.cross(centre / np.linalg.norm(centre), east)
-    angle = np.arctan2(corners @ north, -(corners @ east))  # 0 towards growing x
-    return corners[np.argsort(angle)]  # (-135, -45, 45, 135) degrees
-
-
-def _projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
-    """Return the projection that maps four ordered corners to (0, 0), (1, 0), (1, 1), (0, 1) in ``(x, y)``."""
-    x, y = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
-    zero = np.zeros((4, 3))
-    # h0.v - x h2.v = 0 and h1.v - y h2.v = 0: the null vector of an 8 x 9 matrix is the homography.
-    system = np.vstack(
-        [np.hstack([corners, zero, -x[:, None] * corners]), np.hstack([zero, corners, -y[:, None] * corners])]
-    )
-    h = np.linalg.svd(system)[2][-1].reshape(3, 3)
-    scale = np.linalg.norm(h[2])
-    h = h / (scale if h[2] @ corners.mean(axis=0) > 0 else -scale)
-    tangent = h[2]  # the denominator of a gnomonic projection is the cosine to the tangent point
-    crpix = h[:2] @ tangent
-    ra0, dec0 = np.arctan2(tangent[1], tangent[0]), np.arcsin(np.clip(tangent[2], -1, 1))
-    if np.hypot(tangent[0], tangent[1]) < 1e-9:
-        ra0 = 0.0
-    east = np.array([-np.sin(ra0), np.cos(ra0), 0.0])
-    north = np.array([-np.sin(dec0) * np.cos(ra0), -np.sin(dec0) * np.sin(ra0), np.cos(dec0)])
-    forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
-    cd = np.degrees(np.linalg.inv(forward))
-    return TanProjection(
-        crval=(float(np.degrees(ra0) % 360.0), float(np.degrees(dec0))),
-        crpix=(float(crpix[0]), float(crpix[1])),
-        cd=(float(cd[0, 0]), float(cd[0, 1]), float(cd[1, 0]), float(cd[1, 1])),
-    )
+def _side_from_tangent_point(tract: int, unit: TanProjection, parts: YX[int]) -> YX[int]:
+    """Return the pixels along a tract's sides from how far its tangent point is off its middle, half a pixel."""
+    off = YX(y=0.5 - unit.crpix[1], x=0.5 - unit.crpix[0])  # tract sides
+    sides = [0.5 / max(o, 1e-7) / n for o, n in zip(off, parts, strict=True)]
+    if any(abs(side - round(side)) > 0.2 or round(side) < 1 for side in sides) or min(off) < 1e-6:
+        raise SkyMapError(f"tract {tract}: its region alone does not tell the pixel scale; no file of it can be read")
+    return YX(*(round(side) * n for side, n in zip(sides, parts, strict=True)))
 
 
 class PixelToSky(Protocol):
@@ -231,14 +208,30 @@ class RingsGeometry:
 
     Rings of equal height in Dec, each cut into tracts equally wide in RA, and one tract at each pole.
     Source: lsst/skymap, ``python/lsst/skymap/ringsSkyMap.py``.
+
+    Attributes
+    ----------
+    inner
+        Rows and columns of a patch's inner region.
+    grid
+        Number of patches of a tract.
+    pixel_scale
+        Arcseconds a pixel at the tangent point.
+    border
+        Pixels by which a file reaches beyond its inner region.
+    clipped
+        Whether files end where their tract does.
+    rings, ra_start
+        Number of rings, and RA of the first tract of each, degrees.
     """
 
+    inner: YX[int]
+    grid: YX[int]
+    pixel_scale: float
+    border: int
+    clipped: bool
     rings: int = 120
     ra_start: float = 0.0
-    inner: YX[int] = YX(3000, 3000)
-    """Rows and columns of a patch's inner region."""
-    grid: YX[int] = YX(10, 10)
-    """Number of patches of the largest tract."""
 
     @property
     def height(self) -> float:
@@ -324,11 +317,16 @@ class RingsGeometry:
 
 
 KNOWN_RINGS: Mapping[str, RingsGeometry] = {
-    "e2736e41244df00bbdb93aecac0ae4b2d19dda91": RingsGeometry(),  # lsst_cells_v1 (DP1)
-    "a5f11e561505dc6b24ec8f4ef547bc592e8299da": RingsGeometry(),  # lsst_cells_v2 (DP2)
+    # lsst_cells_v1 (DP1) and lsst_cells_v2 (DP2)
+    "e2736e41244df00bbdb93aecac0ae4b2d19dda91": RingsGeometry(YX(3000, 3000), YX(10, 10), 0.2, 200, clipped=False),
+    "a5f11e561505dc6b24ec8f4ef547bc592e8299da": RingsGeometry(YX(3000, 3000), YX(10, 10), 0.2, 150, clipped=False),
+    # DC2 (DP0.2) and hsc_rings_v1
+    "1e5fa85fe242606426528f5f7b8dbf01cbaaff9e": RingsGeometry(YX(4000, 4000), YX(7, 7), 0.2, 100, clipped=True),
+    "e29fe9f1008e359f36a3677e7d69cc439376d1e6": RingsGeometry(YX(4000, 4000), YX(9, 9), 0.168, 100, clipped=True),
 }
 """Hash of a skymap's dimension record to its layout: the hash covers every setting of the skymap, so equal
-hashes mean equal geometry."""
+hashes mean equal geometry. All four are those of real records: of the DP1 and DP2 registries, of ``DC2`` in
+lsst/ap_verify_ci_dc2 (``config/export.yaml``), of ``hsc_rings_v1`` in lsst/testdata_jointcal (``hsc/exports.yaml``)."""
 
 
 @dataclass(frozen=True)
@@ -343,27 +341,30 @@ class SkyMap:
         Tract number to tract.
     rings
         The layout, where the skymap is a known ring skymap.
+    bare
+        Elsewhere: tracts beside those, which have no coadds. They take part in the choice of a position's own tract;
+        each counts as one patch.
     """
 
     name: str
     tracts: Mapping[int, Tract]
     rings: RingsGeometry | None = None
+    bare: Mapping[int, Tract] = field(default_factory=dict)
 
     def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return ``(N,)`` tract numbers of positions in degrees; -1 where no tract of ``tracts`` is.
+        """Return ``(N,)`` numbers of the tracts that the skymap gives positions in degrees to; -1 for none.
 
-        On a known ring skymap the choice is ``RingsSkyMap.findTract``'s; elsewhere the nearest tract centre
-        among the tracts that contain the position.
+        On a known ring skymap the choice is ``RingsSkyMap.findTract``'s, and the tract need not be among ``tracts``;
+        elsewhere the nearest tract centre among the tracts that contain the position.
         """
         if self.rings is not None:
-            chosen = self.rings.find(ra, dec)
-            return np.where(np.isin(chosen, np.fromiter(self.tracts, np.int64, len(self.tracts))), chosen, -1)
+            return self.rings.find(ra, dec)
         sky = unit_vectors(ra, dec)
         best = np.full(len(sky), -1, np.int64)
         nearest = np.full(len(sky), -np.inf)
-        for number, tract in self.tracts.items():
+        for number, tract in (*self.tracts.items(), *self.bare.items()):
             closeness = sky @ unit_vectors(*tract.projection.crval)
-            near = np.flatnonzero((closeness > nearest) & (closeness > 0.99))  # no tract spans 8 degrees
+            near = np.flatnonzero((closeness > nearest) & (closeness >= _cosine(tract, 0.0)))
             yx = tract.projection.sky_to_pixel(ra[near], dec[near])
             inside = near[tract.patch_at(yx.y, yx.x) >= 0]
             best[inside], nearest[inside] = number, closeness[inside]
@@ -378,15 +379,20 @@ class SkyMap:
         """
         if self.rings is not None:
             side = np.asarray(self.rings.inner) * np.asarray(self.rings.grid)
-            return self.rings.near(ra, dec, _radius(side, PIXEL_SCALE, margin))
+            return self.rings.near(ra, dec, _radius(side, self.rings.pixel_scale, margin))
         sky = unit_vectors(ra, dec)
         rows, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for number, tract in self.tracts.items():
-            radius = _radius(np.asarray(tract.bbox.shape), max(tract.projection.pixel_scale), margin)
             closeness = sky @ unit_vectors(*tract.projection.crval)
-            rows.append(np.flatnonzero(closeness >= np.cos(np.radians(min(radius, 90.0)))))
+            rows.append(np.flatnonzero(closeness >= _cosine(tract, margin)))
             numbers.append(np.full(len(rows[-1]), number, np.int64))
         return np.concatenate(rows), np.concatenate(numbers)
+
+
+def _cosine(tract: Tract, margin: float) -> float:
+    """Return the cosine of the angle from a tract's tangent point that everything within ``margin`` pixels has at most."""
+    radius = _radius(np.asarray(tract.bbox.shape), max(tract.projection.pixel_scale), margin)
+    return float(np.cos(np.radians(min(radius, 90.0))))
 
 
 def _radius(side: NDArray[np.int64], scale: float, margin: float) -> float:

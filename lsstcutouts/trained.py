@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .errors import ConfigurationError
 
-__all__ = ["absolute_path", "data_state", "plain_values", "read_checkpoint", "without_secrets"]
+__all__ = ["absolute_path", "data_state", "plain_values", "public_values", "read_checkpoint"]
 
 _SECRET_NAME = re.compile(r"(^|_)(token|password|passwd|secret|api_?key|credentials?)$", re.IGNORECASE)
 
@@ -119,12 +119,12 @@ def absolute_path(value: Any) -> Any:
     return str(path.absolute()) if path.exists() else value
 
 
-def without_secrets(value: Any, name: str = "") -> Any:
+def public_values(value: Any, name: str = "") -> Any:
     """Return plain values without passwords, tokens and the signatures of URLs."""
     if isinstance(value, Mapping):
-        return {key: without_secrets(one, str(key)) for key, one in value.items()}
+        return {key: public_values(one, str(key)) for key, one in value.items()}
     if isinstance(value, list):
-        return [without_secrets(one, name) for one in value]
+        return [public_values(one, name) for one in value]
     if not isinstance(value, str):
         return value
     if _SECRET_NAME.search(name) and "${" not in value:

@@ -12,10 +12,17 @@ __all__ = ["whole_file"]
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
     """Give another name to write under; what was written takes its place when the block ends without an error.
 
     Folders are made as needed. Nothing is left behind by a block that fails.
+
+    Parameters
+    ----------
+    path
+        Where the file is to be.
+    private
+        Whether only its owner may read it (mode 0600), from before it is written.
 
     Raises
     ------
@@ -26,6 +33,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if private:
+            part.touch(0o600)
+            part.chmod(0o600)  # one that was left there keeps its mode
         yield part
         part.replace(target)
     except OSError as error:

@@ -1,5 +1,6 @@
 """A small real HTTP server for tests: files with byte ranges, and every way of not answering well."""
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ class FileServer(ThreadingHTTPServer):
         self.root = root
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and Range header of each."""
+        self.tokens: list[str] = []
+        """The Authorization header of each."""
         self.given_up = threading.Event()
         """Set when handlers that wait should stop waiting."""
 
@@ -54,6 +57,7 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, body: bool) -> None:
         path = urlsplit(self.path).path
         self.server.requests.append((self.command, path, self.headers.get("Range", "")))
+        self.server.tokens.append(self.headers.get("Authorization", ""))
         fault, _, rest = path.lstrip("/").partition("/")
         name, _, times = fault.partition("x")
         before = sum(p == path for _, p, _ in self.server.requests)
@@ -151,6 +155,68 @@ class Handler(BaseHTTPRequestHandler):
         "endless": _endless,
         "grown": _grown,
     }
+
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+LOGIN_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please log in</body></html>"
+
+
+def xml(code: str, message: str = "") -> bytes:
+    """Return the body with which S3 and Google say what was wrong."""
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+class Store(FileServer):
+    """A store of objects that refuses some of them, counts how many requests wait at once, and may speak TLS."""
+
+    scheme = "http"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.RequestHandlerClass = StoreHandler
+        self.refused: dict[str, tuple[int, bytes, dict[str, str]]] = {}
+        """Status, body and headers of the answer, by a part of the path."""
+        self.delay = 0.0
+        self.waiting = self.most_waiting = 0
+        self.lock = threading.Lock()
+
+    def refuse(self, part: str, status: int, body: bytes = b"", **headers: str) -> None:
+        """Answer requests for paths with this part so."""
+        self.refused[part] = (status, body, headers)
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
+
+
+class TlsStore(Store):
+    """The same over TLS."""
+
+    scheme = "https"
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+
+class StoreHandler(Handler):
+    server: Store
+
+    def _serve(self, body: bool) -> None:
+        with self.server.lock:
+            self.server.waiting += 1
+            self.server.most_waiting = max(self.server.most_waiting, self.server.waiting)
+        time.sleep(self.server.delay)
+        with self.server.lock:
+            self.server.waiting -= 1
+        for part, (status, answer, headers) in self.server.refused.items():
+            if part in self.path:
+                self.server.requests.append((self.command, self.path, self.headers.get("Range", "")))
+                self.server.tokens.append(self.headers.get("Authorization", ""))
+                return self._answer(status, answer, **headers)
+        return super()._serve(body)
 
 
 @contextmanager

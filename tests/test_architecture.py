@@ -11,7 +11,7 @@ import lsstcutouts
 
 PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
-    **dict.fromkeys(["errors", "locks"], 0),
+    **dict.fromkeys(["errors", "ids", "locks", "credentials"], 0),
     **dict.fromkeys(
         [
             "writing",

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from lsstcutouts.benchmark.bare import bare_decode, compressed_units, decoded
 from lsstcutouts.benchmark.entries import Entry, Profile, ceiling_of
-from lsstcutouts.benchmark.fields import Field, ensure_repository, field_of
+from lsstcutouts.benchmark.fields import Field, ensure_repository, field_of, own_field
 from lsstcutouts.benchmark.planning import measure_planning
 from lsstcutouts.benchmark.run import benchmark
 from lsstcutouts.benchmark.settings import Regime, Settings, regimes_of, scenes_of
-from lsstcutouts.benchmark.target import Target, targets_of
 from lsstcutouts.benchmark.throughput import Scenery, check_pixels, stages_of
 from lsstcutouts.benchmark.timing import MANY, interleaved
 from lsstcutouts.benchmark.words import advice
@@ -219,31 +219,6 @@ def test_cold_passes_are_measured_against_decoding_and_warm_ones_against_copying
     assert entry("loader", 1.0, cache="cold", size=32).as_dict(entries)["ratio_to_ceiling"] is None
 
 
-def test_targets_are_ratios_of_the_entries() -> None:
-    entries = [
-        entry("butler.get", 10.0),
-        *(entry("bare decode", 1000.0 * n, threads=n) for n in (1, 2)),
-        *(entry("loader", 800.0 * n, cache="cold", order="shuffled", threads=n) for n in (1, 2)),
-        entry("reader", 13000.0, cache="warm"),
-        entry("bare copy", 20000.0),
-    ]
-    found = {target.what: target for target in targets_of(entries, fused=False)}
-    assert found["cold, dense, one core: ours over butler.get"].value == 80.0
-    assert found["cold, dense, one core: ours over butler.get"].met is True
-    assert found["cold, dense, 2 threads: ours over bare decode"].met is False
-    assert found["cold, dense: 2 threads over 1"].value == 2.0
-    assert found["warm, reader: ours over a bare copy"].value == 0.65
-    assert not any("sparse" in what for what in found)  # not measured, so not told
-    fused = {target.what: target for target in targets_of(entries, fused=True)}
-    assert fused["cold, dense, one core: ours over butler.get"].met is False
-
-
-def test_a_target_can_be_a_limit_or_not_apply() -> None:
-    assert Target("time", 0.2, 0.3, "s", at_least=False).met is True
-    assert Target("time", 0.3, 0.3, "s", at_least=False).met is False
-    assert Target("waiting", 0.9, 0.05, counts=False).met is None
-
-
 def test_stages_add_up_to_the_time_that_passed() -> None:
     stages = stages_of({"decode": 3.0, "assemble": 1.0}, wall=2.5, threads=2, cutouts=10)
     assert tuple(stages) == STAGES
@@ -378,9 +353,9 @@ def test_profiles_count_decodes_and_add_up(told: dict[str, Any]) -> None:
 
 
 def test_the_further_figures_are_there(told: dict[str, Any]) -> None:
-    found = {target["what"]: target for target in told["targets"]}
+    found = {figure["what"]: figure for figure in told["figures"]}
     assert found["hit rate on repeated queries of one patch"]["value"] == 1.0
-    assert found["modules of torch that the import brings"]["met"] is True
+    assert "without torch" in found["import lsstcutouts"]["detail"]
     assert "200 of" not in found["planning 300 targets over 12 patches"]["detail"]
     assert found["cost of a cutout at 40 targets over 40"]["value"] > 0
     assert set(told["further"]["profile_cost"]) == {"cleared", "warm"}
@@ -410,8 +385,69 @@ def test_the_command_prints_json_alone(
 ) -> None:
     common = ["benchmark", f"dense={dp2_repo.root}", "density=dense", "what=hits", "size=12", f"output={tmp_path}"]
     assert main([*common, "json=true"]) == 0
-    assert json.loads(capfd.readouterr().out)["targets"][0]["met"] is True
+    assert json.loads(capfd.readouterr().out)["figures"][0]["value"] == 1.0
     assert main(common) == 0
     shown = capfd.readouterr().out
     assert "hit rate on repeated queries" in shown
     assert "written:" in shown
+
+
+# The user's own repository and catalog.
+
+
+def own(repo: SimulatedRepository, **others: Any) -> Settings:
+    where = {"repo": str(repo.root), "collections": repo.collections, "catalog": str(repo.truth), "bands": "gri"}
+    return Settings.of({**SMALL, **where, "workers": 0, "threads": 1, **others})
+
+
+@pytest.mark.parametrize("name", ["dp2_repo", "dp1_repo"])
+def test_ones_own_catalog_is_measured(name: str, request: pytest.FixtureRequest) -> None:
+    repo: SimulatedRepository = request.getfixturevalue(name)
+    chosen = own(repo, targets=7, planes="all")
+    (scene,) = scenes_of(chosen)
+    assert str(scene) == "own catalog, 12 px, image+variance+mask"
+    found, figure = own_field(chosen, scene)
+    truth = pyarrow.parquet.read_table(repo.truth)
+    assert len(found.rows) == 7
+    assert set(found.plan.object_id.tolist()) <= set(truth["object_id"].to_pylist())
+    assert figure.what == f"planning {len(truth)} targets"
+    assert figure.detail.endswith("7 of them are measured")
+    patches = found.plan.primary[found.rows]
+    assert len(np.unique(patches)) <= 2  # those with most targets
+    made = Scenery(found, chosen)
+    with closing(made):
+        ways = [way for way, _ in made.ways()]
+        assert ("butler.get" in {way.name for way in ways}) == (name == "dp2_repo")
+        check_pixels(ways, found)
+
+
+def test_the_command_measures_ones_own(
+    dp2_repo: SimulatedRepository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = [f"repo={dp2_repo.root}", f"collections={dp2_repo.collections}", f"catalog={dp2_repo.truth}", "bands=gri"]
+    quick = ["size=12", "repeats=1", "least_seconds=0", "cache=cold", "order=shuffled", "threads=1", "workers=0"]
+    quick += ["what=[throughput,hits,planning]", f"output={tmp_path / 'out'}", f"root={tmp_path / 'bench'}"]
+    assert main(["benchmark", *where, *quick]) == 0
+    shown = capfd.readouterr().out
+    assert "own catalog, 12 px" in shown
+    assert "butler.get" in shown
+    assert "hit rate on repeated queries" in shown
+    assert f"planning {len(pyarrow.parquet.read_table(dp2_repo.truth))} targets" in shown
+    assert "target " not in shown.replace("bytes/target", "")  # no bound of this package's own
+    assert "met" not in shown.split()
+    assert not (tmp_path / "bench").exists()
+    told = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert told["settings"]["repo"] == str(dp2_repo.root)
+    assert {entry["release"] for entry in told["entries"]} == {"own"}
+
+
+@pytest.mark.parametrize("given", [{"repo": "x"}, {"repo": "x", "collections": "y"}, {"catalog": "t.parquet"}])
+def test_a_repository_comes_with_collections_and_a_catalog(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"belong together: .* must be given"):
+        Settings.of(given)
+
+
+def test_bands_that_nothing_has_together(dp2_repo: SimulatedRepository) -> None:
+    chosen = own(dp2_repo, bands="griz")
+    with pytest.raises(ConfigurationError, match="give bands= that the repository holds there"):
+        own_field(chosen, scenes_of(chosen)[0])

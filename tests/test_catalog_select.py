@@ -1,5 +1,6 @@
 """Subsets by expression, against the same in Python row by row."""
 
+import itertools
 import math
 
 import numpy as np
@@ -97,3 +98,42 @@ def test_a_catalog_selects_rows() -> None:
     chosen = catalog.select("dec < -15 and label >= 0")
     assert chosen.object_id.tolist() == [1, 3]
     assert chosen.columns["kind"] == ["star", "galaxy"]
+
+
+TYPES = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+
+
+@pytest.mark.parametrize("expression", [
+    "a*3 > 100", "a+b > 250", "a-b < 0", "-a < 0", "abs(a) >= 3", "a*b > a", "a == b", "a in (1, 2)", "b <= a < 200",
+    "a in (1, 18446744073709551615)", "a not in (3, 9223372036854775808)", "a > 9223372036854775808", "a-b == -(b-a)",
+])  # fmt: skip
+def test_integers_of_every_type_are_computed_in_64_bits(expression: str) -> None:
+    """Against Python's integers, which do not wrap: the same rows, or a refusal where 64 bits do not hold the result."""
+    refused = set()
+    for one, two in itertools.product(TYPES, TYPES):
+        low, high = np.iinfo(one), np.iinfo(two)
+        a = np.array([low.min, low.max, low.max // 2, 0, 1, 100, 3, low.max - 1], one)
+        b = np.array([high.max, high.min, 5, 0, 1, 100, high.max // 2, high.max], two)
+        expected = [eval(expression, {"abs": abs}, {"a": int(x), "b": int(y)}) for x, y in zip(a, b, strict=True)]
+        try:
+            np.testing.assert_array_equal(matching(expression, {"a": a, "b": b}, 8), expected)
+        except ConfigurationError:
+            refused |= {(one, two)}
+    assert all(one.itemsize + two.itemsize >= 8 for one, two in refused)
+
+
+def test_what_leaves_64_bits_is_refused_with_advice() -> None:
+    ids = {"a": np.array([2**62, 1]), "f": np.array([1e30, 2.0], np.float32)}
+    with pytest.raises(ConfigurationError, match=r"overflow; multiply by 1\.0 first"):
+        matching("a * 4 > 5", ids, 2)
+    assert matching("a * 1.0 * 4 > 5", ids, 2).tolist() == [True, False]
+    assert matching("a > 2.5e18 and a / 2 > 1 and 1e20 > a and abs(-a) > 2.5", ids, 2).tolist() == [True, False]
+    assert matching("a * 100 * 3 > 100 * 3 - 1 and 2 ** 40 > a", {"a": np.array([1, 0], np.int8)}, 2).tolist() == [
+        True,
+        False,
+    ]
+    odd = np.array([2**24 + 1, 2**24])  # the same in float32
+    assert matching("a * 1.5 > 25165824.5", {"a": odd}, 2).tolist() == [True, False]
+    assert matching("f * f > 1e50", ids, 2).tolist() == [True, False]  # infinite in float32
+    assert matching("a / 2 > 1", ids, 2).tolist() == [True, False]
+    assert matching("a < 99999999999999999999999", ids, 2).all()

@@ -1,7 +1,6 @@
 """Pixels of batches against `butler.get` (DP2) and astropy (DP1), over random boxes, patches and missing bands."""
 
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from lsstcutouts.butler import Repository
 from lsstcutouts.cache import TileCache
 from lsstcutouts.catalog import Catalog
-from lsstcutouts.cutout import CutoutReader, OpenFiles, ReadOptions, Request, stream
+from lsstcutouts.cutout import CutoutReader, OpenFiles, ReadOptions, Request, Threads, stream
 from lsstcutouts.errors import ConfigurationError, CorruptFileError, GeometryMismatchError, MissingFileError
 from lsstcutouts.plan import CutoutPlan
 from lsstcutouts.planner import Planner, build_plan
@@ -64,10 +63,8 @@ def test_boxes_of_any_size_equal_the_oracle(repo: SimulatedRepository, size, see
 def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
-    with ThreadPoolExecutor(3) as pool:
-        batch = reader.submit(
-            pool, Request(np.arange(len(plan))), threads=4, then=lambda delivery: delivery.batch
-        ).result()
+    threads = Threads(4)
+    batch = reader.submit(threads, Request(np.arange(len(plan))), then=lambda delivery: delivery.batch).result()
     check(repo, plan, batch)
     reader.close()
 

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 
@@ -63,6 +64,26 @@ def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
     data.setup()
     with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number a target"):
         data.train_dataloader()
+
+
+def test_a_column_with_missing_classes_is_named(dp2_repo: SimulatedRepository) -> None:
+    truth = Catalog.from_any(dp2_repo.truth, columns=("label",))
+    label = np.where(np.arange(len(truth)) % 3 == 0, np.nan, truth.columns["label"])
+    catalog = Catalog.from_arrays(truth.ra, truth.dec, truth.object_id, {"label": label})
+    data = data_of(dp2_repo, catalog=catalog, balance="label")
+    data.setup()
+    with pytest.raises(ConfigurationError, match=r"the column balance='label' has no class for \d+ of \d+ targets"):
+        data.train_dataloader()
+    data = data_of(dp2_repo, catalog=catalog, balance="label", select="label >= 0", epoch_size=20)
+    data.setup()
+    drawn = Counter(float(i) for b in data.train_dataloader() for i in b["label"])
+    assert drawn == {0.0: 10, 1.0: 10}
+
+
+@pytest.mark.parametrize("stage", ["fitt", "train", ""])
+def test_a_stage_that_is_none(dp2_repo: SimulatedRepository, stage: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"setup\('{stage}'\): the stage must be one of fit, validate"):
+        data_of(dp2_repo).setup(stage)
 
 
 def test_a_resume_with_another_batch_size_is_explained(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:

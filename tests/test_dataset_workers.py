@@ -91,6 +91,9 @@ def test_a_data_module_sums_its_loaders_and_counts_its_own_cache_once(dp2_repo: 
     assert both == train.cache_info() + val.cache_info()
     assert both.max_bytes == 100_000_000
     misses = both.misses
-    data.val_dataloader()  # another one in its place
+    assert data.val_dataloader() is not data.loaders["val"] is val  # it has the caches
     assert data.cache_info().misses == misses
-    assert data.cache_info().max_bytes == 50_000_000
+    del val
+    list(data.val_dataloader())  # another one in its place
+    assert data.cache_info().misses > misses
+    assert data.cache_info().max_bytes == 100_000_000

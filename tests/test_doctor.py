@@ -47,13 +47,14 @@ class FakePackages:
         return self.python_version
 
     def version(self, name: str) -> str | None:
-        known = {"torch": "2.7.1", "lsst-resources": "30.2026.4200"} | dict.fromkeys(
+        known = {"torch": "2.7.1", "numba": "0.61.0", "lsst-resources": "30.2026.4200"} | dict.fromkeys(
             ("lsst-daf-butler", "lsst-images", "lsst-sphgeom"), "30.2026.4300"
         )
         return (known | self.versions).get(name)
 
     def requires(self) -> tuple[str | None, list[str]]:
-        return ">=3.12", ["torch>=2.5", "lsst-resources[https,s3]>=30.2026.2500", 'sphinx>=8.0; extra == "docs"']
+        extras = ['sphinx>=8.0; extra == "docs"', 'numba>=0.61; extra == "fast"', 'numba>=0.61; extra == "dev"']
+        return ">=3.12", ["torch>=2.5", "lsst-resources[https,s3]>=30.2026.2500", *extras]
 
 
 @dataclass
@@ -248,6 +249,17 @@ def test_a_too_old_python_fails() -> None:
 
 def test_enough_packages_pass() -> None:
     assert "2 packages as required" in one("packages", packages=FakePackages({"torch": "2.5.0"})).detail
+
+
+@pytest.mark.parametrize("version", [None, "0.59.1"])
+def test_without_numba_it_works_and_is_slower(version: str | None) -> None:
+    check = one("packages", packages=FakePackages({"numba": version}))
+    assert check.status == "warn"
+    assert "decoding takes twice as long" in check.detail
+    assert "numba" in check.detail
+    assert check.todo == "pip install --upgrade 'lsstcutouts[fast]'"
+    worse = one("packages", packages=FakePackages({"numba": version, "torch": None}))
+    assert (worse.status, "numba" in worse.detail) == ("fail", False)
 
 
 # 2: torch computes.

@@ -4,10 +4,13 @@ import gc
 import hashlib
 import os
 import pickle
+import queue
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
@@ -245,11 +248,104 @@ def test_sizes_on_the_sky(dp2_repo: SimulatedRepository) -> None:
         assert fetcher.fetch(catalog.ra[:2], catalog.dec[:2])["image"].shape == (2, 3, 20, 31)
 
 
-def test_nothing_stays_reserved_after_many_fetches(dp2_repo: SimulatedRepository) -> None:
+def test_memory_is_reserved_for_one_batch_and_for_none_after_closing(dp2_repo: SimulatedRepository) -> None:
     with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=100, cache_bytes="20 MB") as fetcher:
         plan = fetcher.plan(dp2_repo.truth)
-        for _ in range(30):  # of 9.6 MB
-            fetcher.fetch_plan(plan)
-        gc.collect()
-        assert fetcher.cache_info().reserved == 0
+        for _ in range(30):
+            nbytes = fetcher.fetch_plan(plan)["image"].nbytes
+            assert fetcher.cache_info().reserved == nbytes
         assert fetcher.cache_info().entries > 0
+    gc.collect()
+    assert fetcher.cache_info().reserved == 0
+
+
+def hold(batch: dict) -> list[tuple[str, object]]:
+    """Return what people keep of a batch: all of it, and one thing of it."""
+    image = batch["image"]
+    return [
+        ("batch", batch),
+        ("plane", image),
+        ("view", image[3:, 1, 4:9, ::2]),
+        ("row", next(iter(image))),
+        ("flat", image.reshape(-1).view(np.int32)),
+        ("bytes", memoryview(image)),
+        ("buffer", np.frombuffer(image, np.float32)),
+        ("tensor", torch.from_numpy(image)),
+        ("tensor's view", torch.from_numpy(image)[2:].flatten(1)),
+        ("dlpack", torch.from_dlpack(image)),
+        ("tensor's array", torch.from_numpy(image)[1].numpy()),
+        ("other plane", batch["valid"]),
+    ]
+
+
+def content(kept: object) -> bytes:
+    return np.asarray(kept["image"] if isinstance(kept, dict) else kept).tobytes()
+
+
+@pytest.mark.parametrize("size", [32, 100])  # batches of small and of large pieces of memory
+def test_a_batch_that_somebody_refers_to_is_never_overwritten(dp2_repo: SimulatedRepository, size: int) -> None:
+    with fetcher_of(dp2_repo, size=size, planes=("image", "valid", "psf"), cache_bytes="200 MB") as fetcher:
+        plan = fetcher.plan(dp2_repo.truth)
+        first, second = np.arange(len(plan) // 2), np.arange(len(plan) // 2) + len(plan) // 2
+        with fetcher_of(dp2_repo, size=size, planes=("image", "valid", "psf")) as other:
+            wanted = {name: other.fetch_plan(plan, second)[name] for name in ("image", "valid", "psf")}
+        held, places = [], set()
+        for name in [name for name, _ in hold(fetcher.fetch_plan(plan, first))]:
+            batch = fetcher.fetch_plan(plan, first)
+            kept = dict(hold(batch))[name]
+            del batch
+            held.append((name, kept, content(kept)))
+            for _ in range(3):  # nobody keeps these, so that they share memory
+                again = fetcher.fetch_plan(plan, second)
+                places.add(again["image"].ctypes.data)
+                for plane, pixels in wanted.items():
+                    np.testing.assert_array_equal(again[plane], pixels)
+                again["image"].fill(np.nan), again["valid"].fill(True), again["psf"].fill(np.nan)
+                del again
+        for name, kept, before in held:
+            assert content(kept) == before, name
+        assert len(places) < 2 * len(held)
+        place = fetcher.fetch_plan(plan, second)["image"].ctypes.data
+        assert fetcher.fetch_plan(plan, second)["image"].ctypes.data == place
+
+
+def test_threads_that_hand_batches_on_do_not_meet(dp2_repo: SimulatedRepository) -> None:
+    handed: queue.SimpleQueue = queue.SimpleQueue()
+    with fetcher_of(dp2_repo, size=64) as fetcher:
+        plan = fetcher.plan(dp2_repo.truth)
+        alone = fetcher.fetch_plan(plan)["image"].copy()
+
+        def fetch(number: int) -> None:
+            rng = np.random.default_rng(number)
+            for _ in range(25):
+                rows = rng.choice(len(plan), int(rng.integers(1, len(plan))), replace=False)
+                handed.put((rows, fetcher.fetch_plan(plan, rows)["image"][:, :, 3:]))
+            handed.put(None)
+
+        with ThreadPoolExecutor(3) as pool:
+            running = [pool.submit(fetch, number) for number in range(3)]
+            for _ in range(3):
+                while (one := handed.get(timeout=60)) is not None:
+                    np.testing.assert_array_equal(one[1], alone[one[0], :, 3:])
+                    one[1].fill(np.nan)  # it is the user's
+            for each in running:
+                each.result()
+
+
+def test_few_bytes_wait_for_the_next_fetch(dp2_repo: SimulatedRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsstcutouts.fetcher._MOST_IDLE", 5_000_000)
+    with fetcher_of(dp2_repo, size=100) as fetcher:
+        plan = fetcher.plan(dp2_repo.truth)
+        kept = [fetcher.fetch_plan(plan, range(n))["image"] for n in (60, 30, 10, 10, 10)]  # 7.2, 3.6, 1.2 MB
+        del kept
+        assert fetcher.cache_info().reserved <= 5_000_000
+        kept = [fetcher.fetch_plan(plan, [n % len(plan)])["image"] for n in range(60)]
+        assert fetcher._memory.idle < 10_000_000
+        del kept
+        assert fetcher._memory.idle > 5_000_000
+        fetcher.fetch_plan(plan, [0])
+        assert fetcher._memory.idle < 5_000_000
+        before = fetcher._memory.idle
+        for n in range(1, len(plan)):  # each length of its own
+            fetcher.fetch_plan(plan, range(n))
+        assert fetcher._memory.idle < before + 9 * (1 << 22)

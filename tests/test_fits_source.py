@@ -202,8 +202,8 @@ def test_many_threads_read_one_file(server: FileServer) -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "words"),
     [
-        ("401/data", AuthenticationError, "401 Unauthorized; if the URL is signed it may have expired"),
-        ("403/data", AuthenticationError, "403 Forbidden; if the URL is signed it may have expired: make the plan"),
+        ("401/data", AuthenticationError, "127.0.0.1:.* answers 401 Unauthorized; give a token that 127.0.0.1 accepts"),
+        ("403/data", AuthenticationError, "127.0.0.1:.* answers 403 Forbidden; .*LSST_HTTP_AUTH_BEARER_TOKEN"),
         ("404/data", MissingFileError, "no file at .* 404 Not Found"),
         ("410/data", MissingFileError, "no file at .* 410 Gone"),
         ("416/data", CorruptFileError, "the file is shorter than expected"),

@@ -156,8 +156,6 @@ def test_tables_of_any_kind(tmp_path: Path, drawn: tuple[Table, list[str], list[
     table, order, some = drawn
     path = table.save(tmp_path / "table.fits", order)
     assert_as_astropy(path, "image", some)
-    with open_coadd(path) as coadd:
-        assert not coadd.layout("image").fallback
 
 
 def quantised(**cards: object) -> Table:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.order import Epochs, Share, checked_weights
+from lsstcutouts.order import Epochs, Share, checked_classes, checked_weights
 from lsstcutouts.order.draws import balanced, draw, repeats
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=60).filter(any)
@@ -104,3 +104,32 @@ def test_epochs_that_cannot_be() -> None:
         Epochs(np.zeros(3, np.int64), 2, weights=np.ones(2))
     with pytest.raises(ConfigurationError, match="there are none"):
         Epochs(np.zeros(0, np.int64), 2, weights=np.ones(0))
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [[1.0, np.nan, 0.0], np.array([1, np.inf, 2]), ["a", "", "b"], ["a", " ", "b"], np.array(["a", None, "b"], object)],
+)
+def test_a_missing_class_is_no_class(classes) -> None:
+    """It would be drawn as often as every other class."""
+    with pytest.raises(ConfigurationError, match=r"no class for 1 of 3 targets, the first is target 1; .*select="):
+        checked_classes(classes)
+
+
+def test_classes_are_numbers_or_words() -> None:
+    for classes in (
+        [3, -1, 3],
+        [0.5, 0.1, 0.5],
+        ["b", "a", "b"],
+        np.array([True, False, True]),
+        np.array([2**64 - 1, 1, 2**64 - 1]),
+    ):
+        assert checked_classes(classes).tolist() == [1, 0, 1]
+    with pytest.raises(ConfigurationError, match="one class a target"):
+        checked_classes([[1, 2]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_a_weight_that_is_none_is_refused_with_advice(bad: float) -> None:
+    with pytest.raises(ConfigurationError, match=r"1 of 3 are not, the first is .* of target 2; .*select="):
+        checked_weights([1.0, 2.0, bad])

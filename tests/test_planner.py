@@ -73,6 +73,18 @@ def test_nothing_covered_says_where_the_coverage_is(dp2_repo: SimulatedRepositor
         build_plan({"ra": [180.0, 181.0], "dec": [45.0, 46.0]}, dp2_repo.root, collections="dp2", bands="g", size=32)
 
 
+def test_hours_and_swapped_columns_get_a_hint(dp2_repo: SimulatedRepository) -> None:
+    truth = Catalog.from_any(dp2_repo.truth)
+    options = {"collections": "dp2", "bands": "g", "size": 32}
+    with pytest.raises(CoverageError, match=r"as hours, 7\d of the first 80 targets .*: give unit='hourangle,deg'"):
+        build_plan({"ra": truth.ra / 15.0, "dec": truth.dec}, dp2_repo.root, **options)
+    with pytest.raises(CoverageError, match=r"RA and Dec swapped, 7\d of the first 80 targets .* the other way round"):
+        build_plan({"ra": truth.dec, "dec": truth.ra}, dp2_repo.root, **options)
+    with pytest.raises(CoverageError) as caught:
+        build_plan({"ra": [18.0], "dec": [45.0]}, dp2_repo.root, **options)
+    assert "would be covered" not in str(caught.value)
+
+
 def test_the_butler_is_asked_in_bulk_and_once(dp2_repo: SimulatedRepository) -> None:
     class Counting(Repository):
         calls = 0
@@ -127,9 +139,13 @@ def test_bands_and_sizes() -> None:
     for bad in ("", [], "gg", [1]):
         with pytest.raises(ConfigurationError, match="bands"):
             parse_bands(bad)
-    for tract in ("primary", "best"):
+    with pytest.raises(ConfigurationError, match=r"named as in the Butler \(g, not the filter LSST_g\).*\[LSST_g\]"):
+        parse_bands("LSST_g")
+    with pytest.raises(ConfigurationError, match="one letter for each band"):
+        parse_bands("N921")
+    for tract in ("primary", "strict", "best"):
         assert parse_tract(tract) == tract
-    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'best', got 'nearest'"):
+    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'strict', 'best', got 'nearest'"):
         parse_tract("nearest")
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, CollectionType
 
 from lsstcutouts.butler import Repository
 from lsstcutouts.catalog import Catalog
@@ -118,7 +119,7 @@ def nearest(pair: Pair, ra: float, dec: float) -> int:
 def repository(request: pytest.FixtureRequest, pair: Pair) -> Iterator[Repository]:
     with Repository(pair.repo.root, pair.repo.collections) as repository:
         if request.param == "rings":
-            repository.rings = RingsGeometry(inner=YX(*INNER), grid=YX(*GRID))
+            repository.rings = RingsGeometry(YX(*INNER), YX(*GRID), pixel_scale=0.2, border=133, clipped=False)
         yield repository
 
 
@@ -140,15 +141,45 @@ def test_the_best_tract_covers_most(pair: Pair, repository: Repository, size, se
         assert chosen.get(row, -1) == (best if pixels[best] else -1)
 
 
-def test_the_primary_tract_stays_where_it_is_asked_for(pair: Pair, repository: Repository) -> None:
-    catalog = positions(pair, 60, 1)
-    plan = plan_of(repository, catalog, 90, "primary")
-    sky = zip(plan.ra.tolist(), plan.dec.tolist(), strict=True)
+def own_tract(pair: Pair, repository: Repository, ra: float, dec: float) -> int:
+    """Return the tract that the skymap gives a position to."""
     if repository.rings is None:
-        assert plan.tract.tolist() == [nearest(pair, *one) for one in sky]
-    best = plan_of(repository, catalog, 90, "best")
-    assert set(plan.row) < set(best.row)  # what only the other tract covers is delivered, too
-    assert (best.tract[np.isin(best.row, plan.row)] != plan.tract).any()
+        return nearest(pair, ra, dec)
+    height = 180 / 121
+    ring = int((dec + 90 - height / 2) // height)
+    if dec < height / 2 - 90:
+        return 0
+    assert ring == 0
+    width = 360 / (int(2 * np.pi * np.cos(np.radians(1.5 * height - 90)) / np.radians(height)) + 1)
+    return 1 + int(ra / width + 0.5) % round(360 / width)
+
+
+@sentence(17)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.tuples(st.integers(1, 900), st.integers(1, 900)), seed=st.integers(0, 10**6))
+def test_the_own_tract_and_where_it_covers_nothing_the_best_other(
+    pair: Pair, repository: Repository, size, seed: int
+) -> None:
+    catalog = positions(pair, 12, seed)
+    plan = plan_of(repository, catalog, size, "primary")
+    chosen = dict(zip(plan.row.tolist(), plan.tract.tolist(), strict=True))
+    moved = dict(zip(plan.row.tolist(), plan.other_tract.tolist(), strict=True))
+    strict, own = {}, {}
+    for row, (ra, dec) in enumerate(zip(catalog.ra.tolist(), catalog.dec.tolist(), strict=True)):
+        pixels = {t: sum(covers(pair, t, b, ra, dec, size).sum() for b in "gr") for t in pair.skymaps}
+        own[row] = own_tract(pair, repository, ra, dec)
+        if pixels.get(own[row], 0):
+            strict[row] = own[row]
+        others = {t: n for t, n in pixels.items() if t != own[row] and n}
+        want = strict.get(row, max(others, key=others.get) if others else -1)
+        assert chosen.get(row, -1) == want
+        assert moved.get(row, False) == (want not in {-1, own[row]})
+    assert plan.rejected.tract.tolist() == [own[row] for row in plan.rejected.row.tolist()]
+    assert plan.summary().other_tract == sum(moved.values())
+    if strict:
+        only = plan_of(repository, catalog, size, "strict")
+        assert dict(zip(only.row.tolist(), only.tract.tolist(), strict=True)) == strict
+        assert not only.other_tract.any()
 
 
 def test_pixels_of_the_best_tract_are_delivered(pair: Pair) -> None:
@@ -166,12 +197,21 @@ def test_pixels_of_the_best_tract_are_delivered(pair: Pair) -> None:
         plan = fetcher.plan(catalog)
         batch = fetcher.fetch_plan(plan)
     assert set(plan.tract) == {FIRST, SECOND}
+    check_pixels(pair, plan, batch, size)
     outside = 0
     for i in range(len(plan)):
         tract = int(plan.tract[i])
         x, y = pair.skymaps[tract].wcs.all_world2pix(plan.ra[i], plan.dec[i], 0)
         box = pair.skymaps[tract].tract_box
         outside += not (0 <= y < box.y1 and 0 <= x < box.x1)
+    assert outside  # files reach beyond their tract: such a target has the nearest patch as its own
+
+
+def check_pixels(pair: Pair, plan: CutoutPlan, batch, size) -> None:
+    """Compare a batch with the pixels that the files hold of each target's tract."""
+    for i in range(len(plan)):
+        tract = int(plan.tract[i])
+        x, y = pair.skymaps[tract].wcs.all_world2pix(plan.ra[i], plan.dec[i], 0)
         middle = batch["yx0"][i] + (np.array(size) - 1) / 2 + batch["offset"][i]
         np.testing.assert_allclose(middle, [y, x], atol=1e-4)
         for b, band in enumerate("gr"):
@@ -182,7 +222,6 @@ def test_pixels_of_the_best_tract_are_delivered(pair: Pair) -> None:
             assert (batch["image"][i, b][held] != 0).all()
             assert batch["valid"][i, b][held].all()
     assert len(plan.blocks()) == len(plan)
-    assert outside  # files reach beyond their tract: such a target has the nearest patch as its own
 
 
 def test_rejected_rows_are_covered_by_no_tract(pair: Pair, repository: Repository) -> None:
@@ -191,6 +230,68 @@ def test_rejected_rows_are_covered_by_no_tract(pair: Pair, repository: Repositor
     plan = plan_of(repository, catalog, 64, "best")
     assert plan.rejected.row.tolist()[-2:] == [5, 6]
     assert plan.rejected.reason[-2] == Reason.OUTSIDE_TRACTS
+
+
+def test_targets_of_a_tract_that_was_left_out(pair: Pair, tmp_path: Path) -> None:
+    """A held-out subset: half of the targets on the files belong to the tract that is not there."""
+    root = subset_of(pair, tmp_path / "subset", FIRST)
+    catalog = positions(pair, 150, 6)
+    far = Catalog.from_arrays(np.append(catalog.ra, 200.0), np.append(catalog.dec, -89.0))  # on tract 0, and on no file
+    size = (90, 61)
+    height = np.pi / 121
+    rings = RingsGeometry(YX(*INNER), YX(*GRID), pixel_scale=0.2, border=133, clipped=False)
+    with Repository(root, pair.repo.collections) as repository:
+        repository.rings = rings
+        owner = np.array([own_tract(pair, repository, *one) for one in zip(catalog.ra, catalog.dec, strict=True)])
+        held = [
+            any(covers(pair, FIRST, b, *one, size).any() for b in "gr")
+            for one in zip(catalog.ra, catalog.dec, strict=True)
+        ]
+        assert height == pytest.approx(rings.height)
+        plan, strict = (plan_of(repository, far, size, tract) for tract in ("primary", "strict"))
+    assert plan.row.tolist() == np.flatnonzero(held).tolist()
+    assert plan.other_tract.tolist() == (owner != FIRST)[held].tolist()
+    assert 20 < plan.other_tract.sum() < len(plan) - 20
+    assert strict.row.tolist() == np.flatnonzero(np.array(held) & (owner == FIRST)).tolist()
+    number, texts = strict.rejected.texts()
+    said = dict(zip(strict.rejected.row.tolist(), (texts[n] for n in number.tolist()), strict=True))
+    assert said[len(catalog)] == "no coadds in its tract, 0"
+    assert {said[row] for row in np.flatnonzero(owner == SECOND).tolist()} == {f"no coadds in its tract, {SECOND}"}
+    count = int((owner == SECOND).sum())
+    assert f"not delivered: {count} rows, no coadds in its tract, {SECOND}" in str(strict.summary())
+    assert strict.summary().as_dict()["rejected_tracts"]["no coadds in its tract"] == {0: 1, SECOND: count}
+    lacking = plan.rejected.row[plan.rejected.tract == FIRST].tolist()
+    assert lacking
+    assert all(
+        said[row].startswith(f"no coadd in any band under the box; its tract is {FIRST}, patch ") for row in lacking
+    )
+    moved = int(plan.other_tract.sum())
+    assert f"{moved} targets from another tract than their own" in str(plan.summary())
+    # The pixels, and what the report says of them.
+    with LsstDataFetcher(
+        root, collections=pair.repo.collections, bands="gr", size=size, planes=("image", "valid")
+    ) as fetcher:
+        batch = fetcher.fetch_plan(plan)
+        check_pixels(pair, plan, batch, size)
+        assert fetcher.report.from_other_tract == fetcher.report.as_dict()["other_tract"] == moved
+        assert f"{moved} of them from another tract than their own" in str(fetcher.report)
+        assert "not covered: 1 rows, no coadds in its tract, 0" in str(fetcher.report)
+        # Without a known skymap the own tract is the nearest one that there is: here the only one.
+        assert not fetcher.plan(catalog).other_tract[: len(plan)].all()
+
+
+def subset_of(pair: Pair, root: Path, tract: int) -> Path:
+    """Return a repository with the coadds of one tract."""
+    with Butler.from_config(str(pair.repo.root), collections=pair.repo.collections) as source:
+        refs = source.query_datasets("deep_coadd", where=f"tract = {tract}", limit=None)
+        Butler.makeRepo(str(root))
+        with Butler.from_config(str(root), writeable=True) as target:
+            target.transfer_from(
+                source, refs, transfer="copy", register_dataset_types=True, transfer_dimensions=True, skip_missing=False
+            )
+            target.collections.register(pair.repo.collections, CollectionType.CHAINED)
+            target.collections.redefine_chain(pair.repo.collections, refs[0].run)
+    return root
 
 
 def test_the_butler_is_asked_in_bulk(pair: Pair) -> None:

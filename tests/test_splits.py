@@ -146,7 +146,7 @@ def test_ids_name_the_splits(plan: CutoutPlan, tmp_path: Path) -> None:
         deal(plan, SplitSettings.of({"train": [5, 6]}))
     with pytest.raises(ConfigurationError, match="both list object id"):
         deal(plan, SplitSettings.of({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
-    with pytest.raises(ConfigurationError, match="list of whole numbers"):
+    with pytest.raises(ConfigurationError, match="must be a list of ids, whole numbers or texts"):
         deal(plan, SplitSettings.of({"train": [1.5]}))
 
 
@@ -217,6 +217,11 @@ def test_the_verb_checks_for_leaks(
     shown = capsys.readouterr().out
     assert "No pixel is in two splits." in shown
     assert "3 ranks:" in shown
+    # The patches of the table are those of the summary: with a coadd under a box.
+    assert main([*common, "splits={train: 0.5, val: 0.5}", "json=true"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["patches"] == 4
+    assert all(1 <= part["patches"] <= 4 for part in summary["splits"].values())
     ids = Catalog.from_any(dp2_repo.truth).object_id
     for name, part in (("train", ids[::2]), ("val", ids[1::2])):
         (tmp_path / f"{name}.csv").write_text("object_id\n" + "\n".join(map(str, part.tolist())) + "\n")

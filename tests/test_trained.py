@@ -24,7 +24,7 @@ from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.normalisation import Statistics
 from lsstcutouts.order import Schedule
 from lsstcutouts.simulate import SimulatedRepository
-from lsstcutouts.trained import absolute_path, data_state, plain_values, read_checkpoint, without_secrets
+from lsstcutouts.trained import absolute_path, data_state, plain_values, public_values, read_checkpoint
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh, RandomD4
 
 from .test_datamodule import Watcher, data_of, trainer_of
@@ -392,7 +392,7 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
 def test_no_secret_gets_into_a_checkpoint(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     signed = "https://user:hunter2@store.org/my/cat.parquet?X-Amz-Signature=s3cr3t&Expires=1#f4agment"
     data = data_of(dp2_repo, repo="https://bob:hunter2@butler.org/api", catalog=signed)
-    data.configuration = without_secrets({"model": {"hub_token": "s3cr3t", "num_tokens": 5, "pad": "a token"}})
+    data.configuration = public_values({"model": {"hub_token": "s3cr3t", "num_tokens": 5, "pad": "a token"}})
     state = data.state_dict()
     assert state["data"]["repo"] == "https://butler.org/api"
     assert state["data"]["catalog"] == "https://store.org/my/cat.parquet"
@@ -401,7 +401,7 @@ def test_no_secret_gets_into_a_checkpoint(dp2_repo: SimulatedRepository, tmp_pat
     torch.save(state, buffer)
     for secret in (b"hunter2", b"s3cr3t", b"f4agment"):
         assert secret not in buffer.getvalue()
-    assert without_secrets({"password": "${oc.env:PW}"}) == {"password": "${oc.env:PW}"}
+    assert public_values({"password": "${oc.env:PW}"}) == {"password": "${oc.env:PW}"}
 
 
 def test_paths_are_absolute_and_labels_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The function behind `train`: from a configuration to a checkpoint, figures and a picture."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,14 @@ def test_the_network_takes_any_bands() -> None:
     for bands, channels in (("ugrizy", 6), (["g", "r"], 2), (1, 1)):
         network = LensFinder(bands).eval()
         assert network(torch.zeros(3, channels, 40, 52)).shape == (3,)
+
+
+def test_the_table_says_what_was_left_out() -> None:
+    result = TrainingResult(
+        metrics={}, epochs=1, targets=10, cutouts_per_second=1.0, waiting=0.0, hit_rate=1.0, bands_missing={},
+        not_delivered=0, left_out={"train": 2, "val": 0}, shared={"train": 51, "val": 0}, checkpoint="a", picture=None,
+    )  # fmt: skip
+    rows = dict(zip(*(column.cells for column in result.table().columns), strict=True))
+    assert rows["targets left out"] == "train: 51 sharing pixels with another split; train: 2 by a policy"
+    rows = dict(zip(*(c.cells for c in replace(result, left_out={}, shared={}).table().columns), strict=True))
+    assert rows["targets left out"] == "none"

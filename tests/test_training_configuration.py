@@ -126,8 +126,9 @@ def test_resume_needs_nothing_but_the_checkpoint(
     assert two["data"] == one["data"]
     assert two["normalisation"] == one["normalisation"]
     assert (one["train"]["epoch"], two["train"]["epoch"]) == (0, 1)
-    changed = {"folder": str(elsewhere.resolve()), "data": {**one["run"]["data"], "threads": 1}}
-    assert two["run"] == {**one["run"], **changed, "trainer": {**one["run"]["trainer"], "max_epochs": 2}}
+    changed = {"trainer": one["run"]["trainer"] | {"max_epochs": 2}, "data": two["run"]["data"]}
+    assert two["run"] == {**one["run"], **changed}
+    assert {**two["run"]["data"], **one["run"]["data"], "threads": 1} == two["run"]["data"]
 
 
 def test_resume_without_raising_the_epochs_uses_the_trainer_of_the_checkpoint(
@@ -142,7 +143,7 @@ REFUSED = {
     "data.size=24": "data.size: 32 in the checkpoint, 24 given",
     "data.planes=[image,valid]": "data.planes: [image] in the checkpoint, [image, valid] given",
     "data.missing_band=nan": "data.missing_band: zero in the checkpoint, nan given",
-    "+data.flux_unit=native": "data.flux_unit: none in the checkpoint, native given",
+    "data.flux_unit=native": "data.flux_unit: nJy in the checkpoint, native given",
     "normalisation=lupton": "data.normalisation._target_: lsstcutouts.transforms.NoiseAsinh in the checkpoint, "
     "lsstcutouts.transforms.Lupton given",
     "data.normalisation.softening=3": "data.normalisation.softening: 2 in the checkpoint, 3 given",
@@ -183,7 +184,15 @@ def test_what_is_the_same_may_be_said_again(
     pyarrow.csv.write_csv(rows, moved / "some.csv")
     settings = ["data=dp2", "data.repo=moved/sky", "data.catalog=moved/some.csv", "normalisation=noise_asinh"]
     settings += ["data.normalisation.softening=2", "data.bands=[i,r,g]", "data.size=[32,32]", "model.label=is_lens"]
-    settings += ["data.batch_size=7", "data.threads=1", "trainer=cpu", "seed=3", "data.columns=[is_lens]"]
+    settings += [
+        "data.batch_size=7",
+        "data.threads=1",
+        "trainer=cpu",
+        "seed=3",
+        "data.columns=[is_lens]",
+        "task=binary",
+    ]
+    settings += ["data.flux_unit=nJy", "model=lens_finder", "model.network.widths=[4,8]"]
     assert main(["predict", f"checkpoint={project.checkpoint}", *settings, "output=s", *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert (result["rows"], result["repo"]) == (30, "moved/sky")

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,35 @@ from ..geom import Box
 from ..plan import CutoutPlan
 from ..planner import build_plan
 from ..simulate import SimulatedRepository, SimulationConfig, simulate
+from .figure import Figure
 from .settings import MASK_PLANES, Scene, Settings
 
-__all__ = ["Field", "ensure_repository", "field_of", "whole_boxes"]
+__all__ = ["Field", "Place", "ensure_repository", "field_of", "own_field", "whole_boxes"]
 
 _CHUNK = 1 << 24
+
+FLUX_UNIT: Literal["native"] = "native"
+"""What other ways read, too: the values of the files."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cutouts are read from; the names of `~lsstcutouts.planner.build_plan`."""
+
+    repo: str
+    collections: str | tuple[str, ...]
+    dataset_type: str
+    bands: str | tuple[str, ...]
+    skymap: str | None = None
+
+    def names(self) -> dict[str, Any]:
+        """Return all but the repository, as arguments."""
+        return {
+            "collections": self.collections,
+            "dataset_type": self.dataset_type,
+            "bands": self.bands,
+            "skymap": self.skymap,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +54,7 @@ class Field:
 
     Attributes
     ----------
-    scene, repository, plan
+    scene, place, plan
         What is read, from where, and how it was planned.
     rows
         Targets of the plan that are read, all of them: their boxes lie inside the file of their own patch, in every band.
@@ -39,15 +63,30 @@ class Field:
     """
 
     scene: Scene
-    repository: SimulatedRepository
+    place: Place
     plan: CutoutPlan
     rows: NDArray[np.int64]
     seconds: float
+    repository: SimulatedRepository | None = None
+    """The simulated repository, None for the user's own."""
+
+    @property
+    def simulated(self) -> SimulatedRepository:
+        """The simulated repository.
+
+        Raises
+        ------
+        ConfigurationError
+            It is the user's own.
+        """
+        if self.repository is None:
+            raise ConfigurationError("this is measured on a simulated repository only: leave out repo=")
+        return self.repository
 
     @property
     def options(self) -> ReadOptions:
         """What a batch holds."""
-        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes)
+        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes, flux_unit=FLUX_UNIT)
 
     @property
     def mask_planes(self) -> tuple[str, ...]:
@@ -66,8 +105,10 @@ class Field:
                 yield patch, band, file, self.plan.files.uri[file]
 
     def touch(self) -> None:
-        """Read every file once, so that it is in the page cache."""
+        """Read every file of this machine once, so that it is in the page cache."""
         for _, _, _, path in self.files():
+            if not Path(path).exists():
+                continue
             with Path(path).open("rb") as file:
                 while file.read(_CHUNK):
                     pass
@@ -118,7 +159,8 @@ def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) 
         No target's box lies inside one file of every band.
     """
     catalog = Catalog.from_any(repository.truth)
-    plan = _planned(scene, repository, catalog)
+    place = Place(str(repository.root), repository.collections, repository.dataset_type, repository.bands)
+    plan = build_plan(catalog, place.repo, size=scene.size, **place.names())
     rows = whole_boxes(plan)
     if scene.density == "dense":
         patches, counts = np.unique(plan.primary[rows], return_counts=True)
@@ -128,22 +170,50 @@ def field_of(settings: Settings, scene: Scene, repository: SimulatedRepository) 
         rows = rows[_rank_in_patch(plan.primary[rows]) < settings.targets_per_patch]
     if not len(rows):
         raise ConfigurationError(f"{repository.root}: no box of {scene.size} px lies inside one file of every band")
-    # A plan of nothing else: what further targets would need is not decoded.
-    start = time.perf_counter()
-    plan = _planned(scene, repository, catalog[np.sort(plan.row[rows])])
-    seconds = time.perf_counter() - start
-    return Field(scene, repository, plan, np.arange(len(plan)), seconds)
+    return _field(scene, place, catalog, plan.row[rows], repository)
 
 
-def _planned(scene: Scene, repository: SimulatedRepository, catalog: Catalog) -> CutoutPlan:
-    return build_plan(
-        catalog,
-        repository.root,
-        collections=repository.collections,
-        dataset_type=repository.dataset_type,
-        bands=repository.bands,
-        size=scene.size,
+def own_field(settings: Settings, scene: Scene) -> tuple[Field, Figure]:
+    """Plan the user's own catalog and choose its targets; return what planning took, too.
+
+    At most ``settings.targets``, patch after patch, those with most targets first: as close together as they are.
+
+    Raises
+    ------
+    ConfigurationError
+        No target's box lies inside one file of every band.
+    """
+    place = Place(
+        str(settings.repo),
+        settings.collections or (),
+        settings.dataset_type,
+        settings.bands or "ugrizy",
+        settings.skymap,
     )
+    catalog = Catalog.from_any(settings.catalog)
+    start = time.perf_counter()
+    plan = build_plan(catalog, place.repo, size=scene.size, **place.names())
+    seconds = time.perf_counter() - start
+    rows = whole_boxes(plan)
+    if not len(rows):
+        raise ConfigurationError(
+            f"{settings.catalog}: no box of {scene.size} px lies inside one file of every band of {''.join(plan.bands)}; "
+            "give bands= that the repository holds there, or a smaller size="
+        )
+    counts = np.bincount(plan.primary[rows])
+    rows = rows[np.lexsort((rows, plan.primary[rows], -counts[plan.primary[rows]]))][: settings.targets]
+    field = _field(scene, place, catalog, plan.row[rows], None)
+    detail = f"{len(plan)} of {len(catalog)} targets covered; {len(field.rows)} of them are measured"
+    return field, Figure(f"planning {len(catalog):,} targets", seconds, "s", detail)
+
+
+def _field(
+    scene: Scene, place: Place, catalog: Catalog, rows: NDArray[np.int64], repository: SimulatedRepository | None
+) -> Field:
+    """Plan rows of a catalog and nothing else: what further targets would need is not decoded."""
+    start = time.perf_counter()
+    plan = build_plan(catalog[np.sort(rows)], place.repo, size=scene.size, **place.names())
+    return Field(scene, place, plan, np.arange(len(plan)), time.perf_counter() - start, repository)
 
 
 def whole_boxes(plan: CutoutPlan) -> NDArray[np.int64]:

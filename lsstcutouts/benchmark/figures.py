@@ -22,9 +22,9 @@ from ..models import LensFinder
 from ..plan import CutoutPlan
 from ..planner import build_plan
 from .fields import Field
+from .figure import Figure
 from .ours import consume
 from .settings import Settings
-from .target import Target
 
 __all__ = ["Waiting", "hit_rate", "measure_scaling", "measure_start", "measure_waiting"]
 
@@ -52,16 +52,13 @@ print(time.perf_counter() - start, len(batch["image"]))
 """
 
 
-def hit_rate(field: Field, settings: Settings) -> Target:
+def hit_rate(field: Field, settings: Settings) -> Figure:
     """Return the share of tile requests that are served without a decode when queries of one patch are repeated."""
     ra, dec = field.plan.ra[field.rows], field.plan.dec[field.rows]
-    repository = field.repository
     with LsstDataFetcher(
-        repository.root,
-        collections=repository.collections,
-        dataset_type=repository.dataset_type,
-        bands=repository.bands,
+        field.place.repo,
         size=field.scene.size,
+        **field.place.names(),
         cache_bytes=settings.cache_bytes,
     ) as fetcher:
         fetcher.fetch(ra, dec)
@@ -70,10 +67,10 @@ def hit_rate(field: Field, settings: Settings) -> Target:
             fetcher.fetch(ra, dec)
         total = fetcher.cache_info()
     detail = f"{len(ra)} targets, {_QUERIES} queries; with the first query, which decodes: {total.hit_rate:.3f}"
-    return Target("hit rate on repeated queries of one patch", (total - first).hit_rate, 0.9, detail=detail)
+    return Figure("hit rate on repeated queries of one patch", (total - first).hit_rate, detail=detail)
 
 
-def measure_start(field: Field, settings: Settings) -> list[Target]:
+def measure_start(field: Field, settings: Settings) -> list[Figure]:
     """Return the time of the import and to the first batch, each in fresh processes, one after the other."""
     with tempfile.TemporaryDirectory(prefix="lsstcutouts-benchmark-") as folder:
         path = Path(folder) / "plan.parquet"
@@ -84,14 +81,11 @@ def measure_start(field: Field, settings: Settings) -> list[Target]:
     seconds = median(float(told[0]) for told in imports)
     torch_told = "brings torch" if brings else "without torch"
     return [
-        Target("import lsstcutouts", seconds, 0.3, "s", False, f"{torch_told}; a fresh process"),
-        Target("modules of torch that the import brings", float(brings), 1.0, "", False, "0 for none"),
-        Target(
+        Figure("import lsstcutouts", seconds, "s", f"{torch_told}; a fresh process"),
+        Figure(
             "first batch after the constructor returns",
             median(float(told[0]) for told in first),
-            0.5,
             "s",
-            False,
             f"{first[0][1]} cutouts, all cores, a fresh process that has its plan",
         ),
     ]
@@ -104,7 +98,7 @@ def _fresh(code: str, *arguments: str) -> list[str]:
     return told.stdout.splitlines()[-1].split()
 
 
-def measure_scaling(field: Field, settings: Settings) -> Target:
+def measure_scaling(field: Field, settings: Settings) -> Figure:
     """Return the cost of a cutout among many targets over that among 1000, on the same patch, warm."""
     cache = TileCache(settings.cache_bytes)
     counts = min(_FEW, settings.scaling_targets), settings.scaling_targets
@@ -119,7 +113,7 @@ def measure_scaling(field: Field, settings: Settings) -> Target:
     few, many = map(median, costs)
     detail = f"{1 / few:,.0f} and {1 / many:,.0f} cutouts/s, warm, shuffled, {default_threads()} threads"
     what = f"cost of a cutout at {counts[1]:,} targets over {counts[0]:,}"
-    return Target(what, many / few, 1.1, "", False, detail)
+    return Figure(what, many / few, detail=detail)
 
 
 def _cost(loader: CutoutLoader, least_seconds: float) -> float:
@@ -140,15 +134,7 @@ def _crowd(field: Field, count: int) -> CutoutPlan:
     # Targets at the very edge of the tract would belong to the neighbouring one.
     y, x = (low + rng.uniform(0.05, 0.95, count) * (high - low) for low, high in (inner[:2], inner[2:]))
     ra, dec = field.plan.projections[tract].pixel_to_sky(y, x)
-    repository = field.repository
-    return build_plan(
-        Catalog.from_arrays(ra, dec),
-        repository.root,
-        collections=repository.collections,
-        dataset_type=repository.dataset_type,
-        bands=repository.bands,
-        size=field.scene.size,
-    )
+    return build_plan(Catalog.from_arrays(ra, dec), field.place.repo, size=field.scene.size, **field.place.names())
 
 
 @dataclass(frozen=True)
@@ -157,13 +143,13 @@ class Waiting:
 
     Attributes
     ----------
-    target
+    figure
         Share of the step time that the loop waits for data, the first batch left out.
     detail
         What else was measured, plain values.
     """
 
-    target: Target
+    figure: Figure
     detail: dict[str, Any]
 
 
@@ -185,9 +171,8 @@ def measure_waiting(field: Field, settings: Settings) -> Waiting:
     decode *= 1000
     applies = step > decode and default_threads() > 1
     words = f"a step of the model takes {step:.0f} ms, decoding its batch {decode:.0f} ms"
-    note = "" if applies else "; it applies where the model takes longer, on more than one core"
-    what = "waiting for data in a training, cold, demo model"
-    target = Target(what, waiting, 0.05, "", False, words + note, applies)
+    note = "" if applies else "; a loop waits less where the model takes longer than decoding, on more than one core"
+    figure = Figure("waiting for data in a training, cold, demo model", waiting, detail=words + note)
     detail = {
         "with_first_batch": whole,
         "model_ms": step,
@@ -196,7 +181,7 @@ def measure_waiting(field: Field, settings: Settings) -> Waiting:
         "model_threads": threads,
         "decode_threads": 1,
     }
-    return Waiting(target, detail)
+    return Waiting(figure, detail)
 
 
 def _loader(field: Field, cache_bytes: float | str) -> CutoutLoader:

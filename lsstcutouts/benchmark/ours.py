@@ -12,7 +12,7 @@ from ..cache import TileCache
 from ..cutout import CutoutReader
 from ..dataset import CutoutDataset, CutoutLoader
 from ..stages import StageClock
-from .fields import Field
+from .fields import FLUX_UNIT, Field
 from .settings import Regime
 from .timing import MANY
 
@@ -107,6 +107,7 @@ class LoaderWay:
             batch_size=self._batch_size,
             planes=self.field.scene.names,
             mask_planes=self.field.mask_planes,
+            flux_unit=FLUX_UNIT,
             shuffle=self.regime.order == "shuffled",
             seed=self._seed,
             threads=self.regime.threads,

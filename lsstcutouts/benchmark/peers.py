@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from astropy.io import fits
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, DatasetRef
 from lsst.images import Box as ImagesBox
 from numpy.typing import NDArray
 
@@ -79,15 +81,16 @@ class ButlerWay(_Peer):
         super().__init__(field, rows)
         plan = field.plan
         self._butler = Butler.from_config(plan.repo, collections=plan.collections)
-        found = self._butler.query_datasets(plan.dataset_type, limit=None)
-        refs = {(r.dataId["tract"], r.dataId["patch"], r.dataId["band"]): r for r in found}
-        self._refs = {
-            (patch, band, plane): refs[
-                int(plan.patches.tract[patch]), int(plan.patches.patch[patch]), plan.bands[band]
-            ].makeComponentRef(plane)
-            for patch, band, _, _ in field.files()
-            for plane in field.scene.names
-        }
+        self._refs: dict[tuple[int, int, str], DatasetRef] = {}
+        for patch, band, file, _ in field.files():
+            ref = self._butler.get_dataset(UUID(plan.files.dataset_id[file]))
+            if ref is not None:
+                self._refs |= {(patch, band, plane): ref.makeComponentRef(plane) for plane in field.scene.names}
+
+    @property
+    def needs_stack(self) -> bool:
+        """Whether only the LSST stack reads these datasets: afw's classes of exposures."""
+        return any("Exposure" in str(ref.datasetType.parentStorageClass) for ref in self._refs.values())
 
     def reader(self, stack: ExitStack) -> Callable[[int, int, str, Box], Array]:  # noqa: ARG002 - files are the Butler's
         """Return what reads a plane."""
@@ -176,12 +179,18 @@ def peers_of(field: Field, butler_targets: int, peer_targets: int) -> tuple[list
 
     None of them keeps decoded pixels, so that fewer targets than ours cost each as much.
     """
-    ways: list[Way] = [AstropyWay(field, _some(field.rows, peer_targets))]
+    ways: list[Way] = []
     left_out = []
-    if field.repository.release == "dp2":
-        ways.insert(0, ButlerWay(field, _some(field.rows, butler_targets)))
-    else:
+    butler = ButlerWay(field, _some(field.rows, butler_targets))
+    if butler.needs_stack:
+        butler.close()
         left_out.append(f"{field.scene}: butler.get needs the LSST stack for files written by afw")
+    else:
+        ways.append(butler)
+    if not all(Path(path).exists() for _, _, _, path in field.files()):
+        left_out.append(f"{field.scene}: astropy and fitsio read files of this machine only")
+        return ways, left_out
+    ways.append(AstropyWay(field, _some(field.rows, peer_targets)))
     if find_spec("fitsio"):
         ways.append(FitsioWay(field, _some(field.rows, peer_targets)))
     else:

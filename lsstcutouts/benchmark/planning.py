@@ -27,7 +27,7 @@ from ..simulate.dp2 import STORAGE_CLASS, datastore_formatter
 from ..simulate.skymap import SimulatedSkyMap, skymap_of
 from ..writing import whole_file
 from .fields import Field
-from .target import Target
+from .figure import Figure
 
 __all__ = ["measure_planning", "planning_repository"]
 
@@ -36,7 +36,7 @@ _INSET = 1
 """Patches left out at each edge of a tract: their targets belong to the neighbouring tracts."""
 
 
-def measure_planning(field: Field, folder: Path, targets: int, patches: int) -> list[Target]:
+def measure_planning(field: Field, folder: Path, targets: int, patches: int) -> list[Figure]:
     """Return the time and size of a plan of targets spread over many patches, from Parquet to a plan.
 
     Parameters
@@ -48,18 +48,19 @@ def measure_planning(field: Field, folder: Path, targets: int, patches: int) -> 
     targets, patches
         How many.
     """
-    root = planning_repository(field.repository, field, folder / f"planning-{patches}", patches)
+    source = field.simulated
+    root = planning_repository(source, field, folder / f"planning-{patches}", patches)
     catalog = _catalog(field, folder / f"planning-{patches}-{targets}.parquet", targets, patches)
     start = time.perf_counter()
-    plan = build_plan(catalog, root, collections=_RUN, bands=field.repository.bands, size=field.scene.size)
+    plan = build_plan(catalog, root, collections=_RUN, bands=source.bands, size=field.scene.size)
     seconds = time.perf_counter() - start
     _check(plan, field.plan)
     used = len(np.unique(plan.primary))
     detail = f"{len(plan)} of {targets} targets delivered, {used} patches, {len(plan.files)} files"
     size = len(pickle.dumps(plan, protocol=5)) / max(1, len(plan))
     return [
-        Target(f"planning {targets:,} targets over {patches} patches", seconds, 10.0, "s", False, detail),
-        Target("size of that plan", size, 110.0, "bytes/target", False, "pickled; about 100 are aimed at"),
+        Figure(f"planning {targets:,} targets over {patches} patches", seconds, "s", detail),
+        Figure("size of that plan", size, "bytes/target", "pickled"),
     ]
 
 
@@ -129,7 +130,7 @@ def _catalog(field: Field, path: Path, targets: int, patches: int) -> Path:
     if path.exists():
         return path
     rng = np.random.default_rng(0)
-    places = _patches(field, _skymaps(field.repository, patches), patches)
+    places = _patches(field, _skymaps(field.simulated, patches), patches)
     which = rng.integers(len(places), size=targets)
     ra, dec = np.empty(targets), np.empty(targets)
     for skymap in {id(s): s for s, _ in places}.values():

@@ -10,13 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .entries import OURS, Entry, Profile, butler_of, ceiling_of, ratio
+from .figure import Figure
 from .settings import Settings
 from .shuffle import ShuffleEntry
-from .target import Target
 
 __all__ = ["BenchmarkResult"]
-
-_VERDICTS = {True: Text("met", style="green"), False: Text("not met", style="yellow"), None: Text("does not apply")}
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class BenchmarkResult:
         Cutouts a second of each way in each regime.
     profiles
         Where the time goes, for each regime without worker processes.
-    targets
-        Figures against their bounds.
+    figures
+        Further figures: hit rate, planning, time to the first batch, cost by size of the catalog, waiting.
     advice
         What limits, and which setting to change.
     further
@@ -49,7 +47,7 @@ class BenchmarkResult:
     machine: Mapping[str, Any]
     entries: Sequence[Entry]
     profiles: Sequence[Profile]
-    targets: Sequence[Target]
+    figures: Sequence[Figure]
     advice: Sequence[str]
     further: Mapping[str, Any] = field(default_factory=dict)
     left_out: Sequence[str] = ()
@@ -63,7 +61,7 @@ class BenchmarkResult:
             "settings": asdict(self.settings),
             "entries": [entry.as_dict(self.entries) for entry in self.entries],
             "profiles": [profile.as_dict() for profile in self.profiles],
-            "targets": [target.as_dict() for target in self.targets],
+            "figures": [figure.as_dict() for figure in self.figures],
             "advice": list(self.advice),
             "further": dict(self.further),
             "left_out": list(self.left_out),
@@ -71,11 +69,11 @@ class BenchmarkResult:
         }
 
     def shown(self) -> Group:
-        """Return the result for people: a table a scene, the targets, and words."""
+        """Return the result for people: a table a scene, further figures, and words."""
         scenes = list(dict.fromkeys(entry.scene for entry in self.entries))
         parts: list[Any] = [part for scene in scenes for part in (Text(), self._table(scene))]
-        if self.targets:
-            parts += [Text(), self._target_table(), Text()]
+        if self.figures:
+            parts += [Text(), self._figure_table(), Text()]
         if self.shuffles:
             parts += [Text(), self._shuffle_table(), Text()]
         parts += [Text(f"- {text}") for text in self.advice]
@@ -113,21 +111,17 @@ class BenchmarkResult:
             "" if butler is None else f"{butler:,.0f}" if butler >= 10 else f"{butler:.1f}",
         ]
 
-    def _target_table(self) -> Table:
+    def _figure_table(self) -> Table:
         table = Table(
-            title="Targets", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
+            title="Further figures", title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False
         )
-        for heading in ("figure", "measured", "target", ""):
-            numbers = heading in {"measured", "target"}
-            table.add_column(heading, justify="right" if numbers else "left", no_wrap=heading != "figure")
-        for target in self.targets:
-            figure = Text(target.what)
-            if target.detail:
-                figure.append(f"\n  {target.detail}", style="dim")
-            sense = "at least" if target.at_least else "under"
-            unit = f" {target.unit}" if target.unit else ""
-            bound = f"{sense} {_number(target.bound)}"
-            table.add_row(figure, f"{_number(target.value)}{unit}", bound, _VERDICTS[target.met])
+        table.add_column("figure")
+        table.add_column("measured", justify="right", no_wrap=True)
+        for figure in self.figures:
+            words = Text(figure.what)
+            if figure.detail:
+                words.append(f"\n  {figure.detail}", style="dim")
+            table.add_row(words, f"{_number(figure.value)}{f' {figure.unit}' if figure.unit else ''}")
         return table
 
     def _shuffle_table(self) -> Table:

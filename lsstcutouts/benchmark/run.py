@@ -22,7 +22,8 @@ from ..simulate import SimulatedRepository
 from ..writing import whole_file
 from .device import device_words, measure_device
 from .entries import Entry, Profile
-from .fields import Field, ensure_repository, field_of
+from .fields import Field, ensure_repository, field_of, own_field
+from .figure import Figure
 from .figures import hit_rate, measure_scaling, measure_start, measure_waiting
 from .machine import about_machine
 from .picture import write_pictures
@@ -30,14 +31,10 @@ from .planning import measure_planning
 from .result import BenchmarkResult
 from .settings import SHUFFLE, Scene, Settings, scenes_of
 from .shuffle import ShuffleEntry, measure_shuffles, wide_repository, write_shuffle_picture
-from .target import Target, targets_of
 from .throughput import Scenery, measure_scene, profile_cost
 from .words import advice
 
 __all__ = ["benchmark", "run"]
-
-_DEAREST = 0.03
-"""Share of the speed that the stage profile may take."""
 
 
 def run(cfg: DictConfig) -> BenchmarkResult:
@@ -70,8 +67,11 @@ def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
     """
     resolved(settings.device)  # a GPU that is not there is said before anything is measured
     alone = set(settings.what) == {SHUFFLE} and settings.device == "cpu"
-    fields = [] if alone else [_field(settings, scene, progress) for scene in scenes_of(settings)]
+    made = [] if alone else [_field(settings, scene, progress) for scene in scenes_of(settings)]
+    fields = [field for field, _ in made]
     run = _Run(settings, fields, Console(stderr=True, quiet=not progress))
+    if "planning" in settings.what:
+        run.planned([figure for _, figure in made[:1] if figure is not None])
     if "throughput" in settings.what:
         run.throughput()
     if fields:
@@ -81,8 +81,12 @@ def benchmark(settings: Settings, *, progress: bool = False) -> BenchmarkResult:
     return run.written()
 
 
-def _field(settings: Settings, scene: Scene, progress: bool) -> Field:
-    return field_of(settings, scene, ensure_repository(settings, scene.release, scene.density, progress=progress))
+def _field(settings: Settings, scene: Scene, progress: bool) -> tuple[Field, Figure | None]:
+    """Return what is read, and what planning all of the user's own catalog took."""
+    if settings.repo is not None:
+        return own_field(settings, scene)
+    repository = ensure_repository(settings, scene.release, scene.density, progress=progress)
+    return field_of(settings, scene, repository), None
 
 
 def _loader(field: Field, batch_size: int, cache: TileCache, device: torch.device | None) -> CutoutLoader:
@@ -97,7 +101,7 @@ class _Run:
         self._settings, self._fields, self._console = settings, fields, console
         self._entries: list[Entry] = []
         self._profiles: list[Profile] = []
-        self._targets: list[Target] = []
+        self._figures: list[Figure] = []
         self._left_out: list[str] = []
         self._further: dict[str, Any] = {}
         self._waiting: float | None = None
@@ -114,13 +118,11 @@ class _Run:
             self._entries += entries
             self._profiles += profiles
             if field is self._fields[0]:
-                self._profile_cost(scenery)
-        self._targets += targets_of(self._entries)
+                self._further["profile_cost"] = profile_cost(scenery)
 
-    def _profile_cost(self, scenery: Scenery) -> None:
-        costs = self._further["profile_cost"] = profile_cost(scenery)
-        what = "share of its speed that a pass loses to the stage profile"
-        self._targets += [Target(f"{cache}: {what}", cost, _DEAREST, "", False) for cache, cost in costs.items()]
+    def planned(self, figures: list[Figure]) -> None:
+        """Note what planning the user's own catalog took."""
+        self._figures += figures
 
     def figures(self) -> None:
         """Measure what belongs to no regime, on the first scene."""
@@ -130,13 +132,13 @@ class _Run:
                 continue
             with self._console.status(f"Measuring: {name}"):
                 if name == "hits":
-                    self._targets.append(hit_rate(field, settings))
+                    self._figures.append(hit_rate(field, settings))
                 elif name == "planning":
                     self._planning(field)
                 elif name == "start":
-                    self._targets += measure_start(field, settings)
+                    self._figures += measure_start(field, settings)
                 elif name == "scaling":
-                    self._targets.append(measure_scaling(field, settings))
+                    self._figures.append(measure_scaling(field, settings))
                 elif name == "waiting":
                     self._wait(field)
         if settings.device != "cpu":
@@ -150,19 +152,21 @@ class _Run:
         self._further["shuffle"] = [entry.as_dict() for entry in self._shuffles]
 
     def _planning(self, field: Field) -> None:
+        if field.repository is None:
+            return  # the user's own catalog was planned before
         if field.repository.release != "dp2":
             self._left_out.append("planning is measured with files of DP2: release=dp2")
             return
         settings = self._settings
-        self._targets += measure_planning(
+        self._figures += measure_planning(
             field, Path(settings.root), settings.planning_targets, settings.planning_patches
         )
 
     def _wait(self, field: Field) -> None:
         waiting = measure_waiting(field, self._settings)
-        self._targets.append(waiting.target)
+        self._figures.append(waiting.figure)
         self._further["waiting"] = waiting.detail
-        self._waiting = waiting.target.value
+        self._waiting = waiting.figure.value
 
     def _device(self, field: Field) -> None:
         device = torch.device(self._settings.device)
@@ -188,7 +192,7 @@ class _Run:
             machine,
             self._entries,
             self._profiles,
-            self._targets,
+            self._figures,
             told,
             self._further,
             self._left_out,

@@ -26,6 +26,9 @@ before is used again, as in every later moment of an epoch over more sky than th
 WHAT = ("throughput", "hits", "planning", "start", "scaling", "waiting")
 """Groups of measurements that are made unless others are asked for."""
 
+OWN = ("own", "catalog")
+"""What stands for release and density where the user's own repository and catalog are measured."""
+
 SHUFFLE = "shuffle"
 """Quality and cost of shuffling by width, a group of its own: on a repository of many patches, a minute to write."""
 
@@ -114,6 +117,12 @@ class Settings:
         A value that cannot work.
     """
 
+    repo: str | None = None
+    collections: str | tuple[str, ...] | None = None
+    catalog: str | None = None
+    bands: str | tuple[str, ...] | None = None
+    dataset_type: str = "deep_coadd"
+    skymap: str | None = None
     root: str = "bench"
     dense: str | None = None
     sparse: str | None = None
@@ -153,6 +162,13 @@ class Settings:
             _check_whole(name, getattr(self, name), least)
         for name, choices in _CHOICES.items():
             _check_choices(name, getattr(self, name), choices)
+        own = {name: getattr(self, name) for name in ("repo", "collections", "catalog")}
+        lacking = [f"{name}=" for name, value in own.items() if value is None]
+        if 0 < len(lacking) < len(own):
+            raise ConfigurationError(
+                f"repo=, collections= and catalog= belong together: {' and '.join(lacking)} must be given, too; without "
+                "any of them, simulated repositories are measured"
+            )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Settings":
@@ -161,6 +177,8 @@ class Settings:
         given = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if given.get("full"):
             given |= _EVERYTHING
+        for name in {"collections", "bands"} & given.keys():
+            given[name] = tuple(given[name]) if isinstance(given[name], list) else given[name]
         for name in lists & given.keys():
             value = given[name]
             given[name] = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -180,7 +198,8 @@ def scenes_of(settings: Settings) -> list[Scene]:
     pairs = list(product(settings.size, settings.planes))
     if settings.full:
         pairs = [(size, planes) for size, planes in pairs if size == settings.size[0] or planes == settings.planes[0]]
-    return [Scene(r, d, size, planes) for r, d in product(settings.release, settings.density) for size, planes in pairs]
+    kinds = product(settings.release, settings.density) if settings.repo is None else [OWN]
+    return [Scene(r, d, size, planes) for r, d in kinds for size, planes in pairs]
 
 
 def regimes_of(settings: Settings, scene: Scene) -> list[Regime]:

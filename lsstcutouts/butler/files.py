@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lsst.daf.butler import Butler, DatasetRef
 from lsst.resources import ResourcePath
 
+from ..credentials import without_query
 from ..errors import DatasetError
 from ..foreign import status_of
 
@@ -39,9 +40,14 @@ class LocatedFile:
     tract: int
     patch: int
     band: str
-    uri: str
+    uri: str = field(repr=False)  # a signed one gives access
     size: int
     dataset_id: str
+
+    @property
+    def name(self) -> str:
+        """The URI without what gives access, for messages."""
+        return without_query(self.uri)
 
 
 def located(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list[LocatedFile]:
@@ -114,7 +120,9 @@ def _whole_file(ref: DatasetRef, records: Sequence[Any], where: str) -> tuple[Re
         )
     uri: ResourcePath = records[0].location.uri
     if "zip-path=" in uri.fragment or "unzip=" in uri.fragment:
-        raise DatasetError(f"{where}: {_data_id(ref)} is inside an archive, {uri}; ingest the files themselves")
+        raise DatasetError(
+            f"{where}: {_data_id(ref)} is inside an archive, {without_query(str(uri))}; ingest the files themselves"
+        )
     return uri, records[0].file_info.file_size
 
 

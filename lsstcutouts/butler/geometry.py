@@ -9,17 +9,19 @@ from ..errors import SkyMapError
 from ..geom import YX
 from ..skymap import RingsGeometry, Tract
 
-__all__ = ["tract_of"]
+__all__ = ["bare_tract", "centre_of", "known_tract", "tract_of"]
 
 
-def tract_of(record: Any, patch: Any, rings: RingsGeometry | None) -> Tract:
-    """Return a tract from its record; its grid of patches from the known skymap, else from one patch's record."""
-    corners = _vertices(record)
-    if rings is None:
-        if patch is None:
-            raise SkyMapError(f"tract {record.id}: the repository has no record of any of its patches")
-        return Tract.from_corners(record.id, corners, grid=_grid(record.id, corners, patch))
-    tract = Tract.from_corners(record.id, corners, inner=rings.inner)
+def known_tract(record: Any, rings: RingsGeometry) -> Tract:
+    """Return a tract of a known skymap from its record.
+
+    Raises
+    ------
+    SkyMapError
+        If the record is not what the skymap says.
+    """
+    scale = YX(rings.pixel_scale, rings.pixel_scale)
+    tract = Tract.from_corners(record.id, _vertices(record), inner=rings.inner, pixel_scale=scale)
     centre = rings.centre(record.id)
     away = tract.projection.sky_to_pixel(*centre)
     if max(abs(away.x - tract.projection.crpix[0]), abs(away.y - tract.projection.crpix[1])) > 0.01:
@@ -29,17 +31,66 @@ def tract_of(record: Any, patch: Any, rings: RingsGeometry | None) -> Tract:
     return tract
 
 
-def _grid(tract: int, corners: NDArray[np.float64], patch: Any) -> YX[int]:
-    """Return the number of patches of a tract: a patch's middle and its place give the size of all of them.
+def tract_of(record: Any, patch: Any, scale: YX[float] | None) -> Tract:
+    """Return a tract from its record; its grid of patches from the record of one patch.
 
-    The largest place among the records would not do: a subset of a repository has only some of them, and the
-    skymap's own record tells only the largest grid of any tract.
+    The largest place among the patch records would not do for the grid: a subset of a repository has only some of them,
+    and the skymap's own record tells only the largest grid of any tract.
+
+    Parameters
+    ----------
+    record, patch
+        Dimension records; of the tract's patches the one with the highest place that there is.
+    scale
+        Arcseconds a pixel, of a file; None where no file can be read.
+
+    Raises
+    ------
+    SkyMapError
+        If they do not fit together.
     """
-    whole = Tract.from_corners(tract, corners, grid=YX(1, 1))
-    x, y, z = _vertices(patch).mean(axis=0)
-    middle = whole.projection.sky_to_pixel(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
-    inner = YX(y=(middle.y + 0.5) / (patch.cell_y + 0.5), x=(middle.x + 0.5) / (patch.cell_x + 0.5))
-    return YX(y=round(float(whole.inner.y / inner.y)), x=round(float(whole.inner.x / inner.x)))
+    if patch is None:
+        raise SkyMapError(f"tract {record.id}: the repository has no record of any of its patches")
+    corners = _vertices(record)
+    unit = Tract.from_corners(record.id, corners, grid=YX(1, 1), pixel_scale=scale)
+    x, y, z = _vertices(patch).T
+    edge = unit.projection.sky_to_pixel(np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))))
+    place = YX(patch.cell_y, patch.cell_x)
+    ends = (YX(float(e.min()) + 0.5, float(e.max()) + 0.5) for e in edge)
+    grid = YX(*(_patches(*end, n, side) for end, n, side in zip(ends, place, unit.inner, strict=True)))
+    if 0 in grid:
+        raise SkyMapError(
+            f"tract {record.id}: its {unit.inner.y} x {unit.inner.x} px cannot be divided into patches such as patch {patch.id}"
+        )
+    return Tract.from_corners(record.id, corners, grid=grid, pixel_scale=scale)
+
+
+def _patches(low: float, high: float, place: int, side: int) -> int:
+    """Return the number of patches along a side of a tract, from where one patch begins and ends and its place.
+
+    A patch reaches equally far beyond both ends of its inner region, except where it is cut off at the tract's edge.
+    Where that leaves a choice, the fewest patches, which have the smallest border; 0 where nothing fits.
+    """
+    leaves = low < -0.5 or high > side + 0.5  # then nothing is cut off anywhere
+    cut_low, cut_high = not leaves and low < 0.5, not leaves and high > side - 0.5
+    for count in range(place + 1, side + 1):
+        inner, rest = divmod(side, count)
+        below, above = place * inner - low, high - (place + 1) * inner
+        fits = (cut_low or above < below + 1) and (cut_high or below < above + 1)
+        if rest == 0 and min(below, above) > -0.5 and fits:
+            return count
+    return 0
+
+
+def bare_tract(record: Any, scale: YX[float] | None) -> Tract:
+    """Return a tract of which only the outline matters, as one patch."""
+    return Tract.from_corners(record.id, _vertices(record), grid=YX(1, 1), pixel_scale=scale)
+
+
+def centre_of(record: Any) -> NDArray[np.float64]:
+    """Return the ``(3,)`` unit vector to the middle of a tract."""
+    middle: NDArray[np.float64] = _vertices(record).mean(axis=0)
+    return middle / np.linalg.norm(middle)
 
 
 def _vertices(record: Any) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """A Butler repository as a plan sees it."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -11,12 +11,13 @@ from astropy.table import Table
 from lsst.daf.butler import Butler, MissingCollectionError, MissingDatasetTypeError
 from numpy.typing import NDArray
 
-from ..errors import CollectionError, ConfigurationError, DatasetError, LsstCutoutsError, SkyMapError
-from ..geom import Box
+from ..errors import CollectionError, ConfigurationError, DatasetError, LsstCutoutsError, ReadError, SkyMapError
+from ..fits import open_coadd
+from ..geom import YX, Box, TanProjection
 from ..retry import Retry
 from ..skymap import KNOWN_RINGS, RingsGeometry, SkyMap
 from .files import LocatedFile, located
-from .geometry import tract_of
+from .geometry import bare_tract, centre_of, known_tract, tract_of
 from .seam import asking, instead, open_butler, reading
 
 __all__ = ["Repository", "as_names"]
@@ -71,6 +72,7 @@ class Repository:
             raise CollectionError("no collection given; name one, such as collections='dp2'")
         self.dataset_type = dataset_type
         self._retry = retry
+        self._pixel_scale: YX[float] | None = None
         self._owned = not isinstance(repo, Butler)
         if isinstance(repo, Butler):
             self.name, self._butler = "the Butler that was given", repo
@@ -103,19 +105,33 @@ class Repository:
         return f"{self.dataset_type!r} in {', '.join(self.collections)} of {self.name!r}"
 
     def bands(self) -> tuple[str, ...]:
-        """Return every band that the repository's filters have, sorted."""
-        records = self._ask(
+        """Return the bands that have coadds, sorted."""
+
+        def question(butler: Butler) -> list[str]:
+            with butler.query() as query:
+                joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
+                return [str(data_id["band"]) for data_id in joined.data_ids(["band"])]
+
+        return tuple(sorted(self._ask("bands", question)))
+
+    def check_bands(self, bands: Sequence[str]) -> None:
+        """Raise `ConfigurationError` for a band that neither a coadd nor a filter of the repository has.
+
+        A subset that ``Butler.transfer_from`` made has no records of filters; a repository may have filters in whose
+        bands there is no coadd yet.
+        """
+        filters = self._ask(
             "physical_filter records",
             lambda butler: butler.query_dimension_records("physical_filter", explain=False, limit=None),
         )
-        return tuple(sorted({record.band for record in records}))
-
-    def check_bands(self, bands: Sequence[str]) -> None:
-        """Raise `ConfigurationError` for a band that no filter of the repository has."""
+        named = {record.band for record in filters}
+        if named.issuperset(bands):
+            return
         known = self.bands()
         for band in bands:
-            if band not in known:
-                raise ConfigurationError(f"no band {band!r} in {self.name!r}{instead(band, known)}")
+            # Where there is no coadd at all, that is what is wrong, not the band.
+            if band not in named.union(known) and known:
+                raise ConfigurationError(f"no band {band!r} in {self.where}{instead(band, known)}")
 
     @property
     def storage_class(self) -> str:
@@ -154,7 +170,7 @@ class Repository:
         Raises
         ------
         ConfigurationError
-            No filter of the repository has the band.
+            Neither a coadd nor a filter of the repository has the band.
         SkyMapError
             The skymap has no such tract, or the tract no such patch.
         DatasetError
@@ -190,7 +206,7 @@ class Repository:
         from lsst import images
 
         bbox = images.Box.factory[box.y0 : box.y1, box.x0 : box.x1]
-        with reading(one.uri, str(box)):
+        with reading(one.name, str(box)):
             ref = self._butler.get_dataset(UUID(one.dataset_id))
             image = self._butler.get(ref.makeComponentRef("image"), parameters={"bbox": bbox}) if ref else None
         if image is None:
@@ -209,14 +225,31 @@ class Repository:
         return self._ask("a first coadd", question)
 
     def skymap_of(self, tracts: Sequence[int] | None = None) -> SkyMap:
-        """Return the skymap with the named tracts, or with every tract that has coadds.
+        """Return the skymap with the named tracts, or with every tract that has coadds and the tracts beside those.
 
         Tracts that the repository has no record of are left out.
+
+        Raises
+        ------
+        SkyMapError
+            If the records do not say how the skymap is divided.
         """
-        rings = self.rings
-        records = self._ask("tract records", lambda butler: self._tract_records(butler, tracts))
-        patches = {} if rings else self._last_patches([r.id for r in records])
-        return SkyMap(self.skymap, {r.id: tract_of(r, patches.get(r.id), rings) for r in records}, rings)
+        records = self._records_of(tracts)
+        if self.rings is not None:
+            return SkyMap(self.skymap, {r.id: known_tract(r, self.rings) for r in records}, self.rings)
+        held = set(self.tracts()) if tracts is None else {r.id for r in records}
+        patches = self._last_patches(sorted(held))
+        scale = self._scale()
+        known = {r.id: tract_of(r, patches.get(r.id), scale) for r in records if r.id in held}
+        if tracts is not None:
+            return SkyMap(self.skymap, known)
+        # The skymap may give a position to a tract without coadds, where one with coadds overlaps it.
+        middles = np.array([centre_of(r) for r in records]).reshape(-1, 3)
+        is_held = np.array([r.id in held for r in records], bool)
+        reach = 2 * max((t.radius for t in known.values()), default=0.0)
+        beside = (middles @ middles[is_held].T >= np.cos(reach)).any(axis=1) & ~is_held
+        bare = {records[i].id: bare_tract(records[i], scale) for i in np.flatnonzero(beside).tolist()}
+        return SkyMap(self.skymap, known, bare=bare)
 
     def locate(self, patches: Iterable[tuple[int, int]], bands: Sequence[str]) -> list[LocatedFile]:
         """Return every coadd of these ``(tract, patch)`` pairs in these bands, in one query.
@@ -246,15 +279,37 @@ class Repository:
 
         return self._retry.call(once, f"{self.name}, {what}")
 
-    def _tract_records(self, butler: Butler, tracts: Sequence[int] | None) -> list[Any]:
-        with butler.query() as query:
-            if tracts is None:
-                found = query.join_dataset_search(self.dataset_type, self.collections).dimension_records("tract")
-                return list(found.where(skymap=self.skymap))
-            if not tracts:
-                return []
-            table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
-            return list(query.join_data_coordinate_table(table).dimension_records("tract"))
+    def _records_of(self, tracts: Sequence[int] | None) -> list[Any]:
+        """Return the records of the named tracts, or of all, as far as there are any."""
+        if tracts is not None and not tracts:
+            return []
+
+        def question(butler: Butler) -> list[Any]:
+            with butler.query() as query:
+                if tracts is None:
+                    return list(query.dimension_records("tract").where(skymap=self.skymap))
+                table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
+                return list(query.join_data_coordinate_table(table).dimension_records("tract"))
+
+        return self._ask("tract records", question)
+
+    def _scale(self) -> YX[float] | None:
+        """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; None without any."""
+        if self._pixel_scale is None:
+            self._pixel_scale = next(self._scales(), None)
+        return self._pixel_scale
+
+    def _scales(self) -> Iterator[YX[float]]:
+        for one in self.samples():
+            (record,) = self._records_of([one.tract])
+            try:
+                with open_coadd(one.uri, size=one.size) as coadd:
+                    projection = coadd.projection
+                scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
+                bare_tract(record, scale)
+            except (ReadError, SkyMapError):
+                continue  # one unreadable or damaged file; the reader finds it
+            yield scale
 
     def _last_patches(self, tracts: Sequence[int]) -> dict[int, Any]:
         """Return the patch record with the highest place in each tract; a subset of a repository lacks some."""

@@ -2,13 +2,16 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pydantic
 import yaml
 from lsst.daf.butler import (
     Butler,
+    ButlerConfig,
     ButlerUserError,
     DatasetNotFoundError,
     EmptyQueryResultError,
@@ -18,6 +21,7 @@ from lsst.daf.butler import (
 from lsst.daf.butler.registry import CollectionError as ButlerCollectionError  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..credentials import hide_secrets
 from ..errors import (
     AuthenticationError,
     CollectionError,
@@ -31,6 +35,7 @@ from ..errors import (
     RepositoryNotFoundError,
     RepositoryUnavailableError,
 )
+from ..fits import is_web_page
 from ..foreign import Trouble, trouble_of, words_of
 
 __all__ = ["asking", "instead", "open_butler", "reading"]
@@ -42,6 +47,7 @@ _SIGN_IN = (
     "; set BUTLER_RUBIN_ACCESS_TOKEN to a token of the server that may read images (read:image), or for storage of "
     "your own AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
+_PAGE = "the server answers with a web page, most likely for logging in"
 _DATABASE = "; see that the registry database which the repository's butler.yaml names is there, whole and readable"
 _PASSING = ("locked", "connection", "connect to server", "timeout expired", "starting up", "too many clients")
 """What SQLite and PostgreSQL say when the same question can be answered later."""
@@ -57,7 +63,7 @@ _OF_THE_BUTLER: tuple[tuple[type[Exception], _Meaning], ...] = (
     (ButlerUserError, (ConfigurationError, "")),
     (
         pydantic.ValidationError,
-        (RepositoryError, "; this is no Butler server's answer (a log-in page?): see that the URL is the repository's"),
+        (RepositoryError, "; this is no Butler server's answer: see that the URL is the repository's"),
     ),
     (yaml.YAMLError, (RepositoryError, "; see its butler.yaml")),
 )
@@ -101,6 +107,9 @@ class asking:  # noqa: N801 - reads as a clause of `with`
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception) or isinstance(error, LsstCutoutsError):
             return
+        hide_secrets(error)
+        if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
+            raise AuthenticationError(f"{self._question}: {_PAGE}{_SIGN_IN}") from error
         meaning = _meaning(error)
         if meaning is None and isinstance(error, (RuntimeError, *self._others)):
             meaning = (RepositoryError, "")
@@ -130,7 +139,10 @@ class reading:  # noqa: N801 - reads as a clause of `with`
             return
         if isinstance(error, LsstCutoutsError):
             return
+        hide_secrets(error)
         says = f"{self._uri}: the Butler cannot read {self._what}: {words_of(error)}"
+        if trouble_of(error) is Trouble.CREDENTIALS:
+            raise AuthenticationError(f"{says}{_SIGN_IN}") from error
         if isinstance(error, ImportError):
             raise DependencyError(f"{says}; it needs the LSST stack for this, lsstcutouts does not") from error
         if type(error).__name__ == "FileIntegrityError":
@@ -159,7 +171,9 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
     others = (TypeError, ValueError, LookupError, AttributeError)
     with asking(f"the Butler repository {name!r} cannot be opened", others):
         try:
-            return Butler.from_config(name, writeable=False)
+            config = ButlerConfig(name)
+            _check_server(name, config)
+            return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
             if trouble_of(error) is not Trouble.MISSING:  # any status but 200, when butler.yaml is read over HTTP
                 raise
@@ -168,6 +182,23 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
                 f"no Butler repository {name!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
                 f" ({words_of(error)})"
             ) from error
+        except (yaml.YAMLError, *others):
+            if name.startswith(("http://", "https://")) and is_web_page(f"{name.rstrip('/')}/butler.yaml"):
+                raise AuthenticationError(
+                    f"the Butler repository {name!r} cannot be opened: {_PAGE}{_SIGN_IN}"
+                ) from None
+            raise
+
+
+def _check_server(name: str, config: ButlerConfig) -> None:
+    """Refuse a configuration from the web that names a server on another host: it would be sent the user's token."""
+    server = urlsplit(str(config["remote_butler", "url"]) if ("remote_butler", "url") in config else "").netloc
+    origin = config.configDir
+    if server and origin is not None and not origin.isLocal and server != urlsplit(str(origin)).netloc:
+        raise AuthenticationError(
+            f"the butler.yaml of {name!r} names a server on another host, {server}, which would be sent your token; give "
+            "that server's URL as the repository if you trust it"
+        )
 
 
 def instead(name: str, known: Sequence[str]) -> str:
@@ -188,6 +219,11 @@ def _meaning(error: Exception) -> _Meaning | None:
         return AuthenticationError, _SIGN_IN
     trouble = trouble_of(error)
     return None if trouble is None else _OF_OTHERS[trouble]
+
+
+def _is_web_page(error: pydantic.ValidationError) -> bool:
+    """Whether a model was to be made of a web page."""
+    return any(re.search(r"<(?:!doctype\s+)?html\b", str(one["input"])[:400], re.IGNORECASE) for one in error.errors())
 
 
 def _database(error: SQLAlchemyError) -> _Meaning:

@@ -11,7 +11,7 @@ from lsstcutouts.errors import ConfigurationError
 from .heap import trim_heap
 from .watch import MemoryWatch
 
-__all__ = ["Flight", "Sized", "State", "claim", "evicted", "free", "look_up", "produce", "wait"]
+__all__ = ["Flight", "Sized", "State", "evicted", "free", "look_up", "produce", "wait"]
 
 _MUCH = 64_000_000
 """Bytes dropped at once from which the C library is asked to give them back to the system."""
@@ -75,34 +75,69 @@ class State:
 def produce[T: Sized](
     state: State,
     keys: Sequence[Hashable],
+    missing: list[int],
     make: Callable[[list[int]], Sequence[T]],
-    own: Flight,
     result: list[Any],
-) -> None:
-    """Make entries and publish them; on failure let the waiting threads go on."""
-    made: dict[Hashable, Sized] = {}
+) -> tuple[int, list[tuple[int, Flight]]]:
+    """Make and publish those missing entries that nobody makes yet; after an error or Ctrl-C let waiting threads go on.
+
+    Returns
+    -------
+    made
+        How many were made here.
+    waiting
+        The others, and who makes them: another thread, or an earlier place in the same list.
+    """
+    own = Flight()
     try:
-        entries = make(own.positions)
-        if len(entries) != len(own.positions):
-            raise ConfigurationError(f"make returned {len(entries)} entries for {len(own.positions)} keys")
-        for i, entry in zip(own.positions, entries, strict=True):
-            made[keys[i]] = result[i] = entry
+        waiting = _claim(state, keys, missing, own, result)
+        if own.positions:
+            entries = make(own.positions)
+            if len(entries) != len(own.positions):
+                raise ConfigurationError(f"make returned {len(entries)} entries for {len(own.positions)} keys")
+            for i, entry in zip(own.positions, entries, strict=True):
+                own.entries[keys[i]] = result[i] = entry
     finally:
-        _land(state, keys, own, made)
+        if own.positions:
+            _land(state, keys, own)
+    return len(own.positions), waiting
 
 
-def _land(state: State, keys: Sequence[Hashable], own: Flight, made: dict[Hashable, Sized]) -> None:
-    """End a flight, whether it brought entries or not."""
-    own.entries = made
+def _claim(
+    state: State, keys: Sequence[Hashable], missing: list[int], own: Flight, result: list[Any]
+) -> list[tuple[int, Flight]]:
+    """Divide missing keys into those to make here, which ``own`` takes, and those under way, which are returned."""
+    waiting: list[tuple[int, Flight]] = []
     with state.lock:
-        state.settle()
-        for i in own.positions:
-            del state.flights[keys[i]]
-        room = state.room
-        for key, entry in made.items():
-            _insert(state, key, entry, room)
-        dropped = evicted(state)
-    own.done.set()
+        for i in missing:
+            key = keys[i]
+            entry, flight = state.entries.get(key), state.flights.get(key)
+            if entry is not None:
+                state.entries.move_to_end(key)
+                result[i] = entry
+            elif flight is not None and not flight.done.is_set():  # Ctrl-C can leave one behind that is done
+                waiting.append((i, flight))
+                state.waits += flight is not own
+            else:
+                own.positions.append(i)
+                state.flights[key] = own
+    return waiting
+
+
+def _land(state: State, keys: Sequence[Hashable], own: Flight) -> None:
+    """End a flight, whether it brought entries or not."""
+    try:
+        with state.lock:
+            state.settle()
+            for i in own.positions:
+                if state.flights.get(keys[i]) is own:
+                    del state.flights[keys[i]]
+            room = state.room
+            for key, entry in own.entries.items():
+                _insert(state, key, entry, room)
+            dropped = evicted(state)
+    finally:
+        own.done.set()
     free(dropped)
 
 
@@ -120,29 +155,6 @@ def look_up(state: State, keys: Sequence[Hashable], total: int) -> tuple[list[An
         if not missing:
             state.hits += total
     return result, missing
-
-
-def claim(
-    state: State, keys: Sequence[Hashable], missing: list[int], result: list[Any]
-) -> tuple[Flight, list[tuple[int, Flight]]]:
-    """Divide missing keys into those to make here and those under way: elsewhere, or earlier in the same list."""
-    own = Flight()
-    waiting: list[tuple[int, Flight]] = []
-    with state.lock:
-        for i in missing:
-            key = keys[i]
-            entry = state.entries.get(key)
-            if entry is not None:
-                state.entries.move_to_end(key)
-                result[i] = entry
-            elif key in state.flights:
-                flight = state.flights[key]
-                waiting.append((i, flight))
-                state.waits += flight is not own
-            else:
-                state.flights[key] = own
-                own.positions.append(i)
-    return own, waiting
 
 
 def wait(keys: Sequence[Hashable], waiting: list[tuple[int, Flight]], result: list[Any]) -> list[int]:

@@ -11,7 +11,7 @@ from lsstcutouts.memory import Memory
 
 from .limits import MemoryLimits, memory_limits
 from .memory import check_budget, resolve_budget, shown_bytes
-from .state import Sized, State, claim, evicted, free, look_up, produce, wait
+from .state import Sized, State, evicted, free, look_up, produce, wait
 from .stats import CacheStats
 from .watch import MemoryWatch, Room
 
@@ -82,10 +82,8 @@ class TileCache:
         if missing:
             made = 0
             while missing:
-                own, waiting = claim(state, keys, missing, result)
-                if own.positions:
-                    produce(state, keys, make, own, result)
-                    made += len(own.positions)
+                here, waiting = produce(state, keys, missing, make, result)
+                made += here
                 missing = wait(keys, waiting, result)
             with state.lock:
                 state.hits += total - made

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..cutout import Outcome
 from ..errors import ConfigurationError, PlanError
+from ..ids import Values, taken
+from ..ids import joined as joined_values
 from ..plan import CutoutPlan
 from ..report import Report
 
@@ -17,9 +19,6 @@ __all__ = ["META", "joined", "prediction_table", "reserved_names"]
 
 META = "lsstcutouts.predictions"
 """Key of the metadata under which a file of predictions says what it is."""
-
-type Array = NDArray[Any]
-type Values = Array | list[str]
 
 
 def reserved_names(plan: CutoutPlan) -> set[str]:
@@ -45,13 +44,7 @@ def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
             raise ConfigurationError(
                 f"predict_step gave the columns {names} for one batch and {list(part)} for another"
             )
-    return {name: _concatenated([part[name] for part in filled]) for name in names}
-
-
-def _concatenated(values: Sequence[Values]) -> Values:
-    if isinstance(values[0], list):
-        return [text for part in values for text in part]
-    return np.concatenate(values)
+    return {name: joined_values([part[name] for part in filled]) for name in names}
 
 
 def prediction_table(
@@ -89,7 +82,7 @@ def prediction_table(
     order = np.argsort(catalog_row, kind="stable")
     if (np.diff(catalog_row[order]) == 0).any():
         raise PlanError("the plan holds a row of its catalog twice; make it again")
-    place = _places(plan, np.asarray(predicted["object_id"]))  # (n,) numbers of targets
+    place = _places(plan, predicted["object_id"])  # (n,) numbers of targets
     source = np.full(len(order), -1, np.int64)  # row of ``predicted`` for each catalog row
     source[place] = np.arange(len(place))
     source = source[order]
@@ -97,7 +90,7 @@ def prediction_table(
     nowhere = np.full(len(lost), -1, np.int64)
     columns: dict[str, Any] = {
         "row": catalog_row[order],
-        "object_id": np.concatenate([plan.object_id, lost.object_id])[order],
+        "object_id": taken(joined_values([plan.object_id, lost.object_id]), order),
         "ra": np.concatenate([plan.ra, lost.ra])[order],
         "dec": np.concatenate([plan.dec, lost.dec])[order],
         "tract": np.concatenate([plan.tract, nowhere])[order],
@@ -106,8 +99,7 @@ def prediction_table(
         "outcome": _named(outcome, {int(o): o.name.lower() for o in Outcome}),
         "reason": causes,
         **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
-        # Behind the targets stand the rejected rows, which have none.
-        **{name: _taken(values, np.where(order < len(plan), order, -1)) for name, values in plan.columns.items()},
+        **{name: _taken(joined_values([values, lost.columns[name]]), order) for name, values in plan.columns.items()},
     }
     about = {
         "version": __version__,
@@ -129,15 +121,14 @@ def _counted(outcome: NDArray[np.uint8]) -> dict[str, int]:
     return {Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
 
 
-def _places(plan: CutoutPlan, ids: Array) -> NDArray[np.int64]:
+def _places(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
     """Return the numbers of the plan's targets with these ids."""
-    if not len(ids):
-        return np.zeros(0, np.int64)
-    order = np.argsort(plan.object_id)
-    place: NDArray[np.int64] = order[np.minimum(np.searchsorted(plan.object_id, ids, sorter=order), len(plan) - 1)]
-    strange = ids[plan.object_id[place] != ids]
+    place = plan.targets_of(ids)
+    strange = np.flatnonzero(place < 0)
     if len(strange):
-        raise PlanError(f"object {strange[0]} was predicted, as were {len(strange) - 1} more, and is not in the plan")
+        raise PlanError(
+            f"object {ids[strange[0]]} was predicted, as were {len(strange) - 1} more, and is not in the plan"
+        )
     found, counts = np.unique(place, return_counts=True)
     twice = found[counts > 1]
     if len(twice):
@@ -162,12 +153,15 @@ def _account(
     outcome[~has & (outcome == Outcome.DELIVERED)] = Outcome.NOT_READ
     outcome[has] = Outcome.DELIVERED
     number, failures = report.first_failures()
+    lost, lost_texts = plan.rejected.texts()
     texts = [outcome.text for outcome in Outcome] + [f"{Outcome.READ_ERROR.text}: {f.cause}" for f in failures]
+    texts += lost_texts
     index = np.zeros(len(outcome), np.int32)
     for i, one in enumerate(Outcome):
         index[outcome == one] = i
     failed = (number >= 0) & (outcome[there] == Outcome.READ_ERROR)
     index[there[failed]] = len(Outcome) + number[failed]
+    index[np.searchsorted(catalog_row, plan.rejected.row)] = len(Outcome) + len(failures) + lost
     return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
 
 

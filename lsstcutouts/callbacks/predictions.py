@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..dataset import CutoutLoader
 from ..errors import ConfigurationError
+from ..ids import Values
 from ..plan import CutoutPlan
 from ..report import Report
 from ..writing import whole_file
-from .accounting import Values, joined, prediction_table, reserved_names
+from .accounting import joined, prediction_table, reserved_names
 from .ranks import gathered
 
 __all__ = ["PredictionWriter"]

@@ -15,12 +15,13 @@ from torch import Tensor
 from ..cutout import CutoutReader
 from ..dataset import CutoutLoader
 from ..errors import ConfigurationError
+from ..ids import Values, joined, taken
 from ..mosaic import write_mosaic
 from .ranks import gathered
 
 __all__ = ["WorstPredictions"]
 
-type Found = dict[str, NDArray[Any]]
+type Found = dict[str, Values]
 
 _COLUMNS = ("object_id", "score", "truth", "loss")
 
@@ -28,8 +29,8 @@ _COLUMNS = ("object_id", "score", "truth", "loss")
 class WorstPredictions(Callback):
     """Write a PNG with the validation targets of the largest loss, with score, truth and ``object_id``.
 
-    The model's ``validation_step`` returns a dictionary of ``(n,)`` tensors ``object_id``, ``score``, ``truth`` and
-    ``loss``, of rows that are no padding, as `~lsstcutouts.models.LensClassifier` does. Each process keeps its worst
+    The model's ``validation_step`` returns a dictionary of ``(n,)`` tensors ``object_id`` (or a list of texts),
+    ``score``, ``truth`` and ``loss``, of rows that are no padding, as `~lsstcutouts.models.LensClassifier` does. Each process keeps its worst
     targets; the first one collects those of all, reads their pixels again, mostly from its cache, and draws. TensorBoard
     gets the picture too, where the trainer logs there.
 
@@ -95,12 +96,11 @@ class WorstPredictions(Callback):
             raise ConfigurationError("WorstPredictions reads the pixels of one CutoutLoader; leave the callback out")
         dataset = loader.cutouts
         plan = dataset.plan
-        sorter = np.argsort(plan.object_id)
-        targets = sorter[np.searchsorted(plan.object_id, found["object_id"], sorter=sorter)]
-        batch = CutoutReader(plan, dataset.options, cache=dataset.cache).read(targets)
-        row_of = {identity: i for i, identity in enumerate(found["object_id"].tolist())}
+        ids = np.asarray(found["object_id"]).tolist()
+        batch = CutoutReader(plan, dataset.options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
+        row_of = {identity: i for i, identity in enumerate(ids)}
         rows = [row_of[identity] for identity in np.asarray(batch["object_id"]).tolist()]
-        captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{found['object_id'][i]}" for i in rows]
+        captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{ids[i]}" for i in rows]
         title = f"largest loss after epoch {trainer.current_epoch + 1}, {''.join(plan.bands)}: score, truth, object_id"
         path = self.folder / f"worst-{trainer.current_epoch + 1:04d}.png"
         write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title, columns=6)
@@ -112,9 +112,9 @@ def worst(parts: list[Found], count: int) -> Found:
     filled = [part for part in parts if part]
     if not filled:
         return {}
-    whole = {name: np.concatenate([part[name] for part in filled]) for name in _COLUMNS}
-    order = np.argsort(-whole["loss"], kind="stable")[:count]
-    return {name: values[order] for name, values in whole.items()}
+    whole = {name: joined([part[name] for part in filled]) for name in _COLUMNS}
+    order = np.argsort(-np.asarray(whole["loss"]), kind="stable")[:count]
+    return {name: taken(values, order) for name, values in whole.items()}
 
 
 def _arrays(outputs: Any) -> Found:
@@ -123,7 +123,9 @@ def _arrays(outputs: Any) -> Found:
     return {name: _array(outputs[name]) for name in _COLUMNS}
 
 
-def _array(values: Tensor) -> NDArray[Any]:
+def _array(values: Tensor | list[str]) -> Values:
+    if isinstance(values, list):
+        return values
     values = values.detach()
     array: NDArray[Any] = (values.double() if values.is_floating_point() else values).cpu().numpy()
     return array

@@ -4,11 +4,13 @@ Only the columns asked for are read or converted. Integers never pass through fl
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -20,16 +22,14 @@ __all__ = ["source_from_arrow", "source_from_csv", "source_from_pandas", "source
 
 
 def source_from_parquet(path: Path) -> Source:
-    """Return a Parquet file, or the files of a folder in the order of their names, as a source; only its schema is read."""
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise CatalogError(f"{path}: this folder holds no file whose name ends in .parquet.")
-    schema = pq.read_schema(files[0])
+    """Return a Parquet file as a source; only its schema is read."""
+    schema = pq.read_schema(path)
     units = _units(schema)
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         try:
-            table = pa.concat_tables([_read_columns(file, names) for file in files])
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=list(names))
             return {name: _column(table.column(name), units.get(name), str(path), name) for name in names}
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
             raise CatalogError(f"{path}: cannot be read as Parquet: {error}") from error
@@ -37,18 +37,43 @@ def source_from_parquet(path: Path) -> Source:
     return Source(str(path), _unique_names(schema.names, str(path)), read)
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=list(names)).select(list(names))
-
-
 def source_from_csv(path: Path) -> Source:
-    """Return a comma-separated file with a header line as a source; lines before it that start with # are skipped."""
+    """Return a comma-separated file with a header line as a source; lines before it that start with # are skipped.
+
+    Blanks around the names of the header do not count, and neither do those around texts then.
+    """
     with path.open("rb") as file:
         comments = 0
         while file.readline().startswith(b"#"):
             comments += 1
-    return source_from_arrow(pa_csv.read_csv(path, pa_csv.ReadOptions(skip_rows=comments)), str(path))
+    read = pa_csv.ReadOptions(skip_rows=comments)
+    try:
+        table = pa_csv.read_csv(path, read)
+    except pa.ArrowInvalid:
+        # The types come from the first block, here of the whole file: perhaps a later line holds the first float or text.
+        read.block_size = min(path.stat().st_size + 1, 2**31 - 1)
+        table = pa_csv.read_csv(path, read)
+    # Integers beyond int64 are taken for floats, which would lose digits.
+    large = [n for n, column in zip(table.column_names, table.columns, strict=True) if _beyond_int64(column)]
+    if large:
+        types = pa_csv.ConvertOptions(column_types=dict.fromkeys(large, pa.uint64()))
+        with suppress(pa.ArrowInvalid):  # of a column that holds floats, such as 1e300
+            table = pa_csv.read_csv(path, read, convert_options=types)
+    names = [name.strip().strip('"').strip() for name in table.column_names]
+    if names != table.column_names:
+        table = pa.table(
+            [pc.utf8_trim_whitespace(c) if pa.types.is_string(c.type) else c for c in table.columns], names=names
+        )
+    return source_from_arrow(table, str(path))
+
+
+def _beyond_int64(column: pa.ChunkedArray) -> bool:
+    if not pa.types.is_floating(column.type):
+        return False
+    values = column.drop_null().to_numpy()
+    if not len(values) or not 2.0**63 <= values.max() <= 2.0**64 or values.min() < 0:
+        return False
+    return bool((values == np.trunc(values)).all())
 
 
 def source_from_pandas(frame: Any) -> Source:
@@ -110,6 +135,8 @@ def _column(column: pa.ChunkedArray, unit: str | None, label: str, name: str) ->
         column = column.cast(column.type.value_type)
     kind = column.type
     null = np.asarray(column.is_null().to_numpy(), np.bool_) if column.null_count else None
+    if pa.types.is_null(kind):
+        return Column(np.zeros(len(column), np.int8), np.ones(len(column), np.bool_), unit)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return Column(column.fill_null("").to_pylist(), null, unit)
     if pa.types.is_floating(kind):

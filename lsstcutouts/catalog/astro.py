@@ -1,4 +1,4 @@
-"""Tables that astropy knows: FITS, VOTable and ECSV files, and its own tables.
+"""Tables that astropy knows: FITS, VOTable and ECSV files, query results, its own tables and coordinates.
 
 ``astropy.table`` takes about a second to import and is imported only when such a table is met.
 """
@@ -9,10 +9,20 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..errors import CatalogError
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CatalogError, CoordinateError
 from .columns import Column, Source, to_column
 
-__all__ = ["source_from_astropy", "source_from_ecsv", "source_from_fits", "source_from_votable"]
+__all__ = [
+    "degrees_icrs",
+    "source_from_astropy",
+    "source_from_ecsv",
+    "source_from_fits",
+    "source_from_query",
+    "source_from_votable",
+]
 
 
 def source_from_fits(path: Path) -> Source:
@@ -36,11 +46,38 @@ def source_from_fits(path: Path) -> Source:
     return source_from_astropy(table, str(path))
 
 
-def source_from_votable(path: Path) -> Source:
+def source_from_votable(path: Path, *, allow_overflow: bool = False) -> Source:
     """Return the first table of a VOTable file as a source."""
-    from astropy.io.votable import parse_single_table
+    from astropy.io.votable import parse
 
-    return source_from_astropy(parse_single_table(path, verify="ignore").to_table(use_names_over_ids=True), str(path))
+    return source_from_query(parse(path, verify="ignore"), str(path), allow_overflow=allow_overflow)
+
+
+def source_from_query(votable: Any, label: str, *, allow_overflow: bool) -> Source:
+    """Return the first table of an astropy ``VOTableFile``, such as a TAP service sends, as a source.
+
+    The service says with ``QUERY_STATUS`` before or behind the table whether the query succeeded and whether the result
+    is complete (DALI 1.1, section 4.4).
+    """
+    status = {
+        str(info.value).strip().upper(): str(info.content or "").strip()
+        for info in votable.iter_info()
+        if str(info.name).upper() == "QUERY_STATUS"
+    }
+    if "ERROR" in status:
+        raise CatalogError(f"{label}: the query failed: {status['ERROR'] or 'the service gave no reason'}")
+    tables = list(votable.iter_tables())
+    if not tables:
+        raise CatalogError(f"{label}: holds no table; give the file that holds the result of the query.")
+    table = next((one for one in tables if not one.is_empty()), tables[0])
+    if "OVERFLOW" in status and not allow_overflow:
+        reason = f" ({status['OVERFLOW']})" if status["OVERFLOW"] else ""
+        raise CatalogError(
+            f"{label}: the result of the query is cut off after {len(table.array)} rows (QUERY_STATUS=OVERFLOW{reason}),"
+            " so the catalog is incomplete. Raise the limit of the query (MAXREC, pyvo's maxrec=) or query in parts; if you"
+            " want only these rows, use SELECT TOP in the query or Catalog.from_any(..., allow_overflow=True)."
+        )
+    return source_from_astropy(table.to_table(use_names_over_ids=True), label)
 
 
 def source_from_ecsv(path: Path) -> Source:
@@ -56,9 +93,35 @@ def source_from_ecsv(path: Path) -> Source:
 
 
 def source_from_astropy(table: Any, label: str = "astropy Table") -> Source:
-    """Return an astropy ``Table`` or ``QTable`` as a source."""
+    """Return an astropy ``Table`` or ``QTable`` as a source; a `SkyCoord` column counts as columns ``ra`` and ``dec``."""
+    coordinates = [name for name in table.colnames if hasattr(table[name], "transform_to")]
+    if len(coordinates) == 1 and not {"ra", "dec"} & {name.lower() for name in table.colnames}:
+        ra, dec = degrees_icrs(table[coordinates[0]], f"{label}: column {coordinates[0]!r}")
+        table = table.copy(copy_data=False)
+        table["ra"], table["dec"] = ra, dec
+        table["ra"].unit = table["dec"].unit = "deg"
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         return {name: to_column(table[name], label, name) for name in names}
 
     return Source(label, tuple(table.colnames), read)
+
+
+def degrees_icrs(coordinates: Any, label: str = "SkyCoord") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return RA and Dec, ``(N,)`` degrees ICRS, of an astropy ``SkyCoord`` in any frame, which may be a single one.
+
+    Raises
+    ------
+    CoordinateError
+        If they have more than one dimension, or a frame that astropy cannot transform to ICRS.
+    """
+    from astropy.coordinates import ConvertError
+    from astropy.units import UnitsError
+
+    try:
+        icrs = coordinates.icrs
+    except (ConvertError, UnitsError, ValueError, TypeError, AttributeError) as error:
+        raise CoordinateError(f"{label}: cannot be transformed to ICRS: {error}") from error
+    if icrs.ndim > 1:
+        raise CoordinateError(f"{label}: has the shape {icrs.shape}; one position a row is needed.")
+    return np.atleast_1d(icrs.ra.deg).astype(np.float64), np.atleast_1d(icrs.dec.deg).astype(np.float64)

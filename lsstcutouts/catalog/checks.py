@@ -10,21 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
+from ..ids import Ids
 from .columns import Column, Source, some_rows
 
 __all__ = [
     "ID_NAMES",
     "RESERVED_NAMES",
+    "PositionColumnWarning",
     "PositionUnitWarning",
+    "Unit",
+    "checked_ids",
     "common_length",
     "existing",
     "extra_column",
-    "first_name",
+    "id_name",
     "no_such_column",
     "position_names",
     "positions_in_degrees",
     "wanted_columns",
-    "whole_ids",
+    "warn_of_other_positions",
 ]
 
 RESERVED_NAMES = frozenset(
@@ -48,6 +52,7 @@ RESERVED_NAMES = frozenset(
         "ivar",
         "psf_present",
         "wcs",
+        "object_hash",
     ]
 )
 """Names that a batch uses itself and that no extra column may have."""
@@ -63,7 +68,19 @@ _POSITION_NAMES = (
     ("right_ascension", "declination"),
     ("ALPHA_J2000", "DELTA_J2000"),
 )
-ID_NAMES = ("object_id", "objectId", "diaObjectId")
+ID_NAMES = (
+    "object_id",
+    "objectId",
+    "diaSourceId",  # before diaObjectId, which many rows of a table of DiaSources share
+    "diaObjectId",
+    "sourceId",  # of any capitals: SourceID
+    "source_id",
+    "source",
+)
+"""Columns of ids, in order of priority."""
+
+type Unit = str | Sequence[str] | None
+"""Unit of both positions, or of RA and Dec: ``"hourangle,deg"`` or ``("hourangle", "deg")``."""
 
 _DEGREES = {"deg": 1.0, "degree": 1.0, "degrees": 1.0}
 _RADIANS = dict.fromkeys(("rad", "radian", "radians"), 180.0 / np.pi)
@@ -74,6 +91,10 @@ _ROUNDING = 2e-5
 
 class PositionUnitWarning(UserWarning):
     """Positions without a unit that would also make sense in radians; they are taken as degrees."""
+
+
+class PositionColumnWarning(UserWarning):
+    """A table holds two pairs of position columns that differ; the warning says which one is used."""
 
 
 def wanted_columns(columns: Sequence[str]) -> tuple[str, ...]:
@@ -108,31 +129,64 @@ def _listed(names: tuple[str, ...], most: int = 20) -> str:
     return f"It has {', '.join(names[:most]) or 'no columns'}{more}."
 
 
-def first_name(table: Source, candidates: Sequence[str]) -> str | None:
-    """Return the column of the first candidate that the table has: exact capitals before any."""
-    for candidate in candidates:
-        if candidate in table.names:
-            return candidate
-        for name in table.names:
-            if name.lower() == candidate.lower():
-                return name
+def id_name(table: Source) -> str | None:
+    """Return the first column of ids that the table has, exact capitals before any; None without one."""
+    for candidate in ID_NAMES:
+        alike = [name for name in table.names if name.lower() == candidate.lower()]
+        if not alike:
+            continue
+        name = candidate if candidate in alike else alike[0]
+        if candidate != "source":
+            return name
+        try:  # a column of this name often says where a row comes from
+            checked_ids(table.read([name])[name], name, table.label)
+        except CatalogError:
+            return None
+        return name
     return None
 
 
-def position_names(table: Source, ra: str | None, dec: str | None) -> tuple[str, str]:
-    """Return the names of the RA and Dec columns, as given or as found in order of priority."""
+def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple[str, str]]:
+    """Return the names of the RA and Dec columns as given, or all that are found in order of priority."""
     if ra is not None and dec is not None:
-        return existing(table, ra), existing(table, dec)
+        return [(existing(table, ra), existing(table, dec))]
     if ra is not None or dec is not None:
         raise CatalogError(f"{table.label}: give the names of both position columns, ra= and dec=, or of neither.")
+    found: list[tuple[str, str]] = []
     for pair in _POSITION_NAMES:
-        found = first_name(table, pair[:1]), first_name(table, pair[1:])
-        if found[0] is not None and found[1] is not None:
-            return found[0], found[1]
+        # Exact capitals before any.
+        alike = [
+            sorted((n for n in table.names if n.lower() == name.lower()), key=lambda n: n != name) for name in pair
+        ]
+        found += [one for one in zip(*alike, strict=False) if one not in found]
+    if found:
+        return found
     known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
     raise CatalogError(
         f"{table.label}: no position columns found ({known}...); name them with ra= and dec=. {_listed(table.names)}"
     )
+
+
+def warn_of_other_positions(table: Source, columns: dict[str, Column], pairs: Sequence[tuple[str, str]]) -> None:
+    """Say which of several pairs of position columns is used, unless they agree within an arcsecond."""
+    (used, *others) = pairs
+    for other in others:
+        try:
+            found = table.read(other)
+            same = all(
+                found[b].unit == columns[a].unit
+                and np.allclose(_numbers(columns[a], a, ""), _numbers(found[b], b, ""), 0.0, 1 / 3600, equal_nan=True)
+                for a, b in zip(used, other, strict=True)
+            )
+        except CatalogError:  # of a column that nobody asked for
+            same = False
+        if not same:
+            warnings.warn(
+                f"{table.label}: positions are taken from {' and '.join(map(repr, used))}; {' and '.join(map(repr, other))}"
+                " hold others. Name the columns that you want with ra= and dec=.",
+                PositionColumnWarning,
+                skip_file_prefixes=(str(Path(__file__).parent),),
+            )
 
 
 def common_length(columns: dict[str, Column], label: str) -> int:
@@ -147,16 +201,21 @@ def common_length(columns: dict[str, Column], label: str) -> int:
 
 
 def positions_in_degrees(
-    ra: Column, dec: Column, names: tuple[str, str], unit: str | None, label: str
+    ra: Column, dec: Column, names: tuple[str, str], unit: Unit, label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return checked positions in degrees, ``(N,)`` each, RA wrapped to [0, 360)."""
+    given = (unit, unit) if unit is None or isinstance(unit, str) else tuple(unit)
+    if isinstance(unit, str) and "," in unit:
+        given = tuple(one.strip() for one in unit.split(","))
+    if len(given) != 2:
+        raise CatalogError(f"unit={unit!r}: give one unit for RA and Dec, or two, such as 'hourangle,deg'.")
     if unit is None and (ra.unit is None) != (dec.unit is None):
         raise CatalogError(
             f"{label}: {names[0]!r} has the unit {ra.unit} and {names[1]!r} has {dec.unit}; state both, or unit=."
         )
     unitless = unit is None and ra.unit is None
-    ra_deg = _numbers(ra, names[0], label) * _degrees_per(unit or ra.unit or "deg", names[0], label)
-    dec_deg = _numbers(dec, names[1], label) * _degrees_per(unit or dec.unit or "deg", names[1], label)
+    ra_deg = _numbers(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
+    dec_deg = _numbers(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
     _check_positions(ra_deg, dec_deg, names, label)
     if unitless and np.abs(ra_deg).max() <= 2 * np.pi and np.abs(dec_deg).max() <= np.pi / 2:
         # Past this module, `from_any` and perhaps `from_arrays`: the warning points at the caller.
@@ -216,16 +275,23 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
         )
 
 
-def whole_ids(column: Column, name: str, label: str) -> NDArray[np.int64]:
-    """Return ids ``(N,)``, checked to be whole, exact and unique."""
-    if column.null is not None:
-        rows = np.flatnonzero(column.null)
-        raise CatalogError(f"{label}: id column {name!r} is empty in {some_rows(rows)}; every target needs an id.")
+def checked_ids(column: Column, name: str, label: str) -> Ids:
+    """Return ids ``(N,)``, checked to be exact and unique: integers or texts."""
     values = column.values
-    if isinstance(values, list) or values.dtype.kind not in "iuf" or values.ndim != 1:
+    empty = np.zeros(len(values), np.bool_) if column.null is None else column.null
+    if isinstance(values, list):
+        empty = empty | np.array([not text.strip() for text in values], np.bool_)
+    if empty.any():
+        rows = np.flatnonzero(empty)
+        raise CatalogError(f"{label}: id column {name!r} is empty in {some_rows(rows)}; every target needs an id.")
+    if isinstance(values, list):
+        if len(set(values)) < len(values):
+            raise CatalogError(_repeated(np.array(values, object), name, label))
+        return values
+    if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise CatalogError(
-            f"{label}: id column {name!r} holds no integers; name another with object_id=, or drop it to use row"
-            " numbers."
+            f"{label}: id column {name!r} holds neither integers nor texts; name another with object_id=, or drop it to"
+            " use row numbers."
         )
     ids = _whole(values, name, label)
     ordered = np.sort(ids)
@@ -234,26 +300,26 @@ def whole_ids(column: Column, name: str, label: str) -> NDArray[np.int64]:
     return ids
 
 
-def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64]:
-    """Return ids as int64, refusing any that this would change."""
+def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
+    """Return ids as int64, or as uint64 where one is beyond int64; refuse any that this would change."""
+    if values.dtype.kind == "u" and int(values.max(initial=0)) > np.iinfo(np.int64).max:
+        return values.astype(np.uint64)
     if values.dtype.kind == "f":
         # Beyond 2**53 neighbouring integers are one float: the ids have been damaged before they came here.
         bad = ~(np.isfinite(values) & (np.abs(values) < 2.0**53) & (values == np.trunc(values)))
-    else:
-        bad = values > np.iinfo(np.int64).max
-    if bad.any():
-        raise CatalogError(
-            f"{label}: id column {name!r} ({values.dtype}) holds values that are no exact 64-bit integers:"
-            f" {some_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
-        )
+        if bad.any():
+            raise CatalogError(
+                f"{label}: id column {name!r} ({values.dtype}) holds values that are no exact 64-bit integers:"
+                f" {some_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
+            )
     return values.astype(np.int64)
 
 
-def _repeated(ids: NDArray[np.int64], name: str, label: str) -> str:
+def _repeated(ids: NDArray[Any], name: str, label: str) -> str:
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]
     later = np.sort(order[1:][same])
-    first = int(ids[later[0]])
+    first = ids[later[0]]
     return (
         f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
         f" {some_rows(np.flatnonzero(ids == first))}; repeated in {some_rows(later)}. Remove the repeats or name"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import CatalogError
 
-__all__ = ["Column", "Source", "some_rows", "source_from_mapping", "to_column"]
+__all__ = ["Column", "Source", "some_rows", "source_from_mapping", "source_of_parts", "to_column"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,81 @@ def source_from_mapping(table: Mapping[str, Any], label: str) -> Source:
     )
 
 
+def source_of_parts(parts: Sequence[Source], label: str) -> Source:
+    """Return several tables, one behind the other, as one source with the columns of the first."""
+
+    def read(names: Sequence[str]) -> dict[str, Column]:
+        for part in parts:
+            for name in names:
+                if name not in part.names:
+                    raise CatalogError(f"{part.label}: no column {name!r}, which {parts[0].label} has.")
+        tables = [(part.label, part.read(names)) for part in parts]
+        return {name: _joined_column(name, [(label, table[name]) for label, table in tables]) for name in names}
+
+    return Source(label, parts[0].names, read)
+
+
+def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
+    """Return the column of several tables; its numbers get the smallest type that holds all of them exactly."""
+    parts = [part for part in parts if len(part[1].values)] or parts[:1]
+    filled = [part for part in parts if part[1].null is None or not part[1].null.all()] or parts
+    first_label, first = filled[0]
+    for label, column in filled[1:]:
+        if column.unit != first.unit:
+            raise CatalogError(
+                f"{label}: column {name!r} has the unit {column.unit}, and {first.unit} in {first_label}; write both with"
+                " one unit."
+            )
+        if _kind(column) != _kind(first):
+            raise CatalogError(
+                f"{label}: column {name!r} holds {_kind(column)}, and {_kind(first)} in {first_label}; write both with"
+                " one type."
+            )
+    nulls = [np.zeros(len(c.values), np.bool_) if c.null is None else c.null for _, c in parts]
+    null = _if_any(np.concatenate(nulls))
+    if isinstance(first.values, list):
+        texts = [c.values if isinstance(c.values, list) else [""] * len(c.values) for _, c in parts]
+        return Column([text for part in texts for text in part], null, first.unit)
+    dtype = _common_type(name, [(label, np.asarray(column.values)) for label, column in filled])
+    arrays = []
+    for (_, column), missing in zip(parts, nulls, strict=True):
+        if missing.all():  # perhaps of another kind, since nothing told the type
+            arrays.append(np.zeros((len(missing), *first.values.shape[1:]), dtype))
+        else:
+            arrays.append(np.asarray(column.values).astype(dtype))
+        if dtype.kind == "f":
+            arrays[-1][missing] = np.nan
+    return Column(np.concatenate(arrays), null, first.unit)
+
+
+def _kind(column: Column) -> str:
+    """Return what may stand in one column together, in words."""
+    if isinstance(column.values, list):
+        return "texts"
+    each = "booleans" if column.values.dtype.kind == "b" else "numbers"
+    return each if column.values.ndim == 1 else f"arrays {column.values.shape[1:]} of {each}"
+
+
+def _common_type(name: str, parts: Sequence[tuple[str, NDArray[Any]]]) -> np.dtype[Any]:
+    dtype = np.result_type(*(values.dtype for _, values in parts))
+    whole = [(label, values) for label, values in parts if values.dtype.kind in "iu"]
+    if dtype.kind != "f" or not whole:
+        return dtype
+    low, high = min(int(v.min(initial=0)) for _, v in whole), max(int(v.max(initial=0)) for _, v in whole)
+    if len(whole) == len(parts):  # int64 and uint64: numpy would make floats of them
+        if high <= np.iinfo(np.int64).max:
+            return np.dtype(np.int64)
+        if low >= 0:
+            return np.dtype(np.uint64)
+    elif max(-low, high) <= 2**53:
+        return np.dtype(np.float64)
+    label = next(label for label, values in whole if {int(values.max()), int(values.min())} & {low, high})
+    raise CatalogError(
+        f"{label}: column {name!r} holds integers from {low} to {high}, which no type holds exactly together with those of"
+        " the other files; write all files with one type."
+    )
+
+
 def to_column(values: Any, label: str, name: str) -> Column:
     """Return anything like an array as a column.
 
@@ -86,12 +161,23 @@ def to_column(values: Any, label: str, name: str) -> Column:
     try:
         # An astropy Quantity or masked array gives its bare numbers here; its unit and mask are taken apart.
         array = np.array(getattr(values, "unmasked", values))
+        if array.dtype.kind == "f" and isinstance(values, list | tuple):
+            array = _exact_integers(values, array)
     except ValueError as error:
         raise CatalogError(f"{label}: column {name!r} has rows of different shapes: {error}") from error
     if array.ndim == 0:
         raise CatalogError(f"{label}: column {name!r} is a single value; one value a row is needed.")
     null = _null_rows(getattr(values, "mask", None), array.shape)
     return _plain_column(array, null, str(unit) if unit is not None and str(unit) else None, label, name)
+
+
+def _exact_integers(items: Sequence[Any], array: NDArray[Any]) -> NDArray[Any]:
+    """Return integers as uint64 where numpy has made floats of them, since one is beyond int64."""
+    if array.dtype.kind == "f" and all(isinstance(item, int | np.integer) for item in items):
+        if min(items) < 0:
+            return np.array(items, object)
+        return np.array(items, np.uint64) if max(items) < 2**64 else np.array(items, object)
+    return array
 
 
 def _null_rows(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -142,7 +228,7 @@ def _object_column(
         texts = ["" if missing else item for item, missing in zip(items, null, strict=True)]
         return Column([t.decode("utf-8") if isinstance(t, bytes) else t for t in texts], _if_any(null), unit)
     filled = [present[0] if missing else item for item, missing in zip(items, null, strict=True)]
-    typed = np.array(filled)
+    typed = _exact_integers(filled, np.array(filled))
     if typed.dtype.kind not in "biuf":
         raise CatalogError(f"{label}: column {name!r} mixes types or holds objects; give numbers, booleans or texts.")
     return _plain_column(typed, _if_any(null), unit, label, name)

@@ -1,10 +1,14 @@
 """From anything that a user may hand over to an opened table."""
 
+import glob
+import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from xml.parsers.expat import ExpatError
 
 import numpy as np
@@ -12,15 +16,22 @@ import pyarrow as pa
 
 from ..errors import CatalogError
 from .arrow import source_from_arrow, source_from_csv, source_from_pandas, source_from_parquet
-from .astro import source_from_astropy, source_from_ecsv, source_from_fits, source_from_votable
-from .columns import Source, source_from_mapping
+from .astro import (
+    degrees_icrs,
+    source_from_astropy,
+    source_from_ecsv,
+    source_from_fits,
+    source_from_query,
+    source_from_votable,
+)
+from .columns import Source, source_from_mapping, source_of_parts
 
-__all__ = ["open_source"]
+__all__ = ["files_of", "is_skycoord", "open_source"]
+
+_PARQUET = (".parquet", ".parq", ".pq")
 
 _READERS: dict[str, Callable[[Path], Source]] = {
-    ".parquet": source_from_parquet,
-    ".parq": source_from_parquet,
-    ".pq": source_from_parquet,
+    **dict.fromkeys(_PARQUET, source_from_parquet),
     ".csv": source_from_csv,
     ".ecsv": source_from_ecsv,
     ".fits": source_from_fits,
@@ -32,16 +43,30 @@ _READERS: dict[str, Callable[[Path], Source]] = {
 }
 
 
-def open_source(source: Any) -> Source:
-    """Return a file or a table as a source.
+def open_source(source: Any, *, allow_overflow: bool = False) -> Source:
+    """Return a file or a table, or several of them one behind the other, as a source.
 
     Raises
     ------
     CatalogError
         If it is of no known kind, is not there, or cannot be read as what its name says.
     """
-    if isinstance(source, str | Path):
-        return _open_file(Path(source).expanduser())
+    if isinstance(source, str | os.PathLike):
+        files = files_of(source)
+        parts = [_open_file(file, allow_overflow=allow_overflow) for file in files]
+        return parts[0] if len(parts) == 1 else source_of_parts(parts, os.fspath(source))
+    if isinstance(source, Sequence) and not isinstance(source, bytes):
+        parts = [open_source(one, allow_overflow=allow_overflow) for one in source]
+        if not parts:
+            raise CatalogError("The catalog is an empty list; give at least one file.")
+        return parts[0] if len(parts) == 1 else source_of_parts(parts, f"{parts[0].label} and {len(parts) - 1} more")
+    if is_skycoord(source):
+        ra, dec = degrees_icrs(source)
+        return source_from_mapping({"ra": ra, "dec": dec}, "SkyCoord")
+    if hasattr(source, "votable") and hasattr(source, "to_table"):  # pyvo's results
+        return source_from_query(source.votable, type(source).__name__, allow_overflow=allow_overflow)
+    if _is_a(source, "astropy", "VOTableFile"):
+        return source_from_query(source, "VOTableFile", allow_overflow=allow_overflow)
     if _is_a(source, "astropy", "Table"):
         return source_from_astropy(source)
     if _is_a(source, "pandas", "DataFrame"):
@@ -53,9 +78,50 @@ def open_source(source: Any) -> Source:
     if isinstance(source, np.ndarray) and source.dtype.names is not None:
         return source_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
     raise CatalogError(
-        f"A catalog cannot be made from {type(source).__module__}.{type(source).__qualname__}; give a path, an astropy"
-        " Table, a pandas DataFrame, a pyarrow Table, a mapping of arrays, or use Catalog.from_arrays(ra, dec)."
+        f"A catalog cannot be made from {type(source).__module__}.{type(source).__qualname__}; give a path, a list of"
+        " paths, an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table, a mapping of arrays, or use"
+        " Catalog.from_arrays(ra, dec)."
     )
+
+
+def is_skycoord(source: Any) -> bool:
+    """Return whether an object is an astropy ``SkyCoord``."""
+    return _is_a(source, "astropy", "SkyCoord")
+
+
+def files_of(source: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of a path, a ``file://`` URL, a glob or a folder of Parquet files, in the order of their names.
+
+    Raises
+    ------
+    CatalogError
+        If it is a URL of another kind, or nothing is there.
+    """
+    text = os.fspath(source)
+    url = urlsplit(text)
+    if "://" in text and url.scheme != "file":
+        raise CatalogError(f"{text}: only files of this machine can be read as a catalog; download it first.")
+    path = Path(unquote(url.path) if url.scheme == "file" else text).expanduser()
+    if not path.exists() and glob.has_magic(str(path)):
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob refuses absolute ones
+        if not found:
+            raise CatalogError(f"{path}: no file matches this pattern.")
+        return [file for one in found for file in (_parquet_files(one) if one.is_dir() else [one])]
+    return _parquet_files(path) if path.is_dir() else [path]
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    """Return the Parquet files below a folder, without hidden ones and the sample of rows that HATS keeps beside its data."""
+    below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    seen = [path for path in below if not any(part.startswith((".", "_")) for part in path.parts)]
+    files = [p for p in seen if _READERS.get(_suffix(p)) is source_from_parquet and p.name != "data_thumbnail.parquet"]
+    if not files:
+        others = f" but {', '.join(path.as_posix() for path in seen[:3])}" if seen else ""
+        raise CatalogError(
+            f"{folder}: this folder holds no Parquet file ({', '.join(_PARQUET)}){others}; give a file, or a pattern such as"
+            f" {folder / '*.csv'}."
+        )
+    return [folder / file for file in files]
 
 
 def _is_a(source: Any, package: str, name: str) -> bool:
@@ -63,12 +129,12 @@ def _is_a(source: Any, package: str, name: str) -> bool:
     return any(base.__name__ == name and base.__module__.split(".")[0] == package for base in type(source).__mro__)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, *, allow_overflow: bool) -> Source:
     reader = _reader(path)
     if not path.exists():
         raise CatalogError(f"{path}: no such file{_similar(path)}.")
-    if path.is_dir() and reader is not source_from_parquet:
-        raise CatalogError(f"{path}: is a folder; give a file, or a folder named *.parquet that holds Parquet files.")
+    if reader is source_from_votable:
+        reader = partial(source_from_votable, allow_overflow=allow_overflow)
     try:
         return reader(path)
     except CatalogError:
@@ -91,7 +157,8 @@ def _reader(path: Path) -> Callable[[Path], Source]:
     suffix = _suffix(path)
     if suffix not in _READERS:
         raise CatalogError(
-            f"{path}: the suffix {suffix!r} names no table format known here; known are {', '.join(_READERS)}."
+            f"{path}: the suffix {suffix!r} names no table format known here; known are {', '.join(_READERS)}, and folders"
+            " of Parquet files."
         )
     if suffix == ".csv" and path.is_file() and _is_ecsv(path):
         return source_from_ecsv

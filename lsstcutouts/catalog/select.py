@@ -2,10 +2,14 @@
 
 import ast
 import difflib
+import operator
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
@@ -21,14 +25,20 @@ _COMPARES: Mapping[type[ast.cmpop], str] = {
     ast.GtE: "greater_equal",
 }
 _ARITHMETIC: Mapping[type[ast.operator], str] = {
-    ast.Add: "add",
-    ast.Sub: "subtract",
-    ast.Mult: "multiply",
+    ast.Add: "add_checked",
+    ast.Sub: "subtract_checked",
+    ast.Mult: "multiply_checked",
     ast.Div: "divide",
-    ast.Pow: "power",
+    ast.Pow: "power_checked",
 }
-_FUNCTIONS = {"abs": "abs", "sqrt": "sqrt", "log10": "log10", "exp": "exp", "floor": "floor"}
+_FUNCTIONS = {"abs": "abs_checked", "sqrt": "sqrt", "log10": "log10", "exp": "exp", "floor": "floor"}
 """Functions that an expression may call, and Arrow's names for them."""
+
+_EXACT = pa.decimal256(20, 0)
+"""Type that holds every 64-bit integer with or without a sign; sums and products get more digits."""
+
+_TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64()}
+"""Types of constants."""
 
 _WAYS = (
     "an expression compares columns with numbers and texts and joins them with and, or, not: "
@@ -57,17 +67,17 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
     ----------
     expression
         In Python's words: comparisons (chains and ``in`` as well), ``and``, ``or``, ``not``, ``+ - * / **`` and the
-        functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` over columns, numbers and texts. Arrow evaluates it.
+        functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` over columns, numbers and texts. Arrow evaluates it,
+        whole numbers as 64-bit integers and others as float64, whatever the type of the column.
     columns
         Name to ``(count,)`` values.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be read, names a column that is not there, or compares what cannot be compared.
+        If it cannot be read, names a column that is not there, compares what cannot be compared, or leaves the range
+        of 64-bit integers.
     """
-    import pyarrow as pa
-
     names = expression_columns(expression)
     unknown = [name for name in names if name not in columns]
     if unknown:
@@ -75,20 +85,35 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(columns) or 'none'}"
         raise ConfigurationError(f"{expression!r} names the column {unknown[0]!r}, which the catalog lacks; {hint}")
     try:
-        table = {name: pa.array(_flat(name, columns[name]), from_pandas=True) for name in names}
+        table = {name: pa.array(_wide(name, columns[name]), from_pandas=True) for name in names}
+        exact = any(pa.types.is_uint64(column.type) for column in table.values())
+        if exact:  # beyond int64: decimals hold every 64-bit integer, and what becomes of it
+            table = {n: c.cast(_EXACT) if pa.types.is_integer(c.type) else c for n, c in table.items()}
         rows = pa.table({**table, "": pa.array(np.arange(count))})
-        found = rows.filter(_Translation(expression).of(_parsed(expression).body))[""]
+        found = rows.filter(_Translation(expression, rows.schema, exact=exact).of(_parsed(expression).body))[""]
     except pa.ArrowException as error:
-        raise ConfigurationError(f"{expression!r} cannot be worked out: {error}") from error
+        hint = "; multiply by 1.0 first to compute with floats" if "overflow" in str(error) else ""
+        raise ConfigurationError(f"{expression!r} cannot be worked out: {error}{hint}") from error
     mask = np.zeros(count, bool)
     mask[found.to_numpy()] = True
     return mask
 
 
-def _flat(name: str, values: Any) -> Any:
-    if isinstance(values, np.ndarray) and values.ndim > 1:
+def _wide(name: str, values: Any) -> Any:
+    """Return a column in 64 bits: smaller types would overflow silently. uint64 only where a value needs it."""
+    if not isinstance(values, np.ndarray):
+        return values
+    if values.ndim > 1:
         raise ConfigurationError(f"column {name!r} holds arrays, which an expression cannot compare")
+    if values.dtype.kind == "f":
+        return values.astype(np.float64, copy=False)
+    if values.dtype.kind in "iu" and int(values.max(initial=0)) <= np.iinfo(np.int64).max:
+        return values.astype(np.int64, copy=False)
     return values
+
+
+def _beyond_int64(value: Any) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _parsed(expression: str) -> ast.Expression:
@@ -125,10 +150,10 @@ class _Translation:
         ast.Set: "_values",
     }
 
-    def __init__(self, expression: str) -> None:
+    def __init__(self, expression: str, schema: pa.Schema, *, exact: bool) -> None:
         import pyarrow.compute as pc
 
-        self._expression, self._pc = expression, pc
+        self._expression, self._schema, self._pc, self._exact = expression, schema, pc, exact
 
     def of(self, node: ast.expr) -> Any:
         """Return Arrow's expression for a part of the tree."""
@@ -136,7 +161,30 @@ class _Translation:
         return translate(node)
 
     def _function(self, name: str, *arguments: ast.expr) -> Any:
-        return getattr(self._pc, name)(*(self.of(a) for a in arguments))
+        values = [self.of(argument) for argument in arguments]
+        kinds = [self._kind(argument) for argument in arguments]
+        if set(kinds) == {"integer", "float"}:  # Arrow itself refuses integers beyond 2**53 here
+            pairs = zip(values, kinds, strict=True)
+            values = [v.cast("float64", safe=False) if kind == "integer" else v for v, kind in pairs]
+        return getattr(self._pc, name)(*values)
+
+    def _kind(self, node: ast.expr) -> str:
+        """Return "integer" or "float" where the type of a part of the tree is one of these, and else nothing."""
+        if isinstance(node, ast.Name | ast.Constant):
+            kind = self._schema.field(node.id).type if isinstance(node, ast.Name) else _TYPES.get(type(node.value))
+            if kind is None:
+                return ""
+            whole = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+            return "integer" if whole else "float" if pa.types.is_floating(kind) else ""
+        if isinstance(node, ast.UnaryOp):
+            return self._kind(node.operand)
+        if isinstance(node, ast.BinOp):
+            kinds = {self._kind(node.left), self._kind(node.right)}
+            return "float" if isinstance(node.op, ast.Div) or "float" in kinds else "integer"
+        if isinstance(node, ast.Call):
+            whole = isinstance(node.func, ast.Name) and node.func.id == "abs" and len(node.args) == 1
+            return self._kind(node.args[0]) if whole else "float"
+        return ""
 
     def _bool(self, node: ast.BoolOp) -> Any:
         first, *rest = (self.of(value) for value in node.values)
@@ -150,33 +198,38 @@ class _Translation:
             why = "uses & or |: write and, or" if isinstance(node.op, ast.BitAnd | ast.BitOr) else ""
             raise _refusal(self._expression, node, why)
         if name == "divide":  # of whole numbers, too
-            return self.of(node.left).cast("float64") / self.of(node.right)
+            left, right = (self.of(side).cast("float64", safe=False) for side in (node.left, node.right))
+            return left / right
         return self._function(name, node.left, node.right)
 
     def _unary(self, node: ast.UnaryOp) -> Any:
         if isinstance(node.op, ast.Not):
             return ~self.of(node.operand)
         if isinstance(node.op, ast.USub):
-            return self._function("negate", node.operand)
+            return self._function("negate_checked", node.operand)
         raise _refusal(self._expression, node)
 
     def _compare(self, node: ast.Compare) -> Any:
         left, result = node.left, None
-        for operator, right in zip(node.ops, node.comparators, strict=True):
-            one = self._one_comparison(left, operator, right)
+        for how, right in zip(node.ops, node.comparators, strict=True):
+            one = self._one_comparison(left, how, right)
             result, left = one if result is None else result & one, right
         return result
 
-    def _one_comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Any:
-        if isinstance(operator, ast.In | ast.NotIn):
+    def _one_comparison(self, left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
+        if isinstance(how, ast.In | ast.NotIn):
             values = self.of(right)
             if not isinstance(values, list):
                 raise _refusal(self._expression, right, "must be a list of values")
             column = self.of(left)
+            if self._exact and values:  # `isin` knows columns of exactly the type of its values alone
+                found = reduce(operator.or_, (self._pc.equal(column, self._scalar(value)) for value in values))
+                return found if isinstance(how, ast.In) else ~found
             # Arrow finds a missing value in no list, so that it would be outside of every one.
-            found = self._pc.if_else(column.is_valid(), column.isin(values), self._pc.scalar(None))
-            return found if isinstance(operator, ast.In) else ~found
-        name = _COMPARES.get(type(operator))
+            within = [value for value in values if not _beyond_int64(value)]
+            found = self._pc.if_else(column.is_valid(), column.isin(within), self._pc.scalar(None))
+            return found if isinstance(how, ast.In) else ~found
+        name = _COMPARES.get(type(how))
         if name is None:
             raise _refusal(self._expression, left, "is compared with is: write ==")
         return self._function(name, left, right)
@@ -193,7 +246,17 @@ class _Translation:
     def _constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, bool | int | float | str):
             raise _refusal(self._expression, node)
-        return self._pc.scalar(node.value)
+        return self._scalar(node.value)
+
+    def _scalar(self, value: bool | float | str) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if whole and self._exact and -(10**20) < value < 10**20:  # type: ignore[operator]
+            return self._pc.scalar(pa.scalar(Decimal(value), _EXACT))
+        if whole and _beyond_int64(value):
+            return self._pc.scalar(Decimal(value))
+        scalar = self._pc.scalar(value)
+        # As a bare literal Arrow would make it as small as it can, and compute in float32 or 8 bits.
+        return scalar.cast("int64" if whole else "float64") if whole or isinstance(value, float) else scalar
 
     def _values(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:
         return [ast.literal_eval(value) for value in node.elts]

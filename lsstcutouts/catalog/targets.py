@@ -9,20 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CatalogError
+from ..ids import Ids, Values, taken
+from .astro import degrees_icrs
 from .checks import (
-    ID_NAMES,
+    Unit,
+    checked_ids,
     common_length,
     existing,
     extra_column,
-    first_name,
+    id_name,
     no_such_column,
     position_names,
     positions_in_degrees,
     wanted_columns,
-    whole_ids,
+    warn_of_other_positions,
 )
 from .columns import Source, source_from_mapping
-from .files import open_source
+from .files import is_skycoord, open_source
 from .select import matching
 
 __all__ = ["Catalog"]
@@ -37,7 +40,7 @@ class Catalog:
     Attributes
     ----------
     object_id
-        ``(N,)``, unique.
+        ``(N,)``, unique: int64, uint64 where one is beyond int64, or a list of texts.
     ra, dec
         ``(N,)``, degrees ICRS; RA in [0, 360), Dec in [-90, 90].
     columns
@@ -46,10 +49,10 @@ class Catalog:
         Where the targets came from, for messages.
     """
 
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
-    columns: dict[str, NDArray[Any] | list[str]] = field(default_factory=dict)
+    columns: dict[str, Values] = field(default_factory=dict)
     source: str = "arrays"
 
     @classmethod
@@ -61,35 +64,42 @@ class Catalog:
         dec: str | None = None,
         object_id: str | None = None,
         columns: Sequence[str] = (),
-        unit: str | None = None,
+        unit: Unit = None,
+        allow_overflow: bool = False,
     ) -> "Catalog":
-        """Return the catalog that a file or a table holds.
+        """Return the catalog that files or a table hold.
 
         Parameters
         ----------
         source
-            A catalog (returned as it is; ``columns`` must be among its own); the path of a Parquet (``.parquet``,
-            ``.pq``; also a folder of them), CSV, ECSV, FITS (first table) or VOTable (``.vot``, ``.votable``,
-            ``.xml``) file; an astropy ``Table`` or ``QTable``; a pandas ``DataFrame``; a pyarrow ``Table``; a mapping
-            of names to arrays.
+            A catalog (returned as it is; ``columns`` must be among its own); the path or ``file://`` URL of a Parquet
+            (``.parquet``, ``.pq``; also a folder of them), CSV, ECSV, FITS (first table) or VOTable (``.vot``,
+            ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, one behind the
+            other; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
+            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. The files of one catalog may have
+            different types for a column as long as one type holds all values exactly.
         ra, dec
             Names of the position columns. By default the first pair found, whatever its capitals, of ``ra dec``,
             ``coord_ra coord_dec``, ``raJ2000 decJ2000``, ``RAJ2000 DEJ2000``, ``ra_icrs dec_icrs``, ``RA_ICRS
             DE_ICRS``, ``ra_deg dec_deg``, ``right_ascension declination``, ``ALPHA_J2000 DELTA_J2000``.
         object_id
-            Name of the id column. By default the first of ``object_id``, ``objectId``, ``diaObjectId``, whatever its
-            capitals, else the row number.
+            Name of the id column, of integers or texts. By default the first of ``object_id``, ``objectId``,
+            ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, whatever its capitals, else the
+            row number. A column ``source`` that is no id, since values repeat or are missing, does not count.
         columns
             Names of extra columns to take along.
         unit
-            Unit of both positions, such as ``"deg"`` or ``"rad"``; goes before the unit that the table states. A
-            table without units is taken to be in degrees.
+            Unit of both positions, such as ``"deg"`` or ``"rad"``, or of RA and Dec, such as ``"hourangle,deg"``; goes
+            before the unit that the table states. A table without units is taken to be in degrees.
+        allow_overflow
+            Whether the result of a query may be cut off at the limit of rows (``QUERY_STATUS=OVERFLOW``). By default
+            that is an error, since most of the targets may be missing.
 
         Raises
         ------
         CatalogError
-            If the table cannot be read, is empty, lacks a column, repeats an id, or has a column that no batch can
-            carry.
+            If the table cannot be read, is empty, lacks a column, repeats an id, has a column that no batch can
+            carry, or is the result of a query that failed or was cut off.
         CoordinateError
             If a position is missing, not finite or out of range.
 
@@ -97,32 +107,34 @@ class Catalog:
         -----
         PositionUnitWarning
             If positions without a unit all lie within 2 pi and pi / 2.
+        PositionColumnWarning
+            If there are several pairs of position columns, with different values.
         """
         wanted = wanted_columns(columns)
         if isinstance(source, Catalog):
             return source._checked_for(wanted)
-        table = open_source(source)
-        id_name = existing(table, object_id) if object_id is not None else first_name(table, ID_NAMES)
-        return cls._from_table(table, position_names(table, ra, dec), id_name, wanted, unit)
+        table = open_source(source, allow_overflow=allow_overflow)
+        ids = existing(table, object_id) if object_id is not None else id_name(table)
+        return cls._from_table(table, position_names(table, ra, dec), ids, wanted, unit)
 
     @classmethod
     def from_arrays(
         cls,
-        ra: ArrayLike,
-        dec: ArrayLike,
+        ra: ArrayLike | Any,
+        dec: ArrayLike | None = None,
         object_id: ArrayLike | None = None,
         columns: Mapping[str, ArrayLike] | None = None,
         *,
-        unit: str | None = None,
+        unit: Unit = None,
     ) -> "Catalog":
         """Return a catalog of positions in degrees ICRS, or in the unit given or that the arrays carry.
 
         Parameters
         ----------
         ra, dec
-            ``(N,)`` numbers or astropy Quantities.
+            ``(N,)`` numbers or astropy Quantities; or a ``SkyCoord`` alone.
         object_id
-            ``(N,)`` integers; the row number by default.
+            ``(N,)`` integers or texts; the row number by default.
         columns
             Extra columns, each ``(N, ...)`` or N texts.
         unit
@@ -130,21 +142,38 @@ class Catalog:
         """
         extra = dict(columns or {})
         wanted = wanted_columns(tuple(extra))
+        if is_skycoord(ra):
+            if dec is not None:
+                raise CatalogError("A SkyCoord holds both RA and Dec: leave dec out.")
+            ra, dec = degrees_icrs(ra)
+            unit = "deg"
+        elif dec is None:
+            raise CatalogError("Give ra and dec, or a SkyCoord.")
         arrays: dict[str, Any] = {"ra": np.atleast_1d(ra), "dec": np.atleast_1d(dec), **extra}
         if object_id is not None:
-            arrays["object_id"] = np.atleast_1d(object_id)
-        id_name = None if object_id is None else "object_id"
-        return cls._from_table(source_from_mapping(arrays, "arrays"), ("ra", "dec"), id_name, wanted, unit)
+            one = isinstance(object_id, str | bytes) or np.ndim(object_id) == 0
+            arrays["object_id"] = [object_id] if one else object_id
+        ids = None if object_id is None else "object_id"
+        return cls._from_table(source_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
 
     @classmethod
     def _from_table(
-        cls, table: Source, position: tuple[str, str], id_name: str | None, wanted: Sequence[str], unit: str | None
+        cls,
+        table: Source,
+        positions: Sequence[tuple[str, str]],
+        id_column: str | None,
+        wanted: Sequence[str],
+        unit: Unit,
     ) -> "Catalog":
-        names = [*position, *([] if id_name is None else [id_name]), *(existing(table, name) for name in wanted)]
+        position = positions[0]
+        names = [*position, *([] if id_column is None else [id_column]), *(existing(table, name) for name in wanted)]
         found = table.read(list(dict.fromkeys(names)))
         count = common_length(found, table.label)
         ra, dec = positions_in_degrees(found[position[0]], found[position[1]], position, unit, table.label)
-        ids = np.arange(count, dtype=np.int64) if id_name is None else whole_ids(found[id_name], id_name, table.label)
+        warn_of_other_positions(table, found, positions)
+        ids: Ids = np.arange(count, dtype=np.int64)
+        if id_column is not None:
+            ids = checked_ids(found[id_column], id_column, table.label)
         extra = {name: extra_column(found[name], name, table.label) for name in wanted}
         return cls(ids, ra, dec, extra, table.label)
 
@@ -164,11 +193,8 @@ class Catalog:
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if np.size(rows) else np.int64)
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        columns = {
-            name: [values[row] for row in chosen.tolist()] if isinstance(values, list) else values[chosen]
-            for name, values in self.columns.items()
-        }
-        return type(self)(self.object_id[chosen], self.ra[chosen], self.dec[chosen], columns, self.source)
+        columns = {name: taken(values, chosen) for name, values in self.columns.items()}
+        return type(self)(taken(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
 
     def select(self, expression: str) -> "Catalog":
         """Return the catalog of the rows that an expression is true for, such as ``"mag_i < 23 and label == 1"``.
@@ -189,18 +215,12 @@ class Catalog:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content: ids, positions and extra columns in row order, whatever the machine."""
         digest = hashlib.sha256(b"lsstcutouts catalog 1")
-        _hash_array(digest, self.object_id)
-        _hash_array(digest, self.ra)
-        _hash_array(digest, self.dec)
+        _hash_values(digest, self.object_id)
+        _hash_values(digest, self.ra)
+        _hash_values(digest, self.dec)
         for name in sorted(self.columns):
-            values = self.columns[name]
             digest.update(f"\0{name}\0".encode())
-            if isinstance(values, list):
-                texts = [text.encode() for text in values]
-                _hash_array(digest, np.array([len(text) for text in texts], np.int64))
-                digest.update(b"".join(texts))
-            else:
-                _hash_array(digest, values)
+            _hash_values(digest, self.columns[name])
         return digest.hexdigest()
 
     def _checked_for(self, wanted: Sequence[str]) -> Self:
@@ -210,7 +230,12 @@ class Catalog:
         return self
 
 
-def _hash_array(digest: Any, values: NDArray[Any]) -> None:
+def _hash_values(digest: Any, values: Values) -> None:
+    if isinstance(values, list):
+        texts = [text.encode() for text in values]
+        _hash_values(digest, np.array([len(text) for text in texts], np.int64))
+        digest.update(b"".join(texts))
+        return
     portable = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     digest.update(f"{portable.dtype.str}{portable.shape}".encode())
     digest.update(portable.tobytes())

@@ -17,6 +17,7 @@ from ..errors import ConfigurationError, LsstCutoutsError
 from ..signatures import importing_from_here
 from .failures import note_failure
 from .mistakes import explained, in_words, ready
+from .parser import texts_as_help
 from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
 
@@ -124,7 +125,7 @@ def _composed_and_called(name: str, arguments: Sequence[str], results: TextIO | 
         _environment(_FULL_ERROR, "1"),
     ):
         try:
-            with redirect_stdout(sys.stdout if results is None else sys.stderr):
+            with texts_as_help(), redirect_stdout(sys.stdout if results is None else sys.stderr):
                 command()
         except SystemExit as stop:
             statuses.append(stop.code if isinstance(stop.code, int) else _OK if stop.code is None else _FAILED)

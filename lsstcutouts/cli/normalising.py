@@ -55,7 +55,11 @@ class Normalised:
 def run(cfg: DictConfig) -> Normalised:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = hydra.utils.instantiate(cfg.data, statistics=None, normalisation_sample=cfg.sample)
+    # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
+    unused = {"columns": (), "weights": None, "balance": None}
+    data: CutoutDataModule = hydra.utils.instantiate(
+        cfg.data, statistics=None, normalisation_sample=cfg.sample, **unused
+    )
     with _progress(shown=not cfg.json) as progress:
         statistics = data.fit_statistics(progress)
     output = Path(cfg.output)

@@ -52,9 +52,9 @@ def run(cfg: DictConfig) -> PlanResult:
     needed = [*(settings["columns"] or ()), *([] if dealing is None else dealing.columns)]
     columns = tuple(dict.fromkeys(needed))
     catalog = Catalog.from_any(
-        str(settings["catalog"]),
+        settings["catalog"],
         columns=columns,
-        **{name: settings[name] for name in ("ra", "dec", "object_id", "unit")},
+        **{name: settings[name] for name in ("ra", "dec", "object_id", "unit", "allow_overflow")},
     )
     plan = build_plan(
         catalog,
@@ -95,7 +95,7 @@ def _counted(plan: CutoutPlan, dealt: Dealt) -> dict[str, dict[str, Any]]:
         name: {
             "targets": len(rows),
             "share": len(rows) / whole,
-            "patches": len(set(plan.primary[rows].tolist())),
+            "patches": plan.patches_under(rows),
             "dropped": len(dealt.dropped.get(name, ())),
         }
         for name, (_, rows) in dealt.splits.items()

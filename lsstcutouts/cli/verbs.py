@@ -102,11 +102,13 @@ VERBS = {
     "benchmark": Verb(
         target="lsstcutouts.benchmark.run:run",
         summary="measure cutouts a second beside other ways and the ceilings, and say what limits",
-        details="On full-size simulated repositories, written into root= on first use (two minutes). All ways take turns"
+        details="On your own repository and catalog with repo=, collections= and catalog=; without them on full-size"
+        " simulated repositories, written into root= on first use (two minutes). All ways take turns"
         " and must give the same pixels. Prints tables and what to change, and writes benchmark.json and benchmark.png"
         " into output=. Close other programs first: a busy machine shows in the spread from min to max.",
         examples=(
             "lsstcutouts benchmark",
+            "lsstcutouts benchmark repo=dp2 collections=dp2 catalog=targets.parquet bands=gri size=64",
             "lsstcutouts benchmark what=throughput density=dense planes=[image,all] threads=[1,2,4]",
             "lsstcutouts benchmark full=true repeats=3 output=outputs/everything",
         ),

@@ -4,7 +4,16 @@ from .account import Account, Failure
 from .files import OpenFiles
 from .options import PLANES, ReadOptions
 from .quality import Outcome, Quality, QualityPolicy
-from .reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream
+from .reader import (
+    CutoutReader,
+    Delivery,
+    Request,
+    Threads,
+    checked_targets,
+    default_threads,
+    stream,
+    threads_for,
+)
 from .settle import lacking
 from .work import Batch, Empty
 
@@ -22,8 +31,10 @@ __all__ = [
     "QualityPolicy",
     "ReadOptions",
     "Request",
+    "Threads",
     "checked_targets",
     "default_threads",
     "lacking",
     "stream",
+    "threads_for",
 ]

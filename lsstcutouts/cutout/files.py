@@ -27,7 +27,7 @@ class OpenFiles:
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = ForkLock()
-        self._open: OrderedDict[str, Coadd] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], Coadd] = OrderedDict()
 
     def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
         return OpenFiles, ()
@@ -44,25 +44,28 @@ class OpenFiles:
         """
         if self._process != os.getpid():
             self._start()  # handles and connections that the parent goes on using
-        key = plan.files.dataset_id[file]
+        key = plan.files.dataset_id[file], plan.files.uri[file]  # a signed URL is good for a while
+        known = self._open
         with self._lock:
-            coadd = self._open.get(key)
+            coadd = known.get(key)
             if coadd is not None:
-                self._open.move_to_end(key)
+                known.move_to_end(key)
                 return coadd
         # Opened outside the lock; when two threads open the same file the second handle is simply let go.
         fresh = _opened(plan, file, tract)
         with self._lock:
-            coadd = self._open.setdefault(key, fresh)
-            while len(self._open) > _OPEN_FILES:
+            coadd = known.setdefault(key, fresh)
+            while len(known) > _OPEN_FILES:
                 # Not closed: another thread may be reading. The handle closes when the last user lets go.
-                self._open.popitem(last=False)
+                known.popitem(last=False)
         return coadd
 
     def close(self) -> None:
-        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again."""
-        with self._lock:
-            self._open.clear()
+        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again.
+
+        Takes no lock: the garbage collector may call this in the middle of `get`.
+        """
+        self._open = OrderedDict()
 
 
 def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
@@ -79,12 +82,12 @@ def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
 
 
 def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
-    uri, size = plan.files.uri[file], plan.files.size[file]
-    coadd = open_coadd(uri, size=size if size >= 0 else None)
+    size = plan.files.size[file]
+    coadd = open_coadd(plan.files.uri[file], size=size if size >= 0 else None, others=plan.files.uri)
     try:
         _check_identity(coadd, plan, file)
         _, patch, band = place_of(plan, file)
-        what, whose = f"{uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
+        what, whose = f"{coadd.uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, what, whose)
     except LsstCutoutsError:
         coadd.close()

@@ -35,7 +35,7 @@ def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
     PlaneError
         For a name that neither this file nor any release has.
     """
-    have = coadd.mask_planes
+    have = coadd.mask_names
     found: list[Place] = []
     for name in wanted:
         spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)

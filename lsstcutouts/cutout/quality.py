@@ -48,9 +48,9 @@ class Outcome(IntEnum):
 
     DELIVERED = 0
     OUTSIDE_TRACTS = 1
-    """No tract of the skymap in this repository holds the position."""
+    """The tract that the skymap gives the position to has no coadds, or no tract with coadds holds the position."""
     NO_COADD = 2
-    """No patch under the box has a coadd in any of the bands."""
+    """No coadd of its own tract lies under the box, in any of the bands."""
     MISSING_BAND = 3
     """Left out by ``missing_band``, ``min_bands`` or ``required_bands``."""
     QUALITY = 4
@@ -70,7 +70,7 @@ class Outcome(IntEnum):
 
 _TEXTS = {
     Outcome.DELIVERED: "delivered",
-    Outcome.OUTSIDE_TRACTS: "outside every tract of the repository",
+    Outcome.OUTSIDE_TRACTS: "no coadds in its tract",
     Outcome.NO_COADD: "no coadd in any band under the box",
     Outcome.MISSING_BAND: "left out: bands missing",
     Outcome.QUALITY: "left out: quality",

@@ -7,11 +7,10 @@ never touched again once they are handed over.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..cache import TileCache
 from ..errors import ConfigurationError
+from ..fits import REQUESTS_AT_ONCE
+from ..ids import hashed, taken
 from ..kernels import load_kernels
 from ..memory import Memory
 from ..plan import CutoutPlan
@@ -32,7 +33,16 @@ from .settle import outcomes, settle
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
-__all__ = ["CutoutReader", "Delivery", "Request", "checked_targets", "default_threads", "stream"]
+__all__ = [
+    "CutoutReader",
+    "Delivery",
+    "Request",
+    "Threads",
+    "checked_targets",
+    "default_threads",
+    "stream",
+    "threads_for",
+]
 
 _LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
@@ -41,6 +51,23 @@ _LEAST_PART, _LARGEST_PART = 32, 128
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def threads_for(plan: CutoutPlan, threads: int, processes: int = 1) -> int:
+    """Return the size of a pool that reads a plan.
+
+    Threads that read remote files mostly wait, so that their number is that of the requests that are sent at once.
+
+    Parameters
+    ----------
+    plan
+        What is read.
+    threads
+        How many are worth it for decoding.
+    processes
+        Processes that read beside each other, and share the requests.
+    """
+    return max(threads, -(-REQUESTS_AT_ONCE // processes)) if plan.files.remote else threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,6 +148,7 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles() if files is None else files
+        self._misses = -1
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
         )
@@ -141,39 +169,50 @@ class CutoutReader:
 
     def submit[T](
         self,
-        pool: ThreadPoolExecutor,
+        threads: "Threads",
         request: Request,
         *,
-        threads: int,
+        share: int | None = None,
         pad: bool = False,
         then: Callable[[Delivery], T],
     ) -> "Pending[T]":
-        """Start reading one batch in a pool.
+        """Start reading one batch.
 
         Parameters
         ----------
-        pool
-            Its threads fill the batch.
+        threads
+            They fill the batch.
         request
             What it is to hold.
-        threads
-            Size of the pool.
+        share
+            How many of the threads this batch may have where several batches are under way and the files are remote; by
+            default all of them.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
-            Makes the result of the delivery, in the thread of the pool that finishes the batch.
+            Makes the result of the delivery, in the thread that finishes the batch.
         """
         targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        # Two parts a thread: at the end of a pass no thread waits long for the others.
-        size = min(max(_LEAST_PART, -(-len(near) // (1 if threads == 1 else 2 * threads))), _LARGEST_PART)
-        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)]
+        count = share or threads.count
+        if self.plan.files.remote and not self._finds_all():
+            size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
+        else:  # two parts a thread: at the end of a pass no thread waits long for the others
+            size = max(_LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
+        size = max(1, min(size, _LARGEST_PART))
+        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
         return Pending(
-            pool,
+            threads,
             [partial(self._fill, work, part) for part in parts],
             lambda: then(self._finished(work, request, pad=pad)),
         )
+
+    def _finds_all(self) -> bool:
+        """Whether the cache had every tile that was asked for since the last batch was begun."""
+        now = self.cache.stats()
+        before, self._misses = self._misses, now.misses
+        return now.misses == before and now.hits > 0
 
     def _new_work(self, targets: NDArray[np.int64]) -> Work:
         return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
@@ -218,7 +257,7 @@ class CutoutReader:
         plan = self.plan
         primary = plan.primary[targets]
         rows: Batch = {
-            "object_id": plan.object_id[targets],
+            "object_id": taken(plan.object_id, targets),
             "ra": plan.ra[targets],
             "dec": plan.dec[targets],
             "tract": plan.patches.tract[primary],
@@ -226,49 +265,91 @@ class CutoutReader:
             "yx0": plan.yx0[targets].astype(np.int64),
             "offset": plan.offset[targets],
         }
+        if isinstance(ids := rows["object_id"], list):
+            rows["object_hash"] = hashed(ids)
         for name in plan.columns if self.options.columns is None else self.options.columns:
-            values = plan.columns[name]
-            rows[name] = [values[t] for t in targets.tolist()] if isinstance(values, list) else values[targets]
+            rows[name] = taken(plan.columns[name], targets)
         return rows
+
+
+class Threads:
+    """Threads that fill batches. They start when there is work, and end by themselves when this is stopped or dropped.
+
+    Parameters
+    ----------
+    count
+        How many there are at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = ThreadPoolExecutor(count, thread_name_prefix="lsstcutouts")
+
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        """Call a function in one of the threads.
+
+        Raises
+        ------
+        CancelledError
+            If the threads have been stopped.
+        """
+        pool = self._pool
+        if pool is None:
+            raise CancelledError
+        return pool.submit(self._run, function)
+
+    def stop(self) -> None:
+        """Call off what has not begun, and return at once.
+
+        The garbage collector may call this in any thread, one of these included, and inside any locked block. So it
+        neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
+        """
+        self._pool = None
+
+    def _run(self, function: Callable[[], None]) -> None:
+        if self._pool is not None:
+            function()
 
 
 class Pending[T]:
     """A batch under way. The thread that fills its last part also finishes it, so that the loop never does."""
 
-    def __init__(self, pool: ThreadPoolExecutor, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
+    def __init__(self, threads: Threads, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
         self._finish = finish
-        self._lock = Lock()
-        self._left = len(parts)
+        self._left = list(range(len(parts)))
         self._failed = False
-        self._finished: Future[T] = Future()
-        self._parts = [pool.submit(self._run, part) for part in parts]
-        if not parts:
-            self._complete()
+        self._finished: list[T] = []
+        self._parts = [threads.submit(partial(self._run, part)) for part in parts]
 
     def result(self) -> T:
-        """Wait for the batch and return it; what a part raised is raised here."""
-        for part in self._parts:
-            part.result()
-        return self._finished.result()
+        """Wait for the batch and return it; what a part raised is raised here.
+
+        Raises
+        ------
+        CancelledError
+            If the threads were stopped meanwhile.
+        """
+        parts, self._parts = self._parts, []
+        try:
+            while parts:
+                parts.pop(0).result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+        except BaseException:
+            self._failed = True  # after Ctrl-C, too, nobody wants the rest
+            raise
+        if not self._finished:
+            raise CancelledError
+        return self._finished[0]
 
     def _run(self, part: Callable[[], None]) -> None:
-        sound = False
+        if self._failed:
+            return
         try:
             part()
-            sound = True
-        finally:
-            with self._lock:
-                self._failed |= not sound
-                self._left -= 1
-                last = self._left == 0
-        if last and not self._failed:
-            self._complete()
-
-    def _complete(self) -> None:
-        try:
-            self._finished.set_result(self._finish())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the thread that waits must have it
-            self._finished.set_exception(error)
+        except BaseException:
+            self._failed = True
+            raise
+        if self._left.pop() == 0:
+            self._finished.append(self._finish())
 
 
 def stream[T](
@@ -288,23 +369,28 @@ def stream[T](
     requests
         One a batch. A batch that loses all its targets holds one row of padding.
     threads
-        Size of the pool, which lives as long as the generator.
+        How many fill batches; they end when the generator ends or is dropped.
     ahead
         Batches under way beyond the one that is waited for.
     then
-        Makes what is yielded of a batch, in a thread of the pool.
+        Makes what is yielded of a batch, in one of the threads.
     """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="lsstcutouts")
+    pool = Threads(threads)
+    # The batches under way share the threads: smaller parts cost more.
+    share = -(-threads // (ahead + 1)) if reader.plan.files.remote else threads
     waiting: deque[Pending[T]] = deque()
     try:
         for request in requests:
-            waiting.append(reader.submit(pool, request, threads=threads, pad=True, then=then))
+            waiting.append(reader.submit(pool, request, share=share, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
+        # or locks.
+        pool.stop()
+        waiting.clear()
         reader.close()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MissingBandError, QualityError
+from ..ids import hashed
 from ..plan import CutoutPlan
 from .options import ReadOptions
 from .quality import POLICY_BITS, Outcome, Quality
@@ -91,7 +92,9 @@ def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: ND
         for band in np.flatnonzero(work.present[n]).tolist():
             # By the band's name: the noise stays when the bands are given in another order.
             channel = zlib.crc32(plan.bands[band].encode())
-            _draw_noise(work, n, band, (options.seed, int(plan.object_id[work.targets[n]]), channel))
+            identity = plan.object_id[work.targets[n]]
+            number = int(hashed([identity])[0]) if isinstance(identity, str) else int(identity)
+            _draw_noise(work, n, band, (options.seed, number, channel))
     elif math.isnan(options.fill):
         known = covered[n] if finite is None else covered[n] & finite
         image[n][work.present[n][:, None, None] & ~known] = np.nan

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache import TileCache
+from ..credentials import without_query
 from ..errors import ReadError
 from ..fits import Coadd, Unit, salvage
 from ..geom import YX
@@ -213,7 +214,14 @@ class TileReader:
             raise located(error, self._plan, file) from error
         tract, patch, band = place_of(self._plan, file)
         return Failure(
-            self._plan.files.uri[file], tract, patch, band, plane, type(error).__name__, str(error), error.transient
+            without_query(self._plan.files.uri[file]),
+            tract,
+            patch,
+            band,
+            plane,
+            type(error).__name__,
+            str(error),
+            error.transient,
         )
 
 

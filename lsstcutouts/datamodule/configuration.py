@@ -16,7 +16,7 @@ from ..geom import YX
 from ..plan import CutoutPlan
 from ..planner.arguments import AngularSize
 from ..splits import SplitSettings
-from ..trained import absolute_path, plain_values, without_secrets
+from ..trained import absolute_path, plain_values, public_values
 
 __all__ = [
     "arguments_of",
@@ -120,7 +120,7 @@ def settings_of(data: Any) -> dict[str, Any]:
     """
     options: ReadOptions = data.options
     quality = None if options.quality is None else {"_target_": "lsstcutouts.QualityPolicy", **asdict(options.quality)}
-    return without_secrets(  # type: ignore[no-any-return]
+    return public_values(  # type: ignore[no-any-return]
         plain_values(
             {
                 "version": _VERSION,

@@ -53,7 +53,8 @@ class CutoutDataModule(StreamingDataModule):
     skymap
         By default that of the coadds.
     tract
-        Where tracts overlap: the target's own, or the one whose files cover most of the box.
+        Where tracts overlap: ``"primary"``, the target's own tract or, where it covers nothing of the box, the best other
+        one; ``"strict"``, its own only; ``"best"``, the one whose files cover most of the box.
     planes
         What a batch holds; this and the policies behind it as in `CutoutDataset`.
     mask_planes
@@ -142,7 +143,7 @@ class CutoutDataModule(StreamingDataModule):
         A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
         plan in use (with one catalog a split, ``splits`` holds each).
     persistent_workers
-        Whether worker processes outlive an epoch.
+        Whether worker processes outlive an epoch, with their caches.
     prefetch_factor
         Batches ahead for each worker process.
     """
@@ -167,7 +168,7 @@ class CutoutDataModule(StreamingDataModule):
         on_read_error: Literal["raise", "mask", "skip"] = "raise",
         normalise_psf: bool = False,
         flux_unit: Literal["nJy", "native"] = "nJy",
-        tract: Literal["primary", "best"] = "primary",
+        tract: Literal["primary", "strict", "best"] = "primary",
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
@@ -194,7 +195,7 @@ class CutoutDataModule(StreamingDataModule):
         wire: Wire = "float32",
         channels_last: bool = False,
         plan: str | os.PathLike[str] | CutoutPlan | None = None,
-        persistent_workers: bool = False,
+        persistent_workers: bool = True,
         prefetch_factor: int | None = None,
     ) -> None:
         super().__init__()
@@ -244,7 +245,6 @@ class CutoutDataModule(StreamingDataModule):
         self.wire, self.channels_last = wire, channels_last
         self.plan = plan
         self.persistent_workers, self.prefetch_factor = persistent_workers, prefetch_factor
-        self._begin()
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changes: Any) -> Self:  # type: ignore[override]

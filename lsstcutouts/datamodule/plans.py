@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..catalog import Catalog
+from ..catalog import Catalog, files_of
 from ..errors import PlanError
 from ..geom import YX
 from ..plan import CutoutPlan
@@ -74,7 +74,6 @@ class PlanSettings:
 def _catalog_key(catalog: Any, columns: Sequence[str]) -> str:
     """Return what tells a catalog from another one, and from an earlier state of its file."""
     if isinstance(catalog, str | os.PathLike):
-        path = Path(catalog)
-        state = path.stat() if path.exists() else None
-        return f"{path.absolute()} {state and (state.st_mtime_ns, state.st_size)}"
+        states = [(path.absolute(), path.stat() if path.exists() else None) for path in files_of(catalog)]
+        return "\n".join(f"{path} {state and (state.st_mtime_ns, state.st_size)}" for path, state in states)
     return Catalog.from_any(catalog, columns=columns).fingerprint()

@@ -103,8 +103,8 @@ def compiles_on(device: torch.device, capability: tuple[int, int] | None = None)
 
 
 def _device_of(batch: TensorBatch) -> torch.device:
-    image = batch["image"] if "image" in batch else batch["object_id"]
-    return image.device if isinstance(image, Tensor) else torch.device("cpu")
+    tensors = (batch.get("image"), *batch.values())
+    return next((value.device for value in tensors if isinstance(value, Tensor)), torch.device("cpu"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 
 from ..cache import CacheStats, TileCache
 from ..cutout import ReadOptions
-from ..dataset import CutoutDataset, CutoutLoader
+from ..dataset import CutoutDataset, CutoutLoader, WorkerCaches
 from ..device import TensorBatch, Wire
 from ..errors import ConfigurationError
 from ..geom import YX
@@ -23,6 +23,7 @@ from ..normalisation import Statistics
 from ..order import (
     Share,
     Shuffle,
+    checked_classes,
     checked_weights,
 )
 from ..plan import CutoutPlan
@@ -33,6 +34,7 @@ from .configuration import check_sources, check_tensors, pixels_of, settings_of
 from .fitting import Fitting, Sample
 from .hints import check_monitors, quieten_lightning
 from .plans import PlanSettings
+from .position import TrainingPosition
 from .steps import DeviceSteps
 
 __all__ = ["StreamingDataModule"]
@@ -79,20 +81,29 @@ class StreamingDataModule(L.LightningDataModule):
     _of_pixels: Fitting
     _steps: DeviceSteps
 
-    def _begin(self) -> None:
-        """Set what is not known before `setup`."""
+    def __init__(self) -> None:
+        self._training = TrainingPosition()
+        super().__init__()
         self.dealt: Dealt | None = None
         """Which targets belong to which split, and which were left out; known after `setup`."""
-        self.loaders: dict[str, CutoutLoader] = {}
-        """Latest loader of each split that was asked for."""
-        self._past = CacheStats()  # of worker processes of earlier loaders
-        self._train_loader: CutoutLoader | None = None
-        self._owner: L.Trainer | None = None  # of the loader
-        self._position: dict[str, Any] | None = None
-        self._transforming = False
         self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
         self.configuration: Mapping[str, Any] | None = None
         """Plain values that are to go into every checkpoint of a training, such as how the network was made."""
+        self._caches: list[WorkerCaches] = []  # of the worker processes of each loader
+
+    @property
+    def trainer(self) -> L.Trainer | None:
+        """The trainer that uses the data module: the innermost one that runs, or the latest."""
+        return self._training.trainer
+
+    @trainer.setter
+    def trainer(self, trainer: L.Trainer | None) -> None:
+        self._training.trainer = trainer
+
+    @property
+    def loaders(self) -> dict[str, CutoutLoader]:
+        """Loader of each split that handed out a batch last; one that was asked for, where none has."""
+        return self._training.loaders
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
@@ -104,8 +115,8 @@ class StreamingDataModule(L.LightningDataModule):
 
         With it go the settings of this data module and the statistics of ``normalisation``, as plain values.
         """
-        place = {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
         run = {} if self.configuration is None else {"run": dict(self.configuration)}
+        place = {"train": self._training.state_dict()}
         return {"data": self._settings(), **place, **run, **self._of_pixels.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -122,8 +133,8 @@ class StreamingDataModule(L.LightningDataModule):
         # Lightning restores a data module in every stage; only training goes on from there.
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             check_sources(self._trained, self._settings())
-            self._position = state_dict.get("train")
-            self._seek()
+            if "train" in state_dict:
+                self._training.load_state_dict(state_dict["train"])
 
     def take_over(self, state: Mapping[str, Any]) -> None:
         """Use the statistics of a training, from its `state_dict`, and refuse what its network was not trained on.
@@ -155,26 +166,6 @@ class StreamingDataModule(L.LightningDataModule):
         else:
             self.take_over(trained_on)
 
-    def _seek(self) -> None:
-        if self._position is not None and self._train_loader is not None:
-            self._train_loader.load_state_dict(self._position)
-            self._position = None
-
-    def _adjusted(self, epoch: int, done: int) -> tuple[int, int]:
-        """Return the place that training has come to, from the place that its loader has come to."""
-        trainer = self.trainer
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
-            return epoch, done
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        # A batch that was fetched when an exception or a signal came was not trained on; Lightning counts it as ready
-        # only after the transforms.
-        under_way = max(0, progress.ready - getattr(progress, "processed", progress.ready)) + self._transforming
-        done = max(0, done - under_way)
-        # With limit_train_batches an epoch is over before the loader's.
-        limit = trainer.num_training_batches
-        whole = self._train_loader is None or limit >= len(self._train_loader)
-        return (epoch, done) if whole or done < limit else (epoch + 1, 0)
-
     def prepare_data(self) -> None:
         """Make the plans and the statistics, and write them for `setup`, once a node."""
         if not self.splits:
@@ -185,11 +176,19 @@ class StreamingDataModule(L.LightningDataModule):
             self._deal()
             self._of_pixels.prepare(self._sample(), self._folder())
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - every split comes from one plan
+    def setup(self, stage: str | None = None) -> None:
         """Load or make the plan, deal its targets to the splits, and load or fit the statistics of their pixels.
 
         A prediction fits none: those of the training come with the checkpoint.
+
+        Parameters
+        ----------
+        stage
+            ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
         """
+        stages = [one.value for one in TrainerFn]
+        if stage is not None and stage not in stages:
+            raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
         self._deal()
         self._take_from_model()
         check_tensors(self._trained, self._settings())  # now that the pixel scale is known
@@ -234,7 +233,8 @@ class StreamingDataModule(L.LightningDataModule):
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
 
-        A loader that is made anew for the same trainer, or for none, goes on after the one before.
+        A loader that is made anew for the same trainer, or for none, goes on after the one that is in use. One that is
+        asked for in the middle of a training leaves the training as it is.
         """
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
@@ -245,11 +245,6 @@ class StreamingDataModule(L.LightningDataModule):
             _log.warning(
                 "%d of %d targets are left out of each epoch, other ones each time: too few for %d ranks", *rows
             )
-        if self._train_loader is not None and self._owner is self.trainer:
-            loader.follow(self._train_loader)
-        loader.adjusted, self._transforming = self._adjusted, False
-        self._train_loader, self._owner = loader, self.trainer
-        self._seek()
         return loader
 
     def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
@@ -286,24 +281,30 @@ class StreamingDataModule(L.LightningDataModule):
         """
         if not training:
             return self._steps.run(batch, [self.normalisation, self.transforms])
+        loader = self._training.loader
         for module in self.augmentations.modules():
             set_epoch = getattr(module, "set_epoch", None)
-            if callable(set_epoch) and self._train_loader is not None:
-                set_epoch(self._train_loader.epoch)
+            if callable(set_epoch) and loader is not None:
+                set_epoch(loader.epoch)
         return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
 
+    def on_before_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Undo the conversion to the trainer's precision: positions do not survive it, and the transforms come first."""
+        return self._training.as_handed_out(batch)
+
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
-        """Run `transform` on the device; with the augmentations while training."""
+        """Run `transform` on the device; with the augmentations while training. Then comes the trainer's precision."""
         training = self.trainer is not None and bool(self.trainer.training)
-        self._transforming = training  # and stays so when it fails
-        transformed = self.transform(batch, training=training)
-        self._transforming = False
+        self._training.transforming = training  # and stays so when it fails
+        transformed = self._training.converted(self.transform(batch, training=training), batch)
+        self._training.transforming = False
         return transformed
 
     @property
     def waited(self) -> float:
         """Seconds that training has waited for batches."""
-        return 0.0 if self._train_loader is None else self._train_loader.waited
+        loader = self._training.loader
+        return 0.0 if loader is None else loader.waited
 
     def report(self, split: str = "train") -> Report:
         """Return what became of each row of a split in its latest epoch, so far, in this process.
@@ -317,12 +318,14 @@ class StreamingDataModule(L.LightningDataModule):
         """
         if split not in self.loaders:
             raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
-        return self.loaders[split].report
+        loader = self.loaders[split]
+        # To predict, Lightning makes another loader of the same dataset.
+        return loader.report if loader.begun else loader.cutouts.report
 
     def cache_info(self) -> CacheStats:
         """Return what the caches of this process and of all worker processes have done and hold, together."""
         own = self.cache.stats()
-        workers = sum((loader.workers.total() for loader in self.loaders.values()), self._past)
+        workers = sum((caches.total() for caches in self._caches), CacheStats())
         # Where worker processes read, this process's cache has a budget that it does not use.
         return workers + (own if own.hits + own.misses or not self.num_workers else CacheStats())
 
@@ -334,6 +337,8 @@ class StreamingDataModule(L.LightningDataModule):
         )
         if weights is not None:
             weights = checked_weights(weights, f"the weights in column {self.weights!r}")
+        if balance is not None:
+            balance = checked_classes(balance, f"the column balance={self.balance!r}")
         return {
             "weights": weights,
             "balance": balance,
@@ -352,8 +357,6 @@ class StreamingDataModule(L.LightningDataModule):
         plan, rows = self._split(split)
         if self.trainer is not None:
             self.cache.share_among(1, ranks=self.trainer.num_devices)
-        if split in self.loaders:
-            self._past += self.loaders[split].workers.total().past
         dataset = CutoutDataset(
             plan,
             rows=rows,
@@ -371,17 +374,29 @@ class StreamingDataModule(L.LightningDataModule):
             pads=split != "train" or getattr(self.trainer, "overfit_batches", 0) > 0,
             **drawing,
         )
-        self.loaders[split] = CutoutLoader(
+        loader = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
             device=self._device(),
             wire=self.wire,
             channels_last=self.channels_last,
             pin_memory=None if self.trainer is None else self._device() is not None,
-            persistent_workers=self.persistent_workers and self.num_workers > 0,
+            persistent_workers=self.persistent_workers,
             prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
-        return self.loaders[split]
+        self._caches.append(loader.workers)
+        self._training.unused = self._unused()
+        self._training.made(loader, split)
+        return loader
+
+    def _unused(self) -> str:
+        """Return what of the modules does something, for a message."""
+        modules = {
+            "augmentations": self.augmentations,
+            "normalisation": self.normalisation,
+            "transforms": self.transforms,
+        }
+        return " and ".join(name for name, module in modules.items() if not isinstance(module, nn.Identity))
 
     def _has(self, split: str) -> bool:
         return split in self.splits and len(self.splits[split][1]) > 0

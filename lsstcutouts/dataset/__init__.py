@@ -7,5 +7,6 @@ the same batches in the same order.
 from ..device import TensorBatch
 from .cutouts import CutoutDataset
 from .loader import CutoutLoader
+from .workers import WorkerCaches
 
-__all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch"]
+__all__ = ["CutoutDataset", "CutoutLoader", "TensorBatch", "WorkerCaches"]

@@ -1,19 +1,21 @@
 """The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
 
+import gc
 import hashlib
 import os
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from multiprocessing.context import get_spawning_popen
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..cache import TileCache
 from ..cutout import (
@@ -26,27 +28,39 @@ from ..cutout import (
     checked_targets,
     default_threads,
     stream,
+    threads_for,
 )
 from ..device import Form, TensorBatch, pinned_empty
 from ..errors import ConfigurationError
-from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checked_weights
+from ..order import DEFAULT_SHUFFLE_WIDTH, Drawn, Epochs, Share, Shuffle, checked_classes, checked_weights
 from ..plan import CutoutPlan
 from ..report import Report
 from ..stages import StageClock
-from .passes import Batches
+from .passes import ACCOUNT, SECOND, Batches, PassTable, torch_loader
 from .workers import Parcel
 
-__all__ = ["ACCOUNT", "AHEAD", "CutoutDataset", "TensorBatch"]
+__all__ = ["CutoutDataset", "TensorBatch", "Watcher"]
 
-ACCOUNT = "lsstcutouts.account"
-"""Key under which a batch from a worker process carries its `Parcel` to the main process; not a column's name."""
 
-AHEAD = "lsstcutouts.ahead"
-"""Key under which a batch that is brought to a device ahead of the loop carries its `Account` until it is handed out."""
+class Watcher(Protocol):
+    """What wants to know how the loaders of a dataset are used: the data module that made them."""
+
+    def handed_out(self, loader: Any, batch: TensorBatch) -> None:
+        """Take note of a batch."""
+
+    def position_of_training(self, loader: Any, epoch: int, done: int) -> tuple[int, int]:
+        """Return how far the training is, from how far its loader is: a batch may be fetched and not trained on."""
+
+    def used_by_trainer(self, loader: Any) -> None:
+        """Take note that a trainer of Lightning begins a pass."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
-    """Yields whole batches of cutouts; use it through a `CutoutLoader`.
+    """Yields whole batches of cutouts; use it through a `CutoutLoader`, which says which epoch comes next.
+
+    In a plain loop, in torch's own ``DataLoader(dataset, batch_size=None)`` and in torchdata's ``StatefulDataLoader`` each
+    pass is the next epoch, whatever the worker processes; there `set_epoch` chooses. One such loader belongs to one
+    dataset: `copy.copy` gives another one its own count of epochs, and the same cache.
 
     Parameters
     ----------
@@ -75,6 +89,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         of times, rounded down or up; the batches then hold ``repeat``, how often a target came before in the epoch.
     balance
         ``(len(rows),)`` classes, numbers or words: each is drawn equally often in total, its targets as ``weights`` says.
+        A missing class is an error, as is a weight that is missing or negative.
     epoch_size
         Targets that an epoch draws; by default as many as there are.
     replacement
@@ -143,7 +158,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             shuffle_width=shuffle_width,
             seed=seed,
             weights=None if weights is None else checked_weights(weights),
-            balance=None if balance is None else np.unique(np.asarray(balance), return_inverse=True)[1].reshape(-1),
+            balance=None if balance is None else checked_classes(balance),
             epoch_size=epoch_size,
             replacement=replacement,
             pads=pads,
@@ -151,8 +166,6 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         """Which rows each step reads, in every epoch."""
         self.threads = threads
         self.sharing = sharing
-        self.in_flight = 2
-        """Batches that a worker process may have sent and the loop not taken; a `CutoutLoader` says how many."""
         self.cache = TileCache(cache_bytes) if cache is None else cache
         self.options = ReadOptions(
             planes=planes,  # type: ignore[arg-type]
@@ -168,17 +181,17 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             seed=seed,
             columns=None if columns is None else tuple(columns),
         )
-        self.form = Form()
-        """How batches leave the threads; a `CutoutLoader` sets it."""
+        self.watcher: weakref.ref[Watcher] | None = None
         self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
         self._pinned_reader: CutoutReader | None = None
         self._whole = rows is None
         self._report: Report | None = None
         self._identity: str | None = None
-        # (epoch, batches already delivered, lanes): shared memory, so that it reaches workers that outlive an epoch.
-        self._position = torch.tensor([0, 0, self.epochs.schedule.lanes])
-        self.share_position()
+        self.passes = PassTable(0, self.epochs.schedule.lanes)
+        """Counts passes that no `CutoutLoader` begins."""
+        self.under_way: weakref.WeakSet[Batches] = weakref.WeakSet()
+        """Those passes of this process that have given a batch and not ended."""
 
     @property
     def steps(self) -> int:
@@ -186,97 +199,119 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         return self.epochs.schedule.steps
 
     @property
-    def lanes(self) -> int:
-        """Parts of the sky that take turns in the order: the number of ranks of the run that began the training."""
-        return int(self._position[2])
-
-    @property
     def report(self) -> Report:
-        """What became of the rows in the latest epoch that was begun, so far.
+        """What became of the rows in the latest pass that was begun, so far; what other worker processes read is missing."""
+        return self._report or self.new_report(self.passes.upcoming(), self.passes.lanes)
 
-        Batches that worker processes read, or that go to a device, count when a `CutoutLoader` hands them out.
-        """
-        if self._report is None:
-            self._report = Report(self.plan, None if self._whole else self.rows)
-            if self.epochs.partial:
-                self._report.set_aside(np.setdiff1d(self.rows, self.order(int(self._position[0]))))
+    def new_report(self, epoch: int, lanes: int) -> Report:
+        """Begin the account of an epoch."""
+        self._report = Report(self.plan, None if self._whole else self.rows)
+        if self.epochs.partial:
+            self._report.set_aside(np.setdiff1d(self.rows, self.order(epoch, lanes)))
         return self._report
 
-    def begin_report(self) -> None:
-        """Begin the account of an epoch."""
-        self._report = None
-
-    def settings(self) -> dict[str, int | str]:
+    def settings(self, lanes: int) -> dict[str, int | str]:
         """Return plain values: what must be the same for a place in an epoch to mean the same targets."""
         if self._identity is None:
             digest = hashlib.sha256(self.plan.fingerprint().encode())
             digest.update(self.rows.tobytes())
             self._identity = digest.hexdigest()[:16]
-        return {**self._laned().settings(), "targets": self._identity}
+        return {**self.epochs.with_lanes(lanes).settings(), "targets": self._identity}
 
     def __getstate__(self) -> dict[str, Any]:
         # Worker processes need no account of what others have read, and no page-locked memory.
-        return {**self.__dict__, "_report": None, "_pinned_reader": None}
+        state = {**self.__dict__, "_report": None, "_pinned_reader": None, "watcher": None}
+        del state["under_way"]
+        if get_spawning_popen() is None:  # a copy, which counts its own passes
+            state["passes"] = PassTable(self.passes.upcoming(), self.passes.lanes)
+        else:
+            self.checked_loader()
+        return state
 
-    def share_position(self) -> None:
-        """Put the position where worker processes see it change; a copied dataset has its own."""
-        self._position.share_memory_()  # type: ignore[no-untyped-call]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.under_way = weakref.WeakSet()
 
-    def seek(self, epoch: int, done: int = 0, lanes: int | None = None) -> None:
-        """Let the next iterator start at batch ``done`` of ``epoch``, in worker processes too.
+    def checked_loader(self) -> Callable[[], DataLoader[Any] | None]:
+        """Return torch's loader, weakly, where one begins a pass here.
+
+        Raises
+        ------
+        ConfigurationError
+            If it has a batch size, or another one is reading.
+        """
+        found, collates = torch_loader()
+        loader = found()
+        if collates or (loader is not None and loader.batch_size is not None):
+            raise ConfigurationError(
+                "a CutoutDataset yields whole batches: give DataLoader batch_size=None, and the size of a batch to the "
+                f"dataset (it has batch_size={self.epochs.batch_size}); or use CutoutLoader(dataset)"
+            )
+        self.refuse_second(loader)
+        return found
+
+    def refuse_second(self, loader: DataLoader[Any] | None) -> None:
+        """Refuse a torch loader where another one has a pass under way in this process."""
+        for collected in (False, True):
+            others = [other for one in self.under_way if (other := one.loader()) is not None]
+            if loader is None or all(other is loader for other in others):
+                return
+            if not collected:  # one that is gone may wait for the garbage collector
+                gc.collect()
+        raise ConfigurationError(SECOND)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next pass be this epoch, in a plain loop or torch's own loader; a `CutoutLoader` has its own ``set_epoch``."""
+        if epoch < 0:
+            raise ConfigurationError(f"epoch must be at least 0, got {epoch}")
+        self.passes.set_epoch(epoch)
+
+    def order(self, epoch: int, lanes: int | None = None) -> NDArray[np.int64]:
+        """Return the plan's target numbers in the order of an epoch, all ranks together.
 
         Parameters
         ----------
-        epoch, done
-            Not negative; at most all batches of an epoch are done.
+        epoch
+            Not negative.
         lanes
-            As in the run that began the training; by default they stay.
+            Parts of the sky that take turns: the number of ranks of the run that began the training; by default of this.
         """
-        if epoch < 0 or not 0 <= done <= self.steps:
-            raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {self.steps} batches")
-        self._position[0], self._position[1] = epoch, done
-        if lanes is not None:
-            self._position[2] = lanes
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the plan's target numbers in the order of an epoch, all ranks together."""
-        return self.rows[self._laned().order(epoch).rows]
-
-    def _laned(self) -> Epochs:
-        self.epochs = self.epochs.with_lanes(self.lanes)
-        return self.epochs
+        return self.rows[self.epochs.with_lanes(lanes or self.passes.lanes).order(epoch).rows]
 
     def __iter__(self) -> "Batches":
         return Batches(self)
 
-    def batches(self, epoch: int, start: int, taken: int = 0) -> Iterator[TensorBatch]:
-        """Yield the batches of an epoch that are this process's to read, from batch ``start`` on, but the first ``taken``."""
-        epochs = self._laned()
+    def batches(
+        self, epoch: int, start: int, lanes: int, *, taken: int = 0, form: Form | None = None, in_flight: int = 2
+    ) -> Iterator[TensorBatch]:
+        """Yield the batches of an epoch that are this process's to read, each with what became of it under `ACCOUNT`.
+
+        Parameters
+        ----------
+        epoch, lanes
+            As in `order`.
+        start
+            First batch, of all worker processes together.
+        taken
+            How many of this process's to leave out from there on.
+        form
+            How batches leave the threads; by default as plain tensors.
+        in_flight
+            Batches that a worker process may have sent and the loop not taken.
+        """
+        epochs = self.epochs.with_lanes(lanes)
         drawn = epochs.order(epoch)
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         threads = self.threads or max(1, default_threads() // stride)
         self.cache.share_among(stride * self.sharing if worker else 1)
         requests = self._requests(drawn, epochs.bounds[start + first + taken * stride :: stride].tolist())
-        if worker is None and start + taken == 0:
-            self.begin_report()
-        # An iterator that is given up and goes on all the same does not write into the report of a later epoch.
-        report = self.report
-        ready = self._ready(requests, threads, in_worker=worker is not None)
+        ready = self._ready(requests, form or Form(), threads, stride, in_worker=worker is not None)
         if worker is not None:
-            yield from self._posted(ready)
+            yield from self._posted(ready, in_flight)
             return
         for tensors, account in ready:
-            if self.form.on_device:
-                yield {**tensors, AHEAD: account}  # type: ignore[dict-item]
-            else:
-                report.add(account)
-                yield tensors
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Epoch of the next iterator, and the batches of it that are done."""
-        return int(self._position[0]), int(self._position[1])
+            yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
 
     def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
         """Yield what each batch of this process is to hold."""
@@ -285,14 +320,15 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
 
     def _ready(
-        self, requests: Iterator[Request], threads: int, *, in_worker: bool
+        self, requests: Iterator[Request], form: Form, threads: int, processes: int, *, in_worker: bool
     ) -> Iterator[tuple[TensorBatch, Account]]:
         """Return batches and their accounts, finished by threads of this process."""
         # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
-        form = replace(self.form, pinned=self.form.pinned and not in_worker)
+        form = replace(form, pinned=form.pinned and not in_worker)
         reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
-        return stream(reader, requests, threads=threads, ahead=max(2, threads), then=finish)
+        pool = threads_for(self.plan, threads, processes)
+        return stream(reader, requests, threads=pool, ahead=max(2, threads), then=finish)
 
     def _reader_into_pinned(self) -> CutoutReader:
         if self._pinned_reader is None:
@@ -308,7 +344,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         weakref.finalize(array.base, self.cache.release, array.nbytes).atexit = False
         return array
 
-    def _posted(self, ready: Iterator[tuple[TensorBatch, Account]]) -> Iterator[TensorBatch]:
+    def _posted(self, ready: Iterator[tuple[TensorBatch, Account]], in_flight: int) -> Iterator[TensorBatch]:
         """Yield the batches of a worker process, each with its `Parcel`.
 
         What has been sent lies in shared memory until the loop takes it, and is reserved for so long.
@@ -318,7 +354,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             for tensors, account in ready:
                 sent.append(sum(values.nbytes for values in tensors.values() if isinstance(values, torch.Tensor)))
                 self.cache.reserve(sent[-1])
-                if len(sent) > self.in_flight:
+                if len(sent) > in_flight:
                     self.cache.release(sent.popleft())
                 yield {**tensors, ACCOUNT: Parcel(account, self.cache.stats(), os.getpid())}  # type: ignore[dict-item]
         finally:

@@ -1,16 +1,20 @@
 """Worker processes that die: what the user is told, and how a pass that failed ends."""
 
+import atexit
 import signal
 import time
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
 from ..errors import LsstCutoutsError, WorkerError
 
-__all__ = ["any_dead", "dismiss", "worker_error", "workers_of"]
+__all__ = ["any_dead", "dismiss", "dismiss_with", "worker_error", "workers_of"]
 
 _PATIENCE, _POLL = 3.0, 0.02
 """Seconds in which a worker that broke a connection is seen to have ended, and between two looks."""
@@ -54,6 +58,32 @@ def dismiss(batches: Any) -> None:
         # torch's handler of SIGCHLD says once more, wherever the process is, that a worker was killed.
         with suppress(RuntimeError):
             shutdown()
+    getattr(batches, "_owner_is_gone", bool)()  # ends the thread of `dismiss_with`
+
+
+def dismiss_with(owner: object, batches: Any) -> None:
+    """End the worker processes behind an iterator when ``owner`` is gone, in a thread of its own.
+
+    torch ends them in ``__del__``: it waits up to five seconds for each, and takes locks of their queues, in whatever
+    thread the garbage collector runs and inside whatever block that has locked. So a thread keeps the iterator out of its
+    reach until it has ended them.
+    """
+    told: SimpleQueue[None] = SimpleQueue()
+
+    def keep() -> None:
+        told.get()
+        dismiss(batches)
+        atexit.unregister(finish)
+
+    def finish() -> None:
+        told.put(None)
+        thread.join()
+
+    batches._owner_is_gone = weakref.finalize(owner, told.put, None)
+    batches._owner_is_gone.atexit = False
+    thread = Thread(target=keep, name="lsstcutouts-workers", daemon=True)
+    thread.start()
+    atexit.register(finish)
 
 
 def worker_error(error: BaseException, batches: Any, place: str) -> WorkerError | None:

@@ -1,26 +1,85 @@
 """The loader: hands out batches and knows its place in the epoch."""
 
 import logging
+import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 from ..cache import CacheStats
-from ..cutout import Account
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
-from ..errors import ConfigurationError, WorkerError
+from ..errors import ConfigurationError
 from ..report import Report
 from .changes import resumed
-from .cutouts import ACCOUNT, AHEAD, CutoutDataset
-from .faults import any_dead, dismiss, worker_error
-from .workers import Parcel, WorkerCaches
+from .cutouts import CutoutDataset, Watcher
+from .faults import any_dead, dismiss, dismiss_with, worker_error
+from .passes import ACCOUNT
+from .workers import Parcel, WorkerCaches, preload_fork_server
 
-__all__ = ["CutoutLoader"]
+__all__ = ["CutoutLoader", "position_of_training"]
 
 _log = logging.getLogger(__name__)
+
+
+class _Assigned(IterableDataset[TensorBatch]):
+    """What worker processes read: the batches of the pass that stands in shared memory when they begin it."""
+
+    def __init__(self, dataset: CutoutDataset, form: Form, in_flight: int) -> None:
+        super().__init__()
+        self.dataset, self.form, self.in_flight = dataset, form, in_flight
+        self.place = torch.zeros(3, dtype=torch.int64)  # epoch, first batch, lanes
+        self.place.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        epoch, start, lanes = self.place.tolist()
+        return self.dataset.batches(epoch, start, lanes, form=self.form, in_flight=self.in_flight)
+
+
+class _Told(SequentialSampler):
+    """Hears which epoch a trainer is in: Lightning tells it to the sampler of a loader.
+
+    It is a `SequentialSampler`, or Lightning would make another loader to switch off shuffling for ``overfit_batches``.
+    """
+
+    def __init__(self, loader: "CutoutLoader") -> None:
+        super().__init__(loader.dataset)  # type: ignore[arg-type]
+        self._loader = weakref.ref(loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the loader's next pass be the trainer's epoch."""
+        loader, caller = self._loader(), sys._getframe(1).f_back  # who calls Lightning's function that calls this
+        if loader is None:
+            return
+        loop = None if caller is None else caller.f_locals.get("self")
+        if hasattr(loop, "epoch_loop"):
+            loader.fit_loop = weakref.ref(loop)
+        # Fabric tells, too, and has no data modules.
+        loader.told(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
+
+
+def position_of_training(
+    fit_loop: Any, loader: "CutoutLoader", epoch: int, done: int, *, ahead: int = 0
+) -> tuple[int, int]:
+    """Return how far Lightning's training is, from how far its loader is.
+
+    Parameters
+    ----------
+    fit_loop
+        Of the trainer.
+    loader, epoch, done
+        The loader and its position.
+    ahead
+        Batches that were fetched and are not on the device: Lightning does not count them yet.
+    """
+    progress = fit_loop.epoch_loop.batch_progress.current
+    # A batch that was fetched when an exception or a signal came was not trained on.
+    done = max(0, done - ahead - max(0, progress.ready - getattr(progress, "processed", progress.ready)))
+    # With limit_train_batches an epoch is over before the loader's.
+    return (epoch, done) if fit_loop.max_batches >= len(loader) or done < fit_loop.max_batches else (epoch + 1, 0)
 
 
 def _same(batch: Any) -> Any:
@@ -29,11 +88,12 @@ def _same(batch: Any) -> Any:
 
 
 class CutoutLoader(DataLoader[TensorBatch]):
-    """A `DataLoader` over a `CutoutDataset` that knows its place: ``(epoch, done)``.
+    """A `DataLoader` over a `CutoutDataset` that owns its position: ``(epoch, done)``.
 
-    ``done`` counts the batches handed to the loop, whatever is prefetched behind them. A new iterator after a
-    pass that delivered something starts the next epoch; one after an unconsumed pass does not. ``len`` is
-    always the whole epoch.
+    ``done`` counts the batches handed to the loop, whatever is prefetched behind them. A pass takes its position when
+    ``iter`` is called. After a pass that delivered something the next one is the next epoch; after an unconsumed pass
+    it is the same. Under a Lightning trainer the trainer's epoch decides. ``len`` is always the whole epoch. Loaders of
+    one dataset, and copies of a loader, have positions of their own.
 
     Parameters
     ----------
@@ -55,10 +115,14 @@ class CutoutLoader(DataLoader[TensorBatch]):
     pin_memory
         Whether batches lie in page-locked memory, for fast copies to the GPU; by default where CUDA is. Always so
         with a CUDA ``device``.
-    persistent_workers, prefetch_factor, timeout
+    persistent_workers
+        Whether worker processes outlive an epoch, with their caches, until the loader or the training ends. A second pass
+        beside a running one has workers of its own.
+    prefetch_factor, timeout
         As in `torch.utils.data.DataLoader`.
     multiprocessing_context
-        Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork.
+        Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork. Its server
+        imports once what all workers need.
     sampler, batch_sampler
         Must be None: the dataset orders itself. They are there since Lightning passes them when it makes a loader
         anew for prediction.
@@ -73,7 +137,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         wire: Wire = "float32",
         channels_last: bool = False,
         pin_memory: bool | None = None,
-        persistent_workers: bool = False,
+        persistent_workers: bool = True,
         prefetch_factor: int | None = None,
         timeout: float = 0,
         multiprocessing_context: Any = None,
@@ -86,6 +150,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
             )
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
+            preload_fork_server()
         self.device, self.wire, self.channels_last = resolved(device), wire, channels_last
         self.transfer: Transfer | None = transfer_to(self.device, wire, channels_last=channels_last)
         """Brings batches to the device; None where they stay in host memory."""
@@ -96,24 +161,62 @@ class CutoutLoader(DataLoader[TensorBatch]):
             collate_fn=_same,
             num_workers=num_workers,
             pin_memory=pinned and num_workers > 0,
-            persistent_workers=persistent_workers,
+            persistent_workers=persistent_workers and num_workers > 0,
             prefetch_factor=prefetch_factor,
             timeout=timeout,
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
         self._pinned = pinned and num_workers == 0
-        dataset.share_position()
-        dataset.in_flight = self.prefetch_factor or 0
-        self.workers = WorkerCaches()
-        """Figures of the caches of this loader's worker processes."""
         self.epoch, self.done = 0, 0
-        self.adjusted: Callable[[int, int], tuple[int, int]] | None = None
-        """What a trainer makes of the place: it may have fetched a batch and not trained on it."""
+        self.lanes = dataset.epochs.schedule.lanes
+        """Parts of the sky that take turns in the order: the number of ranks of the run that began the training."""
         self.waited = 0.0
         """Seconds that loops have waited in this loader for a batch."""
-        self._delivered = False
+        self.begun = False
+        """Whether a batch has been asked for."""
         self._said = False
-        self._passes = 0
+        self._delivered = False
+        # By how much our epochs differ from those that Lightning tells; and the passes that it began beyond the one of
+        # its epoch, where it goes over a short loader more than once.
+        self._offset, self._more = 0, 0
+        self._told = False
+        self._resumed: int | None = None  # Lightning's epoch, by our count, at a position that was loaded
+        self._own_state()
+
+    def _own_state(self) -> None:
+        """Set what no copy shares."""
+        self.workers = WorkerCaches()
+        """Figures of the caches of this loader's worker processes."""
+        weakref.finalize(self, self.workers.retire).atexit = False  # they end with it
+        self._report: Report | None = None
+        self._latest: Callable[[], _Pass | None] = _nobody  # pass that counts
+        self._made: Callable[[], _Pass | None] = _nobody
+        self.fit_loop: Callable[[], Any] = _nobody
+        """Lightning's loop that trains on this loader, weakly."""
+        self._holder: Callable[[], _Pass | None] = _nobody  # of the workers that stay
+        self._staying: DataLoader[TensorBatch] | None = None
+        self._iterator = None  # of these workers; Lightning ends them through it
+        self.__dict__["sampler"] = _Told(self)  # torch lets nobody else set it
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {
+            "_report",
+            "_latest",
+            "_made",
+            "fit_loop",
+            "_holder",
+            "_staying",
+            "_iterator",
+            "sampler",
+            "transfer",
+            "workers",
+        }
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.transfer = transfer_to(self.device, self.wire, channels_last=self.channels_last)
+        self._own_state()
 
     @property
     def _on_cuda(self) -> bool:
@@ -124,52 +227,146 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """The dataset, with its type."""
         return self.dataset  # type: ignore[return-value]
 
+    @property
+    def _watcher(self) -> Watcher | None:
+        return None if self.cutouts.watcher is None else self.cutouts.watcher()
+
     def __len__(self) -> int:
         return self.cutouts.steps
 
     def __iter__(self) -> "_Pass":  # type: ignore[override]
         self._say_losses()  # of a pass that was cut short
+        self._advance()
+        made = _Pass(self, self.epoch, self.done)
+        self._latest = self._made = weakref.ref(made)
+        return made
+
+    def _advance(self) -> None:
+        """Go to the next epoch if this one has begun or is over."""
         if self._delivered or self.done >= len(self) > 0:
-            self.epoch, self.done = self.epoch + 1, 0
-        self._delivered = False
-        self._passes += 1
-        if not self.persistent_workers:
-            self.workers.retire()
-        self.cutouts.seek(self.epoch, self.done)
-        if self.done == 0:
-            self.cutouts.begin_report()
-        self.cutouts.form = Form(self._pinned, self.wire, self.channels_last, self.transfer is not None)
-        if any_dead(self._iterator):  # persistent workers that were killed or interrupted between two batches
+            self._move(self.epoch + 1, 0)
+            self._more += self._told
+
+    def _move(self, epoch: int, done: int) -> None:
+        """Let the next pass start here; the latest one does not count any more, unless it starts here, too."""
+        self.epoch, self.done, self._delivered = epoch, done, False
+        latest = self._latest()
+        if latest is not None and (latest.begun or latest.place != (epoch, done)):
+            self._latest = _nobody
+
+    def begin(self, by: "_Pass", epoch: int, start: int) -> Iterator[TensorBatch]:
+        """Return the batches of a pass from batch ``start`` of an epoch on."""
+        self.begun = True
+        if by is self._latest() and (self._report is None or start == 0):
+            self._report = self.cutouts.new_report(epoch, self.lanes)
+        form = Form(self._pinned, self.wire, self.channels_last, self.transfer is not None)
+        if not self.num_workers:
+            return self.cutouts.batches(epoch, start, self.lanes, form=form)
+        if not self.persistent_workers or by is not self._latest():
+            if not self.persistent_workers:
+                self.workers.retire()
+            batches = iter(self._workers(form, (epoch, start, self.lanes), stay=False))
+            dismiss_with(by, batches)
+            return batches
+        holder = self._holder()
+        if holder is not None and holder is not by:
+            holder.lose_workers()
+        if any_dead(self._iterator):  # killed or interrupted between two batches
             self.drop_workers(self._iterator)
-        batches: Iterator[TensorBatch] = super().__iter__()
-        return _Pass(self, self._passes, batches)
+        place = epoch, start, self.lanes
+        if self._staying is None or self._iterator is None:  # Lightning may have ended them
+            self.workers.retire()
+            self._staying = self._workers(form, place, stay=True)
+        self._staying.dataset.place[:] = torch.tensor(place)  # type: ignore[attr-defined]
+        earlier = self._iterator
+        try:
+            self._iterator, self._holder = iter(self._staying), weakref.ref(by)
+        except BaseException:  # Ctrl-C, too: the workers are between two passes
+            self.drop_workers(earlier)
+            raise
+        if self._iterator is not earlier:
+            dismiss_with(self, self._iterator)
+        return self._iterator
+
+    def _workers(self, form: Form, place: tuple[int, int, int], *, stay: bool) -> DataLoader[TensorBatch]:
+        """Return a loader that starts worker processes of its own."""
+        assigned = _Assigned(self.cutouts, form, self.prefetch_factor or 2)
+        assigned.place[:] = torch.tensor(place)
+        return DataLoader(
+            assigned,
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=stay,
+            prefetch_factor=self.prefetch_factor,
+            timeout=self.timeout,
+            worker_init_fn=self.worker_init_fn,
+            multiprocessing_context=self.multiprocessing_context,
+            generator=torch.Generator(),  # or each pass would draw from the global one
+        )
+
+    def keeps(self, batches: Any) -> bool:
+        """Return whether an iterator is that of the workers that stay for the next pass."""
+        return batches is not None and batches is self._iterator
 
     def drop_workers(self, batches: Any) -> None:
         """End the worker processes of a pass that failed; the next pass starts others."""
         if batches is self._iterator:
-            self._iterator = None
+            self._iterator = self._staying = None
         dismiss(batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be this epoch, from its beginning."""
-        self.cutouts.seek(epoch)
-        self.epoch, self.done, self._delivered = epoch, 0, False
+        """Let the next pass be this epoch, from its beginning.
+
+        Under a Lightning trainer this is not needed: the trainer's epoch decides.
+        """
+        if epoch < 0:
+            raise ConfigurationError(f"epoch must be at least 0, got {epoch}")
+        self._move(epoch, 0)
+
+    def told(self, epoch: int, *, by_trainer: bool) -> None:
+        """Follow the epoch that Lightning is in, also in a pass that has not begun yet: it begins some before it tells."""
+        watcher = self._watcher
+        if by_trainer and watcher is not None:
+            watcher.used_by_trainer(self)
+        self._told = True
+        if self._resumed is not None:  # Fabric counts from zero again; a trainer that resumes does not
+            self._offset, self._resumed = self._resumed - epoch, None
+            return
+        self._more = 0
+        if epoch + self._offset != self.epoch or self._delivered or self.done >= len(self) > 0:
+            self._move(epoch + self._offset, 0)
+            self.restart()
+
+    def restart(self) -> None:
+        """Let the pass that was made last start where the loader is now, if it has not begun."""
+        made = self._made()
+        if made is not None and not made.begun:
+            self._advance()
+            made.place = self.epoch, self.done
+            self._latest = self._made
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place of the loop, and what gives it its meaning; plain values.
 
-        ``epoch`` and the batches of it that are ``done``, and under ``order`` what must be the same when it goes on.
+        ``epoch`` and the batches of it that are ``done``; under ``order`` what must be the same when it goes on; under
+        ``more`` the passes that a trainer has begun beyond the one of its epoch.
         """
         epoch, done = self.epoch, self.done
-        if self.adjusted is not None:
-            epoch, done = self.adjusted(epoch, done)
-        return {"epoch": epoch, "done": done, "order": self.cutouts.settings()}
+        watcher, fit_loop = self._watcher, self.fit_loop()
+        if watcher is not None:
+            epoch, done = watcher.position_of_training(self, epoch, done)
+        elif fit_loop is not None:
+            epoch, done = position_of_training(fit_loop, self, epoch, done)
+        return {"epoch": epoch, "done": done, "more": self._more, "order": self.cutouts.settings(self.lanes)}
 
     def follow(self, earlier: "CutoutLoader") -> None:
-        """Go on after an earlier loader of the same dataset, as if it were this one."""
+        """Go on after an earlier loader of the same targets, as if it were this one."""
         self.epoch, self.done, self._delivered = earlier.epoch, min(earlier.done, len(self)), earlier._delivered
-        self.cutouts.seek(self.epoch, self.done, earlier.cutouts.lanes)
-        self.waited = earlier.waited
+        self.lanes, self.waited = earlier.lanes, earlier.waited
+        self._offset, self._more, self._told = earlier._offset, earlier._more, earlier._told
+        self._resumed = earlier._resumed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next pass go on where ``state`` was taken.
@@ -183,16 +380,22 @@ class CutoutLoader(DataLoader[TensorBatch]):
             global batch size, another order. Between two epochs there is a warning, and the next one has the new order.
         """
         epoch, done = int(state["epoch"]), int(state["done"])
-        lanes, done = resumed(state.get("order"), self.cutouts.settings(), epoch, done, len(self))
-        self.cutouts.seek(epoch, done, lanes)
+        lanes, done = resumed(state.get("order"), self.cutouts.settings(self.lanes), epoch, done, len(self))
+        if epoch < 0 or not 0 <= done <= len(self):
+            raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {len(self)} batches")
+        self.lanes = lanes or self.lanes
         if epoch != self.epoch:
-            self.cutouts.begin_report()
-        self.epoch, self.done, self._delivered = epoch, done, False
+            self._report = None
+        self._move(epoch, done)
+        self._more = int(state.get("more", 0))
+        self._resumed = epoch - self._more + (done >= len(self) > 0)
 
     @property
     def report(self) -> Report:
         """What became of the rows in the latest epoch that was begun, so far; of this process's share of them."""
-        return self.cutouts.report
+        if self._report is None:
+            self._report = self.cutouts.new_report(self.epoch, self.lanes)
+        return self._report
 
     def cache_info(self) -> CacheStats:
         """Return what the caches of this process and of the loader's worker processes have done and hold, together."""
@@ -206,28 +409,41 @@ class CutoutLoader(DataLoader[TensorBatch]):
             self._said = True
             _log.warning("%s (`report` of the loader)", losses)
 
-    def count(self, number: int, waited: float, parcel: Parcel | None, account: Account | None) -> None:
-        """Take note that pass ``number`` hands out one more batch, after so many seconds; only the latest one counts."""
-        if number != self._passes:
+    def count(self, by: "_Pass", batch: TensorBatch, waited: float) -> None:
+        """Take note that a pass hands out one more batch, after so many seconds; only the latest pass counts."""
+        account: Any = batch.pop(ACCOUNT)
+        if by is not self._latest():
             return
-        if parcel is not None:
-            self.report.add(parcel.account)
-            self.workers.note(parcel)
-        if account is not None:
-            self.report.add(account)
+        if isinstance(account, Parcel):
+            self.workers.note(account)
+            account = account.account
+        self.report.add(account)
         self.done += 1
         self.waited += waited
         self._delivered = True
+        self._resumed = None
+        watcher = self._watcher
+        if watcher is not None:
+            watcher.handed_out(self, batch)
         if self.done == len(self):  # Lightning stops here, and never asks for the end
             self._say_losses()
+
+
+def _nobody() -> None:
+    """Stand for a pass that is gone."""
 
 
 class _Pass:
     """One pass over a loader, counting what it hands out. An error ends it, and its worker processes, at once."""
 
-    def __init__(self, loader: CutoutLoader, number: int, source: Iterator[TensorBatch]) -> None:
-        self._loader, self._number, self._source = loader, number, source
-        self._batches = source if loader.transfer is None else Prefetcher(source, loader.transfer)
+    def __init__(self, loader: CutoutLoader, epoch: int, start: int) -> None:
+        self._loader = loader
+        self.place = epoch, start
+        """Epoch and batch at which it starts."""
+        self.begun = False
+        self._taken = 0
+        self._source: Any = None
+        self._batches: Iterator[TensorBatch] = iter(())
 
     def __iter__(self) -> Self:
         return self
@@ -235,29 +451,43 @@ class _Pass:
     def __next__(self) -> TensorBatch:
         start = time.perf_counter()
         try:
+            if self._source is None:
+                self._begin()
             batch = next(self._batches)
         except StopIteration:
+            if not self._loader.keeps(self._source):
+                self._end()
             raise
         except BaseException as error:  # Ctrl-C, too: no worker may outlive the pass that failed; it is raised again
-            death = self._ended(error)
+            place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
+            death = worker_error(error, self._source, place)
+            self._end()
             if death is None:
                 raise
             try:
                 raise death from error
             finally:
                 del death  # a ring with its own traceback would keep the queues open
-        parcel: Any = batch.pop(ACCOUNT, None)
-        account: Any = batch.pop(AHEAD, None)
-        self._loader.count(self._number, time.perf_counter() - start, parcel, account)
+        self._taken += 1
+        self._loader.count(self, batch, time.perf_counter() - start)
         return batch
 
-    def _ended(self, error: BaseException) -> WorkerError | None:
-        """End this pass for an error; return what tells more about it."""
+    def _begin(self) -> None:
+        """Ask for batches now, and not at ``iter``: Lightning makes passes that it never begins."""
+        self.begun = True
+        epoch, start = self.place
+        self._source = self._loader.begin(self, epoch, start + self._taken)
+        transfer = self._loader.transfer
+        self._batches = self._source if transfer is None else Prefetcher(self._source, transfer)
+
+    def lose_workers(self) -> None:
+        """Give the workers to a later pass; if this one goes on all the same, it starts its own."""
+        self._source = None
+
+    def _end(self) -> None:
+        """End this pass, and its worker processes."""
         source, self._source, self._batches = self._source, iter(()), iter(())
-        place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
-        death = worker_error(error, source, place)
         self._loader.drop_workers(source)
-        return death
 
     def __len__(self) -> int:
         return len(self._loader)

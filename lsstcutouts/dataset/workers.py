@@ -1,11 +1,28 @@
-"""What worker processes tell the main process."""
+"""Worker processes: what they import before they start, and what they tell the main process."""
 
+import sys
 from dataclasses import dataclass
+from multiprocessing import forkserver, get_context
 
 from ..cache import CacheStats
 from ..cutout import Account
 
-__all__ = ["Parcel", "WorkerCaches"]
+__all__ = ["Parcel", "WorkerCaches", "preload_fork_server"]
+
+_PRELOADED = ("torch", "lightning.pytorch", "lsstcutouts.dataset", "lsstcutouts.datamodule")
+"""Modules that worker processes need, or that a script imports which they import: 7 to 9 s for each worker otherwise."""
+
+
+def preload_fork_server() -> None:
+    """Let the fork server, when it starts, import what this process has imported of what workers need.
+
+    What somebody has set for it stays, and a server that runs already stays as it is.
+    """
+    server = forkserver._forkserver  # there is no public way to ask what is set
+    wanted = list(getattr(server, "_preload_modules", ["__main__"]))
+    missing = [name for name in _PRELOADED if name in sys.modules and name not in wanted]
+    if missing:
+        get_context("forkserver").set_forkserver_preload([*missing, *wanted])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """The fifth and sixth check: a repository that opens, and a cutout that equals the oracle's."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from ..butler import LocatedFile, Repository, as_names
 from ..cutout import Batch
-from ..errors import ReadError
+from ..errors import LsstCutoutsError, ReadError
 from ..fetcher import LsstDataFetcher
+from ..fits.source import SourceFile, open_source
 from ..geom import YX, Box
 from ..simulate import SimulatedRepository, SimulationConfig, simulate
 from .check import TROUBLE, Check, Finding, Settings, Visit
@@ -192,7 +194,7 @@ def _pairs(
         box = Box.from_start(YX(*starts[row].tolist()), YX(*image.shape[2:]))
         for one in files:
             expected = repository.read_image(one, box) if cells else read_afw(one, box)
-            yield _Pair(image[row, bands.index(one.band)], expected, f"in {box}, band {one.band} of {one.uri}")
+            yield _Pair(image[row, bands.index(one.band)], expected, f"in {box}, band {one.band} of {one.name}")
 
 
 def compare(found: Array, expected: Array) -> str:
@@ -222,14 +224,16 @@ def read_afw(one: LocatedFile, box: Box) -> Array:
         If astropy cannot read them, or they are not all in the file.
     """
     try:
-        with ResourcePath(one.uri).as_local() as local, fits.open(local.ospath) as hdus:
+        with closing(open_source(one.uri)) as source, fits.open(SourceFile(source)) as hdus:
             image = hdus[1]
             file = Box.from_start(_afw_start(image.header), YX(*image.shape))
             if file.contains(box):
                 return np.asarray(image.section[box.slices(file.start)], np.float32)
+    except LsstCutoutsError:
+        raise
     except TROUBLE as error:
-        raise ReadError(f"{one.uri}: astropy cannot read {box}: {error}") from error
-    raise ReadError(f"{one.uri}: its pixels are {file}, {box} is not among them")
+        raise ReadError(f"{one.name}: astropy cannot read {box}: {error}") from error
+    raise ReadError(f"{one.name}: its pixels are {file}, {box} is not among them")
 
 
 def _afw_start(header: fits.Header) -> YX[int]:

@@ -9,6 +9,17 @@ from .coadd import Coadd, open_coadd
 from .layout import PLANES, PlaneLayout
 from .pixels import Unit
 from .psf import PsfGrid
+from .remote import REQUESTS_AT_ONCE, is_web_page
 from .salvage import salvage
 
-__all__ = ["PLANES", "Coadd", "PlaneLayout", "PsfGrid", "Unit", "open_coadd", "salvage"]
+__all__ = [
+    "PLANES",
+    "REQUESTS_AT_ONCE",
+    "Coadd",
+    "PlaneLayout",
+    "PsfGrid",
+    "Unit",
+    "is_web_page",
+    "open_coadd",
+    "salvage",
+]

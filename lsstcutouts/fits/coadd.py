@@ -1,5 +1,6 @@
 """One coadd file: its grid, its planes and their pixels."""
 
+import contextlib
 import os
 import re
 import threading
@@ -23,7 +24,7 @@ from lsstcutouts.geom import YX, Box
 from lsstcutouts.memory import Memory
 from lsstcutouts.stages import StageClock
 
-from .bitplanes import first_bit, mask_bits
+from .bitplanes import first_bit, mask_bit, mask_keys
 from .decode import decode_rectangle, decode_units
 from .fused import is_fused
 from .headers import BadStructureError, Hdu, UnknownFeatureError
@@ -31,9 +32,9 @@ from .layout import PLANES, PlaneLayout
 from .named import Named
 from .pixels import Unit
 from .psf import CellKernels, PsfGrid, cell_kernels
-from .source import ByteSource, LocalSource, open_source
+from .source import ByteSource, open_source
 from .structure import FileStructure, file_structure
-from .tables import plane_layout, table_size
+from .tables import plane_layout, tile_table
 from .units import nanojansky_per_unit
 from .wcs import PixelProjection, array_origin, astropy_wcs, pixel_projection
 
@@ -46,7 +47,9 @@ __all__ = ["Coadd", "open_coadd"]
 _EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
 
 
-def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None) -> "Coadd":
+def open_coadd(
+    uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None, others: Sequence[str] = ()
+) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
     Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
@@ -57,25 +60,30 @@ def open_coadd(uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None
     uri
         A path, or a URI that ``lsst.resources`` reads.
     size
-        Bytes that the file should have; None or less than one where that is not known. Where it is not, and for
-        files of this machine, every HDU is made sure to be there; a remote file is trusted to be whole when it has
-        this size, since each header of an afw file is a request.
+        Bytes that the file should have; None or less than one where that is not known.
+    others
+        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
 
     Raises
     ------
     MissingFileError
         There is no such file.
+    AuthenticationError
+        Its host refuses access.
+    AccessDeniedError
+        This file alone may not be read.
     CorruptFileError
-        It is not FITS, is shorter than its own structure says, or not of ``size`` bytes.
+        It is not FITS, not of ``size`` bytes, or ends before its image does. Other planes are judged when they are
+        first asked for, and nothing else is: a file may lack what nobody reads.
     UnsupportedFormatError
         It is FITS, but no coadd: no image plane, or no place on a tract's pixel grid.
     WriteError
         It is gzipped and there is no room to inflate it.
     """
-    source = open_source(uri)
+    source = open_source(uri, others=others)
     try:
         _check_size(source, size)
-        return Coadd(source, whole=size is None or size < 1 or isinstance(source, LocalSource))
+        return Coadd(source)
     except LsstCutoutsError:
         source.close()
         raise
@@ -97,8 +105,6 @@ class Coadd:
     ----------
     source
         The file.
-    whole
-        Whether to make sure that no HDU is missing.
 
     Attributes
     ----------
@@ -108,17 +114,19 @@ class Coadd:
         Its pixels, tract pixels, as the file says.
     """
 
-    def __init__(self, source: ByteSource, *, whole: bool = True) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self.uri = source.uri
         self._lock = threading.Lock()
         self._hdus: dict[str, Hdu | None] = {}
         self._layouts: dict[str, PlaneLayout] = {}
         with self._named("image"):
-            self._structure: FileStructure = file_structure(source, whole=whole)
+            self._structure: FileStructure = file_structure(source)
         # Another one where the file is gzipped.
         self._source = self._structure.source
         image = self._hdu("image")
         with self._named("image"):
+            if image.cut:
+                raise BadStructureError(image.cut)
             self.bbox = Box.from_start(array_origin(image.cards), _image_shape(image))
 
     @cached_property
@@ -133,8 +141,17 @@ class Coadd:
 
     @property
     def planes(self) -> tuple[str, ...]:
-        """Which of image, mask and variance the file holds; after them ``mask2`` and so on, of more than 31 bits."""
-        return (*(plane for plane in PLANES if self._holds(plane)), *self._mask_hdus[1:])
+        """Which of image, mask and variance the file holds; after them ``mask2`` and so on, of more than 31 bits.
+
+        Without those whose header is damaged; `layout` says what is wrong with it.
+        """
+        found = []
+        for plane in PLANES:
+            with contextlib.suppress(CorruptFileError):
+                found += [plane] if self._holds(plane) else []
+        with contextlib.suppress(CorruptFileError):
+            found += self._mask_hdus[1:]
+        return tuple(found)
 
     @cached_property
     def projection(self) -> PixelProjection:
@@ -165,8 +182,22 @@ class Coadd:
         ------
         PlaneError
             The file has no mask plane.
+        CorruptFileError
+            One of the bits is none.
         """
-        return {name: first_bit(plane) + bit for name, (plane, bit) in self._mask_places.items()}
+        places = {name: self.mask_place(name) for name in self.mask_names}
+        return {name: first_bit(plane) + bit for name, (plane, bit) in places.items()}
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        """Names of the mask planes, whatever their bits.
+
+        Raises
+        ------
+        PlaneError
+            The file has no mask plane.
+        """
+        return tuple(self._mask_keys)
 
     def mask_place(self, name: str) -> tuple[str, int]:
         """Return the plane (``mask``, ``mask2``, ...) and the bit in its pixels of a mask plane.
@@ -175,20 +206,23 @@ class Coadd:
         ------
         PlaneError
             The file has no mask, or no mask plane of this name.
+        CorruptFileError
+            What the header says of its bit is no bit.
         """
-        place = self._mask_places.get(name)
-        if place is None:
-            raise PlaneError(f"{self.uri} has no mask plane {name!r}; it has {', '.join(sorted(self._mask_places))}")
-        return place
+        if name not in self._mask_keys:
+            raise PlaneError(f"{self.uri} has no mask plane {name!r}; it has {', '.join(sorted(self._mask_keys))}")
+        plane, key = self._mask_keys[name]
+        with self._named(plane):
+            return plane, mask_bit(self._hdu(plane).cards, key)
 
     @cached_property
-    def _mask_places(self) -> dict[str, tuple[str, int]]:
-        places: dict[str, tuple[str, int]] = {}
+    def _mask_keys(self) -> dict[str, tuple[str, str]]:
+        """HDU and keyword of each mask plane. The bits are read when they are asked for: one may be damaged."""
+        keys: dict[str, tuple[str, str]] = {}
         for plane in self._mask_hdus or ("mask",):
-            cards = self._hdu(plane).cards
-            with self._named(plane):
-                places |= {name: (plane, bit) for name, bit in mask_bits(cards).items() if name not in places}
-        return places
+            found = mask_keys(self._hdu(plane).cards)
+            keys |= {name: (plane, key) for name, key in found.items() if name not in keys}
+        return keys
 
     @cached_property
     def _mask_hdus(self) -> tuple[str, ...]:
@@ -197,6 +231,10 @@ class Coadd:
         # Only lsst.images writes several; in afw files the search would read every header up to the end of the file.
         while planes and "MSKN0000" in self._hdu(planes[-1]).cards and self._holds(f"mask{len(planes) + 1}"):
             planes.append(f"mask{len(planes) + 1}")
+        if planes and "MSKN0030" in (last := self._hdu(planes[-1])).cards:
+            with self._named(planes[-1]):
+                if (why := self._structure.cut_off()) and self._structure.at(last.index + 1) is None:
+                    raise BadStructureError(f"the mask may go on behind the cut; the file is {why}")
         return tuple(planes)
 
     @cached_property
@@ -271,7 +309,7 @@ class Coadd:
         PlaneError
             The file has no such plane.
         CorruptFileError
-            Its header or its tile table is damaged.
+            Its header or its tile table is damaged, or the file ends before it does.
         UnsupportedFormatError
             It is not a two-dimensional image.
         """
@@ -280,9 +318,8 @@ class Coadd:
             return known
         hdu = self._hdu(plane)
         with self._named(plane):
-            size = table_size(hdu)
-            table = hdu.lead if len(hdu.lead) >= size else self._source.read(hdu.data_at, size)
-            layout = plane_layout("mask" if plane.startswith("mask") else plane, hdu, table, self._source.size)
+            table = tile_table(self._source, hdu)
+            layout = plane_layout("mask" if plane.startswith("mask") else plane, hdu, table)
             layout = layout if layout.plane == plane else replace(layout, plane=plane)
             if layout.shape != self.bbox.shape:
                 raise BadStructureError(f"{layout.shape} pixels, the image has {self.bbox.shape}")
@@ -423,6 +460,9 @@ class Coadd:
         hdu = self._find(plane)
         if hdu is not None and self._holds(plane):
             return hdu
+        with self._named(plane):
+            if hdu is None and (why := self._structure.cut_off()):
+                raise BadStructureError(f"not there; the file is {why}")
         if plane == "image":
             raise UnsupportedFormatError(f"{self.uri} has no image plane: not a coadd, or not of a known layout")
         raise PlaneError(

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from lsstcutouts.geom import YX, Box
 
-from .fallback import decode_stream
 from .headers import BadStructureError
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
 from .pixels import Empty
@@ -34,6 +33,9 @@ No stream can hold more: deflate packs 1032 bytes into one, Rice 683 pixels (blo
 HCOMPRESS stream of equal pixels has 25 bytes whatever their number. So what damaged bytes can make us allocate is
 bounded by their own number.
 """
+
+_MOST_BIT_PLANES = 63
+"""Of the integers of an HCOMPRESS stream."""
 
 _MOST_DEFLATED = 1032
 """Bytes that one byte of a deflate stream can stand for (a match of 258 bytes in 2 bits)."""
@@ -172,8 +174,10 @@ def _values(layout: PlaneLayout, stream: memoryview, shape: YX[int], kind: int, 
     n = shape.y * shape.x
     if not len(stream):
         raise BadStructureError("no data")
-    if layout.fallback and not kind:
-        return decode_stream(layout.compression, stream, shape, layout.smooth)
+    if layout.compression == "PLIO_1" and not kind:
+        return _plio(stream, n)
+    if layout.compression == "HCOMPRESS_1" and not kind:
+        return _hcompress(stream, shape, layout.smooth)
     if layout.compression == "RICE_1" and not kind:
         return _rice(stream, n, *layout.rice)
     if kind == VERBATIM or (kind == PLAIN and layout.compression in ("NONE", "NOCOMPRESS")):
@@ -276,6 +280,37 @@ def _rice(stream: memoryview, n: int, block: int, width: int) -> Array:
     except (imagecodecs.RcompError, ValueError) as error:
         raise BadStructureError(f"Rice stream: {error}") from error
     return values
+
+
+def _plio(stream: memoryview, n: int) -> Array:
+    """Return the integers of a PLIO line list."""
+    words = np.frombuffer(stream[: len(stream) // 2 * 2], ">i2").astype(np.int16)
+    try:
+        return imagecodecs.plio_decode(words.view(np.uint8), npix=n)
+    except (imagecodecs.PlioError, ValueError) as error:
+        raise BadStructureError(f"PLIO line list: {error}") from error
+
+
+def _hcompress(stream: memoryview, shape: YX[int], smooth: int) -> Array:
+    """Return the integers of an HCOMPRESS stream, row by row."""
+    # A header of 25 bytes (White 1992): the decoder makes an array of the shape that it announces, whatever the tile's.
+    planes, announced = stream[22:25], (int.from_bytes(stream[2:6]), int.from_bytes(stream[6:10]))
+    if (
+        bytes(stream[:2]) != b"\xdd\x99"
+        or len(planes) < 3
+        or max(planes) > _MOST_BIT_PLANES
+        or announced != tuple(shape)
+    ):
+        raise BadStructureError(f"no HCOMPRESS stream of {shape} pixels")
+    # The decoder takes zeros for what a truncated stream lacks, and finds nothing wrong. Ones lead it to the end of the
+    # padding: a bit plane of a quadrant is a tree of codes of up to 6 bits, a third as many as pixels and some at the
+    # edges; a bit for the sign of each pixel follows.
+    most = (-(-shape.y // 2) * -(-shape.x // 2)) // 4 + shape.y + shape.x + 64
+    padding = b"\xff" * (most * (planes[0] + 2 * planes[1] + planes[2]) + shape.y * shape.x // 8)
+    try:
+        return imagecodecs.hcomp_decode(bytes(stream) + padding, smooth=smooth).reshape(-1)
+    except (imagecodecs.HcompError, ValueError) as error:
+        raise BadStructureError(f"HCOMPRESS stream: {error}") from error
 
 
 @cache

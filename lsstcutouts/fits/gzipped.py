@@ -1,11 +1,11 @@
 """Files that are gzipped as a whole (``.fits.gz``): inflated once, then read like any local file."""
 
-import gzip
 import io
 import os
 import tempfile
 import weakref
 import zlib
+from typing import Any
 
 from lsstcutouts.errors import CorruptFileError, UnsupportedFormatError, WriteError
 
@@ -20,6 +20,7 @@ gzip shrinks zeros a thousandfold, so that without a bound a damaged or hostile 
 """
 
 _CHUNK = 1 << 20
+_GZIP = b"\x1f\x8b"
 
 
 class InflatedSource(LocalSource):
@@ -62,23 +63,32 @@ def _temporary(uri: str) -> "io.FileIO":
 
 
 def _inflate(source: ByteSource, file: "io.FileIO") -> None:
-    """Write the content of a gzipped file to another."""
-    with io.BufferedReader(SourceFile(source), _CHUNK) as raw, gzip.GzipFile(fileobj=raw, mode="rb") as stream:
-        while chunk := _next(stream, source.uri):
-            if file.tell() + len(chunk) > MOST_INFLATED:
-                raise UnsupportedFormatError(f"{source.uri} inflates to more than {MOST_INFLATED} bytes")
-            try:
-                _write(file, chunk)
-            except OSError as error:
-                raise _no_room(source.uri, error) from error
+    """Write the content of a gzipped file to another; like gzip, ignore what follows its last member."""
+    with io.BufferedReader(SourceFile(source), _CHUNK) as raw:
+        data = raw.read(_CHUNK)
+        while data.startswith(_GZIP):
+            member = zlib.decompressobj(wbits=31)
+            while not member.eof:
+                chunk = _next(member, data, source.uri)
+                if file.tell() + len(chunk) > MOST_INFLATED:
+                    raise UnsupportedFormatError(f"{source.uri} inflates to more than {MOST_INFLATED} bytes")
+                try:
+                    _write(file, chunk)
+                except OSError as error:
+                    raise _no_room(source.uri, error) from error
+                data = member.unused_data if member.eof else member.unconsumed_tail or raw.read(_CHUNK)
+                if not (chunk or data or member.eof):
+                    raise CorruptFileError(f"{source.uri}: damaged or truncated gzip file: it ends too early")
+            data = data if len(data) >= len(_GZIP) else data + raw.read(_CHUNK)
 
 
-def _next(stream: gzip.GzipFile, uri: str) -> bytes:
-    """Return the next bytes of a gzipped file's content; nothing at its end."""
+def _next(member: Any, data: bytes, uri: str) -> bytes:
+    """Return the next bytes of a member's content."""
     try:
-        return stream.read(_CHUNK)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        chunk: bytes = member.decompress(data, _CHUNK)
+    except zlib.error as error:
         raise CorruptFileError(f"{uri}: damaged or truncated gzip file: {error}") from error
+    return chunk
 
 
 def _write(file: "io.FileIO", chunk: bytes) -> None:

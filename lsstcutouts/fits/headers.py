@@ -18,6 +18,7 @@ __all__ = [
     "Cards",
     "GzippedFileError",
     "Hdu",
+    "NoHeaderError",
     "UnknownFeatureError",
     "read_hdu",
     "table_column",
@@ -57,6 +58,10 @@ class BadStructureError(ValueError):
     """Bytes that contradict the FITS standard or themselves; becomes a `CorruptFileError` with the URI."""
 
 
+class NoHeaderError(BadStructureError):
+    """No FITS header where one may be: behind the last HDU, or where bytes are damaged."""
+
+
 class UnknownFeatureError(ValueError):
     """Valid FITS that this package does not read; becomes an `UnsupportedFormatError` with the URI."""
 
@@ -68,7 +73,7 @@ class GzippedFileError(UnknownFeatureError):
 class Cards:
     """The keywords of one header. Values are parsed when they are asked for: few of many are.
 
-    The first of repeated keywords counts, as in astropy. ``HIERARCH`` keywords are known by their own name.
+    Bytes beyond ASCII are read as Latin-1: the standard forbids them, but a name in a comment harms no pixel. The first of repeated keywords counts, as in astropy. ``HIERARCH`` keywords are known by their own name.
     """
 
     __slots__ = ("_text",)
@@ -144,6 +149,8 @@ class Hdu:
         First byte and number of bytes of the data, without the filling of the last block.
     lead
         The first bytes of the data, as far as they came with the header.
+    cut
+        What of the data lies beyond the end of the file, in words; empty where nothing does.
     """
 
     index: int
@@ -151,6 +158,7 @@ class Hdu:
     data_at: int
     data_size: int
     lead: bytes
+    cut: str = ""
 
     @property
     def end(self) -> int:
@@ -177,8 +185,10 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
 
     Raises
     ------
+    NoHeaderError
+        There is no header.
     BadStructureError
-        There is no header, it has no end, or its data would reach beyond the end of the file.
+        It has no end, or does not say how many bytes of data follow.
     GzippedFileError
         The file is gzipped.
     """
@@ -186,7 +196,7 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
     if at == 0 and raw.startswith(_GZIP):
         raise GzippedFileError("gzipped, and its content is gzipped again")
     if not raw.startswith((b"SIMPLE  =", b"XTENSION=")):
-        raise BadStructureError(f"no FITS header at byte {at}")
+        raise NoHeaderError(f"no FITS header at byte {at}")
     length = _header_length(raw)
     while length is None:
         more = source.read(at + len(raw), min(len(raw), source.size - at - len(raw)))
@@ -194,18 +204,15 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
         length = _header_length(raw)
         if length is None and (not more or len(raw) > _LARGEST_HEADER):
             raise BadStructureError(f"the header at byte {at} has no END")
-    try:
-        cards = Cards(raw[:length].decode("ascii"))
-    except UnicodeDecodeError as error:
-        raise BadStructureError(f"the header at byte {at} is not text") from error
-    data_at, data_size = at + length, _data_size(cards)
+    cards = Cards(raw[:length].decode("latin-1"))
+    data_at, data_size, cut = at + length, _data_size(cards), ""
     # The filling of the file's last block may be missing: some writers leave it out and nothing is lost.
     if data_at + data_size > source.size:
-        raise BadStructureError(
+        cut = (
             f"truncated: HDU {index} ({cards.string('EXTNAME') or 'no name'}) should reach byte "
             f"{data_at + data_size}, the file ends at {source.size}"
         )
-    return Hdu(index, cards, data_at, data_size, raw[length : length + data_size])
+    return Hdu(index, cards, data_at, data_size, raw[length : length + data_size], cut)
 
 
 def table_dtype(cards: Cards) -> np.dtype[np.void]:

@@ -77,8 +77,6 @@ class PlaneLayout:
         Scaling of the stored values, and the integer that stands for NaN.
     hdu
         Number of the HDU in the file.
-    fallback
-        Whether only astropy decodes its tiles.
     """
 
     plane: str
@@ -100,7 +98,6 @@ class PlaneLayout:
     bzero: float
     blank: int | None
     hdu: int
-    fallback: bool
 
     @property
     def nbytes(self) -> int:

@@ -20,7 +20,7 @@ from .headers import BadStructureError, UnknownFeatureError
 from .layout import PlaneLayout
 from .source import ByteSource, Streams
 from .structure import FileStructure
-from .tables import kernel_layout, table_size
+from .tables import kernel_layout, tile_table
 from .tail import box, member, pair, read_tree, whole
 
 __all__ = ["CellKernels", "PsfGrid", "cell_kernels"]
@@ -162,9 +162,7 @@ def cell_kernels(structure: FileStructure) -> CellKernels:
     hdu = structure.find(_array_name(psf))
     if hdu is None:
         raise BadStructureError(f"the JSON tree names an HDU that is not there: {psf['array']['source']}")
-    size = table_size(hdu)
-    table = hdu.lead if len(hdu.lead) >= size else source.read(hdu.data_at, size)
-    layout, grid, depth = kernel_layout("psf", hdu, table, source.size)
+    layout, grid, depth = kernel_layout("psf", hdu, tile_table(source, hdu))
     first, tiles, nothing = int(layout.offsets.min()), layout.tile_grid.y * layout.tile_grid.x, np.empty(0, np.int64)
     return CellKernels(
         cells=_psf_grid(psf, grid, layout.shape),
@@ -180,6 +178,8 @@ def _psf_tree(structure: FileStructure) -> dict[str, Any]:
     """Return the part of a file's JSON tree that describes a PSF of cells."""
     source = structure.source
     hdu = structure.find("json") if "JSONADDR" in structure.primary.cards else None
+    if hdu is None and "JSONADDR" in structure.primary.cards:
+        raise BadStructureError(f"the JSON table that describes it is not there; the file is {structure.cut_off()}")
     if hdu is None:
         raise PlaneError(
             f"{source.uri} has no PSF that can be read here: it was not written by lsst.images. Files of DP0.2 and DP1 "

@@ -7,16 +7,30 @@ minutes for a byte, and try six times on its own.
 """
 
 import contextlib
+import io
 import os
+import re
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
-from lsstcutouts.errors import CorruptFileError, ReadError, ReadTimeoutError, TransientReadError
+from lsstcutouts.credentials import expiry_of, is_signed, without_query
+from lsstcutouts.errors import (
+    AccessDeniedError,
+    AuthenticationError,
+    CorruptFileError,
+    ReadError,
+    ReadTimeoutError,
+    TransientReadError,
+)
+from lsstcutouts.foreign import said_by, words_of
 from lsstcutouts.retry import Retry
 
 from .translate import complete, no_ranges, translated
@@ -25,20 +39,31 @@ if TYPE_CHECKING:
     from lsst.resources import ResourcePath
     from requests import Response, Session
 
-__all__ = ["HttpSource", "Limits", "RemoteSource", "without_query"]
+__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource", "is_web_page"]
 
 _RETRY = Retry()
 
-_GAP = 512 << 10
-"""Bytes that take a fast connection about as long as the round trip of one more request."""
+REQUESTS_AT_ONCE = 24
+"""Requests that a process sends at once, whatever its number of cores: most of the time they wait for the network."""
+
+_GAP = 32 << 10
+"""Unwanted bytes that cost less than one more request. 512 kB would be right for one request at a time; with
+`REQUESTS_AT_ONCE` on a link of 20 MB/s and 50 ms the round trips overlap, and a request costs 20 MB/s x 50 ms / 24."""
 
 _CHUNK = 1 << 20
-_SIGNATURES = {"Signature", "X-Amz-Signature", "X-Goog-Signature"}
 _LIFE, _RENEWAL = 3600, 1800
 """Seconds that a signed S3 URL is valid, and after which it is made anew. Signing needs no request."""
 
-_CONNECTIONS = 16
-"""Connections kept open to one server: twice the threads of the default pool."""
+_PROBES = 8
+"""Other files of a host that are asked for when it refuses one: enough to find one that is there among many that are not."""
+
+_SHORT = 4096
+"""Bytes that are read of an answer that is no file: an XML error, the head of a web page."""
+
+_TOKEN, _TOKEN_HOSTS = "LSST_HTTP_AUTH_BEARER_TOKEN", "LSSTCUTOUTS_TOKEN_HOSTS"
+
+_served: dict[str, str] = {}
+"""By scheme and host: a file that was opened last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +93,26 @@ class HttpSource:
         How often and how long passing failures are tried again.
     limits
         Seconds for one request; by default those of the environment.
+    others
+        URIs of other files, which tell whether a refusal is about this file or about every one of its host.
     """
 
     gap = _GAP
 
-    def __init__(self, path: "ResourcePath", retry: Retry = _RETRY, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        path: "ResourcePath",
+        retry: Retry = _RETRY,
+        limits: Limits | None = None,
+        others: Sequence[str] = (),
+    ) -> None:
         self.uri = without_query(str(path))
         self._path: ResourcePath | None = path
-        self._retry, self._limits = retry, limits or Limits.from_environment()
+        self._retry, self._limits, self._others = retry, limits or Limits.from_environment(), others
         self._url, self._signed_until = "", 0.0
+        self._access = _access(path)
         self.size = retry.call(self._find_size, self.uri)
+        _served[_root(str(path))] = str(path)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``offset``."""
@@ -100,21 +135,73 @@ class HttpSource:
 
     def _request(self, offset: int, length: int, size: int | None) -> tuple[bytes, int]:
         """Return the bytes of a range, and the size of the file."""
-        with translated(self.uri):
+        with translated(self.uri, self._access):
             session, url = self._session_and_url()
             deadline = time.monotonic() + self._limits.whole
             headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
             timeout = (self._limits.connect, self._limits.silence)
             with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
-                response.raise_for_status()
+                if response.status_code >= 400:
+                    self._refuse(response)
                 total = self._total(response, offset, length)
                 if size is not None and total != size:
                     raise CorruptFileError(f"{self.uri} had {size} bytes when it was opened and now has {total}")
                 return self._body(response, length, deadline), total
 
+    def _refuse(self, response: "Response") -> NoReturn:
+        """Raise what an answer without the file means, where that is not the meaning of its status alone."""
+        _shorten(response)
+        try:
+            response.raise_for_status()
+        except OSError as error:
+            if response.status_code != 403 or not self._may_be_missing(response, said_by(error)):
+                raise
+            if any(map(self._is_served, self._others_of_host())):
+                raise AccessDeniedError(
+                    f"no file at {self.uri}, or this user may not read it: {words_of(error)}; S3 answers both so, and "
+                    "other files of this host can be read"
+                ) from error
+            hint = "; the file may also be missing: S3 answers so where files may not be listed"
+            raise AuthenticationError(
+                f"not allowed to read {self.uri}: {words_of(error)}{self._access}{hint}"
+            ) from error
+        raise ReadError(f"{self.uri}: the server answers {response.status_code}")
+
+    def _may_be_missing(self, response: "Response", said: str) -> bool:
+        """Whether the status 403 can be that of a missing file: neither the answer nor the URL speaks of an expiry."""
+        expiry = expiry_of(self._url)
+        return expiry is not None and expiry > _time_of(response) and not re.search("expire|skew", said, re.IGNORECASE)
+
+    def _others_of_host(self) -> list[str]:
+        """Return a few other files of this host, the one that was opened last first."""
+        root = _root(str(self._path))
+        last = _served.get(root, "")
+        others = [uri for uri in self._others if uri.startswith(root)]
+        found = [last, *others[:: max(1, len(others) // _PROBES)][:_PROBES]]
+        return [uri for uri in found if uri and without_query(uri) != self.uri]
+
+    def _is_served(self, uri: str) -> bool:
+        """Whether the first byte of another file can be read now."""
+        from lsst.resources import ResourcePath
+
+        path = ResourcePath(uri, forceDirectory=False)
+        url = path.generate_presigned_get_url(expiration_time_seconds=_LIFE) if path.scheme == "s3" else path.geturl()
+        timeout = (self._limits.connect, self._limits.silence)
+        try:
+            with _session_for(url).get(url, headers={"Range": "bytes=0-0"}, stream=True, timeout=timeout) as response:
+                return response.status_code == 206
+        except OSError:  # of requests; nothing is known then
+            return False
+
     def _total(self, response: "Response", offset: int, length: int) -> int:
         """Return the size of the file from an answer, which must be the range that was asked for."""
         if response.status_code == 200:
+            _shorten(response)
+            if (title := _web_page(response)) is not None:
+                raise AuthenticationError(
+                    f"not allowed to read {self.uri}: {urlsplit(response.url).hostname} answers with a web page{title}, "
+                    f"most likely for logging in, instead of the file{self._access}"
+                )
             raise no_ranges(self.uri)
         text = response.headers.get("Content-Range", "")
         unit, _, rest = text.strip().partition(" ")
@@ -153,9 +240,7 @@ class HttpSource:
                 self._signed_until = time.monotonic() + _RENEWAL
             else:
                 self._url, self._signed_until = self._path.geturl(), float("inf")
-        parts = urlsplit(self._url)
-        signed = not _SIGNATURES.isdisjoint(parse_qs(parts.query))
-        return _session(f"{parts.scheme}://{parts.netloc}/", signed, os.getpid()), self._url
+        return _session_for(self._url), self._url
 
 
 class RemoteSource:
@@ -195,27 +280,102 @@ class RemoteSource:
         self._finalizer()
 
 
-def without_query(uri: str) -> str:
-    """Return a URI without its query and password, which can be what gives access, for messages."""
+def _root(uri: str) -> str:
+    """Return scheme and host of a URI, of S3 the bucket."""
     parts = urlsplit(uri)
-    if parts.scheme not in {"http", "https"}:
-        return uri
-    return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return f"{parts.scheme}://{parts.netloc}/"
+
+
+def _access(path: "ResourcePath") -> str:
+    """Return what to do where access to a file is refused; the end of a message."""
+    if path.scheme == "s3":
+        return (
+            "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_SESSION_TOKEN for temporary ones), or AWS_PROFILE, "
+            "to credentials that are valid and may read the bucket"
+        )
+    url = path.geturl()
+    if is_signed(url):
+        expiry = expiry_of(url)
+        end = "" if expiry is None else f", until {datetime.fromtimestamp(expiry, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return f"; its URL is signed{end}: make the plan again, which asks the repository for new URLs (a fetcher does so after refresh())"
+    host = urlsplit(url).hostname
+    if not os.environ.get(_TOKEN):
+        return f"; give a token that {host} accepts with {_TOKEN}, and the host's name with {_TOKEN_HOSTS}"
+    if _may_have_token(url):
+        return f"; see that {_TOKEN} holds a token that {host} accepts"
+    return f"; {_TOKEN} was not sent, since {_TOKEN_HOSTS} does not name {host}" + (
+        "" if path.scheme == "https" else "; it is sent over https only"
+    )
+
+
+def _may_have_token(url: str) -> bool:
+    """Whether the user named the host of a URL as one that the token is for."""
+    named = {host.strip().lower() for host in os.environ.get(_TOKEN_HOSTS, "").split(",")} - {""}
+    parts = urlsplit(url.lower())
+    return parts.scheme == "https" and not named.isdisjoint({parts.hostname, parts.netloc.rpartition("@")[2]})
+
+
+def _time_of(response: "Response") -> float:
+    """Return when an answer was made, by the clock of the server where it says: this machine's can be wrong."""
+    try:
+        return parsedate_to_datetime(response.headers["Date"]).timestamp()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+def _shorten(response: "Response") -> None:
+    """Keep the beginning of an answer's body, so that it can be asked for without waiting for all of it."""
+    from urllib3.exceptions import HTTPError
+
+    try:
+        body = response.raw.read(_SHORT, decode_content=True)
+    except (HTTPError, OSError):  # the status says enough
+        body = b""
+    response.raw.close()
+    response.raw = io.BytesIO(body)
+    _ = response.content  # which is kept when the answer is closed
+
+
+def _web_page(response: "Response") -> str | None:
+    """Return the title of a web page in brackets, empty where it has none; None for any other answer."""
+    text = response.content.lstrip()[:_SHORT].decode("utf-8", "replace")
+    if not re.match(
+        r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head)\b", text, re.IGNORECASE | re.DOTALL
+    ):
+        return None
+    title = re.search(r"<title[^>]*>([^<]+)", text, re.IGNORECASE)
+    return f" ({' '.join(title[1].split())[:80]!r})" if title else ""
+
+
+def is_web_page(url: str) -> bool:
+    """Return whether a server answers a request for a file with a web page, such as one for logging in."""
+    limits = Limits.from_environment()
+    try:
+        with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
+            _shorten(response)
+            return _web_page(response) is not None
+    except OSError:  # of requests; nothing is known then
+        return False
+
+
+def _session_for(url: str) -> "Session":
+    return _session(_root(url), not is_signed(url) and _may_have_token(url), os.getpid())
 
 
 @lru_cache(maxsize=32)
-def _session(root: str, signed: bool, process: int) -> "Session":  # noqa: ARG001 - a socket is of no use after a fork
+def _session(root: str, with_token: bool, process: int) -> "Session":  # noqa: ARG001 - a socket is of no use after a fork
     """Return the session for a server: connections, certificates, token; no tries of its own, `Retry` has them."""
     from lsst.resources import ResourcePath
     from lsst.resources.http import HttpResourcePathConfig, SessionStore
     from requests.adapters import HTTPAdapter
 
     session: Session = SessionStore(HttpResourcePathConfig()).get(ResourcePath(root))
-    if signed:
-        # S3 refuses a request that is signed and bears a token as well; and the token is not S3's to see.
+    if not with_token:
+        # `lsst.resources` sends the token to every https server. A URL that names another server, in a plan of somebody
+        # else, would be given it; and S3 refuses a request that is signed and bears a token as well.
         session.auth = None
     for prefix in list(session.adapters):
-        session.mount(prefix, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        session.mount(prefix, HTTPAdapter(pool_maxsize=REQUESTS_AT_ONCE))
     return session
 
 

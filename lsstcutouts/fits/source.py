@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lsstcutouts.credentials import without_query
 from lsstcutouts.errors import ReadError, TransientReadError
 from lsstcutouts.retry import Retry
 
-from .remote import HttpSource, RemoteSource, without_query
+from .remote import HttpSource, RemoteSource
 from .translate import complete, translated
 
 if TYPE_CHECKING:
@@ -135,7 +136,9 @@ class SourceFile(io.RawIOBase):
         return length
 
 
-def open_source(uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = _RETRY) -> ByteSource:
+def open_source(
+    uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = _RETRY, others: Sequence[str] = ()
+) -> ByteSource:
     """Open a path, a ``file://`` URI or any URI that ``lsst.resources`` knows.
 
     Parameters
@@ -144,13 +147,15 @@ def open_source(uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = 
         Where the file is.
     retry
         How often and how long passing failures are tried again, now and in every read.
+    others
+        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
 
     Raises
     ------
     MissingFileError
         There is no such file.
     AccessDeniedError, AuthenticationError
-        It may not be read, by this user or with these credentials.
+        It may not be read: this file alone, or none with these credentials.
     ReadTimeoutError, TransientReadError
         There was no answer, or none that helps, also when it was tried again.
     ReadError
@@ -164,7 +169,8 @@ def open_source(uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = 
         path = _resource(uri)
     if path.isLocal:
         return LocalSource(path.ospath, str(path), retry)
-    return HttpSource(path, retry) if path.scheme in {"http", "https", "s3"} else RemoteSource(path, retry)
+    web = path.scheme in {"http", "https", "s3"}
+    return HttpSource(path, retry, others=others) if web else RemoteSource(path, retry)
 
 
 def _resource(uri: "str | ResourcePath") -> "ResourcePath":

@@ -1,8 +1,11 @@
-"""Which HDU of a coadd file holds which plane, and whether the file is all there.
+"""Which HDU of a coadd file holds which plane.
 
-Files of ``lsst.images`` say so in an index table at a byte address that the primary header gives; in files
-written by afw the headers are walked, over the data, until the plane is found. Planes have small letters;
-the second ``MASK`` HDU (``EXTVER`` 2) is ``mask2``, and so on.
+Files of ``lsst.images`` say so in an index table at a byte address that the primary header gives; in all others, and
+where the index was cut away or is of no use, the headers are walked, over the data, until the plane is found. Planes
+have small letters; the second ``MASK`` HDU (``EXTVER`` 2) is ``mask2``, and so on.
+
+Nothing is judged but the HDUs that are asked for: cutouts keep the keywords of the coadd that they were cut from, and
+not its archive. What the headers say of further HDUs only tells why one is not there.
 """
 
 import threading
@@ -13,10 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .gzipped import inflated
-from .headers import BLOCK, BadStructureError, Cards, GzippedFileError, Hdu, read_hdu, table_column, table_dtype
-from .source import ByteSource
+from .headers import (
+    BLOCK,
+    BadStructureError,
+    GzippedFileError,
+    Hdu,
+    NoHeaderError,
+    read_hdu,
+    table_column,
+    table_dtype,
+)
+from .source import ByteSource, LocalSource
 
-__all__ = ["FileStructure", "IndexedFile", "WalkedFile", "file_structure", "table_rows"]
+__all__ = ["FileStructure", "file_structure", "table_rows"]
 
 _MOST_HDUS = 10_000
 """An index or a file with more HDUs is not a coadd; a bound on what damaged bytes can make us read."""
@@ -25,42 +37,21 @@ _INDEX_COLUMNS = {"EXTNAME": "S", "EXTVER": "i", "HDRADDR": "i", "DATADDR": "i",
 """Names and numpy's kinds."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedFile:
-    """HDUs by the INDEX table of an ``lsst.images`` file.
+@dataclass(slots=True)
+class FileStructure:
+    """HDUs by the index, or by their headers, read one after the other and only as far as needed.
 
     Attributes
     ----------
+    primary
+        The first HDU.
     places
-        Number and first byte of the HDU of each plane.
+        Number and first byte of the HDU of each plane, by the INDEX table; empty where the headers have to be walked.
     """
 
     source: ByteSource
     primary: Hdu
     places: Mapping[str, tuple[int, int]]
-
-    def find(self, plane: str) -> Hdu | None:
-        """Return the HDU of a plane, or None."""
-        if plane not in self.places:
-            return None
-        number, address = self.places[plane]
-        hdu = read_hdu(self.source, address, number)
-        if _plane(hdu.cards) != plane:
-            raise BadStructureError(f"the index says that HDU {number} is {plane.upper()}, its header says otherwise")
-        return hdu
-
-    def at(self, number: int) -> Hdu | None:
-        """Return the HDU of a number, the primary one is 0, or None."""
-        address = next((address for n, address in self.places.values() if n == number), None)
-        return None if address is None else read_hdu(self.source, address, number)
-
-
-@dataclass(slots=True)
-class WalkedFile:
-    """HDUs by their headers, read one after the other and only as far as needed."""
-
-    source: ByteSource
-    primary: Hdu
     _hdus: list[Hdu] = field(default_factory=list)
     _known: dict[str, Hdu] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -72,11 +63,22 @@ class WalkedFile:
             self._known["image"] = self.primary
 
     def find(self, plane: str) -> Hdu | None:
-        """Return the HDU of a plane, or None when the file ends without one."""
+        """Return the HDU of a plane, or None where the file has no such one.
+
+        Raises
+        ------
+        BadStructureError
+            A header on the way to it is damaged.
+        """
         with self._lock:
-            while plane not in self._known and self._step():
+            if plane in self.places and (hdu := self._indexed(plane)) is not None:
+                return hdu
+            # The HDUs of one mask follow each other: no need to read what comes behind them.
+            previous = self._known.get(_before(plane), self.primary).index if plane.startswith("mask") else 0
+            while not (self.places or plane in self._known or 0 < previous < len(self._hdus) - 1) and self._step():
                 pass
-            return self._known.get(plane)
+            # A single image needs no name: cfitsio, fpack and fitsio give a compressed one none.
+            return self._known.get(plane) or (self._known.get("") if plane == "image" else None)
 
     def at(self, number: int) -> Hdu | None:
         """Return the HDU of a number, the primary one is 0, or None when the file ends before it."""
@@ -85,102 +87,96 @@ class WalkedFile:
                 pass
             return self._hdus[number] if number < len(self._hdus) else None
 
-    def check(self) -> None:
-        """Walk to the end of the file.
+    def cut_off(self) -> str:
+        """Return why HDUs may be missing behind the last one, in words; empty where nothing says so.
 
-        Raises
-        ------
-        BadStructureError
-            The file is cut off: inside an HDU, or before the last table of the archive that the header announces.
+        ``AR_HDU`` is the number, from 1, of the index of the archive, which follows the planes in files written by afw
+        (``ExposureInfo.cc``). Before headers were inherited, the image had all keywords.
         """
-        wanted = self._announced()
-        if wanted is not None and self.at(wanted - 1) is None:
-            raise BadStructureError(f"truncated: {len(self._hdus)} HDUs, the headers announce {wanted}")
-        if wanted is None:
-            self.at(_MOST_HDUS)
-            if self.source.size % BLOCK:
-                # HDUs may be missing behind the cut: nothing but the file's length tells.
-                raise BadStructureError(f"truncated: {self.source.size} bytes are no whole number of FITS blocks")
-        # Leads of many headers and files would be megabytes; a local file is read again at once.
-        self._hdus = [replace(hdu, lead=b"") for hdu in self._hdus]
-        self._known = {plane: self._hdus[hdu.index] for plane, hdu in self._known.items()}
+        if self.places:
+            return ""  # the index comes last: where it is whole, all before it is there
+        self.at(_MOST_HDUS)
+        image, size = self._known.get("image", self.primary), self.source.size
+        announced = max(hdu.cards.integer("AR_HDU", 0, most=_MOST_HDUS) for hdu in (self.primary, image))
+        if self._hdus[-1].cut:
+            return self._hdus[-1].cut
+        if announced > len(self._hdus):
+            return f"truncated, or cut out of a larger file: {len(self._hdus)} HDUs, the headers announce {announced}"
+        if (address := self.primary.cards.integer("INDXADDR", 0)) >= size:
+            return f"truncated: the index should start at byte {address}, the file ends at {size}"
+        if self._hdus[-1].end < size:
+            return f"damaged, or something else follows the last HDU: no FITS header at byte {self._hdus[-1].end}"
+        return f"truncated: {size} bytes are no whole number of FITS blocks" if size % BLOCK else ""
 
-    def _announced(self) -> int | None:
-        """Return the number of HDUs that an afw file must have, None where no header says.
-
-        ``AR_HDU`` is the number, from 1, of the archive's index, whose ``AR_NCAT`` counts the tables of the archive,
-        itself among them (afw, ``ExposureInfo.cc`` and ``OutputArchive.cc``). Before headers were inherited, the image
-        had all keywords.
-        """
-        image = self.find("image")
-        for cards in (self.primary.cards, image.cards if image else self.primary.cards):
-            first = cards.integer("AR_HDU", 0, most=_MOST_HDUS)
-            if first:
-                index = self.at(first - 1)
-                return first - 1 + (index.cards.integer("AR_NCAT", 1, least=1, most=_MOST_HDUS) if index else 1)
-        return None
+    def _indexed(self, plane: str) -> Hdu | None:
+        """Return the HDU that the index names; None, and no index from then on, where it is another one."""
+        number, address = self.places[plane]
+        try:
+            hdu = read_hdu(self.source, address, number)
+        except NoHeaderError:
+            hdu = None
+        if hdu is None or _plane(hdu) != plane:
+            # HDUs were moved by a program that knows nothing of the index, such as astropy.
+            self.places = {}
+            return None
+        return hdu
 
     def _step(self) -> bool:
         """Read the next header; return whether there was one."""
         at = self._hdus[-1].end
         if at >= self.source.size or len(self._hdus) > _MOST_HDUS:
             return False
-        hdu = read_hdu(self.source, at, len(self._hdus))
-        self._hdus.append(hdu)
-        self._known.setdefault(_plane(hdu.cards), hdu)
+        try:
+            hdu = read_hdu(self.source, at, len(self._hdus))
+        except NoHeaderError:
+            return False  # the standard allows special records behind the last HDU, and readers of FITS ignore the rest
+        # Of many headers and files, the first bytes of the data would be megabytes; a local file is read again at once.
+        self._hdus.append(replace(hdu, lead=b"") if isinstance(self.source, LocalSource) else hdu)
+        self._known.setdefault(_plane(hdu), self._hdus[-1])
         return True
 
 
-type FileStructure = IndexedFile | WalkedFile
-
-
-def file_structure(source: ByteSource, *, whole: bool) -> FileStructure:
+def file_structure(source: ByteSource) -> FileStructure:
     """Read the first header and, where there is one, the index; inflate a gzipped file first.
 
     Parameters
     ----------
     source
         The file; the structure's own ``source`` is another one for a gzipped file.
-    whole
-        Whether to make sure that no part is missing, also where this costs a read for every HDU (afw files).
 
     Raises
     ------
     BadStructureError
-        Not a FITS file, or one that is damaged or cut off.
+        Not a FITS file.
     """
     try:
         primary = read_hdu(source, 0, 0)
     except GzippedFileError:
-        source, whole = inflated(source), True
+        source = inflated(source)
         primary = read_hdu(source, 0, 0)
-    if "INDXADDR" in primary.cards:
-        return _indexed(source, primary)
-    walked = WalkedFile(source, primary)
-    if whole:
-        walked.check()
-    return walked
+    return FileStructure(source, primary, _index(source, primary))
 
 
-def _indexed(source: ByteSource, primary: Hdu) -> IndexedFile:
-    """Read the index of an ``lsst.images`` file, the last HDU: where it is whole, all before it is there."""
-    address = primary.cards.integer("INDXADDR")
-    if address + primary.cards.integer("INDXSIZE") > source.size:
-        raise BadStructureError(f"truncated: the index should start at byte {address}, the file ends at {source.size}")
-    index = read_hdu(source, address, 0)
-    if index.cards.string("XTENSION") != "BINTABLE" or index.cards.string("EXTNAME") != "INDEX":
-        raise BadStructureError("no index table at the address that the primary header gives")
-    rows = table_rows(source, index, _MOST_HDUS)
-    if not set(rows.dtype.names or ()) >= _INDEX_COLUMNS.keys():
-        raise BadStructureError("the index table lacks columns")
-    _check_addresses(rows, source.size)
+def _index(source: ByteSource, primary: Hdu) -> dict[str, tuple[int, int]]:
+    """Return number and first byte of the HDUs that the index of an ``lsst.images`` file names, the last HDU.
+
+    Nothing where it is not there, is damaged or belongs to another file: the headers say the same.
+    """
     places: dict[str, tuple[int, int]] = {}
-    columns = (table_column(rows, name, _INDEX_COLUMNS[name]).tolist() for name in ("EXTNAME", "EXTVER", "HDRADDR"))
-    for number, (name, version, at) in enumerate(zip(*columns, strict=True)):
+    try:
+        address = primary.cards.integer("INDXADDR", 0)
+        if not 0 < address < source.size:
+            return {}
+        rows = table_rows(source, read_hdu(source, address, 0), _MOST_HDUS)
+        if not set(rows.dtype.names or ()) >= _INDEX_COLUMNS.keys():
+            return {}
+        columns = [table_column(rows, name, kind).tolist() for name, kind in _INDEX_COLUMNS.items()]
+        _check_addresses(rows, source.size)
+    except BadStructureError:
+        return {}
+    for number, (name, version, at, _, _) in enumerate(zip(*columns, strict=True)):
         places.setdefault(_key(name.decode("ascii", "replace").rstrip(" \0"), version), (number, at))
-    if "json" not in places:
-        raise BadStructureError("the index names no JSON table, which describes the file")
-    return IndexedFile(source, primary, places)
+    return places
 
 
 def _check_addresses(rows: NDArray[np.void], size: int) -> None:
@@ -198,8 +194,10 @@ def table_rows(source: ByteSource, hdu: Hdu, most: int) -> NDArray[np.void]:
     Raises
     ------
     BadStructureError
-        It is empty, or has more than ``most`` rows or more bytes than its HDU.
+        It is empty, cut off, or has more than ``most`` rows or more bytes than its HDU.
     """
+    if hdu.cut:
+        raise BadStructureError(hdu.cut)
     dtype, count = table_dtype(hdu.cards), hdu.cards.integer("NAXIS2", most=most)
     size = count * dtype.itemsize
     if size > hdu.data_size or not size:
@@ -208,13 +206,25 @@ def table_rows(source: ByteSource, hdu: Hdu, most: int) -> NDArray[np.void]:
     return np.frombuffer(data, dtype, count)
 
 
-def _plane(cards: Cards) -> str:
-    """Return the plane that a header announces, in small letters; old files have only EXTTYPE."""
-    name, kind = cards.string("EXTNAME"), cards.string("EXTTYPE")
+def _plane(hdu: Hdu) -> str:
+    """Return the plane that a header announces, in small letters; old files have only EXTTYPE.
+
+    Nothing for an image without either; ``?`` for anything else without a name.
+    """
+    name, kind = hdu.cards.string("EXTNAME"), hdu.cards.string("EXTTYPE")
     # Compression calls planes without a name so; only the image has no type either.
     if name == "COMPRESSED_IMAGE":
         name = kind or "image"
-    return _key(name or kind, cards.integer("EXTVER", 1))
+    if not (name or kind):
+        is_image = hdu.cards.get("ZIMAGE") is True or hdu.cards.string("XTENSION") == "IMAGE"
+        return "" if is_image and len(hdu.axes) == 2 and not hdu.is_empty else "?"
+    return _key(name or kind, hdu.cards.integer("EXTVER", 1))
+
+
+def _before(plane: str) -> str:
+    """Return the plane that comes before ``mask2``, ``mask3``, ...; the plane itself where it is none of these."""
+    number = plane.removeprefix("mask")
+    return plane if not number.isdecimal() else "mask" if number == "2" else f"mask{int(number) - 1}"
 
 
 def _key(name: str, version: int) -> str:

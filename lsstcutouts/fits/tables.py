@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from lsstcutouts.geom import YX
 
-from .fallback import FALLBACK_COMPRESSIONS
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError, table_column, table_dtype
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
+from .source import ByteSource
 
-__all__ = ["kernel_layout", "plane_layout", "table_size"]
+__all__ = ["kernel_layout", "plane_layout", "tile_table"]
 
-FAST_COMPRESSIONS = ("NONE", "NOCOMPRESS", "GZIP_1", "GZIP_2", "RICE_1")
-"""Compressions with a decoder that threads run side by side; `FALLBACK_COMPRESSIONS` go to astropy."""
+COMPRESSIONS = ("NONE", "NOCOMPRESS", "GZIP_1", "GZIP_2", "RICE_1", "PLIO_1", "HCOMPRESS_1")
+"""Compressions that are known: all of the standard."""
 
 LEAST_UNIT_BYTES, UNIT_BYTES = 50_000, 200_000
 """Tiles that are smaller than the first when decoded are grouped up to the second, to one cache unit.
@@ -31,11 +31,14 @@ _LARGEST_BLOCK = 256
 _MOST_KERNEL_PIXELS = 1 << 20
 """Pixels of the largest image in a cube; those of PSFs have 35 x 35."""
 
+FLOAT_COMPRESSIONS = ("NOCOMPRESS", "GZIP_1", "GZIP_2")
+"""Those that keep floats as they are; the others know integers only."""
+
 _DITHERS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
 _STORED = {8: "u1", 16: "i2", 32: "i4", 64: "i8", -32: "f4", -64: "f8"}
 
 
-def plane_layout(plane: str, hdu: Hdu, table: bytes, file_size: int) -> PlaneLayout:
+def plane_layout(plane: str, hdu: Hdu, table: bytes) -> PlaneLayout:
     """Return the layout of a plane.
 
     Parameters
@@ -45,30 +48,28 @@ def plane_layout(plane: str, hdu: Hdu, table: bytes, file_size: int) -> PlaneLay
     hdu
         Its header.
     table
-        The rows of its tile table, `table_size` bytes; nothing for an uncompressed plane.
-    file_size
-        Bytes of the file, which no tile may exceed.
+        Its `tile_table`.
 
     Raises
     ------
     BadStructureError
-        Header and table contradict each other or the file's size.
+        Header and table contradict each other.
     UnknownFeatureError
         Planes that are not two-dimensional or of an unknown type.
     """
     cards = hdu.cards
     if cards.get("ZIMAGE") is True:
-        return _compressed(plane, hdu, table, file_size, _shape(cards, "Z"))
+        return _compressed(plane, hdu, table, _shape(cards, "Z"))
     _check_image(hdu)
     return _uncompressed(plane, hdu)
 
 
-def kernel_layout(name: str, hdu: Hdu, table: bytes, file_size: int) -> tuple[PlaneLayout, YX[int], YX[int]]:
+def kernel_layout(name: str, hdu: Hdu, table: bytes) -> tuple[PlaneLayout, YX[int], YX[int]]:
     """Return the layout of a cube ``(grid y, grid x, y, x)`` of floats.
 
     Parameters
     ----------
-    name, hdu, table, file_size
+    name, hdu, table
         As for `plane_layout`.
 
     Returns
@@ -83,7 +84,7 @@ def kernel_layout(name: str, hdu: Hdu, table: bytes, file_size: int) -> tuple[Pl
     Raises
     ------
     BadStructureError
-        Header and table contradict each other or the file's size.
+        Header and table contradict each other.
     UnknownFeatureError
         Not four-dimensional, not of floats, or of more than `_MOST_KERNEL_PIXELS` an image.
     """
@@ -97,7 +98,7 @@ def kernel_layout(name: str, hdu: Hdu, table: bytes, file_size: int) -> tuple[Pl
         tile, shared = _tile_shape(cards, shape), _grid(grid, depth)
         if depth.y * depth.x * tile.y * tile.x > _MOST_TILE_PIXELS:
             raise UnknownFeatureError(f"tiles of {depth.y} x {depth.x} x {tile.y} x {tile.x} pixels")
-        layout = _compressed(name, hdu, table, file_size, shape, shared.y * shared.x)
+        layout = _compressed(name, hdu, table, shape, shared.y * shared.x)
     else:
         _check_image(hdu)
         layout = _uncompressed_kernels(name, hdu, grid, shape)
@@ -106,14 +107,22 @@ def kernel_layout(name: str, hdu: Hdu, table: bytes, file_size: int) -> tuple[Pl
     return replace(layout, dtype=layout.stored), grid, depth
 
 
-def table_size(hdu: Hdu) -> int:
-    """Return the bytes of the tile table's rows; 0 for an uncompressed plane."""
+def tile_table(source: ByteSource, hdu: Hdu) -> bytes:
+    """Return the rows of the tile table; nothing for an uncompressed plane.
+
+    Raises
+    ------
+    BadStructureError
+        The file ends before the pixels do, or the table is larger than its HDU.
+    """
+    if hdu.cut:
+        raise BadStructureError(hdu.cut)
     if hdu.cards.get("ZIMAGE") is not True:
-        return 0
+        return b""
     size = hdu.cards.integer("NAXIS1") * hdu.cards.integer("NAXIS2")
     if size > hdu.data_size:
         raise BadStructureError(f"a tile table of {size} bytes in {hdu.data_size}")
-    return size
+    return hdu.lead if len(hdu.lead) >= size else source.read(hdu.data_at, size)
 
 
 def _check_image(hdu: Hdu) -> None:
@@ -157,21 +166,21 @@ def _plain(
         rice=(32, 4),
         smooth=0,
         hdu=hdu.index,
-        fallback=False,
     )
 
 
-def _compressed(plane: str, hdu: Hdu, table: bytes, file_size: int, shape: YX[int], layers: int = 1) -> PlaneLayout:
+def _compressed(plane: str, hdu: Hdu, table: bytes, shape: YX[int], layers: int = 1) -> PlaneLayout:
     """Return the layout of a tile-compressed image, or of ``layers`` images of this shape one after the other."""
     cards = hdu.cards
     stored, tile = _stored(cards, "ZBITPIX"), _tile_shape(cards, shape)
     rows = _tile_rows(cards, table, _grid(shape, tile), layers)
-    quantisation = _quantisation(cards, rows, stored)
     compression = {"RICE_ONE": "RICE_1"}.get(cards.string("ZCMPTYPE"), cards.string("ZCMPTYPE"))
-    settings = _settings(cards)
-    _check_known(cards, compression, quantisation, rows, settings)
+    settings = _settings(cards, compression)
+    _check_known(cards, compression, settings)
     offsets, sizes, kinds = _extents(hdu, rows)
-    if int((offsets + sizes).max(initial=0)) > min(file_size, hdu.data_at + hdu.data_size):
+    # How integers become floats matters only where there are any: losslessly stored tiles are floats as they are.
+    quantisation = _quantisation(cards, rows, stored, compression) if (kinds == PLAIN).any() else None
+    if int((offsets + sizes).max(initial=0)) > hdu.data_at + hdu.data_size:
         raise BadStructureError("tiles outside the data of their HDU")
     return PlaneLayout(
         **_grids(shape, tile, _unit_shape(shape, tile)),
@@ -184,23 +193,16 @@ def _compressed(plane: str, hdu: Hdu, table: bytes, file_size: int, shape: YX[in
         rice=(settings["BLOCKSIZE"], settings["BYTEPIX"]),
         smooth=settings["SMOOTH"],
         hdu=hdu.index,
-        fallback=compression in FALLBACK_COMPRESSIONS,
     )
 
 
-def _check_known(
-    cards: Cards, compression: str, quantisation: Quantisation | None, rows: NDArray[np.void], settings: dict[str, int]
-) -> None:
+def _check_known(cards: Cards, compression: str, settings: dict[str, int]) -> None:
     """Refuse what no decoder here knows."""
-    if compression not in FAST_COMPRESSIONS + FALLBACK_COMPRESSIONS:
+    if compression not in COMPRESSIONS:
         raise UnknownFeatureError(f"compression {compression or cards.get('ZCMPTYPE')!r}")
     # The elements of a PLIO list are words; streams of the others are bytes, whatever astropy would make of words.
     if _element_size(cards, "COMPRESSED_DATA") != (2 if compression == "PLIO_1" else 1):
         raise UnknownFeatureError(f"{compression} data in elements of {_element_size(cards, 'COMPRESSED_DATA')} bytes")
-    if quantisation is not None and quantisation.method not in _DITHERS:
-        raise UnknownFeatureError(f"quantisation {quantisation.method!r}")
-    if quantisation is None and "ZBLANK" in _names(rows):
-        raise UnknownFeatureError("a ZBLANK column in a plane that is not quantised")
     block, width = settings["BLOCKSIZE"], settings["BYTEPIX"]
     if compression == "RICE_1" and (width not in (1, 2, 4) or not 1 <= block <= _LARGEST_BLOCK):
         raise UnknownFeatureError(f"RICE_1 with BLOCKSIZE {block} and BYTEPIX {width}")
@@ -246,9 +248,11 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
             sizes[empty] = other[empty, 0] * _element_size(cards, name)
             offsets[empty] = other[empty, 1]
             kinds[empty & (sizes > 0)] = kind
-    # Streams that tiles share would let a small file stand for a huge plane.
+    # Tiles may share a stream, as IRAF writes equal lines of a mask; they do not overlap.
     if int(sizes.sum()) > hdu.data_size:
-        raise BadStructureError(f"tiles of {int(sizes.sum())} bytes in {hdu.data_size}")
+        total = int(np.unique(np.stack([offsets, sizes]), axis=1)[1].sum())
+        if total > hdu.data_size:
+            raise BadStructureError(f"tiles of {total} bytes in {hdu.data_size}")
     return heap + offsets, sizes, kinds
 
 
@@ -260,20 +264,40 @@ def _descriptors(rows: NDArray[np.void], name: str) -> NDArray[np.int64]:
     return pairs
 
 
-def _quantisation(cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any]) -> Quantisation | None:
+def _quantisation(cards: Cards, rows: NDArray[np.void], stored: np.dtype[Any], compression: str) -> Quantisation | None:
     """Return how floats are quantised, None where they are not."""
     if stored.kind != "f" or not ("ZSCALE" in _names(rows) or "ZSCALE" in cards):
+        if "ZBLANK" in _names(rows):
+            raise UnknownFeatureError("a ZBLANK column in a plane that is not quantised")
         return None
+    method, scale, zero = (
+        cards.string("ZQUANTIZ", "NO_DITHER"),
+        *(_per_tile(cards, rows, n) for n in ("ZSCALE", "ZZERO")),
+    )
+    if method == "NONE":
+        # cfitsio's word for floats that are compressed losslessly: a scale in the header is of no use. Where each tile
+        # has one, astropy 8.0 takes the bytes for integers, and cfitsio 4.6 for floats that are to be scaled.
+        left_over = "ZSCALE" not in _names(rows) or bool((scale == 1).all() and (zero == 0).all())
+        if compression in FLOAT_COMPRESSIONS and left_over:
+            return None
+        raise UnknownFeatureError(
+            "ZQUANTIZ is 'NONE', but tiles are scaled by ZSCALE: readers of FITS give different pixels"
+        )
+    if method not in _DITHERS:
+        raise UnknownFeatureError(f"quantisation {method!r}")
+    # Without the seed, cfitsio 4.6 and astropy 8.0 take different ones; with one below 1, they read outside their table.
+    if method != "NO_DITHER" and "ZDITHER0" not in cards:
+        raise UnknownFeatureError(f"{method} without the seed, ZDITHER0: readers of FITS give different pixels")
     blank: int | NDArray[np.int64] | None = None
     if "ZBLANK" in _names(rows):
         blank = table_column(rows, "ZBLANK", "iu").astype(np.int64)
     elif "ZBLANK" in cards or "BLANK" in cards:
         blank = cards.integer("ZBLANK" if "ZBLANK" in cards else "BLANK", least=-(2**62))
     return Quantisation(
-        method=cards.string("ZQUANTIZ", "NO_DITHER"),
-        seed=cards.integer("ZDITHER0", 0, least=-(2**31)),
-        scale=_per_tile(cards, rows, "ZSCALE"),
-        zero=_per_tile(cards, rows, "ZZERO"),
+        method=method,
+        seed=1 if method == "NO_DITHER" else cards.integer("ZDITHER0", least=1),
+        scale=scale,
+        zero=zero,
         blank=blank,
     )
 
@@ -285,14 +309,15 @@ def _per_tile(cards: Cards, rows: NDArray[np.void], name: str) -> NDArray[np.flo
     return np.full(len(rows), float(cards.number(name, 0.0)))
 
 
-def _settings(cards: Cards) -> dict[str, int]:
+def _settings(cards: Cards, compression: str) -> dict[str, int]:
     """Return the settings of the coder (``ZNAMEi`` and ``ZVALi``), or what the standard says where there are none."""
+    needed = {"RICE_1": {"BLOCKSIZE", "BYTEPIX"}, "HCOMPRESS_1": {"SMOOTH"}}.get(compression, set())
     settings = {"BLOCKSIZE": 32, "BYTEPIX": 4, "SMOOTH": 0}
     for n in range(1, 1000):
         if f"ZNAME{n}" not in cards:
             break
         name = cards.string(f"ZNAME{n}").upper()
-        if name in settings:
+        if name in needed:
             value = cards.get(f"ZVAL{n}")
             if isinstance(value, bool):  # as SMOOTH may be
                 settings[name] = int(value)
@@ -323,14 +348,17 @@ def _grids(shape: YX[int], tile: YX[int], unit: YX[int]) -> dict[str, Any]:
 
 def _values(cards: Cards, plane: str, stored: np.dtype[Any]) -> dict[str, Any]:
     """Return the fields of a layout that say what stored values mean."""
-    blank = None
-    if plane != "mask" and stored.kind in "iu" and ("BLANK" in cards or "ZBLANK" in cards):
-        blank = cards.integer("BLANK" if "BLANK" in cards else "ZBLANK", least=-(2**62))
+    compressed = cards.get("ZIMAGE") is True
+    blank, keys = None, ("BLANK", "ZBLANK") if compressed else ("BLANK",)
+    if plane != "mask" and stored.kind in "iu" and (key := next((key for key in keys if key in cards), None)):
+        blank = cards.integer(key, least=-(2**62))
+    bscale = float(cards.number("BSCALE", 1.0))
     return {
         "plane": plane,
         "dtype": _dtype(plane, stored),
         "stored": stored,
-        "bscale": float(cards.number("BSCALE", 1.0)),
+        # A compressed image with BSCALE 0 keeps its pixels, as in astropy; a plain one is BZERO everywhere, by the standard.
+        "bscale": bscale if bscale or not compressed else 1.0,
         "bzero": float(cards.number("BZERO", 0.0)),
         "blank": blank,
     }

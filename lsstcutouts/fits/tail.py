@@ -36,6 +36,8 @@ def read_tree(source: ByteSource, hdu: Hdu) -> dict[str, Any]:
     UnknownFeatureError
         A tree of more than `MOST_BYTES`.
     """
+    if hdu.cut:
+        raise BadStructureError(hdu.cut)
     cards = hdu.cards
     width, rows = cards.integer("NAXIS1", most=_LONGEST_ROW), cards.integer("NAXIS2", least=1)
     dtype = table_dtype(cards)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lsstcutouts.credentials import hide_secrets
 from lsstcutouts.errors import (
     AccessDeniedError,
     AuthenticationError,
@@ -25,10 +26,7 @@ class _Translation:
     advice: str = ""
 
 
-_CREDENTIALS = (
-    "; if the URL is signed it may have expired: make the plan again. For other servers: LSST_HTTP_AUTH_BEARER_TOKEN "
-    "(http), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile (s3)"
-)
+_CREDENTIALS = "; set the credentials that this kind of storage needs"
 
 _TRANSLATIONS = {
     Trouble.MISSING: _Translation(MissingFileError, "no file at"),
@@ -61,23 +59,27 @@ class translated:  # noqa: N801 - reads as a clause of `with`; a class, since a 
     ----------
     uri
         The file, for the message.
+    access
+        What to do where access is refused; the end of the message.
     """
 
-    __slots__ = ("_uri",)
+    __slots__ = ("_access", "_uri")
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, access: str = "") -> None:
+        self._uri, self._access = uri, access
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, LsstCutoutsError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             return
-        if (trouble := trouble_of(error)) is None:
+        hide_secrets(error)
+        if isinstance(error, LsstCutoutsError) or (trouble := trouble_of(error)) is None:
             return
         how = _TRANSLATIONS[trouble]
-        raise how.kind(f"{how.lead} {self._uri}: {words_of(error)}{how.advice}") from error
+        advice = self._access or how.advice if trouble is Trouble.CREDENTIALS else how.advice
+        raise how.kind(f"{how.lead} {self._uri}: {words_of(error)}{advice}") from error
 
 
 def complete(data: bytes, offset: int, length: int, uri: str) -> bytes:

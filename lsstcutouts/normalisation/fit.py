@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cache import TileCache
-from ..cutout import CutoutReader, Delivery, ReadOptions, Request, default_threads, stream
+from ..cutout import CutoutReader, Delivery, ReadOptions, Request, default_threads, stream, threads_for
 from ..errors import ConfigurationError, StatisticsError
 from ..plan import CutoutPlan
 from .statistics import QUANTILES, BandStatistics, Statistics
@@ -136,13 +136,14 @@ def _pixels(
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
     reader = CutoutReader(plan, options, cache=cache)
+    pool = threads_for(plan, threads or default_threads())
 
     def chosen(delivery: Delivery) -> list[Pixels]:
         return list(_of_targets(delivery, plan, seed, per_target))
 
     done = 0
     # An error ends the loop early; the threads must not outlive it.
-    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=chosen)) as results:  # type: ignore[type-var]
+    with closing(stream(reader, requests, threads=pool, ahead=1, then=chosen)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):
             done += len(request.targets)
             yield done, result

@@ -5,7 +5,7 @@ arguments, so that every rank, worker and resumed run computes the same one.
 """
 
 from .blocks import block_ids
-from .draws import checked_weights
+from .draws import checked_classes, checked_weights
 from .epoch import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
 from .epochs import Drawn, Epochs
 from .groups import split_groups
@@ -21,6 +21,7 @@ __all__ = [
     "Shuffle",
     "block_ids",
     "check_order",
+    "checked_classes",
     "checked_weights",
     "epoch_order",
     "lane_ids",

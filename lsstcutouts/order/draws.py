@@ -6,7 +6,9 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ConfigurationError
 from .blocks import Ints
 
-__all__ = ["balanced", "checked_weights", "draw", "repeats"]
+__all__ = ["balanced", "checked_classes", "checked_weights", "draw", "repeats"]
+
+_REMEDY = "set them, or leave these targets out with select="
 
 
 def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.float64]:
@@ -25,11 +27,38 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
     if len(bad):
         raise ConfigurationError(
             f"{name} must be finite and not negative; {len(bad)} of {len(array)} are not, the first is {array[bad[0]]} of "
-            f"target {bad[0]}"
+            f"target {bad[0]}; {_REMEDY}"
         )
     if len(array) and not array.any():
         raise ConfigurationError(f"{name} are 0 for every target, so there is nothing to draw")
     return array
+
+
+def checked_classes(classes: ArrayLike, name: str = "balance") -> NDArray[np.int64]:
+    """Return classes, numbers or words, as dense numbers ``(N,)``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value is missing: NaN, None or an empty word. It would be a class of its own, drawn as often as each other.
+    """
+    array = np.asarray(classes)
+    if array.ndim != 1:
+        raise ConfigurationError(f"{name} must be one class a target, got shape {array.shape}")
+    if array.dtype.kind == "f":
+        missing = ~np.isfinite(array)
+    elif array.dtype.kind in "OUS":
+        missing = np.array(
+            [one is None or not str(one).strip() or str(one) == "nan" for one in array.tolist()], np.bool_
+        )
+    else:
+        missing = np.zeros(len(array), np.bool_)
+    if missing.any():
+        bad = np.flatnonzero(missing)
+        raise ConfigurationError(
+            f"{name} has no class for {len(bad)} of {len(array)} targets, the first is target {bad[0]}; {_REMEDY}"
+        )
+    return np.unique(array, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def balanced(stratum: Ints, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -5,22 +5,21 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..credentials import is_signed
 from ..errors import PlanError
 from ..geom import YX, TanProjection
+from ..ids import Ids, places
 from ..order import block_ids, lane_ids
 from ..writing import whole_file
 from .parquet import from_arrow, to_arrow
-from .tables import Column, FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading
+from .tables import Column, FileTable, PatchTable, PlanSummary, Rejected, SharedReading
 
 __all__ = ["CutoutPlan"]
-
-_CELL = 150
-"""Pixels along a cell of DP2, the unit in which bytes are estimated."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,6 +36,8 @@ class CutoutPlan:
         Rows and columns of a cutout, pixels.
     block_shape
         Rows and columns of a locality block, pixels from the corner of the primary patch.
+    tile_shape
+        Rows and columns of a compressed tile of a sample file's image, pixels; only for estimates.
     border
         Pixels by which a file reaches beyond its patch's inner region, above and below, left and right; from a
         sample file.
@@ -45,9 +46,11 @@ class CutoutPlan:
     row
         Row of the catalog.
     object_id, ra, dec
-        Identity and position; degrees ICRS.
+        Identity and position; degrees ICRS. Ids are int64, uint64 where one is beyond int64, or a list of texts.
     primary
         Row of ``patches``: the patch whose inner region holds the target.
+    other_tract
+        Whether a target is cut from another tract than the one that the skymap gives its position to.
     yx0
         ``(N, 2)`` first pixel of the box, tract pixels.
     offset
@@ -73,13 +76,15 @@ class CutoutPlan:
     bands: tuple[str, ...]
     size: YX[int]
     block_shape: YX[int]
+    tile_shape: YX[int]
     border: YX[int]
     psf_shape: YX[int] | None
     row: NDArray[np.int64]
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     primary: NDArray[np.int32]
+    other_tract: NDArray[np.bool_]
     yx0: NDArray[np.int32]
     offset: NDArray[np.float32]
     others_start: NDArray[np.int64]
@@ -109,6 +114,10 @@ class CutoutPlan:
     def patch(self) -> NDArray[np.int64]:
         """``(N,)`` primary patch of each target."""
         return self.patches.patch[self.primary]
+
+    def targets_of(self, object_id: Any) -> NDArray[np.int64]:
+        """Return ``(n,)`` the targets with these ids, -1 for an id that is not among them."""
+        return places(self.object_id, object_id)
 
     def others_of(self, target: int) -> list[int]:
         """Return the rows of ``patches`` under a target's box, besides the primary one."""
@@ -147,12 +156,15 @@ class CutoutPlan:
         tracts, per_tract = np.unique(self.tract, return_counts=True)
         used, per_patch = np.unique(self.primary, return_counts=True)
         names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
-        reasons, counts = np.unique(self.rejected.reason, return_counts=True)
+        rejected = {reason.text: tracts for reason, tracts in self.rejected.by_tract().items()}
         return PlanSummary(
             targets=len(self),
-            rejected={Reason(r).text: int(c) for r, c in zip(reasons.tolist(), counts, strict=True)},
+            other_tract=int(self.other_tract.sum()),
+            rejected={text: sum(tracts.values()) for text, tracts in rejected.items()},
+            rejected_tracts=rejected,
+            rejected_lines=tuple(self.rejected.lines()),
             tracts=dict(zip(tracts.tolist(), per_tract.tolist(), strict=True)),
-            patches=int((self.patches.files[used] >= 0).any(axis=1).sum()),
+            patches=self.patches_under(np.arange(len(self))),
             files=len(self.files),
             file_bytes=sum(max(0, size) for size in self.files.size),
             bytes_to_read=self._bytes_to_read(),
@@ -163,24 +175,36 @@ class CutoutPlan:
             shared=self.shared_reading(ranks) if ranks > 1 else None,
         )
 
+    def patches_under(self, targets: NDArray[np.int64]) -> int:
+        """Return the number of patches under the boxes of targets that have a coadd."""
+        owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
+        under = np.union1d(self.primary[targets], self.others[np.isin(owner, targets)])
+        return int((self.patches.files[under] >= 0).any(axis=1).sum())
+
     def _bytes_to_read(self) -> int:
-        """Estimate the compressed image bytes under the boxes: distinct cells of 150 px times the files there."""
-        cells, _ = self._cells_under(np.arange(len(self)))
-        return int(self._cell_bytes(np.unique(cells)))
+        """Estimate the compressed image bytes under the boxes: distinct tiles times the files there."""
+        tiles, _ = self._tiles_under(np.arange(len(self)))
+        return int(self._bytes_of(np.unique(tiles)))
 
-    def _cell_bytes(self, cells: NDArray[np.int64]) -> float:
-        per_patch = np.bincount(cells >> 40, minlength=len(self.patches))
-        return float((per_patch * (self.patches.files >= 0).sum(axis=1)).sum() * _CELL * _CELL * self.tile_bytes)
+    def _bytes_of(self, tiles: NDArray[np.int64]) -> float:
+        per_patch = np.bincount(tiles >> 40, minlength=len(self.patches))
+        pixels = self.tile_shape.y * self.tile_shape.x
+        return float((per_patch * (self.patches.files >= 0).sum(axis=1)).sum() * pixels * self.tile_bytes)
 
-    def _cells_under(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ``(M,)`` cells of 150 px under boxes, as numbers that begin with the patch, and the place of the box."""
-        yx0 = self.yx0[targets].astype(np.int64)
-        low, high = yx0 // _CELL, (yx0 + np.asarray(self.size) - 1) // _CELL  # (n, 2)
+    def _tiles_under(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return ``(M,)`` tiles under boxes, as numbers that begin with the primary patch, and the place of the box.
+
+        All of a box counts as pixels of its primary patch's file, whose first pixel is ``border`` before the inner region.
+        """
+        inner, border = self.patches.inner[self.primary[targets]], np.asarray(self.border)
+        first = self.yx0[targets] - (inner[:, [0, 2]] - border)
+        last = inner[:, [1, 3]] - inner[:, [0, 2]] + 2 * border - 1  # pixel of the file, from its first
+        low, high = (np.clip(at, 0, last) // self.tile_shape for at in (first, first + np.asarray(self.size) - 1))
         steps = (high - low).max(axis=0, initial=0) + 1
         corner = self.primary[targets].astype(np.int64) << 40
         touched = [np.minimum(low + step, high) for step in np.ndindex(*steps.tolist())]
-        cells = np.concatenate([corner + (yx[:, 0] << 20) + yx[:, 1] for yx in touched])
-        return cells, np.tile(np.arange(len(targets)), len(touched))
+        tiles = np.concatenate([corner + (yx[:, 0] << 20) + yx[:, 1] for yx in touched])
+        return tiles, np.tile(np.arange(len(targets)), len(touched))
 
     def shared_reading(self, ranks: int, targets: NDArray[np.int64] | None = None) -> SharedReading:
         """Return what ranks that share targets (all of them by default) read beside each other.
@@ -189,10 +213,10 @@ class CutoutPlan:
         """
         chosen = np.arange(len(self)) if targets is None else targets
         lane = lane_ids(self.blocks(chosen), ranks)
-        cells, place = self._cells_under(chosen)
-        distinct, inverse = np.unique(cells, return_inverse=True)
-        read = np.unique(inverse.reshape(-1) * ranks + lane[place]) // ranks  # a row for each rank and cell
-        once, total = self._cell_bytes(distinct), self._cell_bytes(distinct[read])
+        tiles, place = self._tiles_under(chosen)
+        distinct, inverse = np.unique(tiles, return_inverse=True)
+        read = np.unique(inverse.reshape(-1) * ranks + lane[place]) // ranks  # a row for each rank and tile
+        once, total = self._bytes_of(distinct), self._bytes_of(distinct[read])
         used = np.unique(self.primary[chosen].astype(np.int64) * ranks + lane) // ranks
         patches, count = np.unique(used, return_counts=True)
         files = (self.patches.files[patches] >= 0).sum(axis=1)
@@ -201,7 +225,9 @@ class CutoutPlan:
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which pixels each row of the plan gives."""
         digest = hashlib.sha256(json.dumps([self.dataset_type, self.skymap, self.bands, self.size]).encode())
-        for array in (self.row, self.object_id, self.yx0, self.patches.tract, self.patches.patch, self.primary):
+        ids = self.object_id
+        texts = np.frombuffer("\0".join(ids).encode(), np.uint8) if isinstance(ids, list) else ids
+        for array in (self.row, texts, self.yx0, self.patches.tract, self.patches.patch, self.primary):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update("\n".join(self.files.dataset_id).encode())
         return digest.hexdigest()
@@ -209,7 +235,8 @@ class CutoutPlan:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan to a Parquet file: a row for each catalog row, delivered or not, and tables as metadata.
 
-        The file appears whole or not at all.
+        The file appears whole or not at all. Where it holds signed URLs, which give access to whoever reads them, only
+        its owner may read it (mode 0600).
 
         Raises
         ------
@@ -218,7 +245,7 @@ class CutoutPlan:
         """
         import pyarrow.parquet
 
-        with whole_file(path) as part:
+        with whole_file(path, private=any(map(is_signed, self.files.uri))) as part:
             pyarrow.parquet.write_table(to_arrow(self), part)
 
     @classmethod

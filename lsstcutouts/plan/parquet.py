@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import PlanError
 from ..geom import YX, TanProjection
+from ..ids import joined
 from .tables import Column, FileTable, PatchTable, Rejected
 
 if TYPE_CHECKING:
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["from_arrow", "to_arrow"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Version of the Parquet layout; a plan of another version is refused."""
 
-_TARGETS = ("row", "object_id", "ra", "dec", "primary")
+_TARGETS = ("row", "object_id", "ra", "dec", "primary", "other_tract")
+_REJECTED = ("row", "object_id", "ra", "dec", "reason", "tract", "patch")
 _META = b"lsstcutouts.plan"
 
 
@@ -30,12 +32,13 @@ def to_arrow(plan: "CutoutPlan") -> Any:
     none = np.zeros(len(lost), np.int64)
     arrays: dict[str, Any] = {
         "row": np.concatenate([plan.row, lost.row]),
-        "object_id": np.concatenate([plan.object_id, lost.object_id]),
+        "object_id": joined([plan.object_id, lost.object_id]),
         "ra": np.concatenate([plan.ra, lost.ra]),
         "dec": np.concatenate([plan.dec, lost.dec]),
         "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
-        "tract": np.concatenate([plan.tract, none - 1]),
-        "patch": np.concatenate([plan.patch, none - 1]),
+        "tract": np.concatenate([plan.tract, lost.tract]),
+        "patch": np.concatenate([plan.patch, lost.patch]),
+        "other_tract": np.concatenate([plan.other_tract, none.astype(bool)]),
         "primary": np.concatenate([plan.primary, (none - 1).astype(np.int32)]),
         "y0": np.concatenate([plan.yx0[:, 0], none.astype(np.int32)]),
         "x0": np.concatenate([plan.yx0[:, 1], none.astype(np.int32)]),
@@ -47,20 +50,16 @@ def to_arrow(plan: "CutoutPlan") -> Any:
         {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan.others.astype(np.int32))}
     )
     for name, values in plan.columns.items():
-        table = table.append_column(f"column.{name}", _column_to_arrow(values, len(lost)))
+        table = table.append_column(f"column.{name}", _column_to_arrow(joined([values, lost.columns[name]])))
     return table.replace_schema_metadata({_META: json.dumps(_metadata(plan)).encode()})
 
 
-def _column_to_arrow(values: Column, missing: int) -> Any:
+def _column_to_arrow(values: Column) -> Any:
     import pyarrow
 
-    none = [None] * missing
     if isinstance(values, list):
-        return pyarrow.array([*values, *none])
-    if values.ndim > 1:
-        return pyarrow.array([*values.reshape(len(values), -1).tolist(), *none])
-    array = pyarrow.array(values)
-    return pyarrow.concat_arrays([array, pyarrow.nulls(missing, array.type)])
+        return pyarrow.array(values, pyarrow.string())
+    return pyarrow.array(values if values.ndim == 1 else values.reshape(len(values), -1).tolist())
 
 
 def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
@@ -74,6 +73,7 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
         "bands": plan.bands,
         "size": plan.size,
         "block_shape": plan.block_shape,
+        "tile_shape": plan.tile_shape,
         "border": plan.border,
         "psf_shape": plan.psf_shape,
         "tile_bytes": plan.tile_bytes,
@@ -88,6 +88,8 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
 
 def from_arrow(table: Any, path: str) -> dict[str, Any]:
     """Return the constructor's arguments from a table that `to_arrow` made."""
+    import pyarrow
+
     blob = (table.schema.metadata or {}).get(_META)
     if blob is None:
         raise PlanError(
@@ -98,9 +100,14 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         raise PlanError(
             f"{path!r} is a plan of format {meta.get('format')}, this version reads {_FORMAT}; make it again"
         )
-    arrays = {n: table[n].to_numpy() for n in table.column_names if n != "others" and not n.startswith("column.")}
+    own = [n for n in table.column_names if n not in {"object_id", "others"} and not n.startswith("column.")]
+    arrays = {n: table[n].to_numpy() for n in own}
+    ids = table["object_id"]
+    arrays["object_id"] = ids.to_numpy() if pyarrow.types.is_integer(ids.type) else ids.to_pylist()
     count = int((arrays["reason"] == 0).sum())
     lost = slice(count, None)
+    rejected: dict[str, Any] = {n: _part(arrays[n], lost) for n in _REJECTED}
+    columns = dict(_columns_from_arrow(table, meta["columns"]))
     others = table["others"].combine_chunks()
     patch_arrays = [np.asarray(a, np.int64) for a in meta["patches"]]
     return {
@@ -108,9 +115,10 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         **{key: tuple(meta[key]) for key in ("collections", "bands")},
         "size": YX(*meta["size"]),
         "block_shape": YX(*meta["block_shape"]),
+        "tile_shape": YX(*meta["tile_shape"]),
         "border": YX(*meta["border"]),
         "psf_shape": None if meta["psf_shape"] is None else YX(*meta["psf_shape"]),
-        **{name: arrays[name][:count].copy() for name in _TARGETS},
+        **{name: _part(arrays[name], slice(count)) for name in _TARGETS},
         "yx0": np.column_stack([arrays["y0"][:count], arrays["x0"][:count]]),
         "offset": np.column_stack([arrays["offset_y"][:count], arrays["offset_x"][:count]]),
         "others_start": others.offsets.to_numpy()[: count + 1].astype(np.int64),
@@ -123,17 +131,21 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         ),
         "files": FileTable(*(tuple(part) for part in meta["files"])),
         "projections": {int(t): TanProjection(*(tuple(part) for part in p)) for t, p in meta["projections"].items()},
-        "rejected": Rejected(*(arrays[n][lost].copy() for n in ("row", "object_id", "ra", "dec", "reason"))),
-        "columns": dict(_columns_from_arrow(table, meta["columns"], count)),
+        "rejected": Rejected(**rejected, columns={name: _part(values, lost) for name, values in columns.items()}),
+        "columns": {name: _part(values, slice(count)) for name, values in columns.items()},
     }
 
 
-def _columns_from_arrow(table: Any, described: Mapping[str, Any], count: int) -> Iterator[tuple[str, Column]]:
+def _part(values: Column, rows: slice) -> Column:
+    return values[rows] if isinstance(values, list) else values[rows].copy()
+
+
+def _columns_from_arrow(table: Any, described: Mapping[str, Any]) -> Iterator[tuple[str, Column]]:
     for name, kind in described.items():
-        column = table[f"column.{name}"].slice(0, count)
+        column = table[f"column.{name}"]
         if kind is None:
             yield name, column.to_pylist()
         elif kind[1]:
-            yield name, np.asarray(column.to_pylist(), kind[0]).reshape(count, *kind[1])
+            yield name, np.asarray(column.to_pylist(), kind[0]).reshape(len(column), *kind[1])
         else:
             yield name, column.to_numpy().astype(kind[0], copy=False)

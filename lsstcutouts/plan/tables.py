@@ -1,7 +1,7 @@
 """The tables that a plan is made of, and what they amount to."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from typing import Any
@@ -10,41 +10,99 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geom import Box
+from ..ids import Ids, Values
 
 __all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
-type Column = NDArray[Any] | list[str]
+type Column = Values
 
 
 class Reason(IntEnum):
     """Why a catalog row is not in the plan."""
 
     OUTSIDE_TRACTS = 1
-    """No tract of the skymap in this repository holds the position."""
+    """The tract that the skymap gives the position to has no coadds, or no tract with coadds holds the position."""
     NO_COADD = 2
-    """No patch under the box has a coadd in any of the bands."""
+    """No coadd of its own tract lies under the box, in any of the bands."""
 
     @property
     def text(self) -> str:
         """One line for people."""
         return {
-            Reason.OUTSIDE_TRACTS: "outside every tract of the repository",
+            Reason.OUTSIDE_TRACTS: "no coadds in its tract",
             Reason.NO_COADD: "no coadd in any band under the box",
         }[self]
 
 
 @dataclass(frozen=True, eq=False)
 class Rejected:
-    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays."""
+    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays.
+
+    Attributes
+    ----------
+    row, object_id, ra, dec
+        As in the catalog.
+    reason
+        Values of `Reason`.
+    tract, patch
+        The row's own tract and patch; -1 where no tract is known, and for the patch where the tract has no coadds.
+    columns
+        The catalog columns of the plan, ``(R, ...)`` each.
+    """
 
     row: NDArray[np.int64]
-    object_id: NDArray[np.int64]
+    object_id: Ids
     ra: NDArray[np.float64]
     dec: NDArray[np.float64]
     reason: NDArray[np.uint8]
+    tract: NDArray[np.int64]
+    patch: NDArray[np.int64]
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def texts(self) -> tuple[NDArray[np.int64], list[str]]:
+        """Return ``(R,)`` the number of each row's reason, and the reasons, with tract and patch, for people."""
+        key = (self.reason.astype(np.int64) << 58) + ((self.tract + 1) << 27) + self.patch
+        _, first, number = np.unique(key, return_index=True, return_inverse=True)
+        texts = [
+            _reason_text(Reason(reason), tract, f", patch {patch}")
+            for reason, tract, patch in zip(
+                *(a[first].tolist() for a in (self.reason, self.tract, self.patch)), strict=True
+            )
+        ]
+        return number.reshape(-1), texts
+
+    def by_tract(self) -> dict[Reason, dict[int, int]]:
+        """Return the number of rows by reason and own tract."""
+        counts: dict[Reason, dict[int, int]] = {}
+        for reason in np.unique(self.reason).tolist():
+            tracts, rows = np.unique(self.tract[self.reason == reason], return_counts=True)
+            counts[Reason(reason)] = dict(zip(tracts.tolist(), rows.tolist(), strict=True))
+        return counts
+
+    def lines(self) -> list[str]:
+        """Return the reasons for people, with the number of rows of each tract, the first few of each kind."""
+        lines = []
+        for reason, tracts in self.by_tract().items():
+            named = list(tracts.items())[:_TRACTS_NAMED]
+            lines += [f"{count} rows, {_reason_text(reason, tract)}" for tract, count in named]
+            if more := list(tracts.values())[_TRACTS_NAMED:]:
+                lines.append(f"{sum(more)} rows, {reason.text}, in {len(more)} more tracts")
+        return lines
+
+
+_TRACTS_NAMED = 5
+"""Tracts that a summary names for each reason."""
+
+
+def _reason_text(reason: Reason, tract: int, patch: str = "") -> str:
+    if tract < 0:
+        return "in no tract that has coadds"
+    if reason is Reason.OUTSIDE_TRACTS:
+        return f"{reason.text}, {tract}"
+    return f"{reason.text}; its tract is {tract}{patch}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +154,17 @@ class FileTable:
         UUID of the dataset in the repository.
     """
 
-    uri: tuple[str, ...]
+    uri: tuple[str, ...] = field(repr=False)  # signed ones give access
     size: tuple[int, ...]
     dataset_id: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.uri)
+
+    @property
+    def remote(self) -> bool:
+        """Whether some files are not on this machine's file systems."""
+        return any("://" in uri for uri in self.uri)
 
 
 @dataclass(frozen=True)
@@ -135,7 +198,12 @@ class PlanSummary:
     """What a plan amounts to, for people (``str``) and machines (``as_dict``)."""
 
     targets: int
+    other_tract: int
+    """Targets that are cut from another tract than their own."""
     rejected: Mapping[str, int]
+    rejected_tracts: Mapping[str, Mapping[int, int]]
+    """Rejected rows by reason and own tract; tract -1 where none is known."""
+    rejected_lines: tuple[str, ...]
     tracts: Mapping[int, int]
     patches: int
     files: int
@@ -151,6 +219,7 @@ class PlanSummary:
         """Return plain values, ready for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["shared"] = None if self.shared is None else asdict(self.shared)
+        del plain["rejected_lines"]  # said for people
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
 
     def __str__(self) -> str:
@@ -162,7 +231,8 @@ class PlanSummary:
         lines += [f"  {self.shared}"] if self.shared else []
         lines += [f"  tract {tract}: {count} targets" for tract, count in self.tracts.items()]
         lines += [f"  band {band}: missing for {count} targets" for band, count in self.bands_missing.items() if count]
-        lines += [f"  not delivered: {count} rows, {reason}" for reason, count in self.rejected.items()]
+        lines += [f"  {self.other_tract} targets from another tract than their own"] if self.other_tract else []
+        lines += [f"  not delivered: {line}" for line in self.rejected_lines]
         return "\n".join(lines)
 
 

@@ -15,8 +15,9 @@ from ..plan import CutoutPlan
 
 __all__ = ["TRACTS", "AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size", "parse_tract"]
 
-TRACTS = ("primary", "best")
-"""Where tracts overlap: the one whose inner region holds the target, or the one whose files cover most of the box."""
+TRACTS = ("primary", "strict", "best")
+"""Where tracts overlap: the target's own or, where it covers nothing, the best other one; only its own; or the one whose
+files cover most of the box."""
 
 _DECIMALS = 6
 """Digits of a size in pixels that count: a tract's pixel scale, found from its corners, is good to 1e-9."""
@@ -55,6 +56,11 @@ def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
     """Return band names from a string of one-letter bands, or from names."""
     if isinstance(bands, str) and set(bands) & set(", "):
         raise ConfigurationError(f"bands as one string have one letter each, such as 'gri'; got {bands!r}")
+    if isinstance(bands, str) and not bands.isalpha() and len(bands) > 1:
+        raise ConfigurationError(
+            f"bands={bands!r}: a string has one letter for each band, such as 'gri'; bands are named as in the Butler (g, not"
+            f" the filter LSST_g), and a longer name is given as a list: [{bands}]"
+        )
     if not isinstance(bands, Iterable):
         raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
     names = tuple(bands)

@@ -4,7 +4,7 @@ It asks for the tracts that hold targets, then for the coadds of every patch und
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ..butler import LocatedFile, Repository, as_names
 from ..catalog import Catalog
-from ..errors import CoverageError, PlaneError, ReadError, UnsupportedFormatError
+from ..errors import CorruptFileError, CoverageError, PlaneError, ReadError, UnsupportedFormatError
 from ..fits import Coadd, PlaneLayout, open_coadd
-from ..geom import YX
+from ..geom import YX, TanProjection
 from ..plan import CutoutPlan, FileTable, PatchTable, Reason, Rejected
 from ..skymap import SkyMap, Tract, check_projection
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size, parse_tract
@@ -32,6 +32,9 @@ BLOCK_SIDE = 750
 A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
 full-width strips of the same area instead."""
 
+_HINTED = 1000
+"""Targets of which a hint is made."""
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -39,6 +42,7 @@ class _Sample:
 
     border: YX[int]
     block_shape: YX[int]
+    tile_shape: YX[int]
     tile_bytes: float
     psf_shape: YX[int] | None
     pixel_scale: YX[float]
@@ -56,7 +60,7 @@ class Planner:
     size
         Rows and columns, as `parse_size` takes them; angles become the nearest whole number of the tract's pixels.
     tract
-        ``"primary"``, or ``"best"`` for the tract whose files cover most of a target's box.
+        Where tracts overlap, one of `TRACTS`.
     """
 
     def __init__(
@@ -72,13 +76,17 @@ class Planner:
     def forget(self) -> None:
         """Forget every answer of the repository."""
         self._tracts: dict[int, Tract | None] = {}
-        self._all_tracts = False
+        self._every_tract: SkyMap | None = None
+        self._tracts_with_coadds: set[int] | None = None
         self._files: dict[tuple[int, int], dict[str, LocatedFile]] = {}
         self._known_sample: _Sample | None = None
         self._clipped: bool | None = None
 
-    def plan(self, catalog: Catalog) -> CutoutPlan:
+    def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
         """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+
+        Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
+        false.
 
         Raises
         ------
@@ -87,26 +95,25 @@ class Planner:
         """
         sample = self._sample()
         size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
-        skymap = self._skymap(catalog.ra, catalog.dec)
-        tract = skymap.find(catalog.ra, catalog.dec)
+        own = self._own_tract(catalog.ra, catalog.dec)
+        tract = np.where(_among(own, self._known_skymap().tracts), own, -1)
         if self.tract == "best":
-            tract = self._best_tract(catalog, tract, size)
-            skymap = self._known_skymap()
-        inside = np.flatnonzero(tract >= 0)
-        boxes = Boxes.around(skymap, tract[inside], catalog.ra[inside], catalog.dec[inside], size)
-        start, others = PatchRanges.under(boxes, skymap, size, sample.border).others(boxes)
-        patches, files, primary, others = self._tables(skymap, boxes, others)
-        has_file = (patches.files >= 0).any(axis=1)
-        covered = has_file[primary]
-        owner = np.repeat(np.arange(len(inside)), np.diff(start))
-        covered[owner[has_file[others]]] = True
-        keep = np.flatnonzero(covered)
+            tract = self._best_tract(catalog, tract, own, size)
+        under = self._under(catalog, tract, size)
+        lost = np.setdiff1d(np.arange(len(catalog)), under.row[under.covered], assume_unique=True)
+        if self.tract == "primary" and len(lost):
+            row, other, _ = self._elsewhere(catalog, lost, own, size)
+            if len(row):
+                tract[row] = other
+                under = self._under(catalog, tract, size)
+                lost = np.setdiff1d(lost, row)
+        rejected = self._rejected(catalog, lost, own, under)
+        keep = np.flatnonzero(under.covered)
         if not len(keep):
-            raise CoverageError(self._nothing_covered(catalog, len(inside)))
-        reason = np.where(tract < 0, Reason.OUTSIDE_TRACTS, Reason.NO_COADD).astype(np.uint8)
-        lost = np.setdiff1d(np.arange(len(catalog)), inside[keep])
-        kept_start = np.concatenate([[0], np.cumsum(np.diff(start)[keep])]).astype(np.int64)
-        row = inside[keep]
+            raise CoverageError(self._nothing_covered(catalog, rejected) + self._hint(catalog) * hints)
+        row = under.row[keep]
+        kept = catalog[row]
+        count = np.diff(under.others_start)
         return CutoutPlan(
             repo=self.repository.name,
             collections=self.repository.collections,
@@ -115,38 +122,42 @@ class Planner:
             bands=self.bands,
             size=size,
             block_shape=sample.block_shape,
+            tile_shape=sample.tile_shape,
             border=sample.border,
             psf_shape=sample.psf_shape,
             row=row,
-            object_id=catalog.object_id[row],
-            ra=catalog.ra[row],
-            dec=catalog.dec[row],
-            primary=primary[keep].astype(np.int32),
-            yx0=boxes.yx0[keep].astype(np.int32),
-            offset=boxes.offset[keep],
-            others_start=kept_start,
-            others=others[covered[owner]],
-            patches=patches,
-            files=files,
-            projections={t: skymap.tracts[t].projection for t in np.unique(tract[row]).tolist()},
-            rejected=Rejected(lost, catalog.object_id[lost], catalog.ra[lost], catalog.dec[lost], reason[lost]),
-            columns=catalog[row].columns,
+            object_id=kept.object_id,
+            ra=kept.ra,
+            dec=kept.dec,
+            primary=under.primary[keep].astype(np.int32),
+            other_tract=tract[row] != own[row],
+            yx0=under.boxes.yx0[keep].astype(np.int32),
+            offset=under.boxes.offset[keep],
+            others_start=np.concatenate([[0], np.cumsum(count[keep])]).astype(np.int64),
+            others=under.others[np.repeat(under.covered, count)],
+            patches=under.patches,
+            files=under.files,
+            projections={t: self._projection(t) for t in _distinct(tract[row])},
+            rejected=rejected,
+            columns=kept.columns,
             tile_bytes=sample.tile_bytes,
         )
 
-    def _skymap(self, ra: Floats, dec: Floats) -> SkyMap:
-        """Return the skymap with every tract that may be the primary one of a position."""
+    def _own_tract(self, ra: Floats, dec: Floats) -> Ints:
+        """Return the tract that the skymap gives each position to, -1 for none, and learn these tracts."""
         rings = self.repository.rings
         if rings is not None:
-            self._learn(rings.find(ra, dec))
-        elif not self._all_tracts:
-            self._tracts.update(self.repository.skymap_of().tracts)
-            self._all_tracts = True
-        return self._known_skymap()
+            own = rings.find(ra, dec)
+            self._learn(own)
+            return own
+        if self._every_tract is None:
+            self._every_tract = self.repository.skymap_of()
+            self._tracts.update(self._every_tract.tracts)
+        return self._every_tract.find(ra, dec)
 
     def _learn(self, tracts: Ints) -> None:
         """Ask the repository for those of the tracts that were not asked for before."""
-        wanted = [t for t in np.unique(tracts).tolist() if t not in self._tracts]
+        wanted = [t for t in _distinct(tracts) if t not in self._tracts]
         if wanted:
             found = self.repository.skymap_of(wanted).tracts
             self._tracts.update({number: found.get(number) for number in wanted})
@@ -155,29 +166,60 @@ class Planner:
         tracts = {t: v for t, v in self._tracts.items() if v is not None}
         return SkyMap(self.repository.skymap, tracts, self.repository.rings)
 
-    def _best_tract(self, catalog: Catalog, primary: Ints, size: YX[int]) -> Ints:
-        """Return the tract of each target whose files cover most of its box; the primary one where none covers more.
+    def _projection(self, tract: int) -> TanProjection:
+        known = self._tracts[tract]
+        assert known is not None
+        return known.projection
 
-        Only targets that the primary tract does not cover wholly, in every band, are looked at again.
+    def _under(self, catalog: Catalog, tract: Ints, size: YX[int]) -> "_Under":
+        """Return the boxes of the rows that have a tract, and the patches and files under them."""
+        row, skymap = np.flatnonzero(tract >= 0), self._known_skymap()
+        boxes = Boxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
+        start, others = PatchRanges.under(boxes, skymap, size, self._sample().border).others(boxes)
+        patches, files, primary, others = self._tables(skymap, boxes, others)
+        has_file = (patches.files >= 0).any(axis=1)
+        covered = has_file[primary]
+        covered[np.repeat(np.arange(len(row)), np.diff(start))[has_file[others]]] = True
+        return _Under(row, boxes, start, others, primary, covered, patches, files)
+
+    def _best_tract(self, catalog: Catalog, primary: Ints, own: Ints, size: YX[int]) -> Ints:
+        """Return the tract of each target whose files cover most of its box; its own where none covers more.
+
+        Only targets that their own tract does not cover wholly, in every band, are looked at again.
         """
         best = primary.copy()
         pixels = np.zeros(len(catalog), np.int64)
         inside = np.flatnonzero(primary >= 0)
         pixels[inside] = self._covered_pixels(catalog.ra[inside], catalog.dec[inside], primary[inside], size)
         torn = np.flatnonzero(pixels < size.y * size.x * len(self.bands))
-        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self._sample().border)))
-        row, tract = self._known_skymap().near(catalog.ra[torn], catalog.dec[torn], margin)
-        self._learn(tract)
-        row = torn[row]
-        other = (tract != primary[row]) & np.isin(tract, list(self._known_skymap().tracts))
-        row, tract = row[other], tract[other]
-        covered = self._covered_pixels(catalog.ra[row], catalog.dec[row], tract, size)
+        row, tract, covered = self._elsewhere(catalog, torn, own, size)
         more = covered > pixels[row]
-        row, tract, covered = row[more], tract[more], covered[more]
-        # The last assignment to a row stays: the greatest coverage, of equal ones the lowest tract number.
-        order = np.lexsort((-tract, covered))
-        best[row[order]] = tract[order]
+        best[row[more]] = tract[more]
         return best
+
+    def _elsewhere(self, catalog: Catalog, rows: Ints, own: Ints, size: YX[int]) -> tuple[Ints, Ints, Ints]:
+        """Return for each row that a tract besides its own covers: row, the tract that covers most, pixels covered.
+
+        Of tracts that cover equally much, summed over the bands, the one with the lowest number.
+        """
+        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self._sample().border)))
+        row, tract = self._known_skymap().near(catalog.ra[rows], catalog.dec[rows], margin)
+        row = rows[row]
+        other = (tract != own[row]) & _among(tract, self._held())
+        row, tract = row[other], tract[other]
+        self._learn(tract)
+        pixels = self._covered_pixels(catalog.ra[row], catalog.dec[row], tract, size)
+        order = np.lexsort((tract, -pixels, row))
+        row, tract, pixels = row[order], tract[order], pixels[order]
+        first = np.diff(row, prepend=-1) > 0
+        chosen = first & (pixels > 0)
+        return row[chosen], tract[chosen], pixels[chosen]
+
+    def _held(self) -> set[int]:
+        """Return the tracts that have coadds."""
+        if self._tracts_with_coadds is None:
+            self._tracts_with_coadds = set(self.repository.tracts())
+        return self._tracts_with_coadds
 
     def _covered_pixels(self, ra: Floats, dec: Floats, tract: Ints, size: YX[int]) -> Ints:
         """Return ``(N,)`` pixels, summed over the bands, that the files of given tracts hold of boxes around positions."""
@@ -193,13 +235,14 @@ class Planner:
         return covered_pixels(boxes.yx0, size, ranges, has_file, border, clipped=self._is_clipped())
 
     def _is_clipped(self) -> bool:
-        """Return whether files end where their tract does, as one at the edge of a tract tells.
+        """Return whether files end where their tract does, as a known skymap or a file at the edge of a tract tells.
 
         Skymaps of cells let the outermost patches leave the tract, older ones do not. Without any such file it
         makes no difference.
         """
+        rings = self.repository.rings
         if self._clipped is None:
-            self._clipped = self._read_clipped()
+            self._clipped = rings.clipped if rings is not None else self._read_clipped()
         return bool(self._clipped)
 
     def _read_clipped(self) -> bool | None:
@@ -255,36 +298,106 @@ class Planner:
 
     def _read_sample(self) -> _Sample:
         failure: ReadError | None = None
-        for one in self.repository.samples():
+        samples = self.repository.samples()
+        for one in samples:
             try:
-                return self._measure(one)
+                return self._measure(one, [other.uri for other in samples])
             except ReadError as error:
                 failure = error
         if failure is None:
             raise CoverageError(f"there is no {self.repository.where}")
         raise failure
 
-    def _measure(self, one: LocatedFile) -> _Sample:
-        tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
-        inner = tract.inner_box(one.patch)
-        with open_coadd(one.uri, size=one.size) as coadd:
+    def _measure(self, one: LocatedFile, others: Sequence[str]) -> _Sample:
+        with open_coadd(one.uri, size=one.size, others=others) as coadd:
+            tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
             whose = f"tract {one.tract} of skymap {self.repository.skymap!r}"
-            check_projection(coadd.projection, tract.projection, coadd.bbox, one.uri, whose)
+            check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)
             bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
-        border = YX(y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, 0), x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, 0))
+        inner = tract.inner_box(one.patch)
+        # What a file at the edge of its tract shows can be less than what others have.
+        least = 0 if self.repository.rings is None else self.repository.rings.border
         return _Sample(
-            border, _block_shape(layout), layout.compressed_bytes / bbox.area, psf_shape, tract.projection.pixel_scale
+            border=YX(
+                y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, least),
+                x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, least),
+            ),
+            block_shape=_block_shape(layout),
+            tile_shape=layout.tile_shape,
+            tile_bytes=layout.compressed_bytes / bbox.area,
+            psf_shape=psf_shape,
+            pixel_scale=tract.projection.pixel_scale,
         )
 
-    def _nothing_covered(self, catalog: Catalog, in_tracts: int) -> str:
+    def _rejected(self, catalog: Catalog, rows: Ints, own: Ints, under: "_Under") -> Rejected:
+        """Return the rows that are not delivered, each with its own tract and what is missing there."""
+        patch = np.full(len(catalog), -1, np.int64)
+        patch[under.row] = under.boxes.patch
+        in_tract = _among(own[rows], self._held()) if len(rows) else np.zeros(0, bool)
+        left = catalog[rows]
+        return Rejected(
+            row=rows,
+            object_id=left.object_id,
+            ra=left.ra,
+            dec=left.dec,
+            reason=np.where(in_tract, Reason.NO_COADD, Reason.OUTSIDE_TRACTS).astype(np.uint8),
+            tract=own[rows],
+            patch=np.where(in_tract, patch[rows], -1),
+            columns=left.columns,
+        )
+
+    def _nothing_covered(self, catalog: Catalog, rejected: Rejected) -> str:
         places = {one.tract: one.patch for one in self.repository.samples()}
         tracts = self.repository.skymap_of(list(places)).tracts
         where = "; ".join(_place(tracts[tract], patch) for tract, patch in places.items())
         return (
-            f"none of the {len(catalog)} targets ({catalog.source}) is covered: {len(catalog) - in_tracts} lie in no tract, "
-            f"{in_tracts} on patches without coadds in {''.join(self.bands)}. First target: ra {catalog.ra[0]:.4f}, dec "
-            f"{catalog.dec[0]:.4f} (degrees). There is {self.repository.where}, for example for {where}"
+            f"none of the {len(catalog)} targets ({catalog.source}) is covered in {''.join(self.bands)}: "
+            f"{'; '.join(rejected.lines())}. First target: ra {catalog.ra[0]:.4f}, dec {catalog.dec[0]:.4f} (degrees). "
+            f"There is {self.repository.where}, for example for {where}"
         )
+
+    def _hint(self, catalog: Catalog) -> str:
+        """Return what the user may have meant, if that would be covered."""
+        some = catalog[:_HINTED]
+        east = np.where(some.ra > 180.0, some.ra - 360.0, some.ra)
+        meant = {
+            "RA is taken as degrees; as hours": (some.ra * 15.0, some.dec, "unit='hourangle,deg'"),
+            "with RA and Dec swapped": (some.dec % 360.0, east, "ra= and dec= the other way round"),
+        }
+        for words, (ra, dec, remedy) in meant.items():
+            if (ra > 360.0).any() or (np.abs(dec) > 90.0).any():
+                continue
+            try:
+                covered = len(self.plan(Catalog(some.object_id, ra, dec), hints=False))
+            except CoverageError:
+                continue
+            return f". {words}, {covered} of the first {len(some)} targets would be covered: give {remedy}"
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Under:
+    """Boxes of catalog rows ``row``, and what lies under them: as in a `CutoutPlan`, of ``n`` rows."""
+
+    row: Ints
+    boxes: Boxes
+    others_start: Ints
+    others: Ints
+    primary: Ints
+    covered: NDArray[np.bool_]
+    """``(n,)`` whether some file reaches under the box."""
+    patches: PatchTable
+    files: FileTable
+
+
+def _distinct(numbers: Ints) -> list[int]:
+    """Return the different ones of numbers that are not negative, ascending; much faster than hashing them all."""
+    return np.flatnonzero(np.bincount(numbers[numbers >= 0])).tolist()
+
+
+def _among(numbers: Ints, chosen: Collection[int]) -> NDArray[np.bool_]:
+    """Return which of the numbers are among the chosen ones."""
+    return np.isin(numbers, np.fromiter(chosen, np.int64, len(chosen)))
 
 
 def _place(tract: Tract, patch: int) -> str:
@@ -324,8 +437,10 @@ def build_plan(
     dataset_type, skymap
         What to read; the skymap defaults to the one that the coadds have.
     tract
-        Where tracts overlap: ``"primary"`` is the one that the skymap gives the position to, ``"best"`` the one whose
-        files cover most pixels of the box, on average over the bands; equal ones go to the primary tract.
+        Where tracts overlap: ``"primary"`` is the target's own tract, the one that the skymap gives its position to; where
+        its coadds cover no pixel of the box in any of the bands, the best of the others. ``"strict"`` is the own tract
+        only. ``"best"`` is the one whose files cover most pixels of the box, summed over the bands; of equal ones the
+        own tract, then the lowest number.
     columns
         Catalog columns that travel with the samples.
 
@@ -353,8 +468,8 @@ def _block_shape(layout: PlaneLayout) -> YX[int]:
 
 
 def _psf_shape(coadd: Coadd) -> YX[int] | None:
-    """Return the shape of a file's PSF kernels; None where it has none that can be read without the LSST stack."""
+    """Return the shape of a file's PSF kernels; None where it has none, or none that can be read here."""
     try:
         return coadd.psf.kernel_shape
-    except (PlaneError, UnsupportedFormatError):
+    except (PlaneError, CorruptFileError, UnsupportedFormatError):
         return None

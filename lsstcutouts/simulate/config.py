@@ -13,8 +13,8 @@ from ..geom import YX
 
 __all__ = ["SimulationConfig"]
 
-FULL_SIZE = (YX(20, 20), YX(150, 150), YX(10, 10))
-"""Cells a patch, pixels a cell and patches a tract of the real DP1 and DP2 skymaps."""
+FULL_SIZE = (YX(20, 20), YX(150, 150), YX(10, 10), 0.2)
+"""Cells a patch, pixels a cell, patches a tract and arcseconds a pixel of the real DP1 and DP2 skymaps."""
 
 KNOWN_BANDS = "ugrizy"
 TRACT_COUNT = 18938
@@ -35,13 +35,15 @@ class SimulationConfig:
     release
         Whose file format, skymap and names: ``"dp2"`` (`CellCoadd`) or ``"dp1"`` (`ExposureF`).
     cells
-        Inner cells along a side of a patch, or ``(y, x)``. With the real 20 (and the defaults of ``cell`` and
-        ``grid``) the repository has the real skymap's name, hash and geometry; any other size registers a skymap
+        Inner cells along a side of a patch, or ``(y, x)``. With the real 20 (and the defaults of ``cell``, ``grid`` and
+        ``pixel_scale``) the repository has the real skymap's name, hash and geometry; any other size registers a skymap
         of its own. A DP2 file has one border cell more on each side.
     cell
         Pixels along a side of a cell, or ``(y, x)``.
     grid
         Patches along a side of the tract, or ``(y, x)``.
+    pixel_scale
+        Arcseconds a pixel.
     patches
         A number ``n`` for a block of ``n`` by ``n`` patches, or a list of patch ids or of ``(x, y)`` pairs.
     tract
@@ -72,6 +74,7 @@ class SimulationConfig:
     cells: int | Sequence[int] = 10
     cell: int | Sequence[int] = 150
     grid: int | Sequence[int] = 10
+    pixel_scale: float = 0.2
     patches: int | Sequence[int] | Sequence[Sequence[int]] = 2
     tract: int = 5063
     bands: str | Sequence[str] = KNOWN_BANDS
@@ -94,6 +97,8 @@ class SimulationConfig:
         _whole("noise_realizations", self.noise_realizations, 0)
         if not (isinstance(self.dataset_type, str) and self.dataset_type.isidentifier()):
             raise ConfigurationError(f"dataset_type={self.dataset_type!r} must be a name of letters, digits and _")
+        if not (isinstance(self.pixel_scale, int | float) and 0.01 <= self.pixel_scale <= 10.0):
+            raise ConfigurationError(f"pixel_scale={self.pixel_scale!r} must lie between 0.01 and 10 arcsec")
         if not 0.0 <= self.lens_fraction <= 1.0:
             raise ConfigurationError(f"lens_fraction={self.lens_fraction!r} must lie between 0 and 1")
         # Every derived value is asked for once here, so that a mistake shows where it was made.
@@ -148,7 +153,7 @@ class SimulationConfig:
     @property
     def is_full_size(self) -> bool:
         """Whether the geometry is that of the real skymap, whose name and hash it then has."""
-        return (self.cell_grid, self.cell_shape, self.patch_grid) == FULL_SIZE
+        return (self.cell_grid, self.cell_shape, self.patch_grid, self.pixel_scale) == FULL_SIZE
 
     def _missing_file(self, item: Any) -> tuple[int, str]:
         pair = _sequence("missing", item)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..geom import YX, Box
 from .config import KNOWN_BANDS, SimulationConfig
 from .light import PointSpread, Sources, paint
-from .skymap import PIXEL_SCALE, SimulatedSkyMap
+from .skymap import SimulatedSkyMap
 
 __all__ = ["CoaddPixels", "expose_patch"]
 
@@ -102,7 +102,7 @@ class _File(NamedTuple):
 def _expose(config: SimulationConfig, file: _File, canvas: NDArray[np.float32]) -> CoaddPixels:
     box, index = file.box, KNOWN_BANDS.index(file.band)
     rng = np.random.default_rng([config.seed, 3, config.tract, file.patch, index])
-    spread = PointSpread(SEEING[index] / PIXEL_SCALE * rng.uniform(0.97, 1.03))
+    spread = PointSpread(SEEING[index] / config.pixel_scale * rng.uniform(0.97, 1.03))
     light = spread.blur(canvas)[MARGIN:-MARGIN, MARGIN:-MARGIN]
     cells = YX(-(-box.shape.y // config.cell_shape.y), -(-box.shape.x // config.cell_shape.x))
     psf = _stored_psf(spread, cells, rng)

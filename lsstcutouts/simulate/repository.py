@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -208,13 +208,18 @@ def _write_butler(folder: Path, config: SimulationConfig, skymap: SimulatedSkyMa
     settings = Config()
     settings["datastore", "formatters"] = dp2.datastore_formatter(config.compression)
     Butler.makeRepo(str(folder), config=settings)
-    with closing(Butler.from_config(str(folder), run=_RUN[config.release], writeable=True)) as butler:
+    with (
+        closing(Butler.from_config(str(folder), run=_RUN[config.release], writeable=True)) as butler,
+        ThreadPoolExecutor(max_workers=1) as pool,
+        _shown(config, progress) as step,
+    ):
         _register(butler, config, skymap)
         writer = _Writer(butler, _dataset_type(butler, config), config, skymap, folder)
         write = writer.put if config.release == "dp2" else writer.ingest
-        for pixels in _shown(_exposures(config, skymap, sky), config, progress):
+        for pixels in _exposures(config, skymap, sky, pool):
             # In this thread: astropy changes the process's warning filters while it writes.
             write(punched(pixels, config))
+            step()
 
 
 def _dataset_type(butler: Butler, config: SimulationConfig) -> DatasetType:
@@ -240,24 +245,28 @@ def _register(butler: Butler, config: SimulationConfig, skymap: SimulatedSkyMap)
     butler.collections.redefine_chain(_CHAIN[config.release], _RUN[config.release])
 
 
-def _exposures(config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky) -> Iterator[CoaddPixels]:
+def _exposures(
+    config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky, pool: ThreadPoolExecutor
+) -> Iterator[CoaddPixels]:
     """Yield all files, each rendered in a thread while the one before it is written."""
     files = chain.from_iterable(expose_patch(config, skymap, sky.sources, patch) for patch in config.patch_ids)
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    pending = pool.submit(next, files, None)
+    while (pixels := pending.result()) is not None:
         pending = pool.submit(next, files, None)
-        while (pixels := pending.result()) is not None:
-            pending = pool.submit(next, files, None)
-            yield pixels
+        yield pixels
 
 
-def _shown(files: Iterator[CoaddPixels], config: SimulationConfig, progress: bool) -> Iterable[CoaddPixels]:
+@contextmanager
+def _shown(config: SimulationConfig, progress: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar; what is given is called after each file."""
     if not progress:
-        yield from files
+        yield lambda: None
         return
     total = len(config.patch_ids) * len(config.band_names) - len(config.missing_files)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as bar:
-        yield from bar.track(files, total=total, description=f"Writing {config.release} coadds")
+        task = bar.add_task(f"Writing {config.release} coadds", total=total)
+        yield lambda: bar.advance(task)
 
 
 class _AfwFormatter(FormatterV2):

@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from ..geom import Box
 from .config import KNOWN_BANDS, SimulationConfig
 from .light import Kind, Sources
-from .skymap import PIXEL_SCALE, SimulatedSkyMap
+from .skymap import SimulatedSkyMap
 
 __all__ = ["Sky", "draw_sky"]
 
@@ -79,7 +79,7 @@ def draw_sky(config: SimulationConfig, skymap: SimulatedSkyMap) -> Sky:
     rng = np.random.default_rng([config.seed, 2])
     targets = _draw_targets(config, skymap, rng)
     sources = [
-        *_target_sources(targets, rng),
+        *_target_sources(targets, config.pixel_scale, rng),
         _field(config, skymap, targets, rng),
         _bright(config, skymap, targets, rng),
     ]
@@ -120,18 +120,22 @@ def _positions(
     # Beyond the tract's own box a position belongs to another tract, which no file here is of.
     outer = [skymap.outer_box(patch).intersection(skymap.tract_box) for patch in config.patch_ids]
     pitch = float(np.sqrt(sum(box.area for box in inner) / (1.3 * count)))
-    if pitch < SMALLEST_PITCH:
+    while pitch >= SMALLEST_PITCH:
+        y, x = _lattice(outer, pitch)
+        is_inner, is_outer = _inside(y, x, inner), _inside(y, x, outer)
+        around = int((is_outer & ~is_inner).sum())
+        if int(is_inner.sum()) + around >= count:
+            break
+        pitch *= 0.95
+    else:
         raise ConfigurationError(
             f"targets={count} leaves less than {SMALLEST_PITCH:.0f} px between them: ask for fewer, or for more or "
             f"larger patches"
         )
-    y, x = _lattice(outer, pitch)
-    is_inner, is_outer = _inside(y, x, inner), _inside(y, x, outer)
-    chosen = rng.permutation(np.flatnonzero(is_inner))[: count - outside]
+    # Patches that fill their tract have nothing around them: then fewer targets lie there, or none.
+    chosen = rng.permutation(np.flatnonzero(is_inner))[: count - min(outside, around)]
     ring = rng.permutation(np.flatnonzero(is_outer & ~is_inner))[: count - len(chosen)]
     chosen = rng.permutation(np.concatenate([chosen, ring]))
-    if len(chosen) < count:
-        raise ConfigurationError(f"only {len(chosen)} of {count} targets fit: ask for fewer targets or larger patches")
     y, x = y[chosen], x[chosen]
     play = (pitch - min(SPACING, 0.6 * pitch)) * rng.uniform(-0.5, 0.5, (2, count))
     # A step must not carry a target off the coverage.
@@ -153,14 +157,14 @@ def _inside(y: NDArray[np.float64], x: NDArray[np.float64], boxes: list[Box]) ->
     return inside
 
 
-def _target_sources(targets: _Targets, rng: np.random.Generator) -> list[Sources]:
+def _target_sources(targets: _Targets, scale: float, rng: np.random.Generator) -> list[Sources]:
     is_star, is_lens = targets.kind == "star", targets.kind == "lens"
     n = len(targets.y)
-    radius = rng.uniform(0.45, 1.1, n) / PIXEL_SCALE
+    radius = rng.uniform(0.45, 1.1, n) / scale
     ratio, angle = rng.uniform(0.6, 0.95, n), rng.uniform(0.0, np.pi, n)
     stars = _sources(targets, is_star, Kind.POINT, targets.red + targets.blue)
     galaxies = _sources(targets, ~is_star, Kind.DE_VAUCOULEURS, targets.red, radius, ratio, angle)
-    return [stars, galaxies, _arcs(targets, is_lens, ratio, angle, rng), *_not_lensed(targets, rng)]
+    return [stars, galaxies, _arcs(targets, is_lens, ratio, angle, scale, rng), *_not_lensed(targets, scale, rng)]
 
 
 def _arcs(
@@ -168,41 +172,46 @@ def _arcs(
     chosen: NDArray[np.bool_],
     ratio: NDArray[np.float64],
     angle: NDArray[np.float64],
+    scale: float,
     rng: np.random.Generator,
 ) -> Sources:
     n = len(targets.y)
-    einstein = targets.einstein / PIXEL_SCALE
+    einstein = targets.einstein / scale
     # Uniform over the disc in which a background source is bent into more than one bright image.
     offset, direction = 0.45 * einstein * np.sqrt(rng.uniform(size=n)), rng.uniform(0.0, 2.0 * np.pi, n)
-    radius = rng.uniform(0.12, 0.3, n) / PIXEL_SCALE
+    radius = rng.uniform(0.12, 0.3, n) / scale
     source = offset * np.sin(direction), offset * np.cos(direction)
     return _sources(targets, chosen, Kind.ARC, targets.blue, radius, ratio, angle, einstein, *source)
 
 
-def _not_lensed(targets: _Targets, rng: np.random.Generator) -> list[Sources]:
+def _not_lensed(targets: _Targets, scale: float, rng: np.random.Generator) -> list[Sources]:
     """Return the blue light of the galaxies that lens nothing: discs with arms, or one to three companions."""
     n = len(targets.y)
     is_galaxy, is_disc = targets.kind == "galaxy", rng.uniform(size=n) < 0.5
-    radius, ratio = rng.uniform(0.7, 1.8, n) / PIXEL_SCALE, rng.uniform(0.35, 1.0, n)
+    radius, ratio = rng.uniform(0.7, 1.8, n) / scale, rng.uniform(0.35, 1.0, n)
     angle, phase = rng.uniform(0.0, np.pi, n), rng.uniform(0.0, 2.0 * np.pi, n)
     arms, pitch = rng.uniform(0.1, 1.0, n), rng.uniform(0.25, 0.6, n)
     discs = _sources(targets, is_galaxy & is_disc, Kind.SPIRAL, targets.blue, radius, ratio, angle, arms, pitch, phase)
-    return [discs, *_companions(targets, is_galaxy & ~is_disc, rng)]
+    return [discs, *_companions(targets, is_galaxy & ~is_disc, scale, rng)]
 
 
-def _companions(targets: _Targets, chosen: NDArray[np.bool_], rng: np.random.Generator) -> list[Sources]:
+def _companions(targets: _Targets, chosen: NDArray[np.bool_], scale: float, rng: np.random.Generator) -> list[Sources]:
     n = len(targets.y)
     shares = rng.dirichlet([2.0, 2.0, 2.0], n) * (np.arange(3) < rng.integers(1, 4, (n, 1)))
     shares /= shares.sum(axis=1, keepdims=True)
-    return [_companion(targets, chosen & (share > 0), share, rng) for share in shares.T]
+    return [_companion(targets, chosen & (share > 0), share, scale, rng) for share in shares.T]
 
 
 def _companion(
-    targets: _Targets, chosen: NDArray[np.bool_], share: NDArray[np.float64], rng: np.random.Generator
+    targets: _Targets,
+    chosen: NDArray[np.bool_],
+    share: NDArray[np.float64],
+    scale: float,
+    rng: np.random.Generator,
 ) -> Sources:
     n = len(targets.y)
-    distance, direction = rng.uniform(0.7, 2.8, n) / PIXEL_SCALE, rng.uniform(0.0, 2.0 * np.pi, n)
-    radius, ratio, angle = rng.uniform(0.15, 0.45, n) / PIXEL_SCALE, rng.uniform(0.4, 1.0, n), rng.uniform(0, np.pi, n)
+    distance, direction = rng.uniform(0.7, 2.8, n) / scale, rng.uniform(0.0, 2.0 * np.pi, n)
+    radius, ratio, angle = rng.uniform(0.15, 0.45, n) / scale, rng.uniform(0.4, 1.0, n), rng.uniform(0, np.pi, n)
     flux = targets.blue * share[:, None]
     moved = _Targets(
         targets.y + distance * np.sin(direction),
@@ -243,7 +252,7 @@ def _field(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets,
     flux = 10.0 ** (0.4 * (ZERO_POINT - magnitude[:, None] - colour[:, bands]))
     kind = np.where(rng.uniform(size=n) < 0.2, Kind.POINT, Kind.EXPONENTIAL)
     shape = np.zeros((n, 6))
-    shape[:, 0] = rng.uniform(0.2, 0.6, n) / PIXEL_SCALE
+    shape[:, 0] = rng.uniform(0.2, 0.6, n) / config.pixel_scale
     shape[:, 1], shape[:, 2] = rng.uniform(0.4, 1.0, n), rng.uniform(0.0, np.pi, n)
     return Sources(y, x, kind.astype(np.int64), shape, flux)
 

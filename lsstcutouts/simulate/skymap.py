@@ -17,12 +17,9 @@ from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 from numpy.typing import ArrayLike, NDArray
 
 from ..geom import YX, Box
-from .config import TRACT_COUNT, SimulationConfig
+from .config import FULL_SIZE, TRACT_COUNT, SimulationConfig
 
 __all__ = ["SimulatedSkyMap", "ring_tract_centre", "skymap_of"]
-
-PIXEL_SCALE = 0.2
-"""Arcseconds a pixel of every Rubin skymap."""
 
 RING_COUNT = 120
 TRACT_OVERLAP = 1.0 / 60.0
@@ -47,6 +44,8 @@ class SimulatedSkyMap:
         Patches of the tract.
     inner, border
         Shape of a patch's inner box and what its outer box has more on each side, pixels.
+    pixel_scale
+        Arcseconds a pixel at the tangent point.
     """
 
     name: str
@@ -56,6 +55,7 @@ class SimulatedSkyMap:
     grid: YX[int]
     inner: YX[int]
     border: YX[int]
+    pixel_scale: float
 
     @property
     def tract_box(self) -> Box:
@@ -71,7 +71,7 @@ class SimulatedSkyMap:
         wcs.wcs.crval = list(self.centre)
         # The real tracts of 30000 px have their tangent point at 14999 (0-based), half a pixel off the middle.
         wcs.wcs.crpix = [self.tract_box.x1 // 2, self.tract_box.y1 // 2]
-        wcs.wcs.cd = [[-PIXEL_SCALE / 3600.0, 0.0], [0.0, PIXEL_SCALE / 3600.0]]
+        wcs.wcs.cd = [[-self.pixel_scale / 3600.0, 0.0], [0.0, self.pixel_scale / 3600.0]]
         wcs.wcs.radesys = "ICRS"
         wcs.wcs.set()
         return wcs
@@ -149,6 +149,7 @@ def skymap_of(config: SimulationConfig) -> SimulatedSkyMap:
         grid=grid,
         inner=YX(cells.y * cell.y, cells.x * cell.x),
         border=YX(round(cell.y * (1 + extra)), round(cell.x * (1 + extra))),
+        pixel_scale=config.pixel_scale,
     )
 
 
@@ -173,13 +174,14 @@ def ring_tract_centre(tract: int) -> tuple[float, float]:
 
 def _real_hash(release: str) -> bytes:
     """Return the hash that ``BaseSkyMap.getSha1`` gives the real skymap; it packs the settings in this order."""
-    builder = struct.pack("<iiiiidd3sd", 150, 150, CELL_BORDER[release], 20, 1, TRACT_OVERLAP, PIXEL_SCALE, b"TAN", 0.0)
+    builder = struct.pack("<iiiiidd3sd", 150, 150, CELL_BORDER[release], 20, 1, TRACT_OVERLAP, 0.2, b"TAN", 0.0)
     return hashlib.sha1(b"RingsSkyMap" + builder + struct.pack("<id", RING_COUNT, 0.0)).digest()  # noqa: S324
 
 
 def _small_name(config: SimulationConfig) -> str:
     parts = (config.cell_grid, config.cell_shape, config.patch_grid)
-    return f"simulated_{config.release}_" + "_".join(f"{y}x{x}" for y, x in parts)
+    scale = "" if config.pixel_scale == FULL_SIZE[3] else f"_{config.pixel_scale:g}"
+    return f"simulated_{config.release}_" + "_".join(f"{y}x{x}" for y, x in parts) + scale
 
 
 def _small_hash(config: SimulationConfig) -> bytes:

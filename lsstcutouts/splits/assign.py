@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..catalog import read_ids
 from ..errors import ConfigurationError
+from ..ids import Ids, places, taken
 from ..order import split_groups
 from ..plan import CutoutPlan
 from .settings import SplitSettings
@@ -79,30 +81,38 @@ def _by_ids(plan: CutoutPlan, ids: Mapping[str, Any]) -> dict[str, Rows]:
     lists = {name: _ids(name, value) for name, value in ids.items()}
     rows = {}
     for name, wanted in lists.items():
-        known = np.concatenate([plan.object_id, plan.rejected.object_id])
-        strange = wanted[~np.isin(wanted, known)]
+        targets = plan.targets_of(wanted)
+        strange = np.flatnonzero((targets < 0) & (places(plan.rejected.object_id, wanted) < 0))
         if len(strange):
-            raise ConfigurationError(f"splits[{name!r}] lists {_some(strange)}, which the catalog does not hold")
-        for other, theirs in lists.items():
-            both = np.intersect1d(wanted, theirs)
-            if other != name and len(both):
-                raise ConfigurationError(f"splits {name!r} and {other!r} both list {_some(both)}")
-        rows[name] = np.flatnonzero(np.isin(plan.object_id, wanted))
+            kind = "texts" if isinstance(plan.object_id, list) else "numbers"
+            raise ConfigurationError(
+                f"splits[{name!r}] lists {_some(taken(wanted, strange))}, which the catalog does not hold; its ids are {kind}"
+            )
+        rows[name] = np.unique(targets[targets >= 0])
+    for name, other in combinations(lists, 2):
+        both = sorted(set(np.asarray(lists[name]).tolist()) & set(np.asarray(lists[other]).tolist()))
+        if both:
+            raise ConfigurationError(f"splits {name!r} and {other!r} both list {_some(both)}")
     _say_rest(plan, rows, "splits list them nowhere")
     return rows
 
 
-def _ids(name: str, value: Any) -> NDArray[np.int64]:
+def _ids(name: str, value: Any) -> Ids:
     if isinstance(value, str | os.PathLike):
         return read_ids(os.fspath(value))
-    array = np.asarray(value)
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
-        raise ConfigurationError(f"splits[{name!r}] must be a list of whole numbers or a file with ids, got {value!r}")
-    return array.astype(np.int64)
+    array = np.asarray(value, object)
+    items: list[Any] = array.tolist() if array.ndim == 1 else [None]
+    if all(isinstance(item, str) for item in items):
+        return items
+    if not all(isinstance(item, int | np.integer) and -(2**63) <= item < 2**64 for item in items):
+        raise ConfigurationError(
+            f"splits[{name!r}] must be a list of ids, whole numbers or texts, or a file with ids, got {value!r}"
+        )
+    return np.array(items, np.uint64) if max(items) >= 2**63 else np.array(items, np.int64)
 
 
-def _some(ids: NDArray[np.int64]) -> str:
-    shown = ", ".join(map(str, ids[:_SHOWN].tolist()))
+def _some(ids: Any) -> str:
+    shown = ", ".join(map(str, np.asarray(ids)[:_SHOWN].tolist()))
     return f"object id {shown}" + (f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else "")
 
 

@@ -98,7 +98,7 @@ def _guarded(parts: Parts, settings: SplitSettings) -> Dealt:
             continue
         plan, rows = parts[name]
         boxes = Boxes.of(plan, rows)
-        shares = sharing(boxes, Boxes.joined(protected)) if protected else np.zeros(len(rows), bool)
+        shares = sharing(boxes, *protected)
         kept[name], dropped[name] = (plan, rows[~shares]), rows[shares]
         protected.append(boxes.take(np.flatnonzero(~shares)))
         if shares.any():

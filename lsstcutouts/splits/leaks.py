@@ -1,6 +1,6 @@
 """Leaks: boxes of two splits that share pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,11 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geom import YX, TanProjection
+from ..ids import Ids, taken
 from ..plan import CutoutPlan
 from .cells import neighbours
 from .footprints import near_other_tracts, overlap_on_sky
 
 __all__ = ["Boxes", "Leak", "leak_between", "sharing"]
+
+type Example = tuple[int | str, int | str, int, int]
 
 _SHIFT = 1 << 18
 """Added to the number of a cell, so that cells left of a tract's first pixel have numbers, too."""
@@ -34,7 +37,7 @@ class Boxes:
         Tract number to its projection.
     """
 
-    object_id: NDArray[np.int64]
+    object_id: Ids
     tract: NDArray[np.int64]
     yx0: NDArray[np.int64]
     size: YX[int]
@@ -44,23 +47,11 @@ class Boxes:
     def of(cls, plan: CutoutPlan, rows: NDArray[np.int64]) -> Self:
         """Return the boxes of targets of a plan."""
         return cls(
-            plan.object_id[rows],
+            taken(plan.object_id, rows),
             plan.tract[rows],
             plan.yx0[rows].astype(np.int64),
             plan.size,
             dict(plan.projections),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence["Boxes"]) -> "Boxes":
-        """Return the boxes of several sets, of one size."""
-        projections = {tract: p for part in parts for tract, p in part.projections.items()}
-        return Boxes(
-            np.concatenate([part.object_id for part in parts]),
-            np.concatenate([part.tract for part in parts]),
-            np.concatenate([part.yx0 for part in parts]),
-            parts[0].size,
-            projections,
         )
 
     def __len__(self) -> int:
@@ -68,7 +59,7 @@ class Boxes:
 
     def take(self, rows: NDArray[np.int64]) -> "Boxes":
         """Return some of the boxes."""
-        return Boxes(self.object_id[rows], self.tract[rows], self.yx0[rows], self.size, self.projections)
+        return Boxes(taken(self.object_id, rows), self.tract[rows], self.yx0[rows], self.size, self.projections)
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ class Leak:
     splits: tuple[str, str]
     targets: tuple[int, int]
     pairs: int
-    examples: tuple[tuple[int, int, int, int], ...] = ()
+    examples: tuple[Example, ...] = ()
 
     def __str__(self) -> str:
         words = f"{self.targets[0]} targets of {self.splits[0]} and {self.targets[1]} of {self.splits[1]} share pixels"
@@ -101,18 +92,19 @@ class Leak:
         return f"{words} in {self.pairs} pairs of boxes; object ids {', '.join(shown)}" if shown else words
 
 
-def sharing(boxes: Boxes, others: Boxes) -> NDArray[np.bool_]:
+def sharing(boxes: Boxes, *others: Boxes) -> NDArray[np.bool_]:
     """Return ``(N,)`` whether each box shares pixels with one of the others."""
     shares = np.zeros(len(boxes), bool)
-    for mine, _ in _pairs(boxes, others):
-        shares[mine] = True
+    for some in others:
+        for mine, _ in _pairs(boxes, some):
+            shares[mine] = True
     return shares
 
 
 def leak_between(names: tuple[str, str], boxes: Boxes, others: Boxes, *, examples: int = 3) -> Leak | None:
     """Return what two splits share, None for nothing."""
     shares, shared, pairs = np.zeros(len(boxes), bool), np.zeros(len(others), bool), 0
-    first: list[tuple[int, int, int, int]] = []
+    first: list[Example] = []
     for mine, theirs in _pairs(boxes, others):
         shares[mine], shared[theirs], pairs = True, True, pairs + len(mine)
         first = _first(boxes, others, mine, theirs, first, examples)
@@ -126,15 +118,16 @@ def _first(
     others: Boxes,
     mine: NDArray[np.int64],
     theirs: NDArray[np.int64],
-    known: list[tuple[int, int, int, int]],
+    known: list[Example],
     count: int,
-) -> list[tuple[int, int, int, int]]:
+) -> list[Example]:
     """Return the first examples by object id among the known ones and these pairs."""
-    order = np.lexsort((others.object_id[theirs], boxes.object_id[mine]))[:count]
+    order = np.lexsort((np.asarray(taken(others.object_id, theirs)), np.asarray(taken(boxes.object_id, mine))))[:count]
     mine, theirs = mine[order], theirs[order]
     side = np.asarray(boxes.size) - np.abs(boxes.yx0[mine] - others.yx0[theirs])
     pixels = np.where(boxes.tract[mine] == others.tract[theirs], side.prod(axis=1), -1)
-    columns = boxes.object_id[mine], others.object_id[theirs], boxes.tract[mine], pixels
+    ids = (np.asarray(taken(boxes.object_id, mine)), np.asarray(taken(others.object_id, theirs)))
+    columns = (*ids, boxes.tract[mine], pixels)
     return sorted({*known, *zip(*(c.tolist() for c in columns), strict=True)})[:count]
 
 

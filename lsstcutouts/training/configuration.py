@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
 from ..planner.arguments import parse_bands, parse_size
-from ..trained import absolute_path, data_state, without_secrets
+from ..trained import absolute_path, data_state, public_values
 
 __all__ = ["as_trained", "recorded"]
 
@@ -56,13 +56,16 @@ _TRAINING_ONLY = ("augmentations", "weights", "balance", "epoch_size", "replacem
 _GROUPS = {
     "normalisation": "data.normalisation",
     "augmentation": "data.augmentations",
-    "model": "model",
+    "task": "model._target_",
+    "model": "model.network",
     "optimizer": "model.optimizer",
     "scheduler": "model.scheduler",
 }
 
 _MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 """What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
+
+_OWN = "lsstcutouts.datamodule.CutoutDataModule"
 
 _ABSENT = object()
 
@@ -77,7 +80,7 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     data = plain.get("data")
     if isinstance(data, dict):
         data |= {name: absolute_path(data[name]) for name in _PATHS if name in data}
-    return {"version": _VERSION, "folder": str(Path.cwd()), **without_secrets(plain)}
+    return {"version": _VERSION, "folder": str(Path.cwd()), **public_values(plain)}
 
 
 def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
@@ -133,23 +136,20 @@ def _given(cfg: DictConfig) -> _Given:
     names = [one.key_or_group for one in OverridesParser.create().parse_overrides(texts)]
     groups = frozenset(name for name in names if name in job.runtime.choices)
     keys = [name for name in names if name not in groups]
+    here = recorded(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
         plain = recorded(hydra.compose(job.job.config_name, overrides=without))
-        here = recorded(cfg)
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
-    if "task" in groups:
-        keys += ["model._target_"]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
-    for group, section in _GROUPS.items():
-        if group in groups:
-            keys += [key for key in _leaves({section: _select(recorded(cfg), section)}) if not _of_another(key, group)]
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for group in groups & set(_GROUPS):
+        chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
+        # A group does not say what it leaves null, such as the classes of a column, or takes from other settings.
+        said = {key: _select(raw, key) for key in chosen}
+        keys += [key for key, value in said.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
     return _Given(groups, tuple(dict.fromkeys(keys)))
-
-
-def _of_another(key: str, group: str) -> bool:
-    return group == "model" and key.startswith(("model.optimizer", "model.scheduler"))
 
 
 def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
@@ -186,8 +186,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
         )
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
-    kept = {"seed", "label", "metric", "mode", "data", "model"} if resume else {"label", "data", "model"}
-    taken = {*kept, *({"trainer", "callbacks"} - given.groups if resume else ())}
+    taken = set(stored) - (given.groups & {"trainer", "callbacks"}) if resume else {"label", "data", "model"}
     for name, value in stored.items():
         if name in taken or name not in cfg:  # what else there is may be interpolated
             result[name] = OmegaConf.create(value) if isinstance(value, dict | list) else value
@@ -204,19 +203,21 @@ def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the configuration in a checkpoint; that of the data alone where no command line wrote it."""
     state = data_state(checkpoint) or {}
     run = state.get("run")
+    derived = {"version", "pixels", "pixel_scale", "plans"}
+    settings = {name: value for name, value in state.get("data", {}).items() if name not in derived}
     if run is not None:
         if run.get("version") != _VERSION:
             raise ConfigurationError(
                 f"{where} has a configuration of version {run.get('version')!r}; this package reads {_VERSION}"
             )
-        return {name: value for name, value in run.items() if name != "version"}
-    if "data" not in state:
+        stored = {name: value for name, value in run.items() if name != "version"}
+        if stored["data"]["_target_"] == _OWN:  # with the defaults of that version
+            stored["data"] = settings | stored["data"]
+        return stored
+    if not settings:
         return {}
-    derived = {"version", "pixels", "pixel_scale", "plans"}
-    settings = {name: value for name, value in state["data"].items() if name not in derived}
     settings["catalog"] = "???" if settings["catalog"] is None else settings["catalog"]
-    made = {"_target_": "lsstcutouts.datamodule.CutoutDataModule", "_convert_": "all"}
-    return {"data": {**made, **settings}}
+    return {"data": {"_target_": _OWN, "_convert_": "all", **settings}}
 
 
 def _change(
@@ -227,16 +228,17 @@ def _change(
     for key in given.keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
-        if section not in stored or section not in {"seed", "label", "data", "model"}:
-            if section in {"trainer", "callbacks"} and section not in given.groups:
+        if section in {"trainer", "callbacks"}:
+            if section not in given.groups:
                 OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        elif section not in stored:
             continue
-        if section == "data" and name in allowed:
+        elif section == "data" and name in allowed:
             OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
             moved |= name in _SOURCES
         elif section == "seed" and allowed is _PREDICT:
             result.data.seed = cfg.seed
-        elif (key == "label" or _TRAINING_KEY.match(key)) and allowed is _PREDICT:
+        elif allowed is _PREDICT and (section not in {"data", "model"} or _TRAINING_KEY.match(key)):
             continue
         elif not _same(name, _select(stored, key), _select(here, key)):
             values = [_shown(_select(one, key)) for one in (stored, here)]
@@ -251,7 +253,7 @@ def _change(
 
 
 _TRAINING_KEY = re.compile(
-    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler))\b"
+    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler|label))\b"
 )
 
 

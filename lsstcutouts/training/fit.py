@@ -49,6 +49,7 @@ def train(cfg: DictConfig) -> TrainingResult:
                 f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
             )
         cfg = as_trained(cfg, before, where, resume=True)
+        del before  # its weights are mapped from a file that may be written over
     if not cfg.debug:
         quieten()
     check_settings(cfg, "data", "trainer", "callbacks")
@@ -112,6 +113,7 @@ def _result(trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, check
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),
         left_out={split: data.report(split).left_out for split in data.loaders},
+        shared={} if data.dealt is None else {split: len(rows) for split, rows in data.dealt.dropped.items()},
         checkpoint=checkpoint,
         picture=None,
     )

@@ -132,12 +132,10 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
     if not len(order):
         return None
     plan, _ = data.splits["predict"]
-    ids = table["object_id"].to_numpy()[order]
-    sorter = np.argsort(plan.object_id)
-    targets = sorter[np.searchsorted(plan.object_id, ids, sorter=sorter)]
-    batch = CutoutReader(plan, data.options, cache=data.cache).read(targets)
+    ids = table["object_id"].take(order).to_pylist()
+    batch = CutoutReader(plan, data.options, cache=data.cache).read(plan.targets_of(ids))
     # A file may have become unreadable since; what is left keeps its caption.
-    score_of = dict(zip(ids.tolist(), scores[order].tolist(), strict=True))
+    score_of = dict(zip(ids, scores[order].tolist(), strict=True))
     captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]
     title = f"highest scores, {''.join(plan.bands)}: score and object_id"
     return write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title)

@@ -32,6 +32,8 @@ class TrainingResult:
         Catalog rows without any coadd.
     left_out
         Split to the number of its rows that a policy left out in the latest epoch.
+    shared
+        Split to the number of its targets that were left out since their boxes share pixels with another split's.
     checkpoint, picture
         Files that were written.
     """
@@ -45,6 +47,7 @@ class TrainingResult:
     bands_missing: Mapping[str, int]
     not_delivered: int
     left_out: Mapping[str, int]
+    shared: Mapping[str, int]
     checkpoint: str
     picture: str | None
 
@@ -58,6 +61,8 @@ class TrainingResult:
         for name, value in sorted(self.metrics.items()):
             table.add_row(name.replace("_", " "), f"{value:.4f}")
         missing = ", ".join(f"{band}: {count}" for band, count in self.bands_missing.items() if count) or "none"
+        reasons = {"sharing pixels with another split": self.shared, "by a policy": self.left_out}
+        left_out = [f"{split}: {n} {why}" for why, counts in reasons.items() for split, n in counts.items() if n]
         rows = {
             "epochs x targets": f"{self.epochs} x {self.targets}",
             "cutouts/s in training": f"{self.cutouts_per_second:,.0f}",
@@ -65,7 +70,7 @@ class TrainingResult:
             "cache hit rate": f"{self.hit_rate:.1%}",
             "targets without a band": missing,
             "targets not delivered": str(self.not_delivered),
-            "targets left out": ", ".join(f"{split}: {n}" for split, n in self.left_out.items() if n) or "none",
+            "targets left out": "; ".join(left_out) or "none",
             "checkpoint": shown_path(self.checkpoint),
             "picture": shown_path(self.picture) if self.picture else "not written",
         }

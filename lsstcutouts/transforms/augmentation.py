@@ -17,8 +17,8 @@ __all__ = ["Augmentation", "checked_number", "checked_size", "moved_by", "needed
 class Augmentation(nn.Module):
     """A module that changes each target by choices of its own.
 
-    They are a hash of the seed, the name of the class, the epoch, ``object_id`` and, where the batch has it, ``repeat``
-    (how often the target was drawn before in this epoch). A resumed run repeats them, whatever the order, the batch, the
+    They are a hash of the seed, the name of the class, the epoch, ``object_id`` (of ``object_hash`` where ids are texts)
+    and, where the batch has it, ``repeat`` (how often the target was drawn before in this epoch). A resumed run repeats them, whatever the order, the batch, the
     world size, the workers and the device. Two modules of one class need different seeds, or they choose alike.
 
     Parameters
@@ -46,7 +46,7 @@ class Augmentation(nn.Module):
         """Return ``(N,)`` keys of random numbers, other ones for each part of the choices."""
         repeat = batch.get("repeat")
         return random_keys(
-            self.needed(batch, "object_id"),
+            self.needed(batch, "object_hash" if "object_hash" in batch else "object_id"),
             self.seed,
             self.epoch,
             stream=self._stream + part,

@@ -27,7 +27,7 @@ def random_keys(
     Parameters
     ----------
     ids
-        ``(N,)`` ids of the targets.
+        ``(N,)`` integer ids of the targets, or their ``object_hash``.
     seed, epoch
         Choose among series of keys.
     stream
@@ -37,7 +37,8 @@ def random_keys(
     """
     of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
     start = 0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03 + 0xA0761D6478BD642F * stream
-    state = ids.to(torch.int64) + _wrapped(start) + of_epoch
+    # torch has little arithmetic for uint64; the bits are the same.
+    state = (ids.view(torch.int64) if ids.dtype == torch.uint64 else ids.to(torch.int64)) + _wrapped(start) + of_epoch
     if repeat is not None:
         state = state + repeat.to(torch.int64) * _wrapped(0x8CB92BA72F3D8DD7)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -1,0 +1,96 @@
+"""Signed URLs and tokens: what they are, and how they stay out of messages, tracebacks and logs."""
+
+import contextlib
+import logging
+import re
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urlsplit
+
+__all__ = ["expiry_of", "hide_secrets", "is_signed", "without_query", "without_secrets"]
+
+_SIGNATURES = {"signature", "x-amz-signature", "x-goog-signature", "sig"}
+"""Parameters of Amazon, Google and CloudFront (versions 2 and 4), and Azure."""
+
+_QUERY = re.compile(r"\?[^\s'\")>\]]*=[^\s'\")>\]]*")
+_SECRET = re.compile(
+    r"((?:\b(?:signature|sig|awsaccesskeyid|googleaccessid|key-pair-id)|\bx-(?:amz|goog)-[\w-]+)(?:=|%3D)"
+    r"|\b(?:signature|x-amz-security-token):\s*|\bbearer\s+(?!token\b))[^\s&'\",;)>\]]+",
+    re.IGNORECASE,
+)
+"""Values of parameters and headers that give access, and the names of the keys that they were made with."""
+
+_LOGGERS = (
+    "urllib3.connectionpool",
+    "urllib3.poolmanager",
+    "urllib3.util.retry",
+    "botocore.auth",
+    "botocore.endpoint",
+    "lsst.resources.http",
+    "lsst.resources._resourcePath",
+)
+"""What writes URLs, signatures and headers of requests to the log, mostly at the level DEBUG."""
+
+
+def is_signed(uri: str) -> bool:
+    """Return whether a URI holds a signature, so that whoever has it has access."""
+    return "?" in uri and not _SIGNATURES.isdisjoint(_query(uri))
+
+
+def expiry_of(url: str) -> float | None:
+    """Return when a signed URL expires, in seconds since 1970; None where it does not say."""
+    query = _query(url)
+    with contextlib.suppress(ValueError, OverflowError):
+        if "expires" in query:  # Amazon and Google, version 2; CloudFront
+            return float(query["expires"])
+        for vendor in ("x-amz-", "x-goog-"):
+            if f"{vendor}date" in query:
+                start = datetime.strptime(query[f"{vendor}date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                return start.timestamp() + float(query.get(f"{vendor}expires", "nan"))
+        if "se" in query:  # Azure
+            end = datetime.fromisoformat(query["se"])
+            return end.replace(tzinfo=end.tzinfo or UTC).timestamp()
+    return None
+
+
+def _query(url: str) -> dict[str, str]:
+    return {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
+
+
+def without_query(uri: str) -> str:
+    """Return a URI without its query and password, which can be what gives access, for messages."""
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    parts = urlsplit(uri)
+    return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without queries of URLs, signatures and tokens."""
+    return _SECRET.sub(r"\1...", _QUERY.sub("?...", text))
+
+
+def hide_secrets(error: BaseException) -> None:
+    """Take queries of URLs, signatures and tokens out of the words of an exception and of all that it was made of."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        args = tuple(without_secrets(arg) if isinstance(arg, str) else arg for arg in one.args)
+        if args != one.args:
+            one.args = args
+        linked = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+        waiting += [other for other in linked if isinstance(other, BaseException)]
+
+
+def _hidden(record: logging.LogRecord) -> bool:
+    """Take signatures and tokens out of a log record; a filter that keeps every record."""
+    text = record.getMessage()
+    if (shown := without_secrets(text)) != text:
+        record.msg, record.args = shown, ()
+    return True
+
+
+for _name in _LOGGERS:
+    logging.getLogger(_name).addFilter(_hidden)
