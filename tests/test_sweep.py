@@ -37,6 +37,7 @@ def test_a_sweep_over_two_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")  # the headings stay whole however many columns differ
     assert main(["train", *TINY, "output=out", "+trainer.limit_train_batches=2", "hparams_search=lr_width"]) == 0
     printed, said = capfd.readouterr()
     results = [json.loads(line) for line in printed.splitlines()]

@@ -167,9 +167,7 @@ def _checked(
         unknown = [one for one in choices if one not in groups[key] and "(" not in one]
         if unknown:
             close = _did_you_mean(nearest(unknown[0], groups[key], cutoff=0.5))
-            raise ConfigurationError(
-                f"{override}: there is no {key}={unknown[0]}.{close} There are {', '.join(groups[key])}"
-            )
+            raise ConfigurationError(f"there is no {key}={unknown[0]}.{close} There are {', '.join(groups[key])}")
         return override
     parsed = _parsed_value(override, value, sweep=sweep)
     known = list(_names(cfg))
