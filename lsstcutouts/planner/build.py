@@ -110,7 +110,7 @@ class Planner:
         rejected = self._rejected(catalog, lost, own, under)
         keep = np.flatnonzero(under.covered)
         if not len(keep):
-            raise CoverageError(self._nothing_covered(catalog, rejected) + self._hint(catalog) * hints)
+            raise CoverageError(self._nothing_covered(catalog, rejected) + (self._hint(catalog) if hints else ""))
         row = under.row[keep]
         kept = catalog[row]
         count = np.diff(under.others_start)
