@@ -80,9 +80,11 @@ def test_hours_and_swapped_columns_get_a_hint(dp2_repo: SimulatedRepository) -> 
         build_plan({"ra": truth.ra / 15.0, "dec": truth.dec}, dp2_repo.root, **options)
     with pytest.raises(CoverageError, match=r"RA and Dec swapped, 7\d of the first 80 targets .* the other way round"):
         build_plan({"ra": truth.dec, "dec": truth.ra}, dp2_repo.root, **options)
-    with pytest.raises(CoverageError) as caught:
-        build_plan({"ra": [18.0], "dec": [45.0]}, dp2_repo.root, **options)
-    assert "would be covered" not in str(caught.value)
+    # Neither is covered, nor with the columns swapped, nor swapped back.
+    for ra, dec in ((18.0, 45.0), (53.0, -80.0), (300.0, 10.0)):
+        with pytest.raises(CoverageError) as caught:
+            build_plan({"ra": [ra], "dec": [dec]}, dp2_repo.root, **options)
+        assert "would be covered" not in str(caught.value)
 
 
 def test_the_butler_is_asked_in_bulk_and_once(dp2_repo: SimulatedRepository) -> None:

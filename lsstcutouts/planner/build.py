@@ -110,7 +110,8 @@ class Planner:
         rejected = self._rejected(catalog, lost, own, under)
         keep = np.flatnonzero(under.covered)
         if not len(keep):
-            raise CoverageError(self._nothing_covered(catalog, rejected) + (self._hint(catalog) if hints else ""))
+            hint = self._hint(catalog) if hints else ""
+            raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
         row = under.row[keep]
         kept = catalog[row]
         count = np.diff(under.others_start)
