@@ -302,10 +302,11 @@ class Repository:
         """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; else what is wrong with one."""
         unreadable: ReadError | None = None
         if self._pixel_scale is None:
-            for one in self.samples():
+            samples = self.samples()
+            for one in samples:
                 (record,) = self._records_of([one.tract])
                 try:
-                    with open_coadd(one.uri, size=one.size) as coadd:
+                    with open_coadd(one.uri, size=one.size, others=[other.uri for other in samples]) as coadd:
                         projection = coadd.projection
                     scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
                     bare_tract(record, scale)
