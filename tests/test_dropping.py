@@ -350,7 +350,7 @@ def test_ctrl_c_while_persistent_workers_start_an_epoch(plan: CutoutPlan, monkey
 
             patch.setattr(dataloader._MultiProcessingDataLoaderIter, "_get_data", press)
             with pytest.raises(KeyboardInterrupt):
-                iter(loader)
+                next(iter(loader))
         assert [b["object_id"].tolist() for b in loader] == whole
 
     with nothing_left():
