@@ -219,7 +219,7 @@ def test_a_known_skymap_of_another_scale(tmp_path: Path, name: str) -> None:
         skymaps.append(SimulatedSkyMap(name, bytes.fromhex(known), tract, centre, **sizes))
     root = tmp_path / "repo"
     Butler.makeRepo(str(root))
-    y, x = np.array([2000.0, 2010.0, 2020.0, 2500.0]), np.array([1500.0, 1510.0, 2000.0, 1500.0])
+    y, x = np.array([2000.0, 2010.0, 2020.0, 2500.0]), np.array([200.0, 210.0, 2000.0, 200.0])
     ra, dec = skymaps[0].sky(y, x)
     with Butler.from_config(str(root), run="run", writeable=True) as butler:
         insert = butler.registry.insertDimensionData
@@ -232,7 +232,7 @@ def test_a_known_skymap_of_another_scale(tmp_path: Path, name: str) -> None:
         kind = DatasetType("deepCoadd", ("skymap", "tract", "patch", "band"), "ExposureF", universe=butler.dimensions)
         butler.registry.registerDatasetType(kind)
         # The first tract's piece lies around the first two targets; the second one's in its middle.
-        boxes = Box(1950, 2060, 1460, 1560), Box(13000, 13100, 13000, 13100)
+        boxes = Box(1950, 2060, 160, 260), Box(13000, 13100, 13000, 13100)
         for skymap, box in zip(skymaps, boxes, strict=True):
             patch = int(skymap.primary_patch(box.y0, box.x0))
             data_id = {"skymap": name, "tract": skymap.tract, "patch": patch, "band": "g"}
