@@ -108,7 +108,7 @@ class TanProjection:
     crpix
         Pixel of the tangent point ``(x, y)``, 0-based tract pixels.
     cd
-        ``(cd1_1, cd1_2, cd2_1, cd2_2)``, degrees a pixel.
+        ``(cd1_1, cd1_2, cd2_1, cd2_2)``, degrees a pixel, for ``LONPOLE`` 180, at the poles, too.
     """
 
     crval: tuple[float, float]
@@ -166,6 +166,7 @@ class TanProjection:
             "CD2_1": self.cd[2],
             "CD2_2": self.cd[3],
             "RADESYS": "ICRS",
+            **({"LONPOLE": 180.0} if self.crval[1] >= 90.0 else {}),  # where the default is 0
         }
 
 
@@ -182,7 +183,12 @@ def projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
     ra, dec = _ra_dec(turned[2])
     east, north = _east_north(ra, dec)
     h = _homography(_sorted_corners(corners, east, north))
-    crpix = h[:2] @ h[2]
+    # At the north pole the default of LONPOLE turns a tract by half a turn, except for writers that give 180. lsst.skymap
+    # puts the tangent point half a pixel before the middle of a tract: that tells which of the two it is.
+    if dec == np.pi / 2 and (h[:2] @ h[2] > 0.5 - 1e-7).all():
+        h = _homography(_sorted_corners(corners, -east, -north))
+    tangent = np.cross(east, north)  # h[2], but exactly at a pole
+    crpix = h[:2] @ tangent / (h[2] @ tangent)
     forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
     cd = np.degrees(np.linalg.inv(forward))
     return TanProjection(

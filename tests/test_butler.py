@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset
@@ -184,6 +186,36 @@ def test_the_pixel_scale_is_that_of_the_files(tmp_path: Path, release: str) -> N
         uris = [one.uri for one in repository.samples()]
     Path(uris[0]).write_bytes(b"")
     assert build_plan(repo.truth, repo.root, collections=repo.collections, bands="gr", size="8 arcsec").size == (48, 48)
+
+
+@pytest.mark.parametrize("tract", [0, 18937])
+@pytest.mark.parametrize("release", ["dp1", "dp2"])
+def test_polar_tracts(tmp_path: Path, release: str, tract: int) -> None:
+    """At the north pole the standard turns a tract by half a turn, as astropy and the files do."""
+    config = SimulationConfig(
+        release=release, cells=2, cell=(60, 70), grid=3, patches=3, tract=tract, bands="g", targets=30, missing=None, holes=False
+    )  # fmt: skip
+    repo = simulate(tmp_path / "repo", config)
+    with LsstDataFetcher(repo.root, collections=repo.collections, bands="g", size=(11, 16)) as fetcher:
+        plan = fetcher.plan(repo.truth)
+        batch = fetcher.fetch_plan(plan)
+        written = fetcher.write_fits(batch, tmp_path / "cutouts")
+    assert len(plan) == 30
+    x, y = simulated_skymap(config).wcs.all_world2pix(plan.ra, plan.dec, 0)
+    np.testing.assert_allclose(
+        plan.yx0 + (np.array(plan.size) - 1) / 2 + plan.offset, np.column_stack([y, x]), atol=1e-3
+    )
+    files, inside = files_of(repo), 0
+    for i in range(30):
+        one = files[tract, int(plan.patch[i]), "g"]
+        y0, x0 = plan.yx0[i] - one.start
+        if 0 <= y0 <= one.image.shape[0] - 11 and 0 <= x0 <= one.image.shape[1] - 16:
+            inside += 1
+            np.testing.assert_array_equal(batch["image"][i, 0], one.image[y0 : y0 + 11, x0 : x0 + 16])
+        for wcs in (batch_wcs(batch, i), WCS(fits.getheader(written[i], "IMAGE_G"))):
+            at = wcs.all_world2pix(plan.ra[i], plan.dec[i], 0)
+            np.testing.assert_allclose(at, [7.5 + plan.offset[i, 1], 5 + plan.offset[i, 0]], atol=1e-3)
+    assert inside > 20
 
 
 def test_a_tract_without_coadds_owns_its_positions(tmp_path: Path) -> None:

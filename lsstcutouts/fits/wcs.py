@@ -107,23 +107,30 @@ def pixel_projection(hdu: Hdu, origin: YX[int]) -> PixelProjection:
     Raises
     ------
     UnknownFeatureError
-        It is not a gnomonic projection in degrees with north up, plain or with SIP distortions.
+        It is not a gnomonic projection in degrees, plain or with SIP distortions.
     """
     cards = hdu.cards
     types = (cards.string("CTYPE1"), cards.string("CTYPE2"))
     if types not in {("RA---TAN", "DEC--TAN"), ("RA---TAN-SIP", "DEC--TAN-SIP")}:
         raise UnknownFeatureError(f"the WCS is {types}, not a plain gnomonic projection or one with SIP distortions")
-    if abs(cards.number("LONPOLE", 180.0) - 180.0) > 1e-9:
-        raise UnknownFeatureError(f"the WCS has LONPOLE {cards.get('LONPOLE')}, not 180")
+    crval = cards.number("CRVAL1"), cards.number("CRVAL2")
+    # At the north pole the default is another one (Calabretta & Greisen 2002, section 2.2).
+    turn = cards.number("LONPOLE", 0.0 if crval[1] >= 90.0 else 180.0) - 180.0
     tan = TanProjection(
-        crval=(cards.number("CRVAL1"), cards.number("CRVAL2")),
+        crval=crval,
         crpix=(cards.number("CRPIX1") - 1.0 + origin.x, cards.number("CRPIX2") - 1.0 + origin.y),
-        cd=_cd(cards),
+        cd=_turned(_cd(cards), turn) if turn else _cd(cards),
     )
     # Some writers leave "-SIP" out of CTYPE; astropy applies the distortions there too.
     if "A_ORDER" not in cards and "B_ORDER" not in cards:
         return tan
     return SipProjection(tan, _sip(cards, "A"), _sip(cards, "B"))
+
+
+def _turned(cd: tuple[float, float, float, float], degrees: float) -> tuple[float, float, float, float]:
+    """Return the matrix for ``LONPOLE`` 180 that gives the same sky as one for that many degrees more."""
+    (c, s), (c11, c12, c21, c22) = (np.cos(np.radians(degrees)), np.sin(np.radians(degrees))), cd
+    return float(c * c11 + s * c21), float(c * c12 + s * c22), float(c * c21 - s * c11), float(c * c22 - s * c12)
 
 
 def _sip(cards: Cards, axis: str) -> NDArray[np.float64]:
