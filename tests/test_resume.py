@@ -108,7 +108,7 @@ def test_an_exception_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: P
         with pytest.raises(RuntimeError, match="fails"):
             broken.fit(keeper, model=model, **PLAIN)
         assert model.seen == reference.seen[:4]
-        assert runs.fit(checkpoint=Path(keeper.ckpt_path), **PLAIN).seen == reference.seen[4:]
+        assert broken.fit(checkpoint=Path(keeper.ckpt_path), **PLAIN).seen == reference.seen[4:]
 
 
 def test_sigterm_ends_the_step_and_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: Path) -> None:
