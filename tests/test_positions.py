@@ -555,3 +555,35 @@ def test_a_trainer_without_the_module_is_told_what_it_leaves_out(runs: Runs, cap
         else:
             trainer.predict(Predicting(), data.predict_dataloader())
         assert f"reads {split}_dataloader()" in caplog.text
+
+
+# The trainer's precision.
+
+
+class Kept(Watcher):
+    """Keeps its batch."""
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        self.batch = dict(batch)
+        return self.layer(batch["image"].mean((1, 2, 3))[:, None].to(self.layer.weight.dtype)).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [
+        ("bf16-true", torch.bfloat16),
+        ("16-true", torch.float16),
+        ("64-true", torch.float64),
+        ("bf16-mixed", torch.float32),
+    ],
+)
+def test_the_image_follows_the_precision_and_positions_keep_their_type(runs: Runs, precision: Any, kind: Any) -> None:
+    model = Kept()
+    runs.trainer(precision=precision, **{**PLAIN, "max_epochs": 1, "limit_train_batches": 1}).fit(model, runs.data())
+    batch, plain = model.batch, next(iter(loader_of(runs)))
+    assert batch.keys() == plain.keys()
+    for name, value in plain.items():
+        wanted = value.to(kind) if value.dtype == torch.float32 else value
+        assert batch[name].dtype == wanted.dtype, name
+        assert torch.equal(batch[name], wanted), name
+    assert {plain[name].dtype for name in ("ra", "dec", "wcs")} == {torch.float64}

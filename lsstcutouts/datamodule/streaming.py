@@ -20,12 +20,7 @@ from ..device import TensorBatch, Wire
 from ..errors import ConfigurationError
 from ..geom import YX
 from ..normalisation import Statistics
-from ..order import (
-    Share,
-    Shuffle,
-    checked_classes,
-    checked_weights,
-)
+from ..order import Share, Shuffle, checked_classes, checked_weights
 from ..plan import CutoutPlan
 from ..planner.arguments import AngularSize
 from ..report import Report

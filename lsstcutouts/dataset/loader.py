@@ -1,21 +1,21 @@
 """The loader: hands out batches and knows its place in the epoch."""
 
 import logging
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..cache import CacheStats
-from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
+from ..device import Form, TensorBatch, Transfer, Wire, resolved, transfer_to
 from ..errors import ConfigurationError
 from ..report import Report
 from .changes import resumed
 from .cutouts import CutoutDataset, Watcher
-from .faults import any_dead, dismiss, dismiss_with, worker_error
+from .faults import any_dead, dismiss, dismiss_with
+from .handing import LoaderPass
 from .passes import ACCOUNT
 from .trainer import EpochSampler, position_of_training
 from .workers import Parcel, WorkerCaches, preload_fork_server
@@ -146,11 +146,11 @@ class CutoutLoader(DataLoader[TensorBatch]):
         """Figures of the caches of this loader's worker processes."""
         weakref.finalize(self, self.workers.retire).atexit = False  # they end with it
         self._report: Report | None = None
-        self._latest: Callable[[], _Pass | None] = _nobody  # pass that counts
-        self._made: Callable[[], _Pass | None] = _nobody
+        self._latest: Callable[[], LoaderPass | None] = _nobody  # pass that counts
+        self._made: Callable[[], LoaderPass | None] = _nobody
         self.fit_loop: Callable[[], Any] = _nobody
         """Lightning's loop that trains on this loader, weakly."""
-        self._holder: Callable[[], _Pass | None] = _nobody  # of the workers that stay
+        self._holder: Callable[[], LoaderPass | None] = _nobody  # of the workers that stay
         self._staying: DataLoader[TensorBatch] | None = None
         self._iterator = None  # of these workers; Lightning ends them through it
         self.__dict__["sampler"] = EpochSampler(self)  # torch lets nobody else set it
@@ -191,10 +191,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
     def __len__(self) -> int:
         return self.cutouts.steps
 
-    def __iter__(self) -> "_Pass":  # type: ignore[override]
+    def __iter__(self) -> LoaderPass:  # type: ignore[override]
         self._say_losses()  # of a pass that was cut short
         self._advance()
-        made = _Pass(self, self.epoch, self.done)
+        made = LoaderPass(self, self.epoch, self.done)
         self._latest = self._made = weakref.ref(made)
         return made
 
@@ -211,7 +211,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         if latest is not None and (latest.begun or latest.place != (epoch, done)):
             self._latest = _nobody
 
-    def begin(self, by: "_Pass", epoch: int, start: int) -> Iterator[TensorBatch]:
+    def begin(self, by: LoaderPass, epoch: int, start: int) -> Iterator[TensorBatch]:
         """Return the batches of a pass from batch ``start`` of an epoch on."""
         self.begun = True
         if by is self._latest() and (self._report is None or start == 0):
@@ -366,7 +366,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
             self._said = True
             _log.warning("%s (`report` of the loader)", losses)
 
-    def count(self, by: "_Pass", batch: TensorBatch, waited: float) -> None:
+    def count(self, by: LoaderPass, batch: TensorBatch, waited: float) -> None:
         """Take note that a pass hands out one more batch, after so many seconds; only the latest pass counts."""
         account: Any = batch.pop(ACCOUNT)
         if by is not self._latest():
@@ -388,63 +388,3 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
 def _nobody() -> None:
     """Stand for a pass that is gone."""
-
-
-class _Pass:
-    """One pass over a loader, counting what it hands out. An error ends it, and its worker processes, at once."""
-
-    def __init__(self, loader: CutoutLoader, epoch: int, start: int) -> None:
-        self._loader = loader
-        self.place = epoch, start
-        """Epoch and batch at which it starts."""
-        self.begun = False
-        self._taken = 0
-        self._source: Any = None
-        self._batches: Iterator[TensorBatch] = iter(())
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> TensorBatch:
-        start = time.perf_counter()
-        try:
-            if self._source is None:
-                self._begin()
-            batch = next(self._batches)
-        except StopIteration:
-            if not self._loader.keeps(self._source):
-                self._end()
-            raise
-        except BaseException as error:  # Ctrl-C, too: no worker may outlive the pass that failed; it is raised again
-            place = f"batch {self._loader.done} of epoch {self._loader.epoch}"
-            death = worker_error(error, self._source, place)
-            self._end()
-            if death is None:
-                raise
-            try:
-                raise death from error
-            finally:
-                del death  # a ring with its own traceback would keep the queues open
-        self._taken += 1
-        self._loader.count(self, batch, time.perf_counter() - start)
-        return batch
-
-    def _begin(self) -> None:
-        """Ask for batches now, and not at ``iter``: Lightning makes passes that it never begins."""
-        self.begun = True
-        epoch, start = self.place
-        self._source = self._loader.begin(self, epoch, start + self._taken)
-        transfer = self._loader.transfer
-        self._batches = self._source if transfer is None else Prefetcher(self._source, transfer)
-
-    def lose_workers(self) -> None:
-        """Give the workers to a later pass; if this one goes on all the same, it starts its own."""
-        self._source = None
-
-    def _end(self) -> None:
-        """End this pass, and its worker processes."""
-        source, self._source, self._batches = self._source, iter(()), iter(())
-        self._loader.drop_workers(source)
-
-    def __len__(self) -> int:
-        return len(self._loader)
