@@ -587,3 +587,18 @@ def test_the_image_follows_the_precision_and_positions_keep_their_type(runs: Run
         assert batch[name].dtype == wanted.dtype, name
         assert torch.equal(batch[name], wanted), name
     assert {plain[name].dtype for name in ("ra", "dec", "wcs")} == {torch.float64}
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "32-true"])
+def test_a_loader_alone_in_a_trainer_is_told_that_positions_are_lost(
+    runs: Runs, caplog: pytest.LogCaptureFixture, precision: Any
+) -> None:
+    model = Kept()
+    with caplog.at_level(logging.WARNING, "lsstcutouts"):
+        trainer = runs.trainer(precision=precision, **{**PLAIN, "max_epochs": 2, "limit_train_batches": 1})
+        trainer.fit(model, loader_of(runs))
+    lost = model.batch["ra"].dtype != torch.float64
+    assert lost == (precision == "bf16-true")
+    assert [r.getMessage().startswith("precision='bf16-true' converts ra, dec and wcs") for r in caplog.records] == (
+        [True] if lost else []
+    )

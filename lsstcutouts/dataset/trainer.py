@@ -1,5 +1,6 @@
 """What Lightning tells a loader: the trainer's epoch, and how far its training is."""
 
+import logging
 import sys
 import weakref
 from typing import Any
@@ -7,6 +8,11 @@ from typing import Any
 from torch.utils.data import SequentialSampler
 
 __all__ = ["EpochSampler", "position_of_training"]
+
+_log = logging.getLogger(__name__)
+
+_CASTS_POSITIONS = {"bf16-true", "16-true"}
+"""Lightning's precisions that convert every float of a batch to 16 bits."""
 
 
 class EpochSampler(SequentialSampler):
@@ -18,6 +24,7 @@ class EpochSampler(SequentialSampler):
     def __init__(self, loader: Any) -> None:
         super().__init__(loader.dataset)
         self._loader = weakref.ref(loader)
+        self._said = False
 
     def set_epoch(self, epoch: int) -> None:
         """Let the loader's next pass be the trainer's epoch."""
@@ -27,8 +34,19 @@ class EpochSampler(SequentialSampler):
         loop = None if caller is None else caller.f_locals.get("self")
         if hasattr(loop, "epoch_loop"):
             loader.fit_loop = weakref.ref(loop)
+            self._check_precision(loop.trainer)
         # Fabric tells, too, and has no data modules.
         loader.told(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
+
+    def _check_precision(self, trainer: Any) -> None:
+        """Say once that positions are lost: Lightning asks only a data module what to keep."""
+        if trainer.precision in _CASTS_POSITIONS and trainer.datamodule is None and not self._said:
+            self._said = True
+            _log.warning(
+                "precision=%r converts ra, dec and wcs of the batch to 16 bits, so that positions are lost; with the data "
+                "module, trainer.fit(model, datamodule=data), they keep float64",
+                trainer.precision,
+            )
 
 
 def position_of_training(fit_loop: Any, loader: Any, epoch: int, done: int, *, ahead: int = 0) -> tuple[int, int]:
