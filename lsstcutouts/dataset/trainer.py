@@ -31,7 +31,7 @@ class EpochSampler(SequentialSampler):
         loader, caller = self._loader(), sys._getframe(1).f_back  # who calls Lightning's function that calls this
         if loader is None:
             return
-        loop = None if caller is None else caller.f_locals.get("self")
+        loop: Any = None if caller is None else caller.f_locals.get("self")
         if hasattr(loop, "epoch_loop"):
             loader.fit_loop = weakref.ref(loop)
             self._check_precision(loop.trainer)
