@@ -107,7 +107,7 @@ class asking:  # noqa: N801 - reads as a clause of `with`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, LsstCutoutsError):
+        if not isinstance(error, Exception) or isinstance(error, LsstCutoutsError | RecursionError):
             return
         hide_secrets(error)
         if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
