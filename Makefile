@@ -28,7 +28,7 @@ demo: venv ## write the demo repository, train on it, write a picture
 	$(RUN) train_example.py $(ARGS)
 
 test: venv ## run the tests
-	$(RUN) -m pytest -n 3 --dist loadfile $(ARGS)
+	$(RUN) -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: venv ## ruff: habits and format
 	$(RUN) -m ruff check .

@@ -43,7 +43,7 @@ from lsstcutouts.geom import YX, Box
 from lsstcutouts.retry import Retry
 from lsstcutouts.simulate import SimulatedRepository, SimulationConfig, simulate
 
-from .server import FileServer, serving
+from .server import CERTIFICATE, LOGIN_PAGE, FileServer, Store, TlsStore, serving, xml
 from .test_fits_source import nobody
 from .test_retry import FakePace
 
@@ -354,7 +354,7 @@ def test_not_found_is_told_from_no_such_name(dp2_repo: SimulatedRepository) -> N
     """A Butler answers None to all of these."""
     with Repository(dp2_repo.root, "dp2") as repository:
         assert repository.find(dp2_repo.tract, 8, "r").patch == 8
-        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there is: g, i, r, u, "):
+        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there is: g, i, r$"):
             repository.find(dp2_repo.tract, 8, "x")
         with pytest.raises(SkyMapError, match=r"no tract 5062 in skymap 'simulated.*; did you mean '5063'"):
             repository.find(5062, 8, "r")
@@ -605,7 +605,9 @@ def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
         ask(butler_server)
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
     butler_server.configuration = b"<!DOCTYPE html>\n<html><head><title>Sign in: here</title></head></html>"
-    with pytest.raises(AuthenticationError, match="cannot be opened: the server answers with a web page"):
+    with pytest.raises(
+        AuthenticationError, match=r"/repo/butler\.yaml: 127\.0\.0\.1 answers with a web page \('Sign in: here'\)"
+    ):
         ask(butler_server)
 
 
@@ -655,6 +657,69 @@ def test_the_token_goes_to_the_repositorys_own_host(butler_server: ButlerServer,
             ask(butler_server)
         assert not any(other.tokens)
     assert "Bearer geheim" in [token for _, _, token in butler_server.requests]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b"", "401 Unauthorized"),
+        (403, xml("AccessDenied", "No such right"), "AccessDenied: No such right"),
+        (400, xml("ExpiredToken"), "ExpiredToken"),
+        (200, LOGIN_PAGE, "web page .'Sign in'."),
+    ],
+)
+def test_a_configuration_that_is_refused(tmp_path: Path, status: int, body: bytes, words: str) -> None:
+    """The token of a Butler server would not help: it is not sent for the butler.yaml."""
+    with serving(tmp_path, Store) as server:
+        server.refuse("butler.yaml", status, body)
+        reason = rf"not allowed to read {server.url}/repo/butler\.yaml: 127\.0\.0\.1.*{words}.*LSSTCUTOUTS_TOKEN_HOSTS"
+        with pytest.raises(AuthenticationError, match=reason):
+            Repository(f"{server.url}/repo", "dp2")
+        server.refuse("butler.yaml", status, body)
+        with pytest.raises(AuthenticationError) as caught:
+            Repository(f"{server.url}/repo/butler.yaml?Signature=geheim", "dp2")
+    if status >= 400:
+        assert "geheim" not in "".join(traceback.format_exception(caught.value.__cause__))
+
+
+@pytest.mark.parametrize("text", [b"\x89PNG\r\n\x1a\n\x00", b"[1, 2]", b"just words", b"", b"a: [", b"cls: nonsense"])
+def test_something_else_in_the_place_of_a_configuration(butler_server: ButlerServer, text: bytes) -> None:
+    butler_server.configuration = text or b" "
+    with pytest.raises(RepositoryError, match=f"{butler_server.url}/repo' cannot be opened") as caught:
+        ask(butler_server)
+    assert not isinstance(caught.value, AuthenticationError | RepositoryNotFoundError)
+
+
+def test_every_name_of_a_repository(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths, URLs and labels, with butler.yaml and without; a token goes only to the hosts that are named for it."""
+    for name in ("BUTLER_RUBIN_ACCESS_TOKEN", "LSST_HTTP_AUTH_BEARER_TOKEN", "ACCESS_TOKEN"):
+        monkeypatch.setenv(name, "geheim")
+    for name in ("DAF_BUTLER_REPOSITORIES", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LSST_HTTP_CACERT_BUNDLE", str(CERTIFICATE))
+    monkeypatch.chdir(own.parent)
+    (tmp_path / "web").mkdir()
+    with serving(own, TlsStore) as files, serving(tmp_path, TlsStore) as server:
+        text = (own / "butler.yaml").read_text().replace("root: <butlerRoot>", f"root: {files.url}/")
+        (tmp_path / "web/butler.yaml").write_text(text.replace("<butlerRoot>", str(own)))
+        url = f"{server.url}/web"
+        index = tmp_path / "index.yaml"
+        index.write_text(f"folder: {own}\nfile: {own}/butler.yaml\nweb: {url}\nwebfile: {url}/butler.yaml\n")
+        monkeypatch.setenv("DAF_BUTLER_REPOSITORY_INDEX", str(index))
+        local = [own, str(own), f"{own}/butler.yaml", own.name, f"./{own.name}/", f"file://{own}", "folder", "file"]
+        web = [url, f"{url}/", f"{url}/butler.yaml", "web", "webfile"]
+        for name in (*local, *web):
+            with Repository(name, "dp2") as repository:
+                assert repository.bands() == ("g", "r"), name
+                (first, *_) = repository.samples()
+                assert first.uri.startswith(files.url if name in web else str(own))
+        assert len(server.tokens) == len(web)
+        ra, dec = _target(own)
+        monkeypatch.setenv("LSSTCUTOUTS_TOKEN_HOSTS", f"127.0.0.1:{server.server_address[1]}")
+        with LsstDataFetcher(url, collections="dp2", bands="gr", size=16) as fetcher:
+            assert fetcher.fetch(ra, dec)["band_present"].all()
+        assert set(server.tokens[:-1]) | set(files.tokens) == {""}
+        assert server.tokens[-1] == "Bearer geheim"
 
 
 def test_no_token(butler_server: ButlerServer, monkeypatch: pytest.MonkeyPatch) -> None:

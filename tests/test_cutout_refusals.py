@@ -5,12 +5,13 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lsstcutouts.cache import TileCache
-from lsstcutouts.cutout import CutoutReader, Outcome, Quality, ReadOptions
+from lsstcutouts.cutout import CutoutReader, Outcome, Quality, ReadOptions, Request, Threads
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError
 from lsstcutouts.plan import CutoutPlan
@@ -113,3 +114,20 @@ def test_many_requests_are_sent_at_once_whatever_the_number_of_threads(plan: Cut
     good = deliver(plan).batch
     for n, name in enumerate(good["object_id"].tolist()):
         np.testing.assert_array_equal(images[name], good["image"][n])
+
+
+def test_batches_that_are_begun_together_are_both_read_with_many_requests(plan: CutoutPlan, store: Store) -> None:
+    """Of the second one nothing has been asked for when it is begun, which does not mean that the cache has it."""
+    reader, threads = CutoutReader(plan, cache=TileCache("100 MB")), Threads(16)
+    rows = np.arange(len(plan))
+
+    def begin(targets: np.ndarray) -> Any:
+        return reader.submit(threads, Request(targets), then=lambda delivery: delivery.batch["object_id"])
+
+    for _ in range(2):
+        begin(rows[:2]).result()
+    store.delay, store.most_waiting = 0.05, 0
+    for batch in [begin(rows[2:3]), begin(rows[3:])]:
+        batch.result()
+    threads.stop()
+    assert 8 <= store.most_waiting <= 16

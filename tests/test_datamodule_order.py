@@ -96,13 +96,16 @@ def test_a_resume_with_another_batch_size_is_explained(dp2_repo: SimulatedReposi
     for changes, words in (
         ({"batch_size": 4}, "8 in the checkpoint, 4 now"),
         ({"splits": {"train": 0.75, "val": 0.25}}, "the plan or the split"),
-        ({"size": 32}, "another catalog, repository, size"),
         ({"balance": "label"}, "weights, balance"),
     ):
         with pytest.raises(ResumeError, match=words):
             trainer_of(tmp_path, max_epochs=2).fit(
                 Watcher(), data_of(dp2_repo, **changes), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
             )
+    with pytest.raises(ConfigurationError, match=r"size in pixels .*\[24, 24\] in the training, \[32, 32\] here"):
+        trainer_of(tmp_path, max_epochs=2).fit(
+            Watcher(), data_of(dp2_repo, size=32), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
+        )
 
 
 def test_a_weighted_epoch_goes_on(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -23,6 +23,7 @@ from lsstcutouts.fits.codecs import decode_tiles, rice_hole, rice_padding
 from lsstcutouts.fits.decode import decode_units
 from lsstcutouts.fits.fused import decode_fused, is_fused
 from lsstcutouts.fits.headers import BadStructureError
+from lsstcutouts.fits.layout import PLAIN
 from lsstcutouts.fits.source import Streams, open_source
 from lsstcutouts.geom import YX, Box
 from lsstcutouts.memory import Memory
@@ -67,7 +68,9 @@ def streams_of(path: Path, layout: PlaneLayout, tiles: NDArray[np.int64]) -> Str
 def test_tiles_are_those_of_the_plain_path(tmp_path: Path, data: st.DataObject) -> None:
     path = quantised(tmp_path / "fused.fits", data.draw(float_planes()).astype(np.float32), data)
     layout = tile_a_unit(path)
-    assert is_fused(layout)
+    quantised_tiles = layout.kinds is None or bool((layout.kinds == PLAIN).any())
+    assert is_fused(layout) == quantised_tiles  # one pixel alone is always stored losslessly
+    assume(quantised_tiles)
     tiles = np.array(data.draw(st.permutations(range(layout.units)))[:40], np.int64)
     streams = streams_of(path, layout, tiles)
     height = np.array([layout.unit_box(t).shape.y for t in tiles.tolist()])

@@ -93,11 +93,11 @@ def test_an_exception_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: P
             return super().training_step(batch, index)
 
     class Failing(torch.nn.Module):
-        calls = 0
+        calls, fails_at = 0, 5
 
         def forward(self, batch: Any) -> Any:
             self.calls += 1
-            if self.calls == 5:
+            if self.calls == self.fails_at:
                 raise RuntimeError("the transform fails")
             return batch
 
@@ -105,10 +105,12 @@ def test_an_exception_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: P
         keeper = OnExceptionCheckpoint(tmp_path / str(number))
         keeper.teardown = lambda *_, **__: None  # type: ignore[method-assign] - it removes its file at the end of a fit
         broken = Runs(runs.plan, tmp_path, 1, settings, cache=runs.cache)
+        Failing.fails_at = 5
         with pytest.raises(RuntimeError, match="fails"):
             broken.fit(keeper, model=model, **PLAIN)
         assert model.seen == reference.seen[:4]
-        assert runs.fit(checkpoint=Path(keeper.ckpt_path), **PLAIN).seen == reference.seen[4:]
+        Failing.fails_at = 0
+        assert broken.fit(checkpoint=Path(keeper.ckpt_path), **PLAIN).seen == reference.seen[4:]
 
 
 def test_sigterm_ends_the_step_and_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: Path) -> None:

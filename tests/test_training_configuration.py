@@ -280,6 +280,7 @@ class Net(L.LightningModule):
     def forward(self, image): return self.head(self.body(image).mean((2, 3))).squeeze(1)
     def training_step(self, batch, _):
         return nn.functional.binary_cross_entropy_with_logits(self(batch["image"]), batch["is_lens"].float())
+    def validation_step(self, batch, _): pass
     def predict_step(self, batch, _): return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
     def configure_optimizers(self): return torch.optim.SGD(self.parameters(), 0.01)
 

@@ -1,7 +1,7 @@
 """A Butler repository as a plan sees it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -239,8 +239,13 @@ class Repository:
             return SkyMap(self.skymap, {r.id: known_tract(r, self.rings) for r in records}, self.rings)
         held = set(self.tracts()) if tracts is None else {r.id for r in records}
         patches = self._last_patches(sorted(held))
-        scale = self._scale()
-        known = {r.id: tract_of(r, patches.get(r.id), scale) for r in records if r.id in held}
+        scale, unreadable = self._scale()
+        try:
+            known = {r.id: tract_of(r, patches.get(r.id), scale) for r in records if r.id in held}
+        except SkyMapError as error:
+            if unreadable is None:
+                raise
+            raise unreadable from error
         if tracts is not None:
             return SkyMap(self.skymap, known)
         # The skymap may give a position to a tract without coadds, where one with coadds overlaps it.
@@ -293,23 +298,26 @@ class Repository:
 
         return self._ask("tract records", question)
 
-    def _scale(self) -> YX[float] | None:
-        """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; None without any."""
+    def _scale(self) -> tuple[YX[float] | None, ReadError | None]:
+        """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; else what is wrong with one."""
+        unreadable: ReadError | None = None
         if self._pixel_scale is None:
-            self._pixel_scale = next(self._scales(), None)
-        return self._pixel_scale
-
-    def _scales(self) -> Iterator[YX[float]]:
-        for one in self.samples():
-            (record,) = self._records_of([one.tract])
-            try:
-                with open_coadd(one.uri, size=one.size) as coadd:
-                    projection = coadd.projection
-                scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
-                bare_tract(record, scale)
-            except (ReadError, SkyMapError):
-                continue  # one unreadable or damaged file; the reader finds it
-            yield scale
+            samples = self.samples()
+            for one in samples:
+                (record,) = self._records_of([one.tract])
+                try:
+                    with open_coadd(one.uri, size=one.size, others=[other.uri for other in samples]) as coadd:
+                        projection = coadd.projection
+                    scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
+                    bare_tract(record, scale)
+                except SkyMapError:
+                    continue
+                except ReadError as error:  # one damaged file; the reader finds it
+                    unreadable = error
+                    continue
+                self._pixel_scale = scale
+                break
+        return self._pixel_scale, unreadable
 
     def _last_patches(self, tracts: Sequence[int]) -> dict[int, Any]:
         """Return the patch record with the highest place in each tract; a subset of a repository lacks some."""

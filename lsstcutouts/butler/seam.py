@@ -107,9 +107,11 @@ class asking:  # noqa: N801 - reads as a clause of `with`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, LsstCutoutsError | RecursionError):
+        if not isinstance(error, Exception):
             return
         hide_secrets(error)
+        if isinstance(error, LsstCutoutsError | RecursionError):
+            return
         if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
             raise AuthenticationError(f"{self._question}: {_PAGE}{_SIGN_IN}") from error
         meaning = _meaning(error)
@@ -139,9 +141,9 @@ class reading:  # noqa: N801 - reads as a clause of `with`
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, ImportError | OSError | RuntimeError | ValueError | LookupError):
             return
+        hide_secrets(error)
         if isinstance(error, LsstCutoutsError):
             return
-        hide_secrets(error)
         says = f"{self._uri}: the Butler cannot read {self._what}: {words_of(error)}"
         if trouble_of(error) is Trouble.CREDENTIALS:
             raise AuthenticationError(f"{says}{_SIGN_IN}") from error
@@ -193,7 +195,7 @@ def _configuration(name: str) -> ButlerConfig:
         return ButlerConfig(name)
     if not uri.getExtension():
         uri = ResourcePath(uri, forceDirectory=True).join("butler.yaml", forceDirectory=False)
-    config = Config.fromString(download(uri.geturl()).decode())
+    config = Config.fromString(download(uri).decode())
     config.configFile = uri
     return ButlerConfig(config)
 

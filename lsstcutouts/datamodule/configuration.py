@@ -3,7 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -175,8 +175,9 @@ def _named(value: Any) -> Any:
     return str(value) if hasattr(value, "__fspath__") or isinstance(value, str) else None
 
 
-def pixels_of(plans: Sequence[CutoutPlan], size: YX[int] | AngularSize) -> dict[str, Any]:
-    """Return size and pixel scale of the cutouts of these plans, and the plans' fingerprints."""
+def pixels_of(splits: Mapping[str, tuple[CutoutPlan, Any]], size: YX[int] | AngularSize) -> dict[str, Any]:
+    """Return size and pixel scale of the cutouts of these splits, and the fingerprints of their plans."""
+    plans = list({id(plan): plan for plan, _ in splits.values()}.values())
     if not plans:
         return {} if isinstance(size, AngularSize) else {"pixels": [size.y, size.x]}
     scales = [projection.pixel_scale for plan in plans for projection in plan.projections.values()]

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
 from ..dataset import CutoutLoader
-from ..dataset.loader import position_of_training
+from ..dataset.trainer import position_of_training
 from ..device import TensorBatch
 
 __all__ = ["TrainingPosition"]

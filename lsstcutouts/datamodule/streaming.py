@@ -148,12 +148,8 @@ class StreamingDataModule(L.LightningDataModule):
         check_tensors(self._trained, self._settings())
         self._of_pixels.load_state_dict(state, self.normalisation, self.bands, self.options.flux_unit)
 
-    @property
-    def _plans(self) -> list[CutoutPlan]:
-        return list({id(plan): plan for plan, _ in self.splits.values()}.values())
-
     def _settings(self) -> dict[str, Any]:
-        return settings_of(self) | pixels_of(self._plans, self.size)
+        return settings_of(self) | pixels_of(self.splits, self.size)
 
     def _take_from_model(self) -> None:
         """Take over what a network that was loaded from a checkpoint says of its training, for all but a new training."""
@@ -192,9 +188,8 @@ class StreamingDataModule(L.LightningDataModule):
         self._deal()
         self._take_from_model()
         check_tensors(self._trained, self._settings())  # now that the pixel scale is known
-        pixels = pixels_of(self._plans, self.size)
-        sample = self._sample()
-        self._of_pixels.set_up(self.normalisation, sample, self._folder(), pixels, may_fit=self._may_fit)
+        pixels = pixels_of(self.splits, self.size)
+        self._of_pixels.set_up(self.normalisation, self._sample(), self._folder(), pixels, may_fit=self._may_fit)
 
     @property
     def _may_fit(self) -> bool:

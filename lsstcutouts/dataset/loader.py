@@ -1,14 +1,13 @@
 """The loader: hands out batches and knows its place in the epoch."""
 
 import logging
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..cache import CacheStats
 from ..device import Form, Prefetcher, TensorBatch, Transfer, Wire, resolved, transfer_to
@@ -18,9 +17,10 @@ from .changes import resumed
 from .cutouts import CutoutDataset, Watcher
 from .faults import any_dead, dismiss, dismiss_with, worker_error
 from .passes import ACCOUNT
+from .trainer import EpochSampler, position_of_training
 from .workers import Parcel, WorkerCaches, preload_fork_server
 
-__all__ = ["CutoutLoader", "position_of_training"]
+__all__ = ["CutoutLoader"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,49 +37,6 @@ class _Assigned(IterableDataset[TensorBatch]):
     def __iter__(self) -> Iterator[TensorBatch]:
         epoch, start, lanes = self.place.tolist()
         return self.dataset.batches(epoch, start, lanes, form=self.form, in_flight=self.in_flight)
-
-
-class _Told(SequentialSampler):
-    """Hears which epoch a trainer is in: Lightning tells it to the sampler of a loader.
-
-    It is a `SequentialSampler`, or Lightning would make another loader to switch off shuffling for ``overfit_batches``.
-    """
-
-    def __init__(self, loader: "CutoutLoader") -> None:
-        super().__init__(loader.dataset)  # type: ignore[arg-type]
-        self._loader = weakref.ref(loader)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Let the loader's next pass be the trainer's epoch."""
-        loader, caller = self._loader(), sys._getframe(1).f_back  # who calls Lightning's function that calls this
-        if loader is None:
-            return
-        loop = None if caller is None else caller.f_locals.get("self")
-        if hasattr(loop, "epoch_loop"):
-            loader.fit_loop = weakref.ref(loop)
-        # Fabric tells, too, and has no data modules.
-        loader.told(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
-
-
-def position_of_training(
-    fit_loop: Any, loader: "CutoutLoader", epoch: int, done: int, *, ahead: int = 0
-) -> tuple[int, int]:
-    """Return how far Lightning's training is, from how far its loader is.
-
-    Parameters
-    ----------
-    fit_loop
-        Of the trainer.
-    loader, epoch, done
-        The loader and its position.
-    ahead
-        Batches that were fetched and are not on the device: Lightning does not count them yet.
-    """
-    progress = fit_loop.epoch_loop.batch_progress.current
-    # A batch that was fetched when an exception or a signal came was not trained on.
-    done = max(0, done - ahead - max(0, progress.ready - getattr(progress, "processed", progress.ready)))
-    # With limit_train_batches an epoch is over before the loader's.
-    return (epoch, done) if fit_loop.max_batches >= len(loader) or done < fit_loop.max_batches else (epoch + 1, 0)
 
 
 def _same(batch: Any) -> Any:
@@ -196,7 +153,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._holder: Callable[[], _Pass | None] = _nobody  # of the workers that stay
         self._staying: DataLoader[TensorBatch] | None = None
         self._iterator = None  # of these workers; Lightning ends them through it
-        self.__dict__["sampler"] = _Told(self)  # torch lets nobody else set it
+        self.__dict__["sampler"] = EpochSampler(self)  # torch lets nobody else set it
 
     def __getstate__(self) -> dict[str, Any]:
         own = {

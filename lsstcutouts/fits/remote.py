@@ -30,7 +30,7 @@ from lsstcutouts.errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from lsstcutouts.foreign import said_by, words_of
+from lsstcutouts.foreign import Trouble, said_by, trouble_of, words_of
 from lsstcutouts.retry import Retry
 
 from .translate import complete, no_ranges, translated
@@ -197,11 +197,8 @@ class HttpSource:
         """Return the size of the file from an answer, which must be the range that was asked for."""
         if response.status_code == 200:
             _shorten(response)
-            if (title := _web_page(response)) is not None:
-                raise AuthenticationError(
-                    f"not allowed to read {self.uri}: {urlsplit(response.url).hostname} answers with a web page{title}, "
-                    f"most likely for logging in, instead of the file{self._access}"
-                )
+            if (page := _web_page(response)) is not None:
+                raise AuthenticationError(f"not allowed to read {self.uri}: {page}{self._access}")
             raise no_ranges(self.uri)
         text = response.headers.get("Content-Range", "")
         unit, _, rest = text.strip().partition(" ")
@@ -337,31 +334,40 @@ def _shorten(response: "Response") -> None:
 
 
 def _web_page(response: "Response") -> str | None:
-    """Return the title of a web page in brackets, empty where it has none; None for any other answer."""
+    """Return words about a web page that came in the place of a file; None for any other answer."""
     text = response.content.lstrip()[:_SHORT].decode("utf-8", "replace")
     if not re.match(
         r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head)\b", text, re.IGNORECASE | re.DOTALL
     ):
         return None
     title = re.search(r"<title[^>]*>([^<]+)", text, re.IGNORECASE)
-    return f" ({' '.join(title[1].split())[:80]!r})" if title else ""
+    named = f" ({' '.join(title[1].split())[:80]!r})" if title else ""
+    host = urlsplit(response.url).hostname
+    return f"{host} answers with a web page{named}, most likely for logging in, instead of the file"
 
 
-def download(url: str) -> bytes:
+def download(path: "ResourcePath") -> bytes:
     """Return a small file of a web server.
 
     Raises
     ------
     AuthenticationError
-        If the server answers with a web page, such as one for logging in.
+        If the server refuses it, or answers with a web page, such as one for logging in.
     """
-    limits = Limits.from_environment()
+    url, limits = path.geturl(), Limits.from_environment()
     with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
         if response.status_code >= 400:
             _shorten(response)
-        response.raise_for_status()
-        if (title := _web_page(response)) is not None:
-            raise AuthenticationError(f"{without_query(url)} is a web page{title}, most likely for logging in")
+        try:
+            response.raise_for_status()
+        except OSError as error:
+            if trouble_of(error) is not Trouble.CREDENTIALS:
+                raise
+            raise AuthenticationError(
+                f"not allowed to read {without_query(url)}: {words_of(error)}{_access(path)}"
+            ) from error
+        if (page := _web_page(response)) is not None:
+            raise AuthenticationError(f"not allowed to read {without_query(url)}: {page}{_access(path)}")
         return bytes(response.content)
 
 

@@ -13,39 +13,22 @@ from numpy.typing import NDArray
 
 from ..butler import LocatedFile, Repository, as_names
 from ..catalog import Catalog
-from ..errors import CorruptFileError, CoverageError, PlaneError, ReadError, UnsupportedFormatError
-from ..fits import Coadd, PlaneLayout, open_coadd
+from ..errors import CoverageError, ReadError
+from ..fits import open_coadd
 from ..geom import YX, TanProjection
 from ..plan import CutoutPlan, FileTable, PatchTable, Reason, Rejected
-from ..skymap import SkyMap, Tract, check_projection
+from ..skymap import SkyMap, Tract
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size, parse_tract
 from .boxes import Boxes, PatchRanges, covered_pixels, patch_key, patch_of_key
+from .sample import Sample, first_sample
 
 __all__ = ["Planner", "build_plan"]
 
 type Ints = NDArray[np.int64]
 type Floats = NDArray[np.float64]
 
-BLOCK_SIDE = 750
-"""Side of a square locality block, pixels: a quarter of a DP2 patch's inner side, 25 of its tiles.
-
-A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
-full-width strips of the same area instead."""
-
 _HINTED = 1000
 """Targets of which a hint is made."""
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """What one file tells about all of its kind."""
-
-    border: YX[int]
-    block_shape: YX[int]
-    tile_shape: YX[int]
-    tile_bytes: float
-    psf_shape: YX[int] | None
-    pixel_scale: YX[float]
 
 
 class Planner:
@@ -79,7 +62,7 @@ class Planner:
         self._every_tract: SkyMap | None = None
         self._tracts_with_coadds: set[int] | None = None
         self._files: dict[tuple[int, int], dict[str, LocatedFile]] = {}
-        self._known_sample: _Sample | None = None
+        self._known_sample: Sample | None = None
         self._clipped: bool | None = None
 
     def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
@@ -291,44 +274,11 @@ class Planner:
                 self._files[one.tract, one.patch][one.band] = one
         return self._files
 
-    def _sample(self) -> _Sample:
+    def _sample(self) -> Sample:
         """Return border, block shape and compression of the first coadd that can be read."""
         if self._known_sample is None:
-            self._known_sample = self._read_sample()
+            self._known_sample = first_sample(self.repository)
         return self._known_sample
-
-    def _read_sample(self) -> _Sample:
-        failure: ReadError | None = None
-        samples = self.repository.samples()
-        for one in samples:
-            try:
-                return self._measure(one, [other.uri for other in samples])
-            except ReadError as error:
-                failure = error
-        if failure is None:
-            raise CoverageError(f"there is no {self.repository.where}")
-        raise failure
-
-    def _measure(self, one: LocatedFile, others: Sequence[str]) -> _Sample:
-        with open_coadd(one.uri, size=one.size, others=others) as coadd:
-            tract = self.repository.skymap_of([one.tract]).tracts[one.tract]
-            whose = f"tract {one.tract} of skymap {self.repository.skymap!r}"
-            check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)
-            bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
-        inner = tract.inner_box(one.patch)
-        # What a file at the edge of its tract shows can be less than what others have.
-        least = 0 if self.repository.rings is None else self.repository.rings.border
-        return _Sample(
-            border=YX(
-                y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, least),
-                x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, least),
-            ),
-            block_shape=_block_shape(layout),
-            tile_shape=layout.tile_shape,
-            tile_bytes=layout.compressed_bytes / bbox.area,
-            psf_shape=psf_shape,
-            pixel_scale=tract.projection.pixel_scale,
-        )
 
     def _rejected(self, catalog: Catalog, rows: Ints, own: Ints, under: "_Under") -> Rejected:
         """Return the rows that are not delivered, each with its own tract and what is missing there."""
@@ -458,19 +408,3 @@ def build_plan(
     targets = Catalog.from_any(catalog, columns=as_names(columns))
     with Repository(repo, as_names(collections), dataset_type, skymap) as repository:
         return Planner(repository, bands, size, tract).plan(targets)
-
-
-def _block_shape(layout: PlaneLayout) -> YX[int]:
-    """Return a block of whole cache units with about the area of a square of `BLOCK_SIDE`."""
-    unit = layout.unit_shape
-    columns = max(1, round(BLOCK_SIDE / unit.x)) * unit.x
-    rows = max(1, round(BLOCK_SIDE * BLOCK_SIDE / columns / unit.y)) * unit.y
-    return YX(y=rows, x=columns)
-
-
-def _psf_shape(coadd: Coadd) -> YX[int] | None:
-    """Return the shape of a file's PSF kernels; None where it has none, or none that can be read here."""
-    try:
-        return coadd.psf.kernel_shape
-    except (PlaneError, CorruptFileError, UnsupportedFormatError):
-        return None
