@@ -59,9 +59,14 @@ class Ways:
         self.plan = plan
         self.cache = TileCache("2 MB")
         self.kept = CutoutLoader(self.dataset(0))
-        self.fetcher = LsstDataFetcher(repository, collections="dp2", bands="gri", size=32, threads=2)
-        self.fetcher.cache = self.cache
+        self.repository = repository
+        self.fetcher = self.new_fetcher()
         self.whole = CutoutReader(plan, ReadOptions()).read(np.arange(len(plan)))["image"]
+
+    def new_fetcher(self) -> LsstDataFetcher:
+        fetcher = LsstDataFetcher(self.repository, collections="dp2", bands="gri", size=32, threads=2)
+        fetcher.cache = self.cache
+        return fetcher
 
     def dataset(self, seed: int) -> CutoutDataset:
         return CutoutDataset(self.plan, batch_size=7, cache=self.cache, threads=2, seed=seed, shuffle="full")
@@ -108,6 +113,23 @@ class Ways:
             assert "closed by another thread" in str(error)  # noqa: PT017
         ring(going)
 
+    def fetchers(self, seed: int) -> None:
+        """Leave two fetchers behind, each of which closes the other."""
+
+        def fetches(one: LsstDataFetcher, other: LsstDataFetcher) -> Iterator[object]:
+            try:
+                with one:
+                    while True:
+                        yield one.fetch_plan(self.plan, [seed % len(self.plan)])
+            finally:
+                other.close()
+
+        one, other = self.new_fetcher(), self.new_fetcher()
+        going = fetches(one, other), fetches(other, one)
+        for each in going:
+            next(each)
+        ring(going)
+
     def batch(self, seed: int) -> None:
         try:
             got = self.fetcher.fetch_plan(self.plan, [seed % len(self.plan)])["image"]
@@ -132,7 +154,15 @@ def go_round(way: Callable[[int], None], start: int, rounds: int) -> None:
 
 
 def in_threads(ways: Ways, rounds: int) -> None:
-    all_ways = [ways.loader, ways.device, ways.plain_iterator, ways.traceback, ways.generator, ways.batch]
+    all_ways = [
+        ways.loader,
+        ways.device,
+        ways.plain_iterator,
+        ways.traceback,
+        ways.generator,
+        ways.fetchers,
+        ways.batch,
+    ]
     threads = [
         threading.Thread(target=go_round, args=(way, 1000 * number, rounds))
         for number, way in enumerate([*all_ways, ways.statistics])
@@ -170,7 +200,7 @@ def interrupted(ways: Ways, seconds: float) -> int:
 
 
 def main(plan: str, repository: str) -> None:
-    faulthandler.dump_traceback_later(100, exit=True)
+    faulthandler.dump_traceback_later(160, exit=True)
     trouble: list[str] = []
 
     def note(what: Any) -> None:

@@ -203,8 +203,14 @@ def test_a_repository_that_comes_back(small: SimulatedRepository) -> None:
 
 
 def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository) -> None:
-    with Repository(small.root, small.collections) as repository, pytest.raises(ZeroDivisionError):
-        repository._ask("a number", lambda _: 1 // 0)
+    def endless(butler: object) -> object:
+        return endless(butler)
+
+    with Repository(small.root, small.collections) as repository:
+        with pytest.raises(ZeroDivisionError):
+            repository._ask("a number", lambda _: 1 // 0)
+        with pytest.raises(RecursionError):
+            repository._ask("a number", endless)
 
 
 # Names

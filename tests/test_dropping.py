@@ -68,7 +68,7 @@ def test_many_threads_drop_passes_while_everything_is_collected(
 ) -> None:
     plan.save(tmp_path / "plan.parquet")
     command = [sys.executable, "-m", "tests.dropping", str(tmp_path / "plan.parquet"), str(dp2_repo.root)]
-    ranks.run(command, env=ranks.environment(LSSTCUTOUTS_KERNELS=""), timeout=150)
+    ranks.run(command, env=ranks.environment(LSSTCUTOUTS_KERNELS=""), timeout=200)
 
 
 def test_garbage_is_collected_inside_every_locked_block(plan: CutoutPlan, dp2_repo: SimulatedRepository) -> None:

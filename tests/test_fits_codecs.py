@@ -1,6 +1,7 @@
 """Every compression that FITS knows, bit for bit against astropy's own decoder."""
 
 import struct
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -119,6 +120,21 @@ def test_hcompress(tmp_path: Path, data: st.DataObject) -> None:
     )
     path = write(tmp_path / "hcompress.fits", image=hdu)
     assert_as_astropy(path, "image", data.draw(st.lists(boxes(shape), max_size=2)))
+
+
+@pytest.mark.parametrize("compression", ["PLIO_1", "HCOMPRESS_1"])
+def test_a_thousand_tiles_take_well_under_a_second(tmp_path: Path, compression: str) -> None:
+    """0.06 s when measured; a file in memory for each tile would take 17 s."""
+    pixels = (np.arange(4_000_000).reshape(4000, 1000) // 37 % 5).astype(np.int32)
+    tile = (4, 1000) if compression == "HCOMPRESS_1" else (1, 1000)
+    pixels = pixels[: 1000 * tile[0]]
+    hdu = fits.CompImageHDU(pixels, name="IMAGE", compression_type=compression, tile_shape=tile)
+    path = write(tmp_path / "many.fits", image=hdu)
+    with open_coadd(path) as coadd:
+        start = time.perf_counter()
+        found = coadd.read("image")
+        assert time.perf_counter() - start < 3
+    np.testing.assert_array_equal(found, pixels)
 
 
 @pytest.mark.parametrize("stored", [np.uint8, np.int16, np.int32])

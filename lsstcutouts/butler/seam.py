@@ -110,7 +110,7 @@ class asking:  # noqa: N801 - reads as a clause of `with`
         if not isinstance(error, Exception):
             return
         hide_secrets(error)
-        if isinstance(error, LsstCutoutsError):
+        if isinstance(error, LsstCutoutsError | RecursionError):
             return
         if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
             raise AuthenticationError(f"{self._question}: {_PAGE}{_SIGN_IN}") from error
