@@ -209,3 +209,22 @@ def test_workers_of_a_pool_agree_in_whatever_order_they_begin(monkeypatch: pytes
     shared.set_epoch(1)
     assert [claims(alone, 0), claims(alone, 0)] == [1, 2]
     assert int(shared._table[1, 0]) == os.getpid()
+
+
+def test_a_worker_that_begins_while_another_looks_is_of_the_same_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slots are looked at once: what the other writes after that look, or before it, gives the same epoch."""
+    one, other = PassTable(3, 1), PassTable(3, 1)
+    other._table = one._table
+    monkeypatch.setattr(passes_module, "_pool_of", lambda _: 1)
+    monkeypatch.setattr(PassTable, "wait_for_others", lambda *_: None)
+    look, begun = PassTable._slots, []
+
+    def looked(table: PassTable) -> Any:
+        slots = look(table)
+        if not begun:
+            begun.append(None)
+            begun.append(other.claim(0))
+        return slots
+
+    monkeypatch.setattr(PassTable, "_slots", looked)
+    assert (one.claim(1), begun[1]) == (3, 3)

@@ -99,7 +99,10 @@ class PassTable:
 
     def upcoming(self) -> int:
         """Return the epoch of the next pass."""
-        return max([int(self._table[0, -1]), *(slot.epoch + 1 for slot in self._slots())])
+        return self._after(self._slots())
+
+    def _after(self, slots: list[_Slot]) -> int:
+        return max([int(self._table[0, -1]), *(slot.epoch + 1 for slot in slots)])
 
     def claim(self, worker: int) -> int:
         """Return the epoch of the pass that a worker process begins.
@@ -112,9 +115,10 @@ class PassTable:
         pool, number = _pool_of(worker), self._claimed
         self._claimed += 1
         self.wait_for_others(pool)
-        known = next((slot for slot in self._slots() if slot.pool == pool % _POOL), None)
+        slots = self._slots()  # looked at once: another worker of the pool may begin meanwhile
+        known = next((slot for slot in slots if slot.pool == pool % _POOL), None)
         if known is None:
-            epoch = self.upcoming()
+            epoch = self._after(slots)
         else:  # a worker that is slow to start may be passes behind
             epoch = known.epoch - ((known.number - number + _PASS // 2) % _PASS - _PASS // 2)
         self._write(worker, pool, number, epoch)
