@@ -714,6 +714,14 @@ def test_every_name_of_a_repository(own: Path, tmp_path: Path, monkeypatch: pyte
                 (first, *_) = repository.samples()
                 assert first.uri.startswith(files.url if name in web else str(own))
         assert len(server.tokens) == len(web)
+        signature = "?X-Goog-Signature=" + "geheim"
+        with Repository(f"{url}/butler.yaml{signature}", "dp2") as repository:
+            assert "geheim" not in repository.name + repository.where
+        signed = f"{server.url}/nothing/butler.yaml{signature}"
+        with pytest.raises(RepositoryError) as caught:
+            Repository(signed, "dp2")
+        assert "geheim" not in "".join(traceback.format_exception(caught.value))
+        del server.tokens[len(web) :]
         ra, dec = _target(own)
         monkeypatch.setenv("LSSTCUTOUTS_TOKEN_HOSTS", f"127.0.0.1:{server.server_address[1]}")
         with LsstDataFetcher(url, collections="dp2", bands="gr", size=16) as fetcher:

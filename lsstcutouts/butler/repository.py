@@ -11,6 +11,7 @@ from astropy.table import Table
 from lsst.daf.butler import Butler, MissingCollectionError, MissingDatasetTypeError
 from numpy.typing import NDArray
 
+from ..credentials import without_query
 from ..errors import CollectionError, ConfigurationError, DatasetError, LsstCutoutsError, ReadError, SkyMapError
 from ..fits import open_coadd
 from ..geom import YX, Box, TanProjection
@@ -77,7 +78,7 @@ class Repository:
         if isinstance(repo, Butler):
             self.name, self._butler = "the Butler that was given", repo
         else:
-            self.name = str(repo)
+            self.name = without_query(str(repo))
             self._butler = retry.call(lambda: open_butler(repo), self.name)
         try:
             self._check_collections()

@@ -23,7 +23,7 @@ from lsst.daf.butler.registry import CollectionError as ButlerCollectionError  #
 from lsst.resources import ResourcePath
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..credentials import hide_secrets
+from ..credentials import hide_secrets, without_query
 from ..errors import (
     AuthenticationError,
     CollectionError,
@@ -171,9 +171,10 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
         It cannot be opened for another reason.
     """
     name = os.fspath(repo)
+    shown = without_query(name)  # a signature in it gives access
     # A butler.yaml that is YAML and yet no configuration ends in one of these.
     others = (TypeError, ValueError, LookupError, AttributeError)
-    with asking(f"the Butler repository {name!r} cannot be opened", others):
+    with asking(f"the Butler repository {shown!r} cannot be opened", others):
         try:
             config = _configuration(name)
             _check_server(name, config)
@@ -183,7 +184,7 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
                 raise
             hint = "; the folder exists but holds no butler.yaml" if Path(name).is_dir() else ""
             raise RepositoryNotFoundError(
-                f"no Butler repository {name!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
+                f"no Butler repository {shown!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
                 f" ({words_of(error)})"
             ) from error
 
