@@ -163,7 +163,7 @@ class LsstDataFetcher:
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
-        self._pool = Threads(self.threads)
+        self._pool = Threads(self.threads, self._files.close)
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class LsstDataFetcher:
         """
         self._in_this_process()
         self._pool.stop()
-        self._pool, planner, self._planner = Threads(self.threads), self._planner, None
+        self._pool, planner, self._planner = Threads(self.threads, self._files.close), self._planner, None
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._files.close()
         # Where the lock is held, `plan` is under way and closes the repository itself.
@@ -279,7 +279,7 @@ class LsstDataFetcher:
             plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
         if (threads := threads_for(plan, self.threads)) > self._pool.count:
-            self._pool = Threads(threads)  # those of a fetch that is under way end with it
+            self._pool = Threads(threads, self._files.close)  # those of a fetch that is under way end with it
         try:
             delivery = reader.submit(self._pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:

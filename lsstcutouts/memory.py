@@ -79,11 +79,12 @@ class _Lease:
     def __init__(
         self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], piece: Any, to: Callable[[Any], object]
     ) -> None:
-        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
         self._piece, self._to = piece, to
+        self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
 
     def __del__(self) -> None:
-        self._to(self._piece)
+        if hasattr(self, "_to"):  # not where Ctrl-C came before the first line of __init__
+            self._to(self._piece)
 
 
 def _fresh(nbytes: int) -> NDArray[np.uint8]:

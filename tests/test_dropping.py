@@ -6,9 +6,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import dataloader
 
 from lsstcutouts.cache import TileCache
-from lsstcutouts.cutout import CutoutReader, Delivery, Request, Threads, stream
+from lsstcutouts.cutout import CutoutReader, Delivery, Request, Threads, files, stream
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
 from lsstcutouts.device import DirectTransfer
 from lsstcutouts.errors import ConfigurationError, MissingFileError
@@ -173,6 +174,53 @@ def test_threads_that_are_stopped_or_dropped_end_by_themselves() -> None:
         body()
 
 
+def threads_end() -> bool:
+    end = time.monotonic() + 10
+    while any(t.name.startswith("lsstcutouts") for t in threading.enumerate()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not [t for t in threading.enumerate() if t.name.startswith("lsstcutouts")]
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_file_opened_after_the_end_is_let_go(
+    dropped: bool, plan: CutoutPlan, dp2_repo: SimulatedRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, begun, go_on, opened = np.arange(4), threading.Event(), threading.Event(), files._opened
+    reader = CutoutReader(plan)
+    reader.read(first)
+    early = {uri for _, uri in reader._files._open}
+    reader.close()
+
+    def late(plan: CutoutPlan, file: int, tract: int) -> Any:
+        if plan.files.uri[file] not in early:
+            begun.set()
+            go_on.wait(20)
+        return opened(plan, file, tract)
+
+    monkeypatch.setattr(files, "_opened", late)
+    if dropped:
+        kept = reader._files
+        requests = [Request(first), Request(np.arange(4, len(plan)))]
+        passing = stream(reader, requests, threads=2, ahead=2, then=lambda delivery: delivery)
+        next(passing)
+        assert begun.wait(20)
+        passing.close()
+    else:
+        fetcher = fetcher_of(dp2_repo)
+        kept = fetcher._files
+
+        def fetch() -> None:
+            with suppress(ConfigurationError):
+                fetcher.fetch_plan(plan)
+
+        threading.Thread(target=fetch).start()
+        assert begun.wait(20)
+        fetcher.close()
+    go_on.set()
+    assert threads_end()
+    assert not kept._open
+
+
 def test_ctrl_c_while_a_thread_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     def press(self, timeout: float | None = None) -> bool:
         raise KeyboardInterrupt
@@ -185,10 +233,7 @@ def test_ctrl_c_while_a_thread_starts_leaves_none_behind(monkeypatch: pytest.Mon
                 threads.submit(gc.collect)
         assert threads.submit(lambda: None).result(20) is None  # others take its place
         threads.stop()
-        end = time.monotonic() + 10
-        while any(t.name.startswith("lsstcutouts") for t in threading.enumerate()) and time.monotonic() < end:
-            time.sleep(0.02)
-        assert not [t for t in threading.enumerate() if t.name.startswith("lsstcutouts")]
+        assert threads_end()
     assert caught.tb is not None  # it holds the executor, as the latest error of a script does until its exit
 
 

@@ -91,6 +91,7 @@ class Plain(nn.Module):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a repository, a CSV file of its targets with labels of many kinds, and modules."""
+    sys.modules.pop("own_nets", None)  # of another folder, where this process was here before
     folder = tmp_path_factory.mktemp("own")
     simulate(folder / "sky", SimulationConfig(cells=2, cell=64, targets=60, bands="gri"))
     table = pq.read_table(folder / "sky" / "truth.parquet").select(["object_id", "ra", "dec", "label"])

@@ -280,10 +280,14 @@ class Threads:
     ----------
     count
         How many there are at most.
+    after_stop
+        Called when this is stopped, and again whenever a function ends that was under way then: it may have opened a file
+        meanwhile.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
         self.count = count
+        self._after_stop = after_stop
         self._pool: ThreadPoolExecutor | None = self._new_pool()
 
     def submit(self, function: Callable[[], None]) -> Future[None]:
@@ -312,13 +316,20 @@ class Threads:
         neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
         """
         self._pool = None
+        if self._after_stop is not None:
+            self._after_stop()
 
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
 
     def _run(self, function: Callable[[], None]) -> None:
-        if self._pool is not None:
+        if self._pool is None:
+            return
+        try:
             function()
+        finally:
+            if self._pool is None and self._after_stop is not None:
+                self._after_stop()
 
 
 class Pending[T]:
@@ -385,7 +396,7 @@ def stream[T](
     then
         Makes what is yielded of a batch, in one of the threads.
     """
-    pool = Threads(threads)
+    pool = Threads(threads, reader.close)
     # The batches under way share the threads: smaller parts cost more.
     share = -(-threads // (ahead + 1)) if reader.plan.files.remote else threads
     waiting: deque[Pending[T]] = deque()
@@ -401,7 +412,6 @@ def stream[T](
         # or locks.
         pool.stop()
         waiting.clear()
-        reader.close()
 
 
 def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:

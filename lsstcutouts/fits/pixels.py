@@ -64,8 +64,8 @@ class Unit:
         return {"data": (self.address, False), "shape": self.shape, "typestr": np.dtype(np.float32).str, "version": 3}
 
     def __del__(self) -> None:
-        if self._piece is not None:
-            self._piece.give_back()
+        if (piece := getattr(self, "_piece", None)) is not None:  # unset where the memory or Ctrl-C ended the making
+            piece.give_back()
 
 
 def _surely_finite(pixels: NDArray[Any]) -> bool:

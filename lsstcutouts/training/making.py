@@ -278,10 +278,12 @@ _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib",
 
 def _own_place(error: BaseException) -> str | None:
     """Return the last place in code that is neither installed nor of this package, such as "my_model.py, line 12"."""
+    other = (str(_PACKAGE), "<", *_INSTALLED)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        other = (str(_PACKAGE), "<", *_INSTALLED)
-        if not frame.filename.startswith(other) and Path(frame.filename).is_relative_to(Path.cwd()):
-            return f"in {Path(frame.filename).relative_to(Path.cwd())}, line {frame.lineno}, {frame.name}"
+        path = Path(frame.filename)
+        if not frame.filename.startswith(other) and not {"site-packages", "dist-packages"} & set(path.parts):
+            shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            return f"in {shown}, line {frame.lineno}, {frame.name}"
     return None
 
 
