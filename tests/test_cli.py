@@ -419,7 +419,8 @@ def test_the_script_from_a_shell(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_is_told_quickly() -> None:
+def test_a_mistake_is_told_quickly(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     start = time.process_time()
     assert main(["train", "data=dp2"]) == 2
     assert time.process_time() - start < 2.0
