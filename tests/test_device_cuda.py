@@ -184,6 +184,7 @@ def test_transforms_are_the_same_on_the_device(gpu: torch.device) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's own code
 def test_compiled_transforms_are_the_same_on_the_device(gpu: torch.device, caplog) -> None:
     """Also on a GPU that is too old for it: there they run as they are, and that is said."""
     torch.compiler.reset()
@@ -220,6 +221,7 @@ def test_a_training_gets_its_batches_on_the_gpu(
     assert all(image.device == gpu for image in model.images)
 
 
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_a_training_on_the_cpu_leaves_the_gpu_alone(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     data, model = data_of(dp2_repo), Watcher()
     trainer_of(tmp_path, max_epochs=1).fit(model, data)
