@@ -97,7 +97,10 @@ def _fresh(nbytes: int) -> NDArray[np.uint8]:
     populate = getattr(mmap, "MAP_POPULATE", 0)
     if not (flags and populate):  # not Linux
         return np.empty(nbytes, np.uint8)
-    return np.frombuffer(mmap.mmap(-1, nbytes, flags=flags | populate), np.uint8)
+    try:
+        return np.frombuffer(mmap.mmap(-1, nbytes, flags=flags | populate), np.uint8)
+    except OSError:  # a limit, or no memory: numpy finds some or says how much it wanted
+        return np.empty(nbytes, np.uint8)
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -205,7 +208,11 @@ class Memory:
                 return piece
             self._large.appendleft(piece)
         self._taken(nbytes)
-        return _fresh(nbytes)
+        try:
+            return _fresh(nbytes)
+        except BaseException:  # also Ctrl-C, which waits until the system has made all the pages
+            self._returned(nbytes)
+            raise
 
     def _give_back(self, piece: NDArray[np.uint8]) -> None:
         """Take a large piece that nothing points into any more; beyond a few the oldest goes back to the system."""

@@ -149,6 +149,21 @@ def test_requests_are_counted_as_tiles() -> None:
     assert CacheStats().hit_rate == 0.0
 
 
+def test_what_is_made_while_the_cache_is_cleared_is_not_kept() -> None:
+    cache = TileCache(10_000)
+
+    def make(positions: list[int]) -> list[NDArray[np.uint8]]:
+        cache.clear()
+        return [np.zeros(10, np.uint8) for _ in positions]
+
+    assert len(cache.get_many(["a", "b"], make)) == 2
+    assert "a" not in cache
+    assert not cache._state().flights
+    cache.get_many(["a"], lambda positions: [np.ones(10, np.uint8) for _ in positions])
+    assert "a" in cache
+    assert cache.stats().bytes == 10
+
+
 def test_clear_and_resize() -> None:
     cache, maker = TileCache("4 MB"), Maker(500_000)
     fetch(cache, maker, range(8))

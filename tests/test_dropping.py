@@ -2,6 +2,8 @@
 
 import concurrent.futures.thread
 import gc
+import os
+import signal
 import sys
 import threading
 import time
@@ -219,6 +221,44 @@ def test_a_file_opened_after_the_end_is_let_go(
     go_on.set()
     assert threads_end()
     assert not kept._open
+
+
+def test_a_forked_process_is_told_that_a_pass_has_no_threads_there(plan: CutoutPlan) -> None:
+    passing = iter(CutoutLoader(CutoutDataset(plan, batch_size=7, threads=2)))
+    next(passing)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            list(passing)
+        except ConfigurationError as error:
+            os._exit(7 if "forked without its threads" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert sum(len(batch["object_id"]) for batch in passing) == len(plan) - 7
+
+
+def test_passes_begin_in_many_threads_of_one_dataset(plan: CutoutPlan) -> None:
+    dataset, failed = CutoutDataset(plan, batch_size=40, threads=1), []
+
+    def begin() -> None:
+        try:
+            for _ in range(25):
+                next(iter(dataset))
+        except RuntimeError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failed
 
 
 def test_ctrl_c_while_a_thread_starts_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,12 @@ import pickle
 import threading
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsstcutouts import memory as memory_module
 from lsstcutouts.memory import Memory
 
 sizes = st.sampled_from([(3,), (40, 50), (128, 90), (150, 150), (600, 600), (1200, 300)])
@@ -65,6 +67,26 @@ def test_large_memory_is_counted_and_few_pieces_wait() -> None:
     assert 0 < sum(held) <= 8 * 1_440_000
     memory.trim()
     assert sum(held) == 0
+
+
+def test_memory_that_never_came_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    memory = Memory(counted.append, lambda nbytes: counted.append(-nbytes))
+    fresh = memory_module._fresh
+
+    def interrupted(nbytes: int) -> None:
+        fresh(nbytes)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_module, "_fresh", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memory.empty((3, 4_000_000), np.float32)
+    assert len(counted) == 2
+    assert sum(counted) == 0
+    with pytest.raises(MemoryError):
+        memory.empty((1 << 46,), np.float32)
+    assert sum(counted) == 0
 
 
 def test_what_waits_goes_back_with_the_last_user() -> None:

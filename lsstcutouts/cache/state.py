@@ -129,12 +129,12 @@ def _land(state: State, keys: Sequence[Hashable], own: Flight) -> None:
     try:
         with state.lock:
             state.settle()
-            for i in own.positions:
-                if state.flights.get(keys[i]) is own:
-                    del state.flights[keys[i]]
+            wanted = [keys[i] for i in own.positions if state.flights.get(keys[i]) is own]  # none after `clear`
             room = state.room
-            for key, entry in own.entries.items():
-                _insert(state, key, entry, room)
+            for key in wanted:
+                del state.flights[key]
+                if key in own.entries:
+                    _insert(state, key, own.entries[key], room)
             dropped = evicted(state)
     finally:
         own.done.set()

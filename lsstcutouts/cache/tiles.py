@@ -180,11 +180,12 @@ class TileCache:
             self._rebudget(self._setting, processes, ranks)
 
     def clear(self) -> None:
-        """Drop every entry; the statistics go on, and the memory waits for the next entries."""
+        """Drop every entry, those under way as well; the statistics go on, and the memory waits for the next entries."""
         state = self._state()
         with state.lock:
             dropped = list(state.entries.values())
             state.entries.clear()
+            state.flights.clear()
             state.bytes = 0
         free(dropped)
 

@@ -337,6 +337,7 @@ class Pending[T]:
 
     def __init__(self, threads: Threads, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
         self._finish = finish
+        self._process = os.getpid()
         self._left = list(range(len(parts)))
         self._failed = False
         self._finished: list[T] = []
@@ -349,7 +350,14 @@ class Pending[T]:
         ------
         CancelledError
             If the threads were stopped meanwhile.
+        ConfigurationError
+            In a process that was forked meanwhile: it has none of the threads.
         """
+        if self._process != os.getpid():
+            raise ConfigurationError(
+                f"this pass was begun in process {self._process}, from which this one was forked without its threads; begin "
+                "a pass of its own here"
+            )
         parts, self._parts = self._parts, []
         try:
             while parts:

@@ -190,7 +190,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self._identity: str | None = None
         self.passes = PassTable(0, self.epochs.schedule.lanes)
         """Counts passes that no `CutoutLoader` begins."""
-        self.under_way: weakref.WeakSet[Batches] = weakref.WeakSet()
+        self.under_way: weakref.WeakValueDictionary[int, Batches] = weakref.WeakValueDictionary()
         """Those passes of this process that have given a batch and not ended."""
 
     @property
@@ -230,7 +230,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.under_way = weakref.WeakSet()
+        self.under_way = weakref.WeakValueDictionary()
 
     def checked_loader(self) -> Callable[[], DataLoader[Any] | None]:
         """Return torch's loader, weakly, where one begins a pass here.
@@ -253,7 +253,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def refuse_second(self, loader: DataLoader[Any] | None) -> None:
         """Refuse a torch loader where another one has a pass under way in this process."""
         for collected in (False, True):
-            others = [other for one in self.under_way if (other := one.loader()) is not None]
+            passes = [one for ref in self.under_way.valuerefs() if (one := ref()) is not None]  # other threads add some
+            others = [other for one in passes if (other := one.loader()) is not None]
             if loader is None or all(other is loader for other in others):
                 return
             if not collected:  # one that is gone may wait for the garbage collector

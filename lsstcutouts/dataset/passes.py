@@ -238,11 +238,11 @@ class Batches(Iterator[TensorBatch]):
         try:
             batch = next(self._batches)
         except BaseException:  # also the end; it is raised again
-            self._dataset.under_way.discard(self)
+            self._dataset.under_way.pop(id(self), None)
             raise
-        if self._worker is None and self not in self._dataset.under_way:
+        if self._worker is None and id(self) not in self._dataset.under_way:
             self._passes.set_epoch(self._epoch + 1)
-            self._dataset.under_way.add(self)
+            self._dataset.under_way[id(self)] = self
         self._taken += 1
         return batch
 
