@@ -22,6 +22,10 @@ pytestmark = [
 ]
 
 
+NAME = re.compile(r"^# ([\w/]+\.(?:py|yaml))$", re.MULTILINE)
+"""The line of a block that says which file it is."""
+
+
 def blocks() -> Iterator[tuple[str, str]]:
     """Yield language and text of each block of code."""
     yield from re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -36,7 +40,7 @@ def test_every_block_is_run() -> None:
     assert {kind for kind, _ in blocks()} == {"sh", "python", "yaml"}
     assert all(command[0] == "lsstcutouts" for command in commands())
     for kind, text in blocks():
-        assert kind == "sh" or re.match(r"# [\w/]+\.(py|yaml)\n", text)
+        assert kind == "sh" or NAME.search(text)
 
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,10 +54,9 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
                 shown = capsys.readouterr()
                 assert status == 0, f"{shlex.join(command)}\n{shown.err}"
             continue
-        name, _, rest = text.partition("\n")
-        file = tmp_path / name.removeprefix("# ")
+        file = tmp_path / NAME.search(text)[1]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(rest)
+        file.write_text(text)  # all of it, as a reader copies it
         if file.stem.startswith("make_") or file.stem in {"my_loop", "my_pictures"}:
             runpy.run_path(str(file), run_name="__main__")
     assert "delivered" in capsys.readouterr().out

@@ -125,7 +125,8 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
         "test": 16,
         "predict": 80,
     }
-    assert "32 of 80 targets belong to no split: column 'part'" in caplog.text
+    assert "32 of 80 targets belong to no split: column 'part' holds " in caplog.text
+    assert ", and splits are called train, val and test" in caplog.text
     assert dealt.leaks
     assert "share pixels" in caplog.text
     with pytest.raises(ConfigurationError, match="names no split: it holds 'galaxy'"):

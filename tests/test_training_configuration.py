@@ -175,6 +175,12 @@ def test_what_the_network_was_trained_on_cannot_be_changed(
         assert "with other settings than those of its training" in text
 
 
+def test_predictions_are_parquet(project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", f"checkpoint={project.checkpoint}", "output=o/scores.csv", "picture=false"]) == 2
+    assert "output=o/scores.csv: predictions are Parquet" in said(capfd)
+    assert not Path("o").exists()
+
+
 def test_what_is_the_same_may_be_said_again(
     project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

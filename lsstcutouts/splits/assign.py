@@ -73,7 +73,9 @@ def _by_column(plan: CutoutPlan, column: str) -> dict[str, Rows]:
         raise ConfigurationError(
             f"column {column!r} names no split: it holds {found}, and splits are called train, val and test"
         )
-    _say_rest(plan, rows, f"column {column!r} puts them in no split")
+    others = np.unique(names[~np.isin(names, list(rows))])
+    found = ", ".join(repr(v) for v in others[:5].tolist())
+    _say_rest(plan, rows, f"column {column!r} holds {found}, and splits are called train, val and test")
     return rows
 
 

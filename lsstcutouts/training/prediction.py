@@ -16,6 +16,7 @@ from ..callbacks import PredictionWriter
 from ..callbacks.accounting import META
 from ..cutout import Outcome
 from ..datamodule import CutoutDataModule
+from ..errors import ConfigurationError
 from ..trained import read_checkpoint
 from .checkpoints import of_this_network
 from .configuration import as_trained
@@ -119,7 +120,13 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
 
 def _file(output: str) -> Path:
     path = Path(output)
-    return path if path.suffix and not path.is_dir() else path / "predictions.parquet"
+    if not path.suffix or path.is_dir():
+        return path / "predictions.parquet"
+    if path.suffix not in {".parquet", ".pq"}:
+        raise ConfigurationError(
+            f"output={output}: predictions are Parquet; give a name that ends in .parquet, or a folder"
+        )
+    return path
 
 
 def _without_log(cfg: DictConfig) -> DictConfig:
