@@ -1,6 +1,7 @@
 """The dataset in torch's own DataLoader: each pass is the next epoch, and what cannot be served is refused."""
 
 import copy
+import gc
 import os
 import pickle
 from typing import Any
@@ -133,6 +134,21 @@ def test_a_batch_size_is_refused(plan: CutoutPlan, workers: int, context: str, s
         settings = {**settings, "num_workers": 1, "multiprocessing_context": context}
     with pytest.raises(ConfigurationError, match=r"give DataLoader batch_size=None.*batch_size=9.*CutoutLoader"):
         next(iter(DataLoader(dataset_of(plan), **settings)))
+
+
+def test_a_pass_that_is_garbage_refuses_nobody(plan: CutoutPlan) -> None:
+    dataset = dataset_of(plan)
+    gc.disable()
+    try:
+        loader = loader_of(dataset)
+        passing = iter(loader)
+        next(passing)
+        box = [passing]
+        box.append(box)
+        del passing, box
+        assert next(iter(loader_of(dataset)))
+    finally:
+        gc.enable()
 
 
 def test_two_loaders_at_once_are_refused(plan: CutoutPlan, epochs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

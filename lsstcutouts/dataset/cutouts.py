@@ -253,13 +253,16 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def refuse_second(self, loader: DataLoader[Any] | None) -> None:
         """Refuse a torch loader where another one has a pass under way in this process."""
         for collected in (False, True):
-            passes = [one for ref in self.under_way.valuerefs() if (one := ref()) is not None]  # other threads add some
-            others = [other for one in passes if (other := one.loader()) is not None]
-            if loader is None or all(other is loader for other in others):
+            if loader is None or all(other is loader for other in self._loaders_under_way()):
                 return
             if not collected:  # one that is gone may wait for the garbage collector
                 gc.collect()
         raise ConfigurationError(SECOND)
+
+    def _loaders_under_way(self) -> list[DataLoader[Any]]:
+        # `valuerefs` is a copy, since other threads begin passes; no name for a pass outlives this frame, or it would stay.
+        passes = (one for ref in self.under_way.valuerefs() if (one := ref()) is not None)
+        return [loader for one in passes if (loader := one.loader()) is not None]
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be this epoch, in a plain loop or torch's own loader; a `CutoutLoader` has its own ``set_epoch``."""
