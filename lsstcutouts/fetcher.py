@@ -163,7 +163,7 @@ class LsstDataFetcher:
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
-        self._pool = Threads(self.threads, self._files.close)
+        self._pools: dict[int, Threads] = {}  # by number of threads: remote files take more
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -191,10 +191,11 @@ class LsstDataFetcher:
         collector may call this, in any thread and inside any locked block.
         """
         self._in_this_process()
-        self._pool.stop()
-        self._pool, planner, self._planner = Threads(self.threads, self._files.close), self._planner, None
+        pools, self._pools = self._pools, {}
+        for pool in list(pools.values()):
+            pool.stop()  # closes the files, too
+        planner, self._planner = self._planner, None
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
-        self._files.close()
         # Where the lock is held, `plan` is under way and closes the repository itself.
         if planner is not None and self._lock.acquire(blocking=False):
             try:
@@ -278,10 +279,10 @@ class LsstDataFetcher:
         reader = CutoutReader(
             plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
-        if (threads := threads_for(plan, self.threads)) > self._pool.count:
-            self._pool = Threads(threads, self._files.close)  # those of a fetch that is under way end with it
+        threads = threads_for(plan, self.threads)
+        pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
         try:
-            delivery = reader.submit(self._pool, Request(targets), then=_as_delivered).result()
+            delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:
             raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
         report = Report(plan, None if rows is None else targets)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch.utils.data import dataloader
 
+from lsstcutouts import fetcher as fetchers
 from lsstcutouts.cache import TileCache
 from lsstcutouts.cutout import CutoutReader, Delivery, Request, Threads, files, stream
 from lsstcutouts.dataset import CutoutDataset, CutoutLoader
@@ -96,7 +97,10 @@ def test_garbage_is_collected_inside_every_locked_block(plan: CutoutPlan, dp2_re
         reader, memory = dataset._reader, fetcher._memory
         locks = [cache._state().lock, fetcher.cache._state().lock, cache.memory._lock, reader._memory._lock]
         locks += [memory._lock, reader._files._lock, fetcher._files._lock]
-        locks += [concurrent.futures.thread._global_shutdown_lock, fetcher._pool._pool._shutdown_lock]
+        locks += [
+            concurrent.futures.thread._global_shutdown_lock,
+            *(pool._pool._shutdown_lock for pool in fetcher._pools.values()),
+        ]
 
         def collect() -> None:
             with ExitStack() as stack:
@@ -105,7 +109,7 @@ def test_garbage_is_collected_inside_every_locked_block(plan: CutoutPlan, dp2_re
                 gc.collect()
 
         within(20, collect)
-        assert fetcher._pool._pool is not None
+        assert not fetcher._pools
         assert fetcher._planner is None
         batch = fetcher.fetch(plan.ra[:5], plan.dec[:5])["image"]  # it opens everything again
         np.testing.assert_array_equal(batch, reader.read(np.arange(5))["image"])
@@ -295,7 +299,9 @@ def test_an_error_ends_the_threads_although_its_traceback_is_kept(plan: CutoutPl
             gc.enable()
 
 
-def test_closing_ends_the_fetch_of_another_thread(plan: CutoutPlan, dp2_repo: SimulatedRepository) -> None:
+def test_closing_ends_the_fetch_of_another_thread(
+    plan: CutoutPlan, dp2_repo: SimulatedRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def body() -> None:
         fetcher = fetcher_of(dp2_repo)
         begun, go_on, seen = threading.Event(), threading.Event(), []
@@ -310,13 +316,19 @@ def test_closing_ends_the_fetch_of_another_thread(plan: CutoutPlan, dp2_repo: Si
             except ConfigurationError as error:
                 seen.append(str(error))
 
+        fetcher.fetch_plan(plan, [0])
+        (pool,) = fetcher._pools.values()
         for _ in range(2):  # both threads
-            fetcher._pool.submit(hold)
+            pool.submit(hold)
         thread = threading.Thread(target=fetch)
         thread.start()
         assert begun.wait(20)
-        while fetcher._pool._pool._work_queue.qsize() == 0:
+        while pool._pool._work_queue.qsize() == 0:
             time.sleep(0.01)
+        with monkeypatch.context() as patch:  # as of remote files, which take threads of their own
+            patch.setattr(fetchers, "threads_for", lambda *_: 5)
+            fetcher.fetch_plan(plan, [0])
+        assert len(fetcher._pools) == 2
         assert within(20, fetcher.close) < 5  # waits for none of them
         go_on.set()
         thread.join(20)

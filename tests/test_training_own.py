@@ -201,6 +201,15 @@ def test_mistakes_end_in_one_message(
     assert len(shown.splitlines()) == 1
 
 
+def test_a_mistake_in_a_module_of_another_folder(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main([*own, "output=out/far", "model=far_nets.Wrong"]) == 2
+    assert f"in {tmp_path / 'far_nets.py'}, line 41, training_step" in capsys.readouterr().err
+
+
 def test_a_catalog_without_the_label(own: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["task=classes"]):
         assert main([*own, "data.catalog=bare.csv", "output=out/bare", *more]) == 1

@@ -57,6 +57,8 @@ RESERVED_NAMES = frozenset(
 )
 """Names that a batch uses itself and that no extra column may have."""
 
+_WHERE = "Catalog.from_any, or of `lsstcutouts plan`, whose output= a training takes as data.plan="
+
 _POSITION_NAMES = (
     ("ra", "dec"),
     ("coord_ra", "coord_dec"),
@@ -163,8 +165,8 @@ def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple
         return found
     known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
     raise CatalogError(
-        f"{table.label}: no position columns found ({known}...); name them with ra= and dec= (where a verb has "
-        f"no such setting, give it as data.plan what `lsstcutouts plan` made with them). {_listed(table.names)}"
+        f"{table.label}: no position columns found ({known}...); name them with ra= and dec= of "
+        f"{_WHERE}. {_listed(table.names)}"
     )
 
 
@@ -324,7 +326,7 @@ def _repeated(ids: NDArray[Any], name: str, label: str) -> str:
     return (
         f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
         f" {some_rows(np.flatnonzero(ids == first))}; repeated in {some_rows(later)}. Remove the repeats or name"
-        " another column with object_id= (of `lsstcutouts plan`, whose output= other verbs take as data.plan)."
+        f" another column with object_id= of {_WHERE}."
     )
 
 

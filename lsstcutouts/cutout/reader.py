@@ -282,7 +282,7 @@ class Threads:
         How many there are at most.
     after_stop
         Called when this is stopped, and again whenever a function ends that was under way then: it may have opened a file
-        meanwhile.
+        meanwhile. Must not wait or lock, as `stop`.
     """
 
     def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
@@ -374,7 +374,7 @@ class Pending[T]:
             return
         try:
             part()
-        except BaseException:
+        except BaseException:  # raised again where the result is asked for; the other parts need not begin
             self._failed = True
             raise
         if self._left.pop() == 0:
