@@ -9,7 +9,7 @@ The same as ``lsstcutouts train``.
 
 import sys
 
-from lsstcutouts.cli import main
+from lsstcutouts.app.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

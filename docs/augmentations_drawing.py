@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 from torch import nn
 
 from lsstcutouts import LsstDataFetcher
-from lsstcutouts.mosaic import rgb
-from lsstcutouts.simulate import SimulationConfig, simulate
+from lsstcutouts.app.mosaic import rgb
+from lsstcutouts.testing import SimulationConfig, simulate
 from lsstcutouts.transforms import AddNoise, BandDropout, Compose, RandomD4, RandomRotation, RandomShift
 
 BANDS, SIZE, FETCHED = "gri", 64, 105

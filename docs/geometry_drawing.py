@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lsstcutouts.geom import YX, Box, box_start
+from lsstcutouts.sky.geometry import YX, Box, box_start
 
 INK, GREY, RED = "#1d2433", "#9aa3b2", "#c8322b"
 COLOURS = {0: "#4c78a8", 1: "#e4a23c", 2: "#54a277", 3: "#b279a2"}

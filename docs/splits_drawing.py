@@ -13,9 +13,10 @@ from matplotlib.collections import PatchCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from lsstcutouts.geom import YX
-from lsstcutouts.planner import build_plan
-from lsstcutouts.splits import Dealt, SplitSettings, deal
+from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.sky.geometry import YX
+from lsstcutouts.splits.deal import Dealt, deal
+from lsstcutouts.splits.split_options import SplitSettings
 
 INK, GREY, RED = "#1d2433", "#9aa3b2", "#c8322b"
 COLOURS = {"train": "#4c78a8", "val": "#e4a23c", "test": "#54a277"}

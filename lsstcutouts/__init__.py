@@ -7,41 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .cache import TileCache
-    from .catalog import Catalog
-    from .cutout import Outcome, Quality, QualityPolicy
-    from .datamodule import CutoutDataModule
-    from .dataset import CutoutDataset, CutoutLoader
+    from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
-    from .export import batch_wcs, write_fits
-    from .fetcher import LsstDataFetcher
-    from .geom import YX, Box
-    from .plan import CutoutPlan
-    from .planner import build_plan
-    from .report import Report
+    from .loader.datamodule.module import CutoutDataModule
+    from .loader.dataset import CutoutDataset
+    from .loader.loader import CutoutLoader
+    from .plan.cutout_plan import CutoutPlan
+    from .plan.planner import build_plan
+    from .read.cache.tile_cache import TileCache
+    from .read.export import batch_wcs, write_fits
+    from .read.fetcher import LsstDataFetcher
+    from .read.quality import Outcome, Quality, QualityPolicy
+    from .read.report import Report
+    from .sky.geometry import YX, Box
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Box": "geom",
-    "Catalog": "catalog",
-    "CutoutDataModule": "datamodule",
-    "CutoutDataset": "dataset",
-    "CutoutLoader": "dataset",
-    "CutoutPlan": "plan",
+    "Box": "sky.geometry",
+    "Catalog": "catalog.targets",
+    "CutoutDataModule": "loader.datamodule.module",
+    "CutoutDataset": "loader.dataset",
+    "CutoutLoader": "loader.loader",
+    "CutoutPlan": "plan.cutout_plan",
     "LsstCutoutsError": "errors",
-    "LsstDataFetcher": "fetcher",
-    "Outcome": "cutout",
-    "Quality": "cutout",
-    "QualityPolicy": "cutout",
-    "Report": "report",
-    "TileCache": "cache",
-    "YX": "geom",
-    "batch_wcs": "export",
-    "build_plan": "planner",
-    "write_fits": "export",
+    "LsstDataFetcher": "read.fetcher",
+    "Outcome": "read.quality",
+    "Quality": "read.quality",
+    "QualityPolicy": "read.quality",
+    "Report": "read.report",
+    "TileCache": "read.cache.tile_cache",
+    "YX": "sky.geometry",
+    "batch_wcs": "read.export",
+    "build_plan": "plan.planner",
+    "write_fits": "read.export",
 }
-_ROOMS = ("errors", "fits", "simulate")
+_ROOMS = ("errors", "models", "testing", "transforms")
 
 __all__ = [
     "YX",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
-from ..ids import Ids
 from .columns import Column, Source, some_rows
+from .ids import Ids
 
 __all__ = [
     "ID_NAMES",

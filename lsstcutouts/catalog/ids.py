@@ -1,25 +1,73 @@
-"""Object ids alone, from a file without positions."""
+"""Ids of targets, which are numbers or texts: rows of them, joined, looked up, and the hash that random numbers come from."""
 
+import hashlib
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import CatalogError
-from ..ids import Ids
-from .checks import ID_NAMES, checked_ids, id_name
-from .files import open_source
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["read_ids"]
+__all__ = ["Ids", "Values", "hashed", "joined", "places", "taken"]
+
+type Ids = NDArray[np.int64] | NDArray[np.uint64] | list[str]
+"""One id a target: int64, uint64 where one is beyond int64, or texts."""
+
+type Values = NDArray[Any] | list[str]
+"""A column ``(N, ...)``: numbers as an array, texts as a list."""
 
 
-def read_ids(source: Any) -> Ids:
-    """Return the object ids of a file or table.
+def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -> V:
+    """Return some rows of a column, by number or by a mask."""
+    if isinstance(values, list):
+        numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        return [values[row] for row in numbers.tolist()]
+    return values[rows]  # type: ignore[no-any-return]
 
-    Raises
-    ------
-    CatalogError
-        If it cannot be read, or no column is one of ids.
+
+def joined[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
+    """Return columns of one kind, one behind the other."""
+    if isinstance(parts[0], list):
+        return [text for part in parts for text in part]
+    return np.concatenate(parts)
+
+
+def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
+    """Return ``(n,)`` the row of each wanted id among the known ones, -1 where it is not there.
+
+    Exact for all 64-bit integers; a text never equals a number.
+
+    Parameters
+    ----------
+    known
+        ``(N,)``, each once.
+    wanted
+        ``(n,)`` integers or texts.
     """
-    table = open_source(source)
-    name = id_name(table)
-    if name is None:
-        raise CatalogError(f"{table.label} has no column of object ids, such as {', '.join(ID_NAMES[:3])}")
-    return checked_ids(table.read([name])[name], name, table.label)
+    if isinstance(known, list):
+        row = {text: i for i, text in enumerate(known)}
+        texts = wanted if isinstance(wanted, list) else np.asarray(wanted).tolist()
+        return np.array([row.get(text, -1) for text in texts], np.int64)
+    array = np.asarray(wanted)
+    if array.dtype.kind not in "iu" or not len(known):
+        return np.full(len(array), -1, np.int64)
+    # numpy would compare int64 with uint64 as floats.
+    limits = np.iinfo(known.dtype)
+    there = np.array([limits.min <= int(end) <= limits.max for end in (array.min(initial=0), array.max(initial=0))])
+    inside = np.ones(len(array), bool)
+    if not there.all():
+        inside = array >= 0 if known.dtype.kind == "u" else array <= np.array(limits.max, array.dtype)
+    same = array.astype(known.dtype)
+    order = np.argsort(known)
+    row_of = order[np.minimum(np.searchsorted(known, same, sorter=order), len(known) - 1)]
+    return np.where(inside & (known[row_of] == same), row_of, -1)
+
+
+def hashed(ids: Ids) -> NDArray[np.int64]:
+    """Return ``(N,)`` the 64-bit numbers that what is random per target depends on, the same on every machine.
+
+    An integer stands for itself (its 64 bits); of a text it is the start of the SHA-256 of its UTF-8 bytes.
+    """
+    if isinstance(ids, list):
+        digests = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)
+        return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)
+    return np.asarray(ids).view(np.int64)

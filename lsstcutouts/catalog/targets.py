@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CatalogError
-from ..ids import Ids, Values, taken
 from .astro import degrees_icrs
 from .checks import (
     Unit,
@@ -26,6 +25,7 @@ from .checks import (
 )
 from .columns import Source, source_from_mapping
 from .files import is_skycoord, open_source
+from .ids import Ids, Values, taken
 from .select import matching
 
 __all__ = ["Catalog"]
@@ -202,7 +202,7 @@ class Catalog:
         Parameters
         ----------
         expression
-            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.matching`.
+            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.select.matching`.
 
         Raises
         ------

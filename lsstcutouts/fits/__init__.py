@@ -9,17 +9,14 @@ from .coadd import Coadd, open_coadd
 from .layout import PLANES, PlaneLayout
 from .pixels import Unit
 from .psf import PsfGrid
-from .remote import REQUESTS_AT_ONCE, download
 from .salvage import salvage
 
 __all__ = [
     "PLANES",
-    "REQUESTS_AT_ONCE",
     "Coadd",
     "PlaneLayout",
     "PsfGrid",
     "Unit",
-    "download",
     "open_coadd",
     "salvage",
 ]

@@ -13,28 +13,21 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.errors import (
-    ConfigurationError,
-    CorruptFileError,
-    LsstCutoutsError,
-    PlaneError,
-    UnsupportedFormatError,
-)
-from lsstcutouts.geom import YX, Box
-from lsstcutouts.memory import Memory
-from lsstcutouts.stages import StageClock
-
+from ..errors import ConfigurationError, CorruptFileError, LsstCutoutsError, PlaneError, UnsupportedFormatError
+from ..sky.geometry import YX, Box
+from ..source.byte_source import ByteSource, open_source
 from .bitplanes import first_bit, mask_bit, mask_hdus, mask_keys
 from .decode import decode_rectangle, decode_units
 from .fused import is_fused
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
+from .memory import Memory
 from .named import Named
 from .pixels import Unit
 from .psf import CellKernels, PsfGrid, cell_kernels
-from .source import ByteSource, open_source
+from .stages import StageClock
 from .structure import FileStructure, file_structure
-from .tables import plane_layout, tile_table
+from .tile_tables import plane_layout, tile_table
 from .units import nanojansky_per_unit
 from .wcs import PixelProjection, array_origin, astropy_wcs, pixel_projection
 

@@ -12,8 +12,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.geom import YX, Box
-
+from ..sky.geometry import YX, Box
 from .headers import BadStructureError
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
 from .pixels import Empty

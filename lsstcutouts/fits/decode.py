@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geom import Box
-from ..memory import Memory
-from ..stages import StageClock
+from ..sky.geometry import Box
+from ..source.byte_source import ByteSource, Streams
 from .codecs import decode_tiles, rice_padding
 from .fused import decode_fused, is_fused
 from .layout import PlaneLayout
+from .memory import Memory
 from .pixels import Unit
-from .source import ByteSource, Streams
+from .stages import StageClock
 
 __all__ = ["decode_rectangle", "decode_units"]
 

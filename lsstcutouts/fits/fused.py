@@ -5,12 +5,12 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import decode_rice
-from ..memory import Memory
+from ..source.byte_source import Streams
 from .codecs import MOST_FREE_PIXELS, MOST_PIXELS_PER_BYTE, dither_sequence, rice_hole
+from .kernels import decode_rice
 from .layout import PLAIN, PlaneLayout
+from .memory import Memory
 from .pixels import Unit
-from .source import Streams
 
 __all__ = ["decode_fused", "is_fused"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .source import ByteSource
+from ..source.byte_source import ByteSource
 
 __all__ = [
     "BLOCK",

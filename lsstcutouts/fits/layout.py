@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.geom import YX, Box
+from ..sky.geometry import YX, Box
 
 __all__ = ["GZIPPED", "PLAIN", "PLANES", "VERBATIM", "PlaneLayout", "Quantisation"]
 

@@ -1,7 +1,6 @@
 """Where the room's own exceptions become the package's."""
 
-from lsstcutouts.errors import CorruptFileError, UnsupportedFormatError
-
+from ..errors import CorruptFileError, UnsupportedFormatError
 from .headers import BadStructureError, UnknownFeatureError
 
 __all__ = ["Named"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory import Memory, Piece
+from .memory import Memory, Piece
 
 __all__ = ["Empty", "Unit"]
 

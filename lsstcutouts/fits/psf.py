@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.errors import ConfigurationError, PlaneError
-from lsstcutouts.geom import YX, Box
-
+from ..errors import ConfigurationError, PlaneError
+from ..sky.geometry import YX, Box
+from ..source.byte_source import ByteSource, Streams
 from .codecs import decode_tiles, rice_padding
 from .headers import BadStructureError, UnknownFeatureError
 from .layout import PlaneLayout
-from .source import ByteSource, Streams
 from .structure import FileStructure
-from .tables import kernel_layout, tile_table
 from .tail import box, member, pair, read_tree, whole
+from .tile_tables import kernel_layout, tile_table
 
 __all__ = ["CellKernels", "PsfGrid", "cell_kernels"]
 

@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.errors import ReadError
-from lsstcutouts.geom import Box
-
+from ..errors import ReadError
+from ..sky.geometry import Box
 from .coadd import Coadd
 
 __all__ = ["salvage"]

@@ -15,18 +15,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .gzipped import inflated
-from .headers import (
-    BLOCK,
-    BadStructureError,
-    GzippedFileError,
-    Hdu,
-    NoHeaderError,
-    read_hdu,
-    table_column,
-    table_dtype,
-)
-from .source import ByteSource, LocalSource
+from ..source.byte_source import ByteSource, LocalSource
+from ..source.gzipped import inflated
+from .headers import BLOCK, BadStructureError, GzippedFileError, Hdu, NoHeaderError, read_hdu, table_column, table_dtype
 
 __all__ = ["FileStructure", "file_structure", "table_rows"]
 

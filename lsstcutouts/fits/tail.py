@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lsstcutouts.geom import YX, Box
-
+from ..sky.geometry import YX, Box
+from ..source.byte_source import ByteSource
 from .headers import BadStructureError, Hdu, UnknownFeatureError, table_column, table_dtype
-from .source import ByteSource
 
 __all__ = ["box", "member", "pair", "read_tree", "whole"]
 

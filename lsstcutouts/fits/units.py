@@ -5,8 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lsstcutouts.errors import FluxUnitError
-
+from ..errors import FluxUnitError
 from .headers import BadStructureError, Cards, Hdu, table_column
 from .structure import FileStructure, table_rows
 

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.polynomial.polynomial import polyval2d
 from numpy.typing import ArrayLike, NDArray
 
-from lsstcutouts.geom import YX, TanProjection
-
+from ..sky.geometry import YX, TanProjection
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 from .draws import balanced, checked_weights, draw, repeats
-from .epoch import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
 from .schedule import Schedule, Share
+from .shuffling import DEFAULT_SHUFFLE_WIDTH, Shuffle, check_order, epoch_order, shuffle_kind, sky_order
 
 __all__ = ["Drawn", "Epochs"]
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..catalog.ids import joined
 from ..errors import PlanError
-from ..geom import YX, TanProjection
-from ..ids import joined
+from ..sky.geometry import YX, TanProjection
 from .tables import Column, FileTable, PatchTable, Rejected
 
 if TYPE_CHECKING:
-    from .cutouts import CutoutPlan
+    from .cutout_plan import CutoutPlan
 
 __all__ = ["from_arrow", "to_arrow"]
 

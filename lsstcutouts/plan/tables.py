@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geom import Box
-from ..ids import Ids, Values
+from ..catalog.ids import Ids, Values
+from ..sky.geometry import Box
 
 __all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 

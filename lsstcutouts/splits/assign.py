@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import read_ids
+from ..catalog.id_lists import read_ids
+from ..catalog.ids import Ids, places, taken
 from ..errors import ConfigurationError
-from ..ids import Ids, places, taken
-from ..order import split_groups
-from ..plan import CutoutPlan
-from .settings import SplitSettings
+from ..plan.cutout_plan import CutoutPlan
+from .groups import split_groups
+from .split_options import SplitSettings
 
 __all__ = ["area_names", "assigned"]
 

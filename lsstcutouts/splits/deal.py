@@ -8,12 +8,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import matching
+from ..catalog.select import matching
 from ..errors import ConfigurationError, LeakError
-from ..plan import CutoutPlan
+from ..plan.cutout_plan import CutoutPlan
 from .assign import assigned
 from .leaks import Boxes, Leak, leak_between, sharing
-from .settings import OWN_COLUMNS, SplitSettings
+from .split_options import OWN_COLUMNS, SplitSettings
 
 __all__ = ["Dealt", "deal", "deal_plans", "leaks_of"]
 

@@ -7,9 +7,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geom import YX, TanProjection
-from ..ids import Ids, taken
-from ..plan import CutoutPlan
+from ..catalog.ids import Ids, taken
+from ..plan.cutout_plan import CutoutPlan
+from ..sky.geometry import YX, TanProjection
 from .cells import neighbours
 from .footprints import near_other_tracts, overlap_on_sky
 

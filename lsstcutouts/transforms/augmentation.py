@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
+from .batch import TensorBatch
 from .hashing import random_keys, stream_of
 
 __all__ = ["Augmentation", "checked_number", "checked_size", "moved_by", "needed"]

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..dataset import TensorBatch
 from .augmentation import Augmentation
+from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import PLANES
-from .sampling import gathered
+from .resampling import gathered
 
 __all__ = ["RandomD4"]
 

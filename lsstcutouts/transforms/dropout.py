@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..cutout import Quality
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
+from ..read.quality import Quality
 from .augmentation import Augmentation, checked_number
+from .batch import TensorBatch
 from .hashing import random_uniform
 
 __all__ = ["BandDropout"]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
 from .augmentation import Augmentation, checked_number
+from .batch import TensorBatch
 from .hashing import random_normal, random_uniform
 
 __all__ = ["AddNoise"]

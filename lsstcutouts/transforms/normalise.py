@@ -6,9 +6,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
-from ..normalisation import Statistics
+from .batch import TensorBatch
+from .statistics import Statistics
 
 __all__ = ["Lupton", "NoiseAsinh", "Normalise", "ZScore"]
 

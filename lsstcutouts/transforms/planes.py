@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
+from .batch import TensorBatch
 
 __all__ = ["PLANES", "pixel_planes", "pixel_sides"]
 

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
 from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_sides
-from .sampling import KERNELS, Turner, check_kernel, resampled
+from .resampling import KERNELS, Turner, check_kernel, resampled
 
 __all__ = ["RandomRotation"]
 
@@ -24,7 +24,7 @@ class RandomRotation(Augmentation):
     middle) and ``wcs``; ``yx0`` stays that of the box that was read. Fetch cutouts about 1.5 times as large as ``size``,
     so that the corners are real pixels. Pixels from beyond the cutout are 0 and not ``valid``.
 
-    Each pixel is a weighted sum of its neighbours, as `~lsstcutouts.transforms.sampling.resampled` says of each plane:
+    Each pixel is a weighted sum of its neighbours, as `~lsstcutouts.transforms.resampling.resampled` says of each plane:
     the noise becomes smaller, by an amount that changes from pixel to pixel, and neighbouring pixels correlated; a pixel
     that is not valid spoils all those that it contributes to. The choice repeats, as `Augmentation` says.
 

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
 from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
-from .sampling import KERNELS, Shifter, check_kernel, resampled, window
+from .resampling import KERNELS, Shifter, check_kernel, resampled, window
 
 __all__ = ["RandomShift"]
 
@@ -24,7 +24,7 @@ class RandomShift(Augmentation):
     enters at an edge is 0 in every plane and not ``valid``: fetch larger cutouts and give ``size``, then nothing enters.
 
     Shifts by whole pixels change no value. With ``subpixel`` each pixel is a weighted sum of its neighbours, as
-    `~lsstcutouts.transforms.sampling.resampled` says of each plane: the noise becomes smaller and neighbouring pixels
+    `~lsstcutouts.transforms.resampling.resampled` says of each plane: the noise becomes smaller and neighbouring pixels
     correlated, least with ``"quintic"``, most with ``"bilinear"``; a pixel that is not valid spoils all those that it
     contributes to. ``yx0`` is then the tract pixel nearest to the first pixel. The choice repeats, as `Augmentation` says.
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..dataset import TensorBatch
 from ..errors import ConfigurationError
+from .batch import TensorBatch
 
 __all__ = ["AsinhStretch"]
 

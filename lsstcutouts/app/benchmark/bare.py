@@ -1,0 +1,155 @@
+"""The ceiling of everything that decodes: the codecs over the tiles under the boxes, and nothing else."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...fits.coadd import open_coadd
+from ...fits.codecs import decode_tiles, rice_padding
+from ...fits.fused import decode_fused, is_fused
+from ...fits.layout import PlaneLayout
+from ...fits.memory import Memory
+from ...read.depth import Depths
+from ...source.byte_source import Streams, open_source
+from .fields import Field
+
+__all__ = ["Compressed", "bare_decode", "compressed_units", "decoded"]
+
+_AT_ONCE = 16
+"""Cache units that a thread decodes at a time."""
+
+
+class KeptStreams(Streams):
+    """Bytes of tiles in memory that nothing overwrites.
+
+    Parameters
+    ----------
+    streams
+        Of each tile.
+    padding
+        What follows each of them.
+    """
+
+    def __init__(self, streams: Sequence[memoryview], padding: bytes) -> None:
+        whole = np.frombuffer(bytearray(b"".join(bytes(one) + padding for one in streams)), np.uint8)
+        self._buffer, self._address = memoryview(whole).cast("B"), int(whole.ctypes.data)
+        self._sizes = np.array([len(one) for one in streams], np.int64)
+        ends = np.cumsum(self._sizes + len(padding))
+        self._at = ends - self._sizes - len(padding)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compressed:
+    """Some cache units of one plane of one file: their bytes, in memory.
+
+    Attributes
+    ----------
+    patch, band, plane
+        Which file (row of the plan's table of patches) and plane.
+    layout
+        Of the plane.
+    units, rows
+        Numbers of the units, and how many rows of each the boxes need, as ours decodes them where a codec can stop.
+    tiles
+        Numbers of each unit's tiles.
+    streams
+        Bytes of all tiles.
+    """
+
+    patch: int
+    band: int
+    plane: str
+    layout: PlaneLayout
+    units: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    tiles: Sequence[Sequence[int]]
+    streams: Streams
+
+
+def compressed_units(field: Field) -> list[Compressed]:
+    """Return the bytes of exactly the cache units that a field's boxes touch, each once."""
+    depths, found = Depths(field.plan), []
+    for patch, band, _, path in field.files():
+        with open_coadd(path) as coadd:
+            layouts, bbox = {plane: coadd.layout(plane) for plane in field.scene.names}, coadd.bbox
+        for plane, layout in layouts.items():
+            rows = depths.rows(patch, bbox, layout.unit_shape)
+            units = np.flatnonzero(rows)
+            groups = [units[at : at + _AT_ONCE] for at in range(0, len(units), _AT_ONCE)]
+            found += [_read(path, layout, (patch, band, plane), group, rows[group]) for group in groups]
+    return found
+
+
+def bare_decode(parts: Iterable[Compressed], threads: int, memory: Memory) -> int:
+    """Decode all parts and drop the pixels; return their number.
+
+    Parameters
+    ----------
+    parts
+        What to decode.
+    threads
+        How many decode side by side; one is the calling thread.
+    memory
+        What the pixels are written to, used again for the next ones.
+    """
+    if threads == 1:
+        return sum(_pixels(part, memory) for part in parts)
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(partial(_pixels, memory=memory), parts))
+
+
+def decoded(part: Compressed, memory: Memory) -> list[NDArray[Any]]:
+    """Return the pixels of each unit, by the fused kernel where that knows the plane; of its first rows at least."""
+    if not is_fused(part.layout):
+        return _plainly(part, range(len(part.units)), memory)
+    made = decode_fused(part.layout, part.units, _clipped(part), part.streams, memory)
+    left = [i for i, unit in enumerate(made) if unit is None]
+    plain = dict(zip(left, _plainly(part, left, memory) if left else [], strict=True))
+    return [plain[i] if unit is None else unit.pixels for i, unit in enumerate(made)]
+
+
+def _pixels(part: Compressed, memory: Memory) -> int:
+    return sum(unit.size for unit in decoded(part, memory))
+
+
+def _clipped(part: Compressed) -> NDArray[np.int64]:
+    """Return the rows wanted of each unit, fewer at the upper edge of the plane."""
+    layout = part.layout
+    high = np.minimum(layout.unit_shape.y, layout.shape.y - part.units // layout.unit_grid.x * layout.unit_shape.y)
+    return np.minimum(part.rows, high)
+
+
+def _plainly(part: Compressed, places: Iterable[int], memory: Memory) -> list[NDArray[Any]]:
+    layout, views = part.layout, part.streams.views()
+    starts = np.cumsum([0, *(len(each) for each in part.tiles)]).tolist()
+    return [
+        decode_tiles(
+            layout,
+            layout.tiles_under(layout.unit_box(int(part.units[i]))),
+            part.tiles[i],
+            views[starts[i] : starts[i + 1]],
+            memory.empty,
+        )
+        for i in places
+    ]
+
+
+def _read(
+    path: str, layout: PlaneLayout, where: tuple[int, int, str], units: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Compressed:
+    rectangles = [layout.tiles_under(layout.unit_box(unit)) for unit in units.tolist()]
+    width = layout.tile_grid.x
+    tiles = [[y * width + x for y in range(r.y0, r.y1) for x in range(r.x0, r.x1)] for r in rectangles]
+    flat = np.array([tile for each in tiles for tile in each], np.int64)
+    source = open_source(path)
+    try:
+        streams = Streams(source, layout.offsets[flat], layout.sizes[flat]).views()
+        padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
+        return Compressed(*where, layout, units, rows, tiles, KeptStreams(streams, padding))
+    finally:
+        source.close()

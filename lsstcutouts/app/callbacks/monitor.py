@@ -1,0 +1,113 @@
+"""What the tile cache does in a training."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+
+from ...errors import ConfigurationError
+from ...read.cache.budget import shown_bytes
+from ...read.cache.stats import CacheStats
+from .throughput import Throughput
+
+__all__ = ["CacheMonitor"]
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """What a `CacheMonitor` watches: a `CutoutDataModule` or a `CutoutLoader`."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the loop has waited for batches."""
+        ...
+
+    def cache_info(self) -> CacheStats:
+        """Return what the caches have done and hold."""
+        ...
+
+
+class CacheMonitor(Throughput):
+    """Log what the tile cache does in training, and show it in the progress bar.
+
+    The figures are those of the epoch so far, of one rank with all its worker processes: ``data/hit_rate``,
+    ``data/cache_bytes``, ``data/reserved_bytes``, ``data/evictions``, ``data/waits``, ``data/read_per_useful``,
+    ``data/waited_seconds``, ``data/cutouts_per_second``. They go to the trainer's loggers, not into the metrics of the
+    model. Any progress bar that shows the trainer's metrics shows a text such as ``cache: 98 %, 1.2 GB; waiting 3 %``.
+
+    Parameters
+    ----------
+    every_n_steps
+        Log after so many batches of an epoch, and at its end.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``every_n_steps`` is less than one; at the start of a training without a `CutoutDataModule` or
+        `CutoutLoader`.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        super().__init__()
+        if every_n_steps < 1:
+            raise ConfigurationError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._before: tuple[CacheStats, float, int, float] = CacheStats(), 0.0, 0, 0.0
+        self._logged = -1  # at which step
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the figures at the start of an epoch."""
+        super().on_train_epoch_start(trainer, pl_module)
+        source = _watched(trainer)
+        self._before = source.cache_info(), source.waited, self.targets, self.seconds
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the figures, and log them every so many batches."""
+        super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
+        stats, waited, _, seconds = self._since(trainer)
+        # This is the dictionary that bars of any kind show; logging for them takes numbers alone.
+        trainer.progress_bar_metrics["cache"] = _text(stats, waited / seconds if seconds else 0.0)
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            self._log(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Log the figures of the whole epoch."""
+        if self._logged != trainer.global_step:
+            self._log(trainer)
+
+    def _since(self, trainer: L.Trainer) -> tuple[CacheStats, float, int, float]:
+        """Return figures, seconds waited, targets and seconds of the epoch so far."""
+        source = _watched(trainer)
+        stats, waited, targets, seconds = self._before
+        return source.cache_info() - stats, source.waited - waited, self.targets - targets, self.seconds - seconds
+
+    def _log(self, trainer: L.Trainer) -> None:
+        stats, waited, targets, seconds = self._since(trainer)
+        figures = {
+            "data/hit_rate": stats.hit_rate,
+            "data/cache_bytes": float(stats.bytes),
+            "data/reserved_bytes": float(stats.reserved),
+            "data/evictions": float(stats.evictions),
+            "data/waits": float(stats.waits),
+            "data/read_per_useful": stats.read_per_useful,
+            "data/waited_seconds": waited,
+            "data/cutouts_per_second": targets / seconds if seconds else 0.0,
+        }
+        self._logged = trainer.global_step
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+
+
+def _watched(trainer: L.Trainer) -> Watched:
+    """Return where the training's cutouts come from."""
+    for source in (getattr(trainer, "datamodule", None), trainer.train_dataloader):
+        if isinstance(source, Watched):
+            return source
+    raise ConfigurationError(
+        "a CacheMonitor watches the cache of a CutoutDataModule or a CutoutLoader, and this training has neither; "
+        "leave the callback out"
+    )
+
+
+def _text(stats: CacheStats, waiting: float) -> str:
+    """Return the figures for a progress bar."""
+    return f"{stats.hit_rate:.0%}, {shown_bytes(stats.bytes)}; waiting {waiting:.0%}".replace("%", " %")

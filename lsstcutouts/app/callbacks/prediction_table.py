@@ -1,0 +1,189 @@
+"""Predictions, plan and report as one table that holds each catalog row once."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import __version__
+from ...catalog.ids import Values, taken
+from ...catalog.ids import joined as joined_values
+from ...errors import ConfigurationError, PlanError
+from ...plan.cutout_plan import CutoutPlan
+from ...read.quality import Outcome
+from ...read.report import Report
+
+__all__ = ["META", "joined", "prediction_table", "reserved_names"]
+
+META = "lsstcutouts.predictions"
+"""Key of the metadata under which a file of predictions says what it is."""
+
+
+def reserved_names(plan: CutoutPlan) -> set[str]:
+    """Return the names of columns that do not come from the model."""
+    own = {"row", "object_id", "ra", "dec", "tract", "patch", "outcome", "reason"}
+    return own | {f"quality_{band}" for band in plan.bands} | set(plan.columns)
+
+
+def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
+    """Return batches, or the shares of ranks, one behind the other; those without a row do not count.
+
+    Raises
+    ------
+    ConfigurationError
+        If they do not have the same columns.
+    """
+    filled = [part for part in parts if len(part.get("object_id", ()))]
+    if not filled:  # the names and types of columns without a value
+        return dict(max(parts, key=len, default={"object_id": np.zeros(0, np.int64)}))
+    names = list(filled[0])
+    for part in filled:
+        if list(part) != names:
+            raise ConfigurationError(
+                f"predict_step gave the columns {names} for one batch and {list(part)} for another"
+            )
+    return {name: joined_values([part[name] for part in filled]) for name in names}
+
+
+def prediction_table(
+    plan: CutoutPlan, predicted: Mapping[str, Values], report: Report, metadata: Mapping[str, Any] | None = None
+) -> Any:
+    """Return an Arrow table with each row of the catalog once, in the catalog's order.
+
+    Parameters
+    ----------
+    plan
+        The targets, and the catalog rows that it rejected.
+    predicted
+        ``object_id`` ``(n,)`` and what the model gave each of these, ``(n, ...)``.
+    report
+        What became of the targets, all processes together.
+    metadata
+        More for the file's metadata.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``row``, ``object_id``, ``ra``, ``dec``, ``tract``, ``patch`` (-1 outside), what the model gave (null where
+        nothing), ``outcome``, ``reason`` (null where there is a prediction), ``quality_BAND`` with bits of `Quality`,
+        and the plan's columns.
+
+    Raises
+    ------
+    PlanError
+        If an object was predicted twice, or is not in the plan, or if the plan holds a catalog row twice.
+    """
+    import pyarrow
+
+    lost = plan.rejected
+    catalog_row = np.concatenate([plan.row, lost.row]).astype(np.int64)
+    order = np.argsort(catalog_row, kind="stable")
+    if (np.diff(catalog_row[order]) == 0).any():
+        raise PlanError("the plan holds a row of its catalog twice; make it again")
+    place = _places(plan, predicted["object_id"])  # (n,) numbers of targets
+    source = np.full(len(order), -1, np.int64)  # row of ``predicted`` for each catalog row
+    source[place] = np.arange(len(place))
+    source = source[order]
+    outcome, quality, causes = _account(plan, report, source >= 0, catalog_row[order])
+    nowhere = np.full(len(lost), -1, np.int64)
+    columns: dict[str, Any] = {
+        "row": catalog_row[order],
+        "object_id": taken(joined_values([plan.object_id, lost.object_id]), order),
+        "ra": np.concatenate([plan.ra, lost.ra])[order],
+        "dec": np.concatenate([plan.dec, lost.dec])[order],
+        "tract": np.concatenate([plan.tract, nowhere])[order],
+        "patch": np.concatenate([plan.patch, nowhere])[order],
+        **{name: _taken(values, source) for name, values in predicted.items() if name != "object_id"},
+        "outcome": _named(outcome, {int(o): o.name.lower() for o in Outcome}),
+        "reason": causes,
+        **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
+        **{name: _taken(joined_values([values, lost.columns[name]]), order) for name, values in plan.columns.items()},
+    }
+    about = {
+        "version": __version__,
+        "plan": plan.fingerprint(),
+        "bands": list(plan.bands),
+        "repo": plan.repo,
+        "collections": list(plan.collections),
+        "dataset_type": plan.dataset_type,
+        "rows": len(order),
+        "outcomes": _counted(outcome),
+        "failures": report.as_dict()["failures"],
+        **(metadata or {}),
+    }
+    return pyarrow.table(columns).replace_schema_metadata({META: json.dumps(about)})
+
+
+def _counted(outcome: NDArray[np.uint8]) -> dict[str, int]:
+    values, counts = np.unique(outcome, return_counts=True)
+    return {Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
+
+
+def _places(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
+    """Return the numbers of the plan's targets with these ids."""
+    place = plan.targets_of(ids)
+    strange = np.flatnonzero(place < 0)
+    if len(strange):
+        raise PlanError(
+            f"object {ids[strange[0]]} was predicted, as were {len(strange) - 1} more, and is not in the plan"
+        )
+    found, counts = np.unique(place, return_counts=True)
+    twice = found[counts > 1]
+    if len(twice):
+        raise PlanError(
+            f"{len(twice)} objects were predicted more than once, the first one is {plan.object_id[twice[0]]}: give "
+            "each process its own rows, as a CutoutDataModule does"
+        )
+    return place
+
+
+def _account(
+    plan: CutoutPlan, report: Report, has: NDArray[np.bool_], catalog_row: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32], Any]:
+    """Return outcome, quality bits and reason of each catalog row."""
+    import pyarrow
+
+    whole = Report(plan)  # which knows the rejected rows, and calls all others not read
+    there = np.searchsorted(catalog_row, report.row)
+    whole.outcome[there], whole.quality[there] = report.outcome, report.quality
+    outcome, quality = whole.outcome, whole.quality
+    # Batches are fetched ahead: what was read and not given to the model has not been predicted.
+    outcome[~has & (outcome == Outcome.DELIVERED)] = Outcome.NOT_READ
+    outcome[has] = Outcome.DELIVERED
+    number, failures = report.first_failures()
+    lost, lost_texts = plan.rejected.texts()
+    texts = [outcome.text for outcome in Outcome] + [f"{Outcome.READ_ERROR.text}: {f.cause}" for f in failures]
+    texts += lost_texts
+    index = np.zeros(len(outcome), np.int32)
+    for i, one in enumerate(Outcome):
+        index[outcome == one] = i
+    failed = (number >= 0) & (outcome[there] == Outcome.READ_ERROR)
+    index[there[failed]] = len(Outcome) + number[failed]
+    index[np.searchsorted(catalog_row, plan.rejected.row)] = len(Outcome) + len(failures) + lost
+    return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
+
+
+def _named(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
+    """Return a name for each value, without an object a row."""
+    import pyarrow
+
+    keys = np.array(sorted(names))
+    index = np.searchsorted(keys, values).astype(np.int32)
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(index), [names[key] for key in keys.tolist()])
+
+
+def _taken(values: Values, source: NDArray[np.int64]) -> Any:
+    """Return ``values[source]`` as Arrow values, null where ``source`` is -1; rows of arrays become lists."""
+    import pyarrow
+
+    nothing = source < 0
+    taken = pyarrow.array(source, mask=nothing)
+    if isinstance(values, list):
+        return pyarrow.array(values, pyarrow.string()).take(taken)
+    flat = pyarrow.array(np.ascontiguousarray(values).reshape(-1))
+    if values.ndim == 1:
+        return flat.take(taken)
+    width = int(np.prod(values.shape[1:]))
+    return pyarrow.FixedSizeListArray.from_arrays(flat, width).take(taken)

@@ -1,0 +1,158 @@
+"""Predictions of all processes in one Parquet file."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from ...catalog.ids import Values
+from ...errors import ConfigurationError
+from ...loader.loader import CutoutLoader
+from ...plan.cutout_plan import CutoutPlan
+from ...read.report import Report
+from ...source.writing import whole_file
+from .prediction_table import joined, prediction_table, reserved_names
+from .ranks import gathered
+
+__all__ = ["PredictionWriter"]
+
+_log = logging.getLogger(__name__)
+
+
+class PredictionWriter(Callback):
+    """Write what ``Trainer.predict`` gives to one Parquet file: each row of the catalog once, in its order.
+
+    The model's ``predict_step`` returns a dictionary with ``object_id`` ``(N,)`` and columns such as ``score`` ``(N,)``
+    or an embedding ``(N, D)``, which becomes a column of lists. Rows that are marked ``is_padding`` are dropped. At the
+    end the first process collects from all others, over the process group, and writes; no file is shared between them.
+    A row without a prediction has nulls and the ``reason``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    checkpoint
+        Noted in the file's metadata, beside the plan's fingerprint and the bands; by default the one that the trainer
+        was given.
+
+    Attributes
+    ----------
+    table
+        What was written, in the first process; a `pyarrow.Table`.
+
+    Raises
+    ------
+    ConfigurationError
+        If the prediction does not go through one `CutoutLoader`, or ``predict_step`` returns something else.
+    PlanError
+        If processes predicted the same object.
+    WriteError
+        If the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], checkpoint: str | None = None) -> None:
+        self.path, self.checkpoint = Path(path), checkpoint
+        self.table: Any = None
+        self._parts: list[dict[str, Values]] = []
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Start with nothing, and see that there is a plan to account for."""
+        self._parts, self.table = [], None
+        _loader(trainer)
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Keep the predictions of a batch, as arrays."""
+        self._parts.append(_columns(outputs, batch, reserved_names(_loader(trainer).cutouts.plan)))
+
+    def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Collect from all processes and write."""
+        loader = _loader(trainer)
+        own = joined(self._parts)
+        self._parts = []
+        everything = gathered((own, loader.report))
+        if everything is None:
+            return
+        predicted = joined([part for part, _ in everything])
+        report = everything[0][1]
+        for _, other in everything[1:]:
+            report += other
+        limited = sum(trainer.num_predict_batches) < len(loader)
+        self._write(trainer, loader.cutouts.plan, predicted, report, limited=limited)
+
+    def _write(
+        self, trainer: L.Trainer, plan: CutoutPlan, predicted: Mapping[str, Values], report: Report, *, limited: bool
+    ) -> None:
+        import pyarrow.parquet
+
+        checkpoint = self.checkpoint or trainer.ckpt_path
+        about = {"checkpoint": None if checkpoint is None else os.fspath(checkpoint), "limited": limited}
+        table = prediction_table(plan, predicted, report, about)
+        with whole_file(self.path) as part:
+            pyarrow.parquet.write_table(table, part)
+        self.table = table
+        _say_unread(table, limited=limited)
+
+
+def _say_unread(table: Any, *, limited: bool) -> None:
+    """Say that rows were not read, where nobody asked for that."""
+    import pyarrow.compute
+
+    unread = pyarrow.compute.sum(pyarrow.compute.equal(table["outcome"], "not_read")).as_py() or 0
+    if unread and not limited:
+        _log.warning("%d of %d catalog rows were not read; their reason says so", unread, len(table))
+
+
+def _loader(trainer: L.Trainer) -> CutoutLoader:
+    """Return what the predictions come from."""
+    loaders = trainer.predict_dataloaders
+    if isinstance(loaders, list | tuple) and len(loaders) == 1:
+        loaders = loaders[0]
+    if not isinstance(loaders, CutoutLoader):
+        raise ConfigurationError(
+            "a PredictionWriter accounts for the rows of one plan: predict with a CutoutDataModule, or with one "
+            f"CutoutLoader, not with {type(loaders).__name__}"
+        )
+    return loaders
+
+
+def _columns(outputs: Any, batch: Any, reserved: set[str]) -> dict[str, Values]:
+    """Return what the model gave the rows of a batch that are no padding, on the CPU."""
+    if not isinstance(outputs, Mapping) or "object_id" not in outputs:
+        raise ConfigurationError("predict_step must return a dictionary with object_id and a column such as score")
+    if taken := sorted((set(outputs) & reserved) - {"object_id"}):
+        raise ConfigurationError(f"predict_step returns {', '.join(taken)}, which the file has already; rename them")
+    real = ~_array(batch["is_padding"]).astype(bool)
+    found: dict[str, Values] = {}
+    for name, values in outputs.items():
+        if name == "is_padding":
+            continue
+        if len(values) != len(real):
+            raise ConfigurationError(f"predict_step returns {len(values)} values of {name!r} for {len(real)} rows")
+        found[name] = (
+            [text for text, keep in zip(values, real, strict=True) if keep]
+            if isinstance(values, list | tuple)
+            else _array(values)[real]
+        )
+    return found
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # numpy has no bfloat16
+    return np.asarray(values)

@@ -1,0 +1,139 @@
+"""A picture of what a network gets most wrong."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...catalog.ids import Values, joined, taken
+from ...errors import ConfigurationError
+from ...loader.loader import CutoutLoader
+from ...read.reader import CutoutReader
+from ..mosaic import write_mosaic
+from .ranks import gathered
+
+__all__ = ["WorstPredictions"]
+
+type Found = dict[str, Values]
+
+_COLUMNS = ("object_id", "score", "truth", "loss")
+
+
+class WorstPredictions(Callback):
+    """Write a PNG with the validation targets of the largest loss, with score, truth and ``object_id``.
+
+    The model's ``validation_step`` returns a dictionary of ``(n,)`` tensors ``object_id`` (or a list of texts),
+    ``score``, ``truth`` and ``loss``, of rows that are no padding, as `~lsstcutouts.models.LensClassifier` does. Each process keeps its worst
+    targets; the first one collects those of all, reads their pixels again, mostly from its cache, and draws. TensorBoard
+    gets the picture too, where the trainer logs there.
+
+    Parameters
+    ----------
+    folder
+        Of the pictures ``worst-EPOCH.png``.
+    count
+        Targets in a picture.
+    every_n_epochs
+        Epochs between two pictures; there is also one after the last epoch, and one of ``Trainer.validate``.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``count`` or ``every_n_epochs`` is less than one, if ``validation_step`` returns something else, or if
+        validation does not go through one `CutoutLoader`.
+    """
+
+    def __init__(self, folder: str | Path, count: int = 24, every_n_epochs: int = 1) -> None:
+        if count < 1 or every_n_epochs < 1:
+            raise ConfigurationError(f"count={count} and every_n_epochs={every_n_epochs} must be at least 1")
+        self.folder, self.count, self.every_n_epochs = Path(folder), count, every_n_epochs
+        self._worst: Found = {}
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Begin with nothing."""
+        self._worst = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Keep the worst so far."""
+        if self._wanted(trainer) and outputs is not None:
+            self._worst = worst([self._worst, _arrays(outputs)], self.count)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Collect from all processes and draw."""
+        if not self._wanted(trainer):
+            return
+        everything = gathered(self._worst)
+        if everything is None:
+            return
+        found = worst(everything, self.count)
+        if found:
+            self._draw(trainer, found)
+
+    def _wanted(self, trainer: L.Trainer) -> bool:
+        epoch = trainer.current_epoch + 1
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        due = epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs or not fitting
+        return due and not trainer.sanity_checking
+
+    def _draw(self, trainer: L.Trainer, found: Found) -> None:
+        loader = trainer.val_dataloaders
+        if not isinstance(loader, CutoutLoader):
+            raise ConfigurationError("WorstPredictions reads the pixels of one CutoutLoader; leave the callback out")
+        dataset = loader.cutouts
+        plan = dataset.plan
+        ids = np.asarray(found["object_id"]).tolist()
+        batch = CutoutReader(plan, dataset.options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
+        row_of = {identity: i for i, identity in enumerate(ids)}
+        rows = [row_of[identity] for identity in np.asarray(batch["object_id"]).tolist()]
+        captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{ids[i]}" for i in rows]
+        title = f"largest loss after epoch {trainer.current_epoch + 1}, {''.join(plan.bands)}: score, truth, object_id"
+        path = self.folder / f"worst-{trainer.current_epoch + 1:04d}.png"
+        write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title, columns=6)
+        _log_picture(trainer, path)
+
+
+def worst(parts: list[Found], count: int) -> Found:
+    """Return the rows of the largest loss, the largest first."""
+    filled = [part for part in parts if part]
+    if not filled:
+        return {}
+    whole = {name: joined([part[name] for part in filled]) for name in _COLUMNS}
+    order = np.argsort(-np.asarray(whole["loss"]), kind="stable")[:count]
+    return {name: taken(values, order) for name, values in whole.items()}
+
+
+def _arrays(outputs: Any) -> Found:
+    if not isinstance(outputs, Mapping) or not set(_COLUMNS) <= set(outputs):
+        raise ConfigurationError(f"WorstPredictions wants validation_step to return {', '.join(_COLUMNS)} (n,) each")
+    return {name: _array(outputs[name]) for name in _COLUMNS}
+
+
+def _array(values: Tensor | list[str]) -> Values:
+    if isinstance(values, list):
+        return values
+    values = values.detach()
+    array: NDArray[Any] = (values.double() if values.is_floating_point() else values).cpu().numpy()
+    return array
+
+
+def _log_picture(trainer: L.Trainer, path: Path) -> None:
+    from matplotlib.image import imread
+
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image("worst", imread(path), trainer.global_step, dataformats="HWC")

@@ -1,0 +1,245 @@
+"""From the arguments of the command line to a verb that has run, and its exit status."""
+
+import importlib
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from difflib import get_close_matches
+from importlib.resources import files
+from typing import Any, TextIO
+
+from ... import __version__
+from ...errors import ConfigurationError, LsstCutoutsError
+from ..signatures import importing_from_here
+from .failures import note_failure
+from .mistakes import explained, in_words, ready
+from .parser import texts_as_help
+from .quoting import hydra_arguments, with_run_folder
+from .verbs import CONFIGS, VERBS, overview, verb_help
+
+__all__ = ["main"]
+
+_OK, _FAILED, _USAGE, _INTERRUPTED = 0, 1, 2, 130
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+"""Variable of the environment with which hydra raises errors as they are."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the console script.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the name of the script; by default those of this process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 when the work failed, 2 when the command line or a setting cannot work.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        return _say(overview())
+    name, *rest = arguments
+    if name == "--version":
+        return _say(f"lsstcutouts {__version__}")
+    if name not in VERBS:
+        return _complain(_unknown_verb(name), _USAGE)
+    if any(argument in {"-h", "--help"} for argument in rest):
+        return _say(verb_help(name))
+    return _run(name, with_run_folder(rest) if name == "train" else rest)
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return _OK
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stderr.write(text + "\n")
+    return status
+
+
+def _unknown_verb(name: str) -> str:
+    verbs = ", ".join(VERBS)
+    if "=" in name:
+        return f"lsstcutouts: a verb goes before {name!r}: one of {verbs}. See lsstcutouts --help."
+    close = get_close_matches(name, VERBS, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"lsstcutouts: no verb {name!r}; {hint}There are {verbs}. See lsstcutouts --help."
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """Compose the configuration with hydra and call the verb, once for every job of a sweep."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    as_json, debug = (_is_set(flag, arguments) for flag in ("json", "debug"))
+    results = sys.stdout if as_json else None
+    try:
+        arguments = ready(name, arguments)
+        try:
+            return _composed_and_called(name, arguments, results)
+        except (HydraException, OmegaConfBaseException) as error:
+            arguments = explained(name, arguments, error)
+        return _composed_and_called(name, arguments, results)
+    except LsstCutoutsError as error:
+        return _explain(name, error, results, debug=debug)
+    except (HydraException, OmegaConfBaseException) as error:  # of several mistakes, or of one that nobody foresaw
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
+    except OSError as error:  # verbs handle their own: this is hydra's, which makes the folder of the run
+        message = f"the output folder cannot be written: {error.strerror}: {error.filename}; give another output="
+        return _explain(name, ConfigurationError(message), results, debug=debug)
+    except KeyboardInterrupt as stop:
+        return _complain(f"lsstcutouts {name}: interrupted{f': {stop}' if str(stop) else ''}", _INTERRUPTED)
+
+
+def _is_set(flag: str, arguments: Sequence[str]) -> bool:
+    return any(re.fullmatch(rf"\+{{0,2}}{flag}=true", argument, re.IGNORECASE) for argument in arguments)
+
+
+def _composed_and_called(name: str, arguments: Sequence[str], results: TextIO | None) -> int:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    given, statuses = sys.argv, list[int]()
+    full_error = os.environ.get(_FULL_ERROR)
+
+    def task(cfg: Any) -> None:
+        # Lightning starts further ranks with the command line and the environment that it finds.
+        with _argv(given), _environment(_FULL_ERROR, full_error), importing_from_here():
+            statuses.append(_call(name, cfg, results))
+
+    # With json=true nothing but the result may reach standard output, whoever prints.
+    command = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIGS}", config_name=name)(task)
+    state = HydraConfig.instance()
+    before = state.cfg  # --cfg leaves its own behind
+    # Otherwise hydra prints an error in its own words and ends the process.
+    with (
+        _argv([f"lsstcutouts {name}", *hydra_arguments([f"hydra.job.name={name}", *arguments])]),
+        _environment(_FULL_ERROR, "1"),
+    ):
+        try:
+            with texts_as_help(), redirect_stdout(sys.stdout if results is None else sys.stderr):
+                command()
+        except SystemExit as stop:
+            statuses.append(stop.code if isinstance(stop.code, int) else _OK if stop.code is None else _FAILED)
+        finally:
+            state.cfg = before
+    return max(statuses, default=_OK)
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set or remove a variable of the environment."""
+    before = os.environ.get(name)
+    _set_variable(name, value)
+    try:
+        yield
+    finally:
+        _set_variable(name, before)
+
+
+def _set_variable(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def _argv(arguments: Sequence[str]) -> Iterator[None]:
+    """Set the command line that hydra and Lightning look at."""
+    before = sys.argv
+    sys.argv = list(arguments)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _call(name: str, cfg: Any, results: TextIO | None) -> int:
+    """Call a verb and return the exit status; errors that were foreseen become one line."""
+    from hydra.errors import InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    debug = cfg.get("debug", False) is True or os.environ.get(_FULL_ERROR) == "1"
+    try:
+        _require(cfg)
+        _check_types(name, cfg)
+        result = _function(VERBS[name].target)(cfg)
+    except LsstCutoutsError as error:
+        return _explain(name, error, results, debug=debug)
+    except OmegaConfBaseException as error:  # ${...} that leads nowhere
+        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
+    except InstantiationException as error:
+        # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
+        if not isinstance(error.__cause__, LsstCutoutsError):
+            return _unforeseen(error)
+        return _explain(name, error.__cause__, results, debug=debug)
+    except Exception as error:  # noqa: BLE001 - a bug: shown with its traceback; a sweep goes on with its other jobs
+        return _unforeseen(error)
+    if results is not None and result is not None:
+        _write_json(results, result.as_dict())
+    return int(getattr(result, "exit_status", _OK))
+
+
+def _unforeseen(error: Exception) -> int:
+    """Show an error that nobody foresaw, and keep the reason for the table of a sweep."""
+    note_failure(error)
+    traceback.print_exception(error)
+    return _FAILED
+
+
+def _check_types(name: str, cfg: Any) -> None:
+    """Refuse another value than true or false where these are the choice, and a seed that is no whole number."""
+    from omegaconf import OmegaConf
+
+    defaults: Any = OmegaConf.create(files(CONFIGS).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    for key in cfg:
+        value, wanted = cfg[key], defaults.get(key) if key not in {"json", "debug"} else False
+        if isinstance(wanted, bool) and not isinstance(value, bool):
+            raise ConfigurationError(f"{key}={value} must be true or false")
+        if key == "seed" and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConfigurationError(f"seed={value} must be a whole number")
+
+
+def _require(cfg: Any) -> None:
+    """Refuse a configuration that lacks settings, before anything heavy is imported."""
+    from omegaconf import OmegaConf
+
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        wanted = " ".join(f"{key}=..." for key in missing)
+        raise ConfigurationError(f"{', '.join(missing)} must be given: add {wanted}")
+
+
+def _function(target: str) -> Callable[[Any], Any]:
+    module, _, function = target.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _explain(name: str, error: LsstCutoutsError, results: TextIO | None, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    note_failure(error)
+    if results is not None:
+        _write_json(results, {"error": type(error).__name__, "message": str(error)})
+    status = _USAGE if isinstance(error, ConfigurationError) else _FAILED
+    return _complain(f"lsstcutouts {name}: {type(error).__name__}: {error}", status)
+
+
+def _write_json(stream: TextIO, content: Any) -> None:
+    stream.write(json.dumps(content, default=_plain) + "\n")
+    stream.flush()
+
+
+def _plain(value: Any) -> Any:
+    """Return numpy values as Python's own, and paths and the like as texts."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)

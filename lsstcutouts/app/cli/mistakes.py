@@ -1,0 +1,278 @@
+"""What a person typed, made ready for hydra, and what hydra says about it in words of this command.
+
+Hydra's messages speak of its grammar and end with exit status 1. Here each is one sentence: which setting, what is wrong
+with it, which names are near, what is allowed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigurationError
+from ..signatures import located, nearest, parameters
+from .quoting import SWEEP, hydra_arguments, split_arguments
+from .verbs import CONFIGS
+
+__all__ = ["explained", "in_words", "ready"]
+
+_OPTIONS = frozenset(
+    [
+        "--experimental-rerun",
+        "--hydra-help",
+        "--version",
+        "--cfg",
+        "-c",
+        "--resolve",
+        "--package",
+        "-p",
+        "--run",
+        "-r",
+        "--multirun",
+        "-m",
+        "--shell-completion",
+        "-sc",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+        "--info",
+        "-i",
+    ]
+)
+"""Hydra's own."""
+
+_KEY = re.compile(r"(?P<prefix>[+~]{0,2})(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def ready(verb: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with what goes without saying.
+
+    A repository or catalog of one's own means ``data=custom``; a model of one's own, ``model=my_model.Net`` or
+    ``model._target_=my_model.Net``, gets none of the settings, optimizer and schedule of the example's model.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of them is neither an option nor ``key=value``.
+    """
+    options, overrides = split_arguments(arguments)
+    for option in options:
+        if option.startswith("-") and option.partition("=")[0] not in _OPTIONS:
+            following = arguments[arguments.index(option) + 1 :][:1]
+            raise ConfigurationError(_unknown_option(verb, option, *following))
+    for i, override in enumerate(overrides):
+        if "=" not in override.strip("=") and not override.startswith("~"):
+            raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
+    given = {match["key"]: match["value"] for match in map(_parts, overrides)}
+    own = given.keys() & {"data.repo", "data.catalog"}
+    # A checkpoint that is resumed says the rest; with resume=auto there may be none yet.
+    wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
+    if verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
+        overrides = ["data=custom", *overrides]
+    model = given.get("model") or ""
+    if verb in {"train", "predict"} and _IMPORT_PATH.fullmatch(model):
+        overrides = [override for override in overrides if _parts(override)["key"] != "model"]
+        overrides, given["model._target_"] = [*overrides, f"model._target_={model}"], model
+        del given["model"]
+    if model == "custom" and "model._target_" not in given:
+        raise ConfigurationError(
+            "model=custom needs a class of your own: model._target_=my_model.Net, or model=my_model.Net alone"
+        )
+    if "model" not in given and not (given.get("model._target_") or "lsstcutouts.").startswith("lsstcutouts."):
+        empty = [f"{group}=none" for group in ("optimizer", "scheduler") if group not in given]
+        overrides = ["model=custom", *empty, *overrides]
+    return [*options, *overrides]
+
+
+def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
+    """Return arguments that hydra takes where it refused these, or raise what is wrong with them.
+
+    A setting that is not in the configuration files, but that the constructor of its group takes, only needs hydra's
+    ``++``.
+
+    Raises
+    ------
+    ConfigurationError
+        In all other cases.
+    """
+    options, overrides = split_arguments(arguments)
+    groups = _groups(verb, options)
+    cfg = _composed(verb, overrides, groups)
+    keys = [_parts(override)["key"] or "" for override in overrides]
+    targets = [key.removesuffix("._target_") for key in keys if key.endswith("._target_")]
+    sweep = not SWEEP.isdisjoint(options)
+    changed = [_checked(override, cfg, groups, targets, sweep=sweep) for override in overrides]
+    if changed == overrides:
+        raise ConfigurationError(in_words(error)) from error
+    return [*options, *changed]
+
+
+def _parts(override: str) -> Mapping[str, str | None]:
+    match = _KEY.fullmatch(override)
+    return {"prefix": "", "key": override, "value": None} if match is None else match.groupdict()
+
+
+def _groups(verb: str, options: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the choices of each group of a verb, those in a person's own folder among them."""
+    source = files(CONFIGS).joinpath(f"{verb}.yaml").read_text(encoding="utf-8")
+    groups = re.findall(r"^ +- (\w+):", source, re.MULTILINE)
+    folders: list[Any] = [files(CONFIGS)]
+    folders += [Path(b) for a, b in pairwise(options) if a in {"--config-dir", "-cd"}]
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        there = [folder / group for folder in folders if (folder / group).is_dir()]
+        names = {
+            file.name.removesuffix(".yaml") for one in there for file in one.iterdir() if file.name.endswith(".yaml")
+        }
+        found[group] = sorted(names)
+    return found
+
+
+def _composed(verb: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
+    """Return the configuration with the groups that were chosen, if they exist, and no other setting."""
+    from hydra import compose, initialize_config_module
+    from hydra.errors import HydraException
+
+    chosen = [one for one in overrides if _parts(one)["value"] in groups.get(_parts(one)["key"] or "", ())]
+    with initialize_config_module(CONFIGS, version_base="1.3"):
+        try:
+            return compose(verb, overrides=chosen)
+        except HydraException:  # a group of another verb, or in a folder of one's own
+            return compose(verb)
+
+
+def _names(cfg: Any, before: str = "") -> Iterator[str]:
+    """Yield the dotted name of each setting."""
+    from omegaconf import OmegaConf
+
+    for key in cfg if hasattr(cfg, "keys") else ():
+        yield before + key
+        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            yield from _names(cfg[key], f"{before}{key}.")
+
+
+def _checked(
+    override: str, cfg: Any, groups: Mapping[str, Sequence[str]], targets: Sequence[str], *, sweep: bool
+) -> str:
+    """Return an override as hydra takes it; ``targets`` are the parts of which another class was chosen."""
+    prefix, key, value = (_parts(override)[name] or "" for name in ("prefix", "key", "value"))
+    if key in groups and value not in {"", "null"}:
+        choices = [one.strip(" []'\"") for one in value.split(",")]
+        unknown = [one for one in choices if one not in groups[key] and "(" not in one]
+        if unknown:
+            close = _did_you_mean(nearest(unknown[0], groups[key], cutoff=0.5))
+            raise ConfigurationError(f"there is no {key}={unknown[0]}.{close} There are {', '.join(groups[key])}")
+        return override
+    parsed = _parsed_value(override, value, sweep=sweep)
+    known = list(_names(cfg))
+    parent = key.rpartition(".")[0]
+    if prefix or key.startswith("hydra."):
+        return override
+    if key not in known:
+        if parent in targets or _taken(cfg, key):
+            return f"++{override}"
+        raise ConfigurationError(_unknown_setting(key, cfg, known, groups))
+    for name in parsed if isinstance(parsed, Mapping) and any(one.startswith(f"{key}.") for one in known) else ():
+        if f"{key}.{name}" not in known:
+            raise ConfigurationError(_unknown_setting(f"{key}.{name}", cfg, known, groups))
+    return override
+
+
+def _parsed_value(override: str, value: str, *, sweep: bool) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        # Quoted as for hydra: a path is no mistake.
+        parsed = OverridesParser.create().parse_override(hydra_arguments([f"key={value}"])[-1])
+    except HydraException:
+        raise ConfigurationError(
+            f"{override}: the value cannot be read; is a bracket or quote left open? Lists are written [a,b], dictionaries "
+            "{a: 1}"
+        ) from None
+    if parsed.is_sweep_override():
+        if not sweep:
+            raise ConfigurationError(
+                f"{override}: several values need -m, which runs one job for each; a list is [{value}]"
+            )
+        return None
+    return parsed.value()
+
+
+def _taken(cfg: Any, key: str) -> bool:
+    """Return whether the constructor that a setting is for takes it."""
+    from omegaconf import OmegaConf
+
+    parent, _, name = key.rpartition(".")
+    node: Any = OmegaConf.select(cfg, parent) if parent else None
+    if not hasattr(node, "keys") or "_target_" not in node:
+        return False
+    return not OmegaConf.is_missing(node, "_target_") and name in parameters(located(node["_target_"]))[0]
+
+
+def _unknown_setting(key: str, cfg: Any, known: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    from omegaconf import OmegaConf
+
+    parent = key.rpartition(".")[0]
+    while parent and not hasattr(OmegaConf.select(cfg, parent), "keys"):
+        parent = parent.rpartition(".")[0]
+    node: Any = OmegaConf.select(cfg, parent) if parent else cfg
+    among = [name for name in node if not name.startswith("_")]
+    if not parent:
+        among = list(dict.fromkeys([*groups, *among]))
+    elif "_target_" in node and not OmegaConf.is_missing(node, "_target_"):
+        among = list(dict.fromkeys([*among, *parameters(located(node["_target_"]))[0]]))
+    full = [f"{parent}.{name}" if parent else name for name in among]
+    close = _did_you_mean(nearest(key, list(dict.fromkeys([*full, *known]))))
+    return f"there is no setting {key!r}.{close} {f'{parent} takes' if parent else 'There are'} {', '.join(among)}"
+
+
+def _unknown_option(verb: str, option: str, following: str = "VALUE") -> str:
+    name, _, value = option.lstrip("-").partition("=")
+    name = name.replace("-", "_")
+    names = [*_names(_composed(verb, [], {})), *_groups(verb)]
+    close = [name] if name in names else nearest(name, names)
+    if close:
+        return f"{option} is no option; settings are written without dashes: {close[0]}={value or following}"
+    options = nearest(name, [one.lstrip("-").replace("-", "_") for one in _OPTIONS if one.startswith("--")])
+    hint = _did_you_mean([f"--{one.replace('_', '-')}" for one in options])
+    return f"{option} is no option.{hint} Settings are written key=value; see lsstcutouts {verb} --help"
+
+
+def _no_setting(verb: str, argument: str, rest: Sequence[str], options: Sequence[str]) -> str:
+    groups = _groups(verb, options)
+    fitting = [group for group, choices in groups.items() if argument in choices]
+    following = next((one for one in rest if one != "="), None)
+    name = re.split("[:=]", argument)[0]
+    cfg = _composed(verb, [], {})
+    names = [*_names(cfg), *groups]
+    if name in names and name != argument:
+        better = f"{name}={argument[len(name) + 1 :] or following or 'VALUE'}"
+    elif name in names:
+        better = f"{name}={following if following is not None else 'VALUE'}"
+    elif fitting:
+        better = " or ".join(f"{group}={argument}" for group in fitting)
+    elif Path(argument).exists() and any(one.endswith("catalog") for one in names):
+        better = next(one for one in names if one.endswith("catalog")) + f"={argument}"
+    elif close := nearest(name, names, 1):
+        better = f"{close[0]}=VALUE"
+    else:
+        return f"{argument!r} is no setting; settings are written key=value; see lsstcutouts {verb} --help"
+    return f"{argument!r} is no setting; settings are written key=value without spaces: did you mean {better}?"
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f" Did you mean {' or '.join(names)}?" if names else ""
+
+
+def in_words(error: Exception) -> str:
+    """Return the first line of an error of hydra or omegaconf, with the setting that it is about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = getattr(error, "full_key", None)
+    return (f"{key}: " if key else "") + (lines[0] if lines else type(error).__name__)

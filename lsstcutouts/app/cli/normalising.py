@@ -1,0 +1,103 @@
+"""The verb ``normalise``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ...loader.datamodule.module import CutoutDataModule
+from ...read.reader import CutoutReader
+from ...transforms.fit import sample_options, sampled
+from ...transforms.statistics import Statistics
+from ..training.prepare import ensure_simulation
+from .histograms import Pixels, write_histograms
+
+__all__ = ["Normalised", "run"]
+
+_PICTURED_PIXELS = 1 << 20
+"""Pixels a band in the histograms."""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Statistics, and the files that were written."""
+
+    statistics: Statistics
+    output: Path
+    picture: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        picture = None if self.picture is None else str(self.picture)
+        return self.statistics.as_dict() | {"output": str(self.output), "picture": picture}
+
+    def table(self) -> Table:
+        """Return the statistics for people."""
+        about = self.statistics
+        title = f"Pixels of {about.targets} targets of the training split, {about.unit}"
+        table = Table(title=title, title_justify="left")
+        for name in ("band", "median", "noise", "1 %", "95 %", "99.9 %", "pixels", "targets"):
+            table.add_column(name, justify="left" if name == "band" else "right")
+        for band, one in about.bands.items():
+            shown = [one.median, one.noise, *(one.quantiles[share] for share in (0.01, 0.95, 0.999))]
+            table.add_row(band, *(f"{value:,.2f}" for value in shown), f"{one.pixels:,}", f"{one.targets:,}")
+        return table
+
+
+def run(cfg: DictConfig) -> Normalised:
+    """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
+    ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
+    # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
+    unused = {"columns": (), "weights": None, "balance": None}
+    data: CutoutDataModule = hydra.utils.instantiate(
+        cfg.data, statistics=None, normalisation_sample=cfg.sample, **unused
+    )
+    with _progress(shown=not cfg.json) as progress:
+        statistics = data.fit_statistics(progress)
+    output = Path(cfg.output)
+    statistics.save(output)
+    picture = _picture(data, statistics, output.with_suffix(".png")) if cfg.picture else None
+    result = Normalised(statistics, output, picture)
+    if not cfg.json:
+        console = Console(soft_wrap=True, highlight=False)
+        console.print(result.table())
+        for path in filter(None, (result.output, result.picture)):
+            console.print(f"written: {path}", markup=False)
+    return result
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    if not shown:
+        yield None
+        return
+    columns = (TextColumn("reading targets"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path:
+    """Write histograms of some of the sample's pixels, before and after the normalisation."""
+    plan, rows = data.splits["train"]
+    count = max(1, _PICTURED_PIXELS // (plan.size.y * plan.size.x))
+    chosen = sampled(plan, rows, count, seed=statistics.seed)
+    read = CutoutReader(plan, sample_options(data.options), cache=data.cache).read(chosen)
+    batch = {name: torch.from_numpy(np.asarray(read[name])) for name in ("image", "valid", "band_present")}
+    with torch.inference_mode():
+        after = data.normalisation(batch)
+    sound = batch["valid"].numpy()
+    pixels = [
+        Pixels(band, *(image["image"].numpy()[:, i][sound[:, i]] for image in (batch, after)))
+        for i, band in enumerate(plan.bands)
+    ]
+    return write_histograms(path, pixels, statistics, type(data.normalisation).__name__)

@@ -1,0 +1,105 @@
+"""The verb ``plan``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from ...catalog.targets import Catalog
+from ...plan.cutout_plan import CutoutPlan
+from ...plan.planner import build_plan
+from ...plan.tables import PlanSummary
+from ...splits.deal import Dealt, deal, leaks_of
+from ...splits.split_options import SplitSettings
+from .plain import plain_settings
+
+__all__ = ["PlanResult", "run"]
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A plan's summary, and how its targets are dealt to splits, where that was asked for."""
+
+    summary: PlanSummary
+    splits: Mapping[str, Mapping[str, Any]] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**self.summary.as_dict(), "splits": self.splits}
+
+    def table(self) -> Table:
+        """Return the splits for people."""
+        table = Table(title="Splits", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for heading in ("split", "targets", "share", "patches", "left out, sharing pixels"):
+            table.add_column(heading, justify="left" if heading == "split" else "right")
+        for name, row in (self.splits or {}).items():
+            table.add_row(name, str(row["targets"]), f"{row['share']:.1%}", str(row["patches"]), str(row["dropped"]))
+        return table
+
+
+def run(cfg: DictConfig) -> PlanResult:
+    """Build, and perhaps save, the plan that a configuration (``configs/plan.yaml``) describes.
+
+    Raises
+    ------
+    LeakError
+        If splits of one's own share pixels, unless ``leaks`` says what to do with them.
+    """
+    settings = plain_settings(cfg)
+    dealing = _dealing(settings)
+    needed = [*(settings["columns"] or ()), *([] if dealing is None else dealing.columns)]
+    columns = tuple(dict.fromkeys(needed))
+    catalog = Catalog.from_any(
+        settings["catalog"],
+        columns=columns,
+        **{name: settings[name] for name in ("ra", "dec", "object_id", "unit", "allow_overflow")},
+    )
+    plan = build_plan(
+        catalog,
+        str(settings["repo"]),
+        columns=columns,
+        **{name: settings[name] for name in ("collections", "bands", "size", "dataset_type", "skymap", "tract")},
+    )
+    if settings["output"] is not None:
+        plan.save(str(settings["output"]))
+    summary = plan.summary(ranks=settings["ranks"])
+    console = Console(soft_wrap=True, highlight=False, quiet=bool(settings["json"]))
+    console.print(str(summary), markup=False)
+    if dealing is None:
+        return PlanResult(summary, None)
+    dealt = deal(plan, dealing)
+    result = PlanResult(summary, _counted(plan, dealt))
+    console.print(result.table())
+    leaks = dealt.leaks or leaks_of(dealt.splits)
+    console.print("\n".join(str(leak) for leak in leaks) or "No pixel is in two splits.", markup=False)
+    return result
+
+
+def _dealing(settings: Mapping[str, Any]) -> SplitSettings | None:
+    """Return how targets are dealt, None where nobody asks."""
+    names = ("split_by", "healpix_order", "leaks", "select", "seed")
+    if settings["splits"] is None and settings["select"] is None:
+        return None
+    given = {name: settings[name] for name in names}
+    dealing = SplitSettings.of(settings["splits"], **given)
+    if settings["leaks"] is None and not dealing.fractions:
+        return SplitSettings.of(settings["splits"], **{**given, "leaks": "raise"})
+    return dealing
+
+
+def _counted(plan: CutoutPlan, dealt: Dealt) -> dict[str, dict[str, Any]]:
+    whole = max(1, sum(len(rows) for name, (_, rows) in dealt.splits.items() if name != "predict"))
+    return {
+        name: {
+            "targets": len(rows),
+            "share": len(rows) / whole,
+            "patches": plan.patches_under(rows),
+            "dropped": len(dealt.dropped.get(name, ())),
+        }
+        for name, (_, rows) in dealt.splits.items()
+        if name != "predict"
+    }

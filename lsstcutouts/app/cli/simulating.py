@@ -1,0 +1,46 @@
+"""The verb ``simulate``."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from ...testing.config import SimulationConfig
+from ...testing.simulation import SimulatedRepository, simulate
+from .plain import plain_settings
+
+__all__ = ["Simulated", "run"]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What was written."""
+
+    repository: SimulatedRepository
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        about = {field.name: getattr(self.repository, field.name) for field in fields(self.repository)}
+        return about | {"root": str(self.repository.root), "catalog": str(self.repository.truth)}
+
+    def __str__(self) -> str:
+        made = self.repository
+        absent = ", ".join(f"{band} in patch {patch}" for patch, band in made.missing) or "none"
+        return (
+            f"{made.root}: a {made.release} repository, collection {made.collections}, skymap {made.skymap},"
+            f" tract {made.tract}, patches {', '.join(map(str, made.patches))}, bands {''.join(made.bands)}"
+            f" (missing on purpose: {absent})\n"
+            f"{made.truth}: its targets with their labels"
+        )
+
+
+def run(cfg: DictConfig) -> Simulated:
+    """Write the repository that a configuration (``configs/simulate.yaml``) describes."""
+    settings = plain_settings(cfg)
+    config = SimulationConfig(**{field.name: settings[field.name] for field in fields(SimulationConfig)})
+    root, overwrite = str(settings["root"]), bool(settings["overwrite"])
+    made = Simulated(simulate(root, config, progress=not settings["json"], overwrite=overwrite))
+    if not settings["json"]:
+        Console(soft_wrap=True, highlight=False).print(str(made), markup=False)
+    return made

@@ -1,0 +1,179 @@
+"""The verbs, and what each says about itself."""
+
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from textwrap import fill
+
+__all__ = ["CONFIGS", "VERBS", "Verb", "overview", "verb_help"]
+
+CONFIGS = "lsstcutouts.configs"
+"""Package that holds the configuration: ``VERB.yaml`` and the groups."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes
+    ----------
+    target
+        ``"module:function"`` to call with the configuration.
+    summary
+        What it does, half a line.
+    details
+        What one should know before calling it.
+    examples
+        Complete commands.
+    """
+
+    target: str
+    summary: str
+    details: str
+    examples: tuple[str, ...]
+
+
+VERBS = {
+    "simulate": Verb(
+        target="lsstcutouts.app.cli.simulating:run",
+        summary="write a small, real Butler repository with a sky of known truth",
+        details="Stars, galaxies and gravitational lenses in the file formats of DP2 or DP1, with truth.parquet, a"
+        " catalog of the targets, beside them.",
+        examples=(
+            "lsstcutouts simulate root=demo/repo",
+            "lsstcutouts simulate root=demo/dp1 release=dp1 cells=4 patches=1 bands=gri",
+        ),
+    ),
+    "doctor": Verb(
+        target="lsstcutouts.app.doctor:run",
+        summary="test this machine, its packages and a repository",
+        details="Seven tests, each with one line of what to do. Without repo= a tiny repository is written, tested and"
+        " removed. The exit status is 1 when a test fails; a warning leaves it 0.",
+        examples=("lsstcutouts doctor", "lsstcutouts doctor repo=dp2 collections=dp2 json=true"),
+    ),
+    "plan": Verb(
+        target="lsstcutouts.app.cli.planning:run",
+        summary="find the images under the targets of a catalog, and say what reading them takes",
+        details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
+        " read. With splits= the targets are dealt, and it fails where two splits of your own share pixels. With output= the"
+        " plan is written as Parquet, for CutoutPlan.load.",
+        examples=(
+            "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
+            "lsstcutouts plan repo=dp2 collections=dp2 catalog='my targets.fits' bands=gri size=128 output=plan.parquet",
+            "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
+        ),
+    ),
+    "normalise": Verb(
+        target="lsstcutouts.app.cli.normalising:run",
+        summary="fit statistics of the pixels of each band to a sample of the training split",
+        details="Median, noise and quantiles of the valid pixels, as YAML for data.statistics= of train, and a picture of"
+        " them before and after the normalisation. With the same data and seed as train the split is the same; train"
+        " fits them by itself too.",
+        examples=(
+            "lsstcutouts normalise",
+            "lsstcutouts normalise data=dp2 data.catalog=lenses.parquet normalisation=lupton output=dp2.yaml",
+        ),
+    ),
+    "train": Verb(
+        target="lsstcutouts.app.training:train",
+        summary="train a network on cutouts that are streamed from a repository",
+        details="Without settings: the demo, on a simulated repository that is written first. Relative paths mean the"
+        " folder where you stand; results go to output=.",
+        examples=(
+            "lsstcutouts train",
+            "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
+            "lsstcutouts train resume=outputs/train/last.ckpt trainer.max_epochs=30",
+            "lsstcutouts train -m seed=0,1,2",
+            "lsstcutouts train hparams_search=lr_width",
+        ),
+    ),
+    "predict": Verb(
+        target="lsstcutouts.app.training:predict",
+        summary="write what a trained network says about every target of a catalog",
+        details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
+        " is no score. Data, normalisation and network are those of the training, as the checkpoint says; another catalog,"
+        " repository, batch size or output may be given.",
+        examples=(
+            "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
+            "lsstcutouts predict checkpoint=best.ckpt data.catalog=targets.parquet trainer=gpu output=scores.parquet",
+        ),
+    ),
+    "benchmark": Verb(
+        target="lsstcutouts.app.benchmark.run:run",
+        summary="measure cutouts a second beside other ways and the ceilings, and say what limits",
+        details="On your own repository and catalog with repo=, collections= and catalog=; without them on full-size"
+        " simulated repositories, written into root= on first use (two minutes). All ways take turns"
+        " and must give the same pixels. Prints tables and what to change, and writes benchmark.json and benchmark.png"
+        " into output=. Close other programs first: a busy machine shows in the spread from min to max.",
+        examples=(
+            "lsstcutouts benchmark",
+            "lsstcutouts benchmark repo=dp2 collections=dp2 catalog=targets.parquet bands=gri size=64",
+            "lsstcutouts benchmark what=throughput density=dense planes=[image,all] threads=[1,2,4]",
+            "lsstcutouts benchmark full=true repeats=3 output=outputs/everything",
+        ),
+    ),
+}
+
+_WAYS = """\
+Settings are written key=value; they follow hydra's grammar: lists as [a,b], nested keys with dots, -m key=1,2 to run
+with each value. A value that this grammar cannot read, or that names an existing file or folder, is taken as it stands,
+so that paths may hold spaces, =, commas and brackets (the shell wants quotes around them all the same).
+json=true prints the result as JSON alone on standard output; debug=true shows where an error came from.
+--cfg job prints the whole configuration; --config-dir FOLDER adds your own configuration files.
+"""
+
+
+def overview() -> str:
+    """Return the help of the whole script."""
+    lines = ["Stream multi-band cutouts from Rubin/LSST Butler repositories into PyTorch training.", ""]
+    lines += ["    lsstcutouts VERB [key=value ...]", ""]
+    for name, verb in VERBS.items():
+        lines += [f"  {name:<9} {verb.summary}", f"            {verb.examples[0]}"]
+    return "\n".join(
+        [*lines, "", "lsstcutouts VERB --help lists its settings; lsstcutouts --version prints the version."]
+    )
+
+
+def verb_help(name: str) -> str:
+    """Return the help of one verb: examples, settings with their defaults, and configuration groups."""
+    verb = VERBS[name]
+    parts = [f"lsstcutouts {name}: {verb.summary}.", fill(verb.details, 110)]
+    parts.append("Examples:\n" + "\n".join(f"  {example}" for example in verb.examples))
+    source = files(CONFIGS).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    parts.append("Settings and their defaults:\n" + _indented(_settings(source)))
+    groups = _groups(source)
+    if groups:
+        parts.append("Groups of settings, chosen as group=name:\n" + _indented("\n".join(groups)))
+    return "\n\n".join([*parts, _WAYS])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" if line else "" for line in text.splitlines())
+
+
+def _settings(source: str) -> str:
+    """Return the text of a configuration file without its defaults list, hydra's own part, and its title."""
+    kept, skipping = [], False
+    for line in source.splitlines():
+        if line and not line[0].isspace():
+            skipping = line.startswith(("defaults:", "hydra:", "# lsstcutouts"))
+        if not skipping:
+            kept.append(line)
+    return "\n".join(kept).strip("\n")
+
+
+def _groups(source: str) -> list[str]:
+    """Return "data=demo (or dp1, dp2)" for the groups that a configuration file's defaults list names."""
+    chosen = re.findall(r"^ *- (\w+): *([\w.-]+)", source, re.MULTILINE)
+    return [_group(group, option) for group, option in chosen if files(CONFIGS).joinpath(group).is_dir()]
+
+
+def _group(group: str, option: str) -> str:
+    others = sorted(_stem(file) for file in files(CONFIGS).joinpath(group).iterdir() if file.name.endswith(".yaml"))
+    rest = ", ".join(other for other in others if other != option)
+    return f"{group}={option}" + (f" (or {rest})" if rest else "")
+
+
+def _stem(file: Traversable) -> str:
+    return file.name.removesuffix(".yaml")

@@ -1,0 +1,294 @@
+"""From a configuration to objects, with errors that name the setting; and errors of a training in words."""
+
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ...catalog.select import expression_columns, matching
+from ...catalog.targets import Catalog
+from ...errors import CatalogError, ConfigurationError, LsstCutoutsError
+from ...loader.datamodule.module import CutoutDataModule
+from ...models.labels import Labels, class_values, median_and_spread
+from ...plan.cutout_plan import CutoutPlan
+from ...splits.split_options import OWN_COLUMNS
+from ..signatures import fits, located, nearest, parameters, shown_type
+
+__all__ = ["check_settings", "complete_model", "explained_errors", "label_named", "made", "without_foreign_defaults"]
+
+
+def without_foreign_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
+    """Return a configuration in which a class of one's own does not get the defaults of the class that it replaces.
+
+    Where ``NAME._target_=`` was given, settings beside it that were not given and that the new class does not name
+    among its arguments are removed.
+
+    Parameters
+    ----------
+    cfg
+        A composed configuration.
+    given
+        Overrides of the command line; by default those that hydra knows.
+    """
+    if given is None:
+        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    keys = [override.lstrip("+~").partition("=")[0] for override in given]
+    changed = cfg.copy()
+    for key in keys:
+        path, _, last = key.rpartition(".")
+        node = OmegaConf.select(changed, path) if last == "_target_" else None
+        if not isinstance(node, DictConfig):
+            continue
+        try:
+            named, _ = parameters(located(node["_target_"]))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{key}={error}") from error
+        # The groups optimizer and scheduler write into the model.
+        chosen = {one.removeprefix(f"{path}.").split(".")[0] for one in [*keys, *(f"{path}.{k}" for k in keys)]}
+        with open_dict(node):
+            for name in [k for k in node if not str(k).startswith("_") and k not in named and k not in chosen]:
+                del node[name]
+    return changed
+
+
+def check_settings(cfg: DictConfig, *names: str) -> None:
+    """Compare the settings of constructors with their signatures.
+
+    Parameters
+    ----------
+    cfg
+        A composed configuration.
+    names
+        Its parts to look at.
+
+    Raises
+    ------
+    ConfigurationError
+        If a class is not there, an argument is unknown, or a value is of another type.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    for name in names:
+        _check(plain.get(name), name)
+
+
+def _check(node: Any, path: str) -> None:
+    if isinstance(node, list):
+        for i, one in enumerate(node):
+            _check(one, f"{path}[{i}]")
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        _check_arguments(node, path)
+    for name, value in node.items():
+        _check(value, f"{path}.{name}")
+
+
+def _check_arguments(node: Mapping[str, Any], path: str) -> None:
+    try:
+        named, takes_more = parameters(located(node["_target_"]))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}._target_={error}") from error
+    for name, value in node.items():
+        if name.startswith("_"):  # hydra's own
+            continue
+        if name in named and not fits(value, named[name]):
+            raise ConfigurationError(f"{path}.{name}={value} must be {shown_type(named[name])}")
+        if name not in named and not takes_more:
+            close = nearest(name, named)
+            raise ConfigurationError(
+                f"{path}.{name}: {node['_target_']} takes no {name!r}"
+                + (f"; did you mean {' or '.join(close)}?" if close else f"; it takes {', '.join(named) or 'nothing'}")
+            )
+
+
+def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
+    """Return what a part of a configuration describes.
+
+    Parameters
+    ----------
+    cfg
+        The whole configuration.
+    name
+        The part.
+    kind
+        Class that it must be of.
+    more
+        Arguments beside those of the configuration.
+
+    Raises
+    ------
+    ConfigurationError
+        If its constructor refuses it, or it is of another class.
+    """
+    try:
+        found = hydra.utils.instantiate(cfg[name], **more)
+    except InstantiationException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, LsstCutoutsError):
+            cause = cause.__cause__
+        if isinstance(cause, LsstCutoutsError):
+            raise cause from error
+        where = next((f": {line.strip()}" for line in str(error).splitlines() if line.startswith("full_key")), "")
+        place = _own_place(cause)
+        raise ConfigurationError(
+            f"{where.removeprefix(': full_key: ') or name} cannot be made: {_said(cause)}{f', {place}' if place else ''}"
+        ) from error
+    if not isinstance(found, kind):
+        raise ConfigurationError(
+            f"{name} must be a {kind.__name__}, but {name}._target_ makes a {type(found).__name__}"
+        )
+    return found
+
+
+def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
+    """Fill in what the model must know of the labels and what was left null: ``classes``, ``center`` and ``spread``.
+
+    Parameters
+    ----------
+    cfg
+        The configuration, which is changed.
+    data
+        Its data module, which need not be set up.
+    label
+        Name of the column.
+
+    Raises
+    ------
+    ConfigurationError
+        If the labels do not fit the task.
+    """
+    model = cfg.model
+    if "classes" in model and model.classes is None:
+        model.classes = class_values(_labels(data, label), label)
+    for name, value in (("center", 0), ("spread", 1)):
+        if name in model and model[name] is None:
+            model[name] = median_and_spread(_labels(data, label), label)[value]
+    if "classes" in model and OmegaConf.select(model, "network.outputs", default=0) is None:
+        model.network.outputs = model.classes if isinstance(model.classes, int) else len(model.classes)
+
+
+def _labels(data: CutoutDataModule, label: str) -> Labels:
+    """Return the labels of all targets that training, validation or test may have."""
+    if data.plan is not None:
+        plan = data.plan if isinstance(data.plan, CutoutPlan) else CutoutPlan.load(data.plan)
+        if label not in plan.columns:
+            raise ConfigurationError(f"the plan has no column {label!r}; make it again with columns=[{label}]")
+        return plan.columns[label]
+    select = data.split_settings.select
+    found: list[Labels] = []
+    one_each = isinstance(data.catalog, Mapping) and set(data.catalog) <= {"train", "val", "test", "predict"}
+    catalogs = data.catalog if one_each else {"": data.catalog}
+    for split, source in catalogs.items():
+        if split == "predict":
+            continue
+        expressions = {one for name, one in select.items() if name != "predict" and split in {"", name}}
+        names = [name for one in expressions for name in expression_columns(one) if name not in OWN_COLUMNS]
+        catalog = Catalog.from_any(source, columns=tuple(dict.fromkeys([label, *names])))
+        columns = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec, **catalog.columns}
+        # Tract and patch are known when there is a plan; with such an expression all rows count.
+        usable = expressions if all(set(expression_columns(one)) <= set(columns) for one in expressions) else set()
+        chosen = [matching(one, columns, len(catalog.ra)) for one in usable] or [np.ones(len(catalog.ra), np.bool_)]
+        rows = np.flatnonzero(np.any(chosen, axis=0))
+        values = catalog.columns[label]
+        found.append([values[i] for i in rows] if isinstance(values, list) else values[rows])
+    return [v for part in found for v in part] if isinstance(found[0], list) else np.concatenate(found)
+
+
+@contextmanager
+def label_named(label: str) -> Iterator[None]:
+    """Say what a catalog without the label column needs.
+
+    Raises
+    ------
+    CatalogError
+        As it was, with the setting that names another column.
+    """
+    try:
+        yield
+    except CatalogError as error:
+        if f"no column {label!r}" not in str(error):
+            raise
+        message = f"{error} Give label=NAME, the column to learn; a model that needs no label: data.columns=[]"
+        raise CatalogError(message) from error
+
+
+@contextmanager
+def explained_errors(model: L.LightningModule, data: CutoutDataModule) -> Iterator[None]:
+    """Say in one message what a network, or Lightning, raises in a training.
+
+    Raises
+    ------
+    ConfigurationError
+        For an error of Lightning's about its settings, of a callback, or in the code of a network; others pass.
+    """
+    try:
+        yield
+    except LsstCutoutsError:
+        raise
+    except MisconfigurationException as error:
+        raise ConfigurationError(_said(error, named=False)) from error
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"the memory of the GPU is full with batches of {data.batch_size}; give a smaller data.batch_size"
+        ) from error
+    except Exception as error:
+        # Networks and callbacks may raise anything; what is none of theirs is a bug here, and keeps its traceback.
+        text = _in_words(error, model, data)
+        if text is None:
+            raise
+        raise ConfigurationError(text) from error
+
+
+def _in_words(error: Exception, model: L.LightningModule, data: CutoutDataModule) -> str | None:
+    frames = traceback.extract_tb(error.__traceback__)
+    if place := _own_place(error):
+        return f"{_said(error)}, {place}; the images of a batch are {_images(data)}"
+    forward = [i for i, frame in enumerate(frames) if frame.filename == _MODELS and frame.name == "forward"]
+    if forward:
+        network = getattr(model, "network", model)
+        return (
+            f"{type(network).__name__} does not take the images of a batch, which are {_images(data)}: {_said(error)}; see "
+            "model.network and data.bands"
+        )
+    if "lightning/pytorch/callbacks" in Path(frames[-1].filename).as_posix():
+        return _said(error, named=False)
+    return None
+
+
+def _images(data: CutoutDataModule) -> str:
+    plan = next((plan for plan, _ in data.splits.values()), None)
+    size = f"{plan.size.y}, {plan.size.x}" if plan is not None else f"size {data.size}"
+    return f"({data.batch_size}, {len(data.bands)}, {size}) (targets, bands {''.join(data.bands)}, y, x)"
+
+
+_PACKAGE = Path(__file__).parent.parent
+_MODELS = str(_PACKAGE / "models.py")
+_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+def _own_place(error: BaseException) -> str | None:
+    """Return the last place in code that is neither installed nor of this package, such as "my_model.py, line 12"."""
+    other = (str(_PACKAGE), "<", *_INSTALLED)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if not frame.filename.startswith(other) and not {"site-packages", "dist-packages"} & set(path.parts):
+            shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            return f"in {shown}, line {frame.lineno}, {frame.name}"
+    return None
+
+
+def _said(error: BaseException, *, named: bool = True) -> str:
+    """Return an error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if named else text

@@ -1,0 +1,141 @@
+"""Pictures of what a network makes of cutouts."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...loader.datamodule.module import CutoutDataModule
+from ...read.reader import CutoutReader
+from ..mosaic import write_mosaic
+
+__all__ = ["picture_of_highest", "picture_of_validation"]
+
+_log = logging.getLogger(__name__)
+
+type Array = NDArray[np.float64]
+
+_PICTURED = 40
+"""Cutouts in the picture: five rows of eight."""
+
+
+def picture_of_validation(
+    model: L.LightningModule, data: CutoutDataModule, output: Path, *, label: str, seed: int
+) -> Path | None:
+    """Write cutouts of the validation split, from the highest score to the lowest, with score and truth.
+
+    The training is done: whatever a model of one's own raises, or returns, is a picture without scores.
+
+    Parameters
+    ----------
+    model
+        Its ``predict_step`` is asked.
+    data
+        Where the split is.
+    output
+        Folder of the picture.
+    label
+        Catalog column with the truth, if there is one.
+    seed
+        Chooses the targets.
+    """
+    if "val" not in data.splits or not len(data.splits["val"][1]):
+        return None
+    plan, rows = data.splits["val"]
+    chosen = np.sort(np.random.default_rng(seed).choice(rows, min(_PICTURED, len(rows)), replace=False))
+    try:
+        batch = CutoutReader(plan, data.options, cache=data.cache).read(chosen)
+        if not len(batch["object_id"]):
+            return None
+        score, predicted = _predictions(model, data, batch)
+        truth = batch.get(label)
+        order = np.argsort(-score, kind="stable") if score is not None else np.arange(len(batch["object_id"]))
+        captions = [_caption(i, score, predicted, truth) for i in order]
+        frames = [_colour(i, score, predicted, truth) for i in order]
+        title = f"validation cutouts, {''.join(plan.bands)}: prediction and {label} (green: right, red: wrong)"
+        images = np.asarray(batch["image"])[order]
+        return write_mosaic(output / "mosaic.png", images, plan.bands, captions, frames=frames, title=title)
+    except Exception as error:  # noqa: BLE001 - a file that has gone, a full disk: the training is done all the same
+        _log.warning("no picture was written: %s: %s", type(error).__name__, error)
+        return None
+
+
+def _predictions(
+    model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str, Any]
+) -> tuple[Array | None, Sequence[Any] | None]:
+    """Return a number and a word for each target of a batch of arrays, as far as ``predict_step`` gives them."""
+    tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            output: Any = model.predict_step(data.transform(tensors), 0)
+    except Exception as error:  # noqa: BLE001 - a model of one's own may have no predict_step, or raise anything
+        _log.warning("the picture shows no predictions: %s: %s", type(error).__name__, error)
+        return None, None
+    found = output if isinstance(output, Mapping) else {"score": output}
+    names = ["score", *(name for name in found if name not in {"object_id", "is_padding"})]
+    columns = {
+        name: column for name in names if (column := _column(found.get(name), len(batch["object_id"]))) is not None
+    }
+    return next(iter(columns.values()), None), _plain(found.get("predicted"), len(batch["object_id"]))
+
+
+def _column(values: Any, count: int) -> Array | None:
+    """Return one number for each target, or None where a model gives something else."""
+    if not isinstance(values, torch.Tensor) or values.is_complex() or values.numel() != count:
+        return None
+    return values.detach().cpu().double().numpy().reshape(count)
+
+
+def _plain(values: Any, count: int) -> Sequence[Any] | None:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().tolist()
+    return values if isinstance(values, list) and len(values) == count else None
+
+
+def _caption(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
+    told = f"{score[i]:.2f}" if score is not None else ""
+    if predicted is not None:
+        told = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {told}"
+    return (
+        told
+        if truth is None
+        else f"{told}, is {truth[i]:.3g}"
+        if isinstance(truth[i], float | np.floating)
+        else f"{told}, is {truth[i]}"
+    )
+
+
+def _colour(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
+    """Return green for right and red for wrong, where there is a right and wrong."""
+    if truth is None or isinstance(truth[i], float | np.floating):
+        return "white"
+    if predicted is not None:
+        return "palegreen" if predicted[i] == truth[i] else "salmon"
+    if score is None or truth[i] not in {0, 1} or not 0 <= score[i] <= 1:
+        return "white"
+    return "palegreen" if (score[i] > 0.5) == (truth[i] > 0.5) else "salmon"
+
+
+def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path | None:
+    """Write the cutouts of the highest ``score`` of a table of predictions, the highest first."""
+    if "score" not in table.column_names or table["score"].type.num_fields:
+        return None
+    scores = table["score"].to_numpy(zero_copy_only=False).astype(float)  # nan where there is none
+    order = np.argsort(np.where(np.isnan(scores), -np.inf, scores), kind="stable")[::-1][:_PICTURED]
+    order = order[~np.isnan(scores[order])]
+    if not len(order):
+        return None
+    plan, _ = data.splits["predict"]
+    ids = table["object_id"].take(order).to_pylist()
+    batch = CutoutReader(plan, data.options, cache=data.cache).read(plan.targets_of(ids))
+    # A file may have become unreadable since; what is left keeps its caption.
+    score_of = dict(zip(ids, scores[order].tolist(), strict=True))
+    captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]
+    title = f"highest scores, {''.join(plan.bands)}: score and object_id"
+    return write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title)

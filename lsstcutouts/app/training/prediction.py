@@ -1,0 +1,151 @@
+"""From a checkpoint to a file of predictions."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from ...errors import ConfigurationError
+from ...loader.checkpoint_state import read_checkpoint
+from ...loader.datamodule.module import CutoutDataModule
+from ...read.quality import Outcome
+from ..callbacks.prediction_table import META
+from ..callbacks.predictions import PredictionWriter
+from .checkpoints import of_this_network
+from .making import check_settings, explained_errors, made, without_foreign_defaults
+from .outcome import shown_path
+from .pictures import picture_of_highest
+from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
+from .recorded import as_trained
+
+__all__ = ["PredictionResult", "predict"]
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What a prediction came to.
+
+    Attributes
+    ----------
+    rows
+        Rows of the catalog, each of them in the file once.
+    predicted
+        Those with a prediction.
+    outcomes
+        Name of an `Outcome` to the number of rows, all that occur.
+    repo, catalog
+        Where the images and the targets come from.
+    output, picture
+        Files that were written.
+    checkpoint
+        Where the network comes from.
+    plan
+        Fingerprint of the plan.
+    """
+
+    rows: int
+    predicted: int
+    outcomes: Mapping[str, int]
+    repo: str
+    catalog: str
+    output: str
+    checkpoint: str
+    plan: str
+    picture: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+    def table(self) -> Table:
+        """Return the result for people."""
+        table = Table(title="Prediction", show_header=False, title_justify="left")
+        table.add_row("catalog rows", f"{self.rows:,}")
+        for name, count in self.outcomes.items():
+            outcome = Outcome[name.upper()]
+            table.add_row("predicted" if outcome == Outcome.DELIVERED else outcome.text, f"{count:,}")
+        table.add_row("catalog", shown_path(self.catalog))
+        table.add_row("repository", shown_path(self.repo))
+        table.add_row("checkpoint", shown_path(self.checkpoint))
+        table.add_row("predictions", shown_path(self.output))
+        table.add_row("picture", shown_path(self.picture) if self.picture else "not written")
+        return table
+
+
+def predict(cfg: DictConfig) -> PredictionResult | None:
+    """Predict what a configuration describes and say what came of it.
+
+    Parameters
+    ----------
+    cfg
+        As ``configs/predict.yaml``.
+
+    Returns
+    -------
+    PredictionResult or None
+        Also printed. None in further processes.
+    """
+    where = f"checkpoint={cfg.checkpoint!r}"
+    cfg = as_trained(without_foreign_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
+    path = _file(cfg.output)
+    cfg.output = str(path.parent)  # the groups mean a folder
+    check_settings(cfg, "data", "model", "trainer", "callbacks")
+    check_gpu(cfg)
+    if not cfg.debug:
+        quieten()
+        # Nothing that a training's callbacks keep matters here.
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
+    L.seed_everything(cfg.seed, verbose=False)
+    ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
+    writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
+    trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
+    with explained_errors(model, data), of_this_network(where):
+        trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
+    picture = picture_of_highest(writer.table, data, path.with_suffix(".png")) if cfg.picture else None
+    result = _result(writer, cfg, picture)
+    Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
+    return result
+
+
+def _file(output: str) -> Path:
+    path = Path(output)
+    if not path.suffix or path.is_dir():
+        return path / "predictions.parquet"
+    if path.suffix not in {".parquet", ".pq"}:
+        raise ConfigurationError(
+            f"output={output}: predictions are Parquet; give a name that ends in .parquet, or a folder"
+        )
+    return path
+
+
+def _without_log(cfg: DictConfig) -> DictConfig:
+    """Return a configuration without loggers: a prediction has nothing to log."""
+    changed = cfg.copy()
+    OmegaConf.update(changed, "trainer.logger", False, force_add=True)
+    return changed
+
+
+def _result(writer: PredictionWriter, cfg: DictConfig, picture: Path | None) -> PredictionResult:
+    about = json.loads(writer.table.schema.metadata[META.encode()])
+    return PredictionResult(
+        rows=about["rows"],
+        predicted=about["outcomes"].get(Outcome.DELIVERED.name.lower(), 0),
+        outcomes=about["outcomes"],
+        repo=about["repo"],
+        catalog=str(cfg.data.catalog.predict),
+        output=str(writer.path),
+        checkpoint=cfg.checkpoint,
+        plan=about["plan"],
+        picture=None if picture is None else str(picture),
+    )

@@ -1,0 +1,351 @@
+"""The configuration of a training in its checkpoints, and what may be changed when one of them is used again."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_object
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ...errors import ConfigurationError
+from ...loader.checkpoint_state import absolute_path, data_state, public_values
+from ...plan.arguments import parse_bands, parse_size
+
+__all__ = ["as_trained", "recorded"]
+
+_VERSION = 1
+
+_OF_THE_CALL = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
+"""Settings of one call of the command, which no checkpoint keeps."""
+
+_PATHS = ("repo", "catalog", "plan", "statistics", "splits")
+"""Settings of the data module that may be paths."""
+
+_SOURCES = ("repo", "collections", "catalog", "plan")
+"""What a group of data stands for when the network is there already: where to read, and which targets."""
+
+_MACHINE = ("batch_size", "num_workers", "threads", "cache_bytes", "prefetch_factor", "persistent_workers")
+
+_PREDICT = {
+    *_SOURCES,
+    *_MACHINE,
+    *("wire", "channels_last", "compile", "columns", "seed"),
+    # Which targets are predicted, and from which files; not what the network sees of them.
+    *("dataset_type", "skymap", "tract", "min_bands", "required_bands", "quality", "on_read_error", "select"),
+}
+"""Settings of the data module that a prediction may change."""
+
+_RESUME = {*_SOURCES, *_MACHINE, "wire", "channels_last", "compile"} - {"batch_size"}
+"""Settings of the data module that a resumed training may change; its plan must stay the same."""
+
+_TRAINING_ONLY = ("augmentations", "weights", "balance", "epoch_size", "replacement", "splits", "split_by", "leaks")
+"""Settings of the data module that a prediction leaves out: it needs no labels and draws nothing."""
+
+_GROUPS = {
+    "normalisation": "data.normalisation",
+    "augmentation": "data.augmentations",
+    "task": "model._target_",
+    "model": "model.network",
+    "optimizer": "model.optimizer",
+    "scheduler": "model.scheduler",
+}
+
+_MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
+"""What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
+
+_OWN = "lsstcutouts.loader.datamodule.module.CutoutDataModule"
+
+_ABSENT = object()
+
+
+def recorded(cfg: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values for a checkpoint.
+
+    Paths that are there are absolute. Secrets are left out; what comes from the environment, or follows ``output``, stays an
+    interpolation.
+    """
+    plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _OF_THE_CALL}
+    data = plain.get("data")
+    if isinstance(data, dict):
+        data |= {name: absolute_path(data[name]) for name in _PATHS if name in data}
+    return {"version": _VERSION, "folder": str(Path.cwd()), **public_values(plain)}
+
+
+def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
+    if OmegaConf.is_missing(parent, key):
+        return "???"
+    if OmegaConf.is_interpolation(parent, key):
+        text = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
+        if _stays(str(text), parent):
+            return text
+    value = parent[key]
+    if isinstance(value, DictConfig):
+        return {str(name): _entry(value, name) for name in value}
+    if isinstance(value, ListConfig):
+        return [_entry(value, i) for i in range(len(value))]
+    return value
+
+
+def _stays(text: str, node: Any) -> bool:
+    """Return whether an interpolation means something of its own in each call: the environment, the output folder."""
+    root: Any = OmegaConf.to_container(node._get_root(), resolve=False)
+    for name, resolver in re.findall(r"\$\{\s*([^${}:]+)(:?)", text):
+        target = root
+        for part in name.split("."):
+            target = target.get(part) if isinstance(target, dict) else None
+        if resolver or name == "output" or (isinstance(target, str) and "${" in target and _stays(target, node)):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What the command line names.
+
+    Attributes
+    ----------
+    groups
+        Groups that are chosen.
+    keys
+        Settings with dotted names.
+    """
+
+    groups: frozenset[str]
+    keys: tuple[str, ...]
+
+
+def _given(cfg: DictConfig) -> _Given:
+    """Return what was said on the command line; without one, a configuration counts as said in full."""
+    if not HydraConfig.initialized():
+        sections = [f"{name}.{key}" for name in ("data", "model") for key in cfg.get(name) or ()]
+        return _Given(frozenset({"trainer", "callbacks"}), (*sections, "seed", "simulation"))
+    job = HydraConfig.get()
+    texts = list(job.overrides.task)
+    names = [one.key_or_group for one in OverridesParser.create().parse_overrides(texts)]
+    groups = frozenset(name for name in names if name in job.runtime.choices)
+    keys = [name for name in names if name not in groups]
+    here = recorded(cfg)
+    if "experiment" in groups:
+        without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
+        plain = recorded(hydra.compose(job.job.config_name, overrides=without))
+        keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
+    if "data" in groups:
+        keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
+    raw = OmegaConf.to_container(cfg, resolve=False)
+    for group in groups & set(_GROUPS):
+        chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
+        # A group does not say what it leaves null, such as the classes of a column, or takes from other settings.
+        said = {key: _select(raw, key) for key in chosen}
+        keys += [key for key, value in said.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
+    return _Given(groups, tuple(dict.fromkeys(keys)))
+
+
+def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
+    """Return a configuration whose data, normalisation and network are those of a checkpoint.
+
+    Parameters
+    ----------
+    cfg
+        As the command line gives it.
+    checkpoint
+        As `read_checkpoint` gives it.
+    where
+        Setting and file of the checkpoint, for messages.
+    resume
+        Whether its training is to go on, with its trainer and callbacks; otherwise a prediction.
+
+    Raises
+    ------
+    ConfigurationError
+        If the command line gives what cannot be changed: the message names each setting with both values; or if the checkpoint
+        says nothing of its data, and the command line neither.
+    """
+    given, stored = _given(cfg), _stored(checkpoint, where)
+    if "data" not in stored:
+        if not any(name == "data" or name.startswith("data.") for name in (*given.groups, *given.keys)):
+            raise ConfigurationError(
+                f"{where} does not say what it was trained on (an older version wrote it, or other data than a "
+                "CutoutDataModule's); give data=..., normalisation=... and model=... as in the training"
+            )
+        return _predicted(cfg) if not resume else cfg
+    if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
+        raise ConfigurationError(
+            f"{where} was not written by `lsstcutouts train`, so it does not say how its network is made; give model=..."
+        )
+    result = cfg.copy()
+    OmegaConf.set_struct(result, False)
+    taken = set(stored) - (given.groups & {"trainer", "callbacks"}) if resume else {"label", "data", "model"}
+    for name, value in stored.items():
+        if name in taken or name not in cfg:  # what else there is may be interpolated
+            result[name] = OmegaConf.create(value) if isinstance(value, dict | list) else value
+    if not resume:
+        result.data.columns = []  # labels are not needed
+    _change(result, cfg, stored, given, _RESUME if resume else _PREDICT, where)
+    if "simulation" not in given.keys:
+        result.simulation = None  # the demo is written by its own training alone
+    _check_targets(result, cfg, str(stored.get("folder")), where)
+    return result if resume else _predicted(result)
+
+
+def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the configuration in a checkpoint; that of the data alone where no command line wrote it."""
+    state = data_state(checkpoint) or {}
+    run = state.get("run")
+    derived = {"version", "pixels", "pixel_scale", "plans"}
+    settings = {name: value for name, value in state.get("data", {}).items() if name not in derived}
+    if run is not None:
+        if run.get("version") != _VERSION:
+            raise ConfigurationError(
+                f"{where} has a configuration of version {run.get('version')!r}; this package reads {_VERSION}"
+            )
+        stored = {name: value for name, value in run.items() if name != "version"}
+        if stored["data"]["_target_"] == _OWN:  # with the defaults of that version
+            stored["data"] = settings | stored["data"]
+        return stored
+    if not settings:
+        return {}
+    settings["catalog"] = "???" if settings["catalog"] is None else settings["catalog"]
+    return {"data": {"_target_": _OWN, "_convert_": "all", **settings}}
+
+
+def _change(
+    result: DictConfig, cfg: DictConfig, stored: dict[str, Any], given: _Given, allowed: set[str], where: str
+) -> None:
+    """Put what was given into a configuration of a checkpoint, where that is allowed."""
+    here, refused, moved = recorded(cfg), [], False
+    for key in given.keys:
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section in {"trainer", "callbacks"}:
+            if section not in given.groups:
+                OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        elif section not in stored:
+            continue
+        elif section == "data" and name in allowed:
+            OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+            moved |= name in _SOURCES
+        elif section == "seed" and allowed is _PREDICT:
+            result.data.seed = cfg.seed
+        elif allowed is _PREDICT and (section not in {"data", "model"} or _TRAINING_KEY.match(key)):
+            continue
+        elif not _same(name, _select(stored, key), _select(here, key)):
+            values = [_shown(_select(one, key)) for one in (stored, here)]
+            refused.append(f"  {key}: {values[0]} in the checkpoint, {values[1]} given")
+    if refused:
+        what = "the network cannot predict" if allowed is _PREDICT else "the training cannot be resumed"
+        raise ConfigurationError(
+            f"{where}: {what} with other settings than those of its training:\n" + "\n".join(refused)
+        )
+    if moved and "data.plan" not in given.keys:
+        result.data.plan = None
+
+
+_TRAINING_KEY = re.compile(
+    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler|label))\b"
+)
+
+
+def _predicted(cfg: DictConfig) -> DictConfig:
+    """Return a configuration of a prediction: one catalog, all of whose rows are predicted, with no split to fit anything to."""
+    result = cfg.copy()
+    OmegaConf.set_struct(result, False)
+    for name in _TRAINING_ONLY:
+        result.data.pop(name, None)
+    missing = sorted(OmegaConf.missing_keys(result))
+    if missing:
+        wanted = " ".join(f"{key}=..." for key in missing)
+        raise ConfigurationError(f"the checkpoint does not say {', '.join(missing)}: add {wanted}")
+    catalog = result.data.catalog
+    if not isinstance(catalog, DictConfig):
+        result.data.catalog = {"predict": catalog}
+    elif "predict" not in catalog:
+        raise ConfigurationError(
+            "the training had one catalog for each split; say which one to predict: data.catalog=..."
+        )
+    return result
+
+
+def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str) -> None:
+    """Refuse a checkpoint that names something else to call than the parts of a training.
+
+    Raises
+    ------
+    ConfigurationError
+        If it does, or if a class cannot be imported.
+    """
+    trusted = set(_targets(OmegaConf.to_container(cfg, resolve=False)))
+    for target in dict.fromkeys(_targets(OmegaConf.to_container(result, resolve=False))):
+        if target in trusted:
+            continue
+        try:
+            found = get_object(target)
+        except (ImportError, ValueError, AttributeError) as error:
+            raise ConfigurationError(
+                f"{where} was trained with {target}, which cannot be imported here ({error}); call the command in {folder}, where "
+                "the training was, or put the folder of the module into PYTHONPATH"
+            ) from error
+        own = target.startswith("lsstcutouts.")
+        if not (isinstance(found, type) and (own or issubclass(found, _MADE))):
+            raise ConfigurationError(
+                f"{where} names {target}, which is no class of a network, optimizer or callback, so it is not called; if "
+                f"you trust it, name it on the command line too: {_place(result, target)}={target}"
+            )
+
+
+def _place(result: DictConfig, target: str) -> str:
+    values: Any = OmegaConf.to_container(result, resolve=False)
+    return next(key for key in _leaves(values) if key.endswith("_target_") and _select(values, key) == target)
+
+
+def _targets(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(value.get("_target_"), str):
+            yield value["_target_"]
+        for one in value.values():
+            yield from _targets(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _targets(one)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _select(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part, _ABSENT) if isinstance(values, Mapping) else _ABSENT
+    return values
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    if name == "bands" and _ABSENT not in (one, other):
+        return parse_bands(one) == parse_bands(other)
+    if name == "size" and _ABSENT not in (one, other):
+        return parse_size(one) == parse_size(other)
+    return bool(one == other) or (one in (None, _ABSENT) and other in (None, _ABSENT))
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT or value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {_shown(one)}' for name, one in value.items())}}}"
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else str(value)

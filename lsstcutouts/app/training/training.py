@@ -1,0 +1,119 @@
+"""From a configuration to a trained network."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from ...errors import ConfigurationError
+from ...loader.checkpoint_state import read_checkpoint
+from ...loader.datamodule.module import CutoutDataModule
+from ...read.cache.stats import CacheStats
+from ..callbacks.throughput import Throughput
+from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
+from .making import check_settings, complete_model, explained_errors, label_named, made, without_foreign_defaults
+from .outcome import TrainingResult
+from .pictures import picture_of_validation
+from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, quieten, trainer_of
+from .recorded import as_trained, recorded
+
+__all__ = ["train"]
+
+
+def train(cfg: DictConfig) -> TrainingResult:
+    """Train what a configuration describes and say what came of it.
+
+    Parameters
+    ----------
+    cfg
+        As ``configs/train.yaml``.
+
+    Returns
+    -------
+    TrainingResult
+        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
+        became of the rows of each split.
+    """
+    output = output_folder(cfg)
+    resumed = checkpoint_to_resume(cfg.resume, output)
+    cfg = without_foreign_defaults(cfg)
+    cfg.output = str(output)  # each job of a sweep has its own
+    where = f"resume={cfg.resume!r}" if cfg.resume != "auto" else f"resume='auto' ({resumed})"
+    if resumed is not None:
+        before = read_checkpoint(resumed, "resume")
+        if not {"optimizer_states", "loops"} <= set(before):
+            raise ConfigurationError(
+                f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
+            )
+        cfg = as_trained(cfg, before, where, resume=True)
+        del before  # its weights are mapped from a file that may be written over
+    if not cfg.debug:
+        quieten()
+    check_settings(cfg, "data", "trainer", "callbacks")
+    check_gpu(cfg)
+    L.seed_everything(cfg.seed, verbose=False)
+    ensure_simulation(cfg.simulation, progress=not cfg.json)
+    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    label = str(OmegaConf.select(cfg, "model.label", default=cfg.label))
+    with label_named(label):
+        complete_model(cfg, data, label)
+    check_settings(cfg, "model")
+    data.configuration = recorded(cfg)
+    model: L.LightningModule = made(cfg, "model", L.LightningModule)
+    callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
+    meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
+    trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
+    with (
+        explained_errors(model, data),
+        interruption_told(trainer, output, resumed),
+        label_named(label),
+        of_this_network(where),
+    ):
+        trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
+    if not meter.targets:
+        raise ConfigurationError(
+            f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+        )
+    checkpoint = output / "model.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    result = _result(trainer, data, meter, str(checkpoint))
+    if trainer.is_global_zero:
+        reports = {split: data.report(split).as_dict() for split in data.loaders}
+        (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
+        _write(result, output)
+        if cfg.picture:  # the last step: what was trained is kept, whatever becomes of the picture
+            picture = picture_of_validation(model, data, output, label=label, seed=cfg.seed)
+            result = replace(result, picture=None if picture is None else str(picture))
+            _write(result, output)
+        Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
+    return result
+
+
+def _write(result: TrainingResult, output: Path) -> None:
+    (output / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n")
+
+
+def _result(trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, checkpoint: str) -> TrainingResult:
+    plans = list({id(plan): plan for plan, _ in data.splits.values()}.values())
+    missing: dict[str, int] = {}
+    for plan in plans:
+        for band, count in plan.bands_missing().items():
+            missing[band] = missing.get(band, 0) + count
+    stats: CacheStats = data.cache_info()
+    return TrainingResult(
+        metrics={name: float(value) for name, value in trainer.callback_metrics.items()},
+        epochs=trainer.current_epoch,
+        targets=len(data.splits["train"][1]),
+        cutouts_per_second=meter.cutouts_per_second,
+        waiting=data.waited / meter.seconds if meter.seconds else 0.0,
+        hit_rate=stats.hit_rate,
+        bands_missing=missing,
+        not_delivered=sum(len(plan.rejected) for plan in plans),
+        left_out={split: data.report(split).left_out for split in data.loaders},
+        shared={} if data.dealt is None else {split: len(rows) for split, rows in data.dealt.dropped.items()},
+        checkpoint=checkpoint,
+        picture=None,
+    )

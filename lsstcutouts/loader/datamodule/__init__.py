@@ -1,0 +1,1 @@
+"""The parts of the Lightning data module."""

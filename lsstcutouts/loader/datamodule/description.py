@@ -1,0 +1,309 @@
+"""The settings of a data module as plain values for a checkpoint, and what a trained network needs of them."""
+
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import ConfigurationError, ResumeError
+from ...plan.arguments import AngularSize
+from ...plan.cutout_plan import CutoutPlan
+from ...read.options import ReadOptions
+from ...read.quality import QualityPolicy
+from ...sky.geometry import YX
+from ...splits.split_options import SplitSettings
+from ..checkpoint_state import absolute_path, plain_values, public_values
+
+__all__ = [
+    "arguments_of",
+    "check_sources",
+    "check_tensors",
+    "checked_module",
+    "described",
+    "made_again",
+    "pixels_of",
+    "settings_of",
+]
+
+_VERSION = 1
+
+_COMPARED = {
+    "bands": "bands (in this order)",
+    "pixels": "size in pixels (height, width)",
+    "pixel_scale": "pixel scale in arcsec (y, x)",
+    "planes": "planes",
+    "mask_planes": "mask_planes",
+    "flux_unit": "flux_unit",
+    "missing_band": "missing_band",
+    "fill": "fill",
+    "normalise_psf": "normalise_psf",
+    "normalisation": "normalisation",
+    "transforms": "transforms",
+}
+"""What decides the tensors that a network sees; another value of one of these makes its output meaningless."""
+
+_SCALE_TOLERANCE = 1e-3
+"""Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
+
+
+def checked_module(name: str, value: Any) -> nn.Module:
+    """Return a module over a batch; the identity for None.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is something else. Functions are refused since a checkpoint could not say which one the network knows.
+    """
+    if value is None:
+        return nn.Identity()
+    if isinstance(value, nn.Module):
+        return value
+    wanted = f"{name} must be a torch.nn.Module that takes and returns a batch"
+    if isinstance(value, type):
+        hint = f"the class {value.__name__}; give an object: {name}={value.__name__}(...)"
+    elif isinstance(value, str):
+        hint = f"the text {value!r}; give an object such as lsstcutouts.transforms.NoiseAsinh()"
+    elif isinstance(value, list | tuple):
+        hint = "a list; give lsstcutouts.transforms.Compose([...])"
+    elif callable(value):
+        hint = "a function; write a class with forward(self, batch), so that a checkpoint can name it"
+    else:
+        hint = repr(value)
+    raise ConfigurationError(f"{wanted}, got {hint}")
+
+
+def described(module: nn.Module) -> dict[str, Any] | None:
+    """Return a module's class and arguments as hydra would make it; None for the identity.
+
+    An argument is the attribute of its name. ``_incomplete_`` names those that are no such attribute.
+    """
+    if type(module) is nn.Identity:
+        return None
+    about: dict[str, Any] = {"_target_": _public_name(type(module))}
+    if isinstance(module, nn.Sequential):
+        key = "modules" if "modules" in inspect.signature(type(module)).parameters else "_args_"
+        return {**about, key: [described(one) for one in module]}
+    lacking = []
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name == "inplace":
+            continue
+        value = getattr(module, name, inspect.Parameter.empty)
+        if isinstance(value, nn.Module):
+            about[name] = described(value)
+        elif isinstance(value, Tensor):
+            about[name] = value.flatten().tolist()
+        elif value is inspect.Parameter.empty or callable(value):
+            lacking.append(name)
+        else:
+            about[name] = plain_values(value)
+    return about | ({"_incomplete_": lacking} if lacking else {})
+
+
+def _public_name(kind: type) -> str:
+    """Return the shortest path from which a class can be imported."""
+    parts = kind.__module__.split(".")
+    for end in range(1, len(parts)):
+        package = ".".join(parts[:end])
+        if getattr(sys.modules.get(package), kind.__qualname__, None) is kind:
+            return f"{package}.{kind.__qualname__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def settings_of(data: Any) -> dict[str, Any]:
+    """Return the arguments of a `CutoutDataModule` that are not about the machine, as plain values without secrets.
+
+    Tables and lists of ids that are only in memory are None.
+    """
+    options: ReadOptions = data.options
+    quality = None if options.quality is None else {"_target_": "lsstcutouts.QualityPolicy", **asdict(options.quality)}
+    return public_values(  # type: ignore[no-any-return]
+        plain_values(
+            {
+                "version": _VERSION,
+                "repo": absolute_path(data.repo),
+                "collections": data.collections,
+                "catalog": absolute_path(_named(data.catalog)),
+                "bands": data.bands,
+                "size": [f"{n} arcsec" for n in (data.size.y, data.size.x)]
+                if isinstance(data.size, AngularSize)
+                else data.size,
+                "dataset_type": data.dataset_type,
+                "skymap": data.skymap,
+                "tract": data.tract,
+                **options.arguments("seed", "columns", "quality"),
+                "quality": quality,
+                "batch_size": data.batch_size,
+                "seed": data.seed,
+                "shuffle": data.shuffle,
+                "shuffle_width": data.shuffle_width,
+                "weights": data.weights,
+                "balance": data.balance,
+                "epoch_size": data.epoch_size,
+                "replacement": data.replacement,
+                **_split_arguments(data.split_settings),
+                "columns": data.columns,
+                "normalisation": described(data.normalisation),
+                "transforms": described(data.transforms),
+                "augmentations": described(data.augmentations),
+            }
+        )
+    )
+
+
+def _split_arguments(settings: SplitSettings) -> dict[str, Any]:
+    ids = _named(settings.ids)
+    return {
+        "splits": dict(settings.fractions) or settings.column or absolute_path(ids),
+        "split_by": settings.by,
+        "healpix_order": settings.order,
+        "leaks": settings.leaks,
+        "select": dict(settings.select) or None,
+    }
+
+
+def _named(value: Any) -> Any:
+    """Return what can be named in a checkpoint, files and lists of files; None for what is in memory alone."""
+    if isinstance(value, Mapping):
+        named = {str(name): _named(one) for name, one in value.items()}
+        return None if None in named.values() else named
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        return list(value)
+    return str(value) if hasattr(value, "__fspath__") or isinstance(value, str) else None
+
+
+def pixels_of(splits: Mapping[str, tuple[CutoutPlan, Any]], size: YX[int] | AngularSize) -> dict[str, Any]:
+    """Return size and pixel scale of the cutouts of these splits, and the fingerprints of their plans."""
+    plans = list({id(plan): plan for plan, _ in splits.values()}.values())
+    if not plans:
+        return {} if isinstance(size, AngularSize) else {"pixels": [size.y, size.x]}
+    scales = [projection.pixel_scale for plan in plans for projection in plan.projections.values()]
+    return {
+        "pixels": list(plans[0].size),
+        "pixel_scale": [round(float(scales[0].y), 6), round(float(scales[0].x), 6)] if scales else None,
+        "plans": [plan.fingerprint() for plan in plans],
+    }
+
+
+def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse settings that make other tensors than those that a network was trained on, as far as both are known.
+
+    Raises
+    ------
+    ConfigurationError
+        The message names each of them with both values.
+    """
+    lines = [
+        f"  {title}: {_shown(trained[name])} in the training, {_shown(now[name])} here"
+        for name, title in _COMPARED.items()
+        if name in trained and name in now and not _same(name, trained[name], now[name])
+    ]
+    if lines:
+        raise ConfigurationError(
+            "the network was trained on other data than these:\n" + "\n".join(lines) + "\n"
+            "Set them as in the training; CutoutDataModule.load_from_checkpoint(file, catalog=...) does"
+        )
+
+
+def check_sources(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with a training from another place that does not hold the same targets and files.
+
+    Raises
+    ------
+    ResumeError
+        If the plan of another repository, collection or catalog is another one.
+    """
+    lines = []
+    for name in ("repo", "collections", "catalog") if "plans" in now and "plans" in trained else ():
+        before, here = trained.get(name), now[name]
+        if None not in (before, here) and _listed(before) != _listed(here):
+            lines.append(f"  {name}: {before} in the checkpoint, {here} now")
+    if lines and trained["plans"] != now["plans"]:
+        raise ResumeError(
+            "the training cannot be resumed on other targets or files:\n" + "\n".join(lines) + "\n"
+            "A copy of the same repository and catalog is accepted; for another one begin a new training, with the "
+            "checkpoint's weights (load_from_checkpoint of the model) if you like"
+        )
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _same(name: str, one: Any, other: Any) -> bool:
+    if name == "pixel_scale":
+        if one is None or other is None:  # not a target was covered
+            return True
+        return all(math.isclose(a, b, rel_tol=_SCALE_TOLERANCE) for a, b in zip(one, other, strict=True))
+    if name == "planes":
+        return sorted(one) == sorted(other)
+    return repr(one) == repr(other)  # nan is the same as nan
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{k}={_shown(v)}" for k, v in value.items() if not k.startswith("_"))
+        return f"{str(value.get('_target_', '')).rpartition('.')[2]}({inner})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    return "none" if value is None else str(value)
+
+
+def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments from what `settings_of` gave.
+
+    Raises
+    ------
+    ConfigurationError
+        If a module cannot be made again; it has to be given.
+    """
+    if settings.get("version") != _VERSION:
+        raise ConfigurationError(
+            f"the checkpoint has settings of version {settings.get('version')!r}, this package reads {_VERSION}"
+        )
+    rest = {
+        name: value for name, value in settings.items() if name not in {"version", "pixels", "pixel_scale", "plans"}
+    }
+    quality = rest.get("quality")
+    if quality is not None:
+        rest["quality"] = QualityPolicy(**{name: value for name, value in quality.items() if name != "_target_"})
+    return rest
+
+
+def made_again(name: str, settings: Mapping[str, Any] | None) -> nn.Module | None:
+    """Return the module that `described` describes.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be made: its class is gone or no module, or its arguments are not known.
+    """
+    if settings is None:
+        return None
+    target = str(settings.get("_target_"))
+    lost = f"the checkpoint's {name}, {target}, cannot be made again; give {name}= as in the training"
+    if settings.get("_incomplete_"):
+        raise ConfigurationError(f"{lost} (its attributes do not say {', '.join(settings['_incomplete_'])})")
+    module, _, kind = target.rpartition(".")
+    try:
+        found = getattr(import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{lost} ({error})") from error
+    # A checkpoint may come from anybody: it must not name a function to call.
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ConfigurationError(f"{lost} (it is no torch.nn.Module)")
+    arguments = {key: _again(name, value) for key, value in settings.items() if key not in {"_target_", "_args_"}}
+    made: nn.Module = found(*[_again(name, one) for one in settings.get("_args_", ())], **arguments)
+    return made
+
+
+def _again(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return made_again(name, value)
+    if isinstance(value, list):
+        return [_again(name, one) for one in value]
+    return value

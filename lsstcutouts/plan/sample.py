@@ -1,0 +1,92 @@
+"""What one coadd tells about all of its kind: border, tiles, kernels of the PSF, pixel scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import CorruptFileError, CoverageError, PlaneError, ReadError, UnsupportedFormatError
+from ..fits.coadd import Coadd, open_coadd
+from ..fits.layout import PlaneLayout
+from ..sky.geometry import YX
+from ..sky.skymap import check_projection
+from .locations import LocatedFile
+from .repository import Repository
+
+__all__ = ["Sample", "first_sample"]
+
+BLOCK_SIDE = 750
+"""Side of a square locality block, pixels: a quarter of a DP2 patch's inner side, 25 of its tiles.
+
+A block of six bands holds 13.5 MB of decoded pixels, so the default shuffle width keeps 430 MB open. Row tiles make
+full-width strips of the same area instead."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one file tells about all of its kind."""
+
+    border: YX[int]
+    block_shape: YX[int]
+    tile_shape: YX[int]
+    tile_bytes: float
+    psf_shape: YX[int] | None
+    pixel_scale: YX[float]
+
+
+def first_sample(repository: Repository) -> Sample:
+    """Return what the first coadd that can be read tells.
+
+    Raises
+    ------
+    CoverageError
+        If there is no coadd.
+    ReadError
+        If none can be read.
+    """
+    failure: ReadError | None = None
+    samples = repository.samples()
+    for one in samples:
+        try:
+            return _measured(repository, one, [other.uri for other in samples])
+        except ReadError as error:
+            failure = error
+    if failure is None:
+        raise CoverageError(f"there is no {repository.where}")
+    raise failure
+
+
+def _measured(repository: Repository, one: LocatedFile, others: Sequence[str]) -> Sample:
+    with open_coadd(one.uri, size=one.size, others=others) as coadd:
+        tract = repository.skymap_of([one.tract]).tracts[one.tract]
+        whose = f"tract {one.tract} of skymap {repository.skymap!r}"
+        check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)
+        bbox, layout, psf_shape = coadd.bbox, coadd.layout("image"), _psf_shape(coadd)
+    inner = tract.inner_box(one.patch)
+    # What a file at the edge of its tract shows can be less than what others have.
+    least = 0 if repository.rings is None else repository.rings.border
+    return Sample(
+        border=YX(
+            y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, least),
+            x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, least),
+        ),
+        block_shape=_block_shape(layout),
+        tile_shape=layout.tile_shape,
+        tile_bytes=layout.compressed_bytes / bbox.area,
+        psf_shape=psf_shape,
+        pixel_scale=tract.projection.pixel_scale,
+    )
+
+
+def _block_shape(layout: PlaneLayout) -> YX[int]:
+    """Return a block of whole cache units with about the area of a square of `BLOCK_SIDE`."""
+    unit = layout.unit_shape
+    columns = max(1, round(BLOCK_SIDE / unit.x)) * unit.x
+    rows = max(1, round(BLOCK_SIDE * BLOCK_SIDE / columns / unit.y)) * unit.y
+    return YX(y=rows, x=columns)
+
+
+def _psf_shape(coadd: Coadd) -> YX[int] | None:
+    """Return the shape of a file's PSF kernels; None where it has none, or none that can be read here."""
+    try:
+        return coadd.psf.kernel_shape
+    except (PlaneError, CorruptFileError, UnsupportedFormatError):
+        return None

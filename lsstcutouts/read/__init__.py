@@ -1,0 +1,1 @@
+"""From a plan to arrays: tiles needed, decoding, assembly, policies. No torch."""

@@ -1,0 +1,1 @@
+"""Decoded tiles kept in memory, and how much memory there is for them."""

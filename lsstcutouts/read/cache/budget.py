@@ -1,0 +1,112 @@
+"""Budgets of memory: from what people write to bytes."""
+
+import re
+
+from ...errors import ConfigurationError, MemoryBudgetError
+from .limits import MemoryLimits, memory_limits
+
+__all__ = ["check_budget", "parse_bytes", "resolve_budget", "shown_bytes"]
+
+AUTO_SHARE = 0.25
+"""Share of the available memory that ``"auto"`` takes.
+
+The rest is for what grows beside the cache: the model, batches in flight, the page cache that makes a second
+epoch's reads fast, and the other ranks or users of the machine.
+"""
+
+AUTO_MOST = 8_000_000_000
+"""Bytes that ``"auto"`` never exceeds: 90 000 DP2 tiles, 15 whole patches in six bands, far more than the blocks
+that are open at once; beyond it, memory serves better as page cache."""
+
+_LEAST = 1_000_000
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?)?b?(?:ytes)?\s*", re.IGNORECASE)
+
+
+def parse_bytes(amount: str) -> int:
+    """Return the bytes that a text such as ``"2 GB"`` or ``"500 MiB"`` stands for.
+
+    Raises
+    ------
+    ConfigurationError
+        The text is no amount of memory.
+    """
+    match = _AMOUNT.fullmatch(amount)
+    if match is None:
+        raise ConfigurationError(f"{amount!r} is no amount of memory; say for example '2 GB' or '500 MiB'")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+def shown_bytes(nbytes: int) -> str:
+    """Return bytes for people: ``55 MB``, ``1.2 GB``."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+def check_budget(max_bytes: float | str) -> None:
+    """Raise for a budget that cannot be understood, without looking at the machine.
+
+    Raises
+    ------
+    ConfigurationError
+        Not a number of bytes, a share in (0, 1], an amount such as ``"2 GB"``, or ``"auto"``.
+    """
+    if isinstance(max_bytes, str):
+        if max_bytes != "auto":
+            parse_bytes(max_bytes)
+    elif isinstance(max_bytes, bool) or (isinstance(max_bytes, float) and not 0.0 < max_bytes <= 1.0) or max_bytes < 0:
+        raise ConfigurationError(
+            f"a memory budget of {max_bytes!r}: give whole bytes, a share of the available memory in (0, 1], "
+            "an amount such as '2 GB', or 'auto'"
+        )
+
+
+def resolve_budget(max_bytes: float | str, processes: int = 1, *, limits: MemoryLimits | None = None) -> int:
+    """Return the bytes that each of ``processes`` gets of a budget.
+
+    Parameters
+    ----------
+    max_bytes
+        Whole bytes; an amount such as ``"2 GB"``; a share of the available memory as a float in (0, 1]; or
+        ``"auto"``, a quarter of the available memory, at most 8 GB (`AUTO_SHARE` and `AUTO_MOST` say why). Available
+        is the memory that this rank would have if the ranks on this machine took equal parts; an amount is that of
+        each rank.
+    processes
+        How many processes of the rank share the budget.
+    limits
+        The memory there is; by default as it is now.
+
+    Raises
+    ------
+    ConfigurationError
+        The budget cannot be understood.
+    MemoryBudgetError
+        More than the memory that there is.
+    """
+    check_budget(max_bytes)
+    found = memory_limits() if limits is None else limits
+    available = found.available // found.ranks
+    if max_bytes == "auto":
+        budget = min(int(AUTO_SHARE * available), AUTO_MOST)
+    elif isinstance(max_bytes, str):
+        budget = parse_bytes(max_bytes)
+    elif isinstance(max_bytes, float):
+        budget = int(max_bytes * available)
+    else:
+        budget = max_bytes
+    if budget * found.ranks > found.total:
+        each = f" in each of {found.ranks} ranks" if found.ranks > 1 else ""
+        raise MemoryBudgetError(
+            f"a cache of {shown_bytes(budget)}{each}, but there are {shown_bytes(found.total)} in all "
+            f"(limited by the {found.limited_by}); give less, or 'auto'"
+        )
+    return max(0 if max_bytes == 0 else _LEAST, budget // max(1, processes))

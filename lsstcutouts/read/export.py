@@ -1,0 +1,341 @@
+"""Cutouts for other tools: an astropy WCS, and FITS files that say where everything in them comes from."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..catalog.ids import hashed
+from ..errors import ConfigurationError, WriteError
+from ..plan.cutout_plan import CutoutPlan
+from ..sky.geometry import YX, Box, TanProjection
+from ..source.writing import whole_file
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+__all__ = ["batch_wcs", "write_fits"]
+
+type Array = NDArray[Any]
+
+_log = logging.getLogger(__name__)
+
+_LONGEST = 120
+"""Characters of a text id in a file name, of the 255 that file systems allow; a hash stands for the rest."""
+
+_PIXEL_PLANES = ("image", "variance", "ivar", "mask", "valid")
+"""Planes ``(N, B, Y, X)`` of a batch, in the order in which a file holds them."""
+
+
+def batch_wcs(batch: Mapping[str, Any], i: int) -> "WCS":
+    """Return the WCS of one cutout: the source files' own, over the 0-based pixels of the cutout.
+
+    All bands of a target share one box on one pixel grid, and so one WCS.
+
+    Parameters
+    ----------
+    batch
+        A batch of numpy arrays or CPU tensors with ``wcs`` ``(N, 8)`` and any plane ``(N, B, Y, X)``.
+    i
+        Row of the batch.
+
+    Returns
+    -------
+    astropy.wcs.WCS
+        With ``array_shape`` ``(Y, X)``. Methods with ``origin=0`` take and give ``x = 0`` for the centre of the
+        first column.
+
+    Raises
+    ------
+    ConfigurationError
+        If the batch has no such row, or the row has no WCS since none of its files was read.
+    """
+    from astropy.io.fits import Header
+    from astropy.wcs import WCS
+
+    projection, shape = _projection(batch, i), _shape(batch)
+    wcs = WCS(Header(projection.header()))
+    wcs.array_shape = shape
+    return wcs
+
+
+def write_fits(
+    batch: Mapping[str, Any],
+    directory: str | os.PathLike[str],
+    plan: CutoutPlan,
+    *,
+    mask_planes: Sequence[str] = (),
+    flux_unit: str = "nJy",
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write each target of a batch to a FITS file of its own, named by object, tract and patch.
+
+    In the name of a file, characters of an id that file systems mind stand as ``%XX``, as in a URL; the header has the id.
+
+    A file has an empty primary HDU whose header tells target and provenance, and for each band, named in the batch's
+    order, an image HDU for every plane of the batch: ``IMAGE_G``, ``VARIANCE_G``, ``IVAR_G``, ``MASK_G``,
+    ``VALID_G``, and ``PSF_G`` where there is a kernel. Pixel planes carry the celestial WCS and, as ``LTV1``,
+    ``LTV2`` and the "A" WCS, their place on the tract's pixel grid. Nothing is compressed.
+
+    Padding, repeated rows and rows outside the coverage are not written. A file appears whole or not at all.
+
+    Parameters
+    ----------
+    batch
+        Numpy arrays or CPU tensors, before any transform.
+    directory
+        Made if needed.
+    plan
+        The plan that the batch was read from.
+    mask_planes
+        Names of the bits of ``mask``, as they were asked for; written as ``MP_`` keywords.
+    flux_unit
+        Unit of ``image``.
+    overwrite
+        Replace files that are there.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files, in the order of the batch.
+
+    Raises
+    ------
+    ConfigurationError
+        If the batch is not one of this plan, lies on another device, or ``mask_planes`` do not fit its mask.
+    WriteError
+        If a file is there already, or cannot be written, such as on a full disk; files of the batch that were
+        written before it stay.
+    """
+    arrays = {name: _as_array(name, values) for name, values in batch.items() if name in _USED}
+    _check(arrays, plan, mask_planes)
+    target_of = _targets(arrays, plan)
+    folder = Path(directory)
+    paths = {folder / _name(arrays, i): (i, target) for i, target in target_of.items()}
+    if skipped := len(arrays["object_id"]) - len(target_of) - int(np.sum(arrays["is_padding"])):
+        _log.warning("%d of %d rows lie outside the coverage and are not written", skipped, len(arrays["object_id"]))
+    _prepare(folder, paths, overwrite)
+    for path, (i, target) in paths.items():
+        _write(path, [_primary(arrays, i, plan, target, mask_planes), *_hdus(arrays, i, plan, mask_planes, flux_unit)])
+    return list(paths)
+
+
+_USED = {*_PIXEL_PLANES, "psf", "psf_present", "band_present", "quality", "wcs", "object_id", "ra", "dec", "tract"} | {
+    "patch",
+    "yx0",
+    "offset",
+    "is_padding",
+}
+
+
+def _as_array(name: str, values: Any) -> Array:
+    try:
+        return np.asarray(values)
+    except (TypeError, RuntimeError) as error:  # torch: another device, or a gradient
+        raise ConfigurationError(f"{name!r} of the batch is no array: {error}; move the batch to the CPU") from error
+
+
+def _shape(batch: Mapping[str, Any]) -> tuple[int, int]:
+    for name in _PIXEL_PLANES:
+        if name in batch:
+            y, x = batch[name].shape[-2:]
+            return int(y), int(x)
+    raise ConfigurationError(f"the batch has none of the planes {', '.join(_PIXEL_PLANES)}, and so no shape")
+
+
+def _projection(batch: Mapping[str, Any], i: int) -> TanProjection:
+    """Return the projection over the pixels of one cutout, as its files say."""
+    if "wcs" not in batch:
+        raise ConfigurationError(f"the batch has no 'wcs'; it has {', '.join(batch)}")
+    rows = _as_array("wcs", batch["wcs"])
+    if not -len(rows) <= i < len(rows):
+        raise ConfigurationError(f"row {i} of a batch of {len(rows)}")
+    if not _has_wcs(rows[i]):
+        raise ConfigurationError(f"row {i} of the batch has no WCS: none of its files was read")
+    crval1, crval2, crpix1, crpix2, *cd = rows[i].astype(np.float64).tolist()
+    return TanProjection((crval1, crval2), (crpix1, crpix2), (cd[0], cd[1], cd[2], cd[3]))
+
+
+def _has_wcs(row: Array) -> bool:
+    return bool(np.isfinite(row).all() and row[4] * row[7] != row[5] * row[6])
+
+
+def _check(arrays: Mapping[str, Array], plan: CutoutPlan, mask_planes: Sequence[str]) -> None:
+    missing = sorted({"object_id", "ra", "dec", "tract", "patch", "yx0", "band_present", "is_padding"} - set(arrays))
+    if missing:
+        raise ConfigurationError(f"the batch lacks {', '.join(missing)}; give it as the loader or fetcher made it")
+    _shape(arrays)
+    if arrays["band_present"].shape[1] != len(plan.bands):
+        raise ConfigurationError(f"the batch has {arrays['band_present'].shape[1]} bands, the plan {plan.bands}")
+    if isinstance(mask_planes, str) or ("mask" in arrays) != bool(mask_planes):
+        raise ConfigurationError(
+            f"a batch with 'mask' and mask_planes=(names, ...) go together, got mask_planes={mask_planes!r}"
+        )
+    if mask_planes and np.any(arrays["mask"] >> len(mask_planes)):
+        raise ConfigurationError(f"the mask has more bits than the {len(mask_planes)} mask_planes {tuple(mask_planes)}")
+
+
+def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
+    """Return the target of the plan for each row of the batch that is to be written."""
+    rows = np.flatnonzero(~arrays["is_padding"].astype(bool) & (arrays["tract"] >= 0))
+    wanted = arrays["object_id"][rows]
+    targets = plan.targets_of(wanted)
+    same = (targets >= 0) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
+    same &= plan.tract[targets] == arrays["tract"][rows]
+    if not same.all():
+        raise ConfigurationError(f"object {wanted[~same][0]} of the batch is not in the plan, or has another box there")
+    return dict(zip(rows.tolist(), targets.tolist(), strict=True))
+
+
+def _name(arrays: Mapping[str, Array], i: int) -> str:
+    """Return the name of a target's file: of an id that is a text, what no file system minds, the rest as ``%XX``."""
+    identity = arrays["object_id"][i].item()
+    if isinstance(identity, str):
+        shown = quote(identity, safe="+")
+        identity = (
+            shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hashed([identity])[0]) & (2**64 - 1):016x}"
+        )
+    return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}.fits"
+
+
+def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
+    """Make the folder and see that nothing is in the way before anything is written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the folder {folder}: {error}") from error
+    there = [] if overwrite else [path for path in paths if path.exists()]
+    if there:
+        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
+        raise WriteError(f"{there[0]} exists{more}; choose another folder, or overwrite=True")
+
+
+def _write(path: Path, hdus: list[Any]) -> None:
+    """Write a file under another name and let it take its place when it is whole."""
+    from astropy.io.fits import HDUList
+
+    with whole_file(path) as part, part.open("wb") as stream:
+        HDUList(hdus).writeto(stream)
+
+
+def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int, mask_planes: Sequence[str]) -> Any:
+    """Return the empty first HDU: the target, and where its pixels come from."""
+    from astropy.io.fits import PrimaryHDU
+
+    hdu = PrimaryHDU()
+    header = hdu.header
+    y0, x0 = arrays["yx0"][i].tolist()
+    header["CREATOR"] = f"lsstcutouts {__version__}"
+    identity = arrays["object_id"][i].item()
+    header["OBJECTID"] = (_ascii(identity) if isinstance(identity, str) else identity), "object_id of the catalog"
+    header["RA"] = float(arrays["ra"][i]), "[deg] ICRS"
+    header["DEC"] = float(arrays["dec"][i]), "[deg] ICRS"
+    header["SKYMAP"] = _ascii(plan.skymap)
+    header["TRACT"] = int(arrays["tract"][i])
+    header["PATCH"] = int(arrays["patch"][i]), "the target's own patch"
+    header["Y0"], header["X0"] = (y0, "first row, tract pixels"), (x0, "first column, tract pixels")
+    if "offset" in arrays:
+        header["OFFSETY"] = float(arrays["offset"][i, 0]), "[pix] target minus middle of the box"
+        header["OFFSETX"] = float(arrays["offset"][i, 1]), "[pix] target minus middle of the box"
+    header["REPO"] = _ascii(plan.repo)
+    header["COLLECT"] = _ascii(",".join(plan.collections))
+    header["DSTYPE"] = _ascii(plan.dataset_type)
+    header["BANDS"] = ",".join(plan.bands)
+    header["MASKPLNS"] = ",".join(mask_planes), "bits of MASK from 0 on"
+    for b, band in enumerate(plan.bands):
+        header[f"BAND{b + 1}"] = band
+        header[f"PRES{b + 1}"] = bool(arrays["band_present"][i, b]), "some file gave a pixel"
+        if "quality" in arrays:
+            header[f"QUAL{b + 1}"] = int(arrays["quality"][i, b]), "bits, see lsstcutouts.read.quality.Quality"
+        for k, dataset in enumerate(_datasets(plan, target, b)):
+            # Said to be HIERARCH, since astropy warns when it finds out by itself.
+            key = f"DSID{b + 1}_{k + 1}"
+            header[key if len(key) <= 8 else f"HIERARCH {key}"] = dataset, f"dataset under the box, band {band}"
+    return hdu
+
+
+def _datasets(plan: CutoutPlan, target: int, band: int) -> Iterator[str]:
+    """Yield the UUIDs of the files under a box, the target's own patch first."""
+    box = Box.from_start(YX(*plan.yx0[target].tolist()), plan.size)
+    for patch in [int(plan.primary[target]), *plan.others_of(target)]:
+        file = int(plan.patches.files[patch, band])
+        inner = plan.patches.inner_box(patch)
+        y, x = plan.border
+        reach = Box(inner.y0 - y, inner.y1 + y, inner.x0 - x, inner.x1 + x)
+        if file >= 0 and not reach.intersection(box).is_empty:
+            yield plan.files.dataset_id[file]
+
+
+def _hdus(
+    arrays: Mapping[str, Array], i: int, plan: CutoutPlan, mask_planes: Sequence[str], flux_unit: str
+) -> Iterator[Any]:
+    """Yield the planes of one target, band by band."""
+    from astropy.io.fits import ImageHDU
+
+    place = _place_header(arrays, i, plan)
+    for b in range(len(plan.bands)):
+        for plane in _PIXEL_PLANES:
+            if plane not in arrays:
+                continue
+            pixels = arrays[plane][i, b]
+            hdu = ImageHDU(pixels.astype(np.uint8) if plane == "valid" else pixels)
+            _identify(hdu.header, plane, plan.bands, b)
+            hdu.header["PRESENT"] = bool(arrays["band_present"][i, b]), "some file gave a pixel of this band"
+            hdu.header.extend(_unit_cards(plane, mask_planes, flux_unit))
+            hdu.header.extend(place)
+            yield hdu
+        if "psf" in arrays and bool(arrays.get("psf_present", arrays["band_present"])[i, b]):
+            hdu = ImageHDU(arrays["psf"][i, b])
+            _identify(hdu.header, "psf", plan.bands, b)
+            yield hdu
+
+
+def _identify(header: "Header", plane: str, bands: Sequence[str], b: int) -> None:
+    # A name of its own for each band, since viewers list names, not versions. Readers take no notice of case.
+    header["EXTNAME"] = f"{plane}_{bands[b]}".upper()
+    if namesakes := sum(band.upper() == bands[b].upper() for band in bands[:b]):
+        header["EXTVER"] = namesakes + 1
+    header["BAND"] = bands[b]
+
+
+def _unit_cards(plane: str, mask_planes: Sequence[str], flux_unit: str) -> list[tuple[str, str | int]]:
+    """Return the cards that say what pixel values mean."""
+    if plane == "mask":
+        names = [f"MP_{name}" for name in mask_planes]
+        return [(n if len(n) <= 8 else f"HIERARCH {n}", bit) for bit, n in enumerate(names)]
+    unit = {"image": flux_unit, "variance": f"{flux_unit}**2", "ivar": f"{flux_unit}**-2"}.get(plane)
+    return [] if unit is None else [("BUNIT", unit)]
+
+
+def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Header":
+    """Return where the pixels are: the celestial WCS, and the place on the tract as LTV and "A" WCS."""
+    from astropy.io.fits import Header
+
+    start = YX(*arrays["yx0"][i].tolist())
+    if "wcs" in arrays and _has_wcs(arrays["wcs"][i]):
+        header = Header(_projection(arrays, i).header())
+    else:
+        header = Header(plan.projections[int(arrays["tract"][i])].header(start))
+    header["WCSNAMEA"] = "TRACT"
+    for axis, first in ((1, start.x), (2, start.y)):
+        # IRAF's, which viewers show as physical coordinates: tract pixels counted from 1. The "A" WCS counts from 0.
+        header[f"LTV{axis}"] = -float(first)
+        header[f"LTM{axis}_{axis}"] = 1.0
+        header[f"CTYPE{axis}A"] = "LINEAR"
+        header[f"CUNIT{axis}A"] = "pixel"
+        header[f"CRPIX{axis}A"] = 1.0
+        header[f"CRVAL{axis}A"] = float(first)
+        header[f"CDELT{axis}A"] = 1.0
+    return header
+
+
+def _ascii(text: str) -> str:
+    """Return text as FITS headers can hold it."""
+    return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text)

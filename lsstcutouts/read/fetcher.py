@@ -1,0 +1,382 @@
+"""The data access layer for people: positions in, arrays out."""
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..catalog.ids import Values, hashed, joined, taken
+from ..catalog.targets import Catalog
+from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
+from ..fits.memory import Memory
+from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size, parse_tract
+from ..plan.cutout_plan import CutoutPlan
+from ..plan.planner import Planner
+from ..plan.repository import Repository, as_names
+from ..sky.geometry import YX
+from .cache.limits import available_memory
+from .cache.stats import CacheStats
+from .cache.tile_cache import TileCache
+from .export import write_fits
+from .open_files import OpenFiles
+from .options import ReadOptions
+from .policies import lacking
+from .quality import Quality, QualityPolicy
+from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
+from .report import Report
+from .work import Batch
+
+__all__ = ["LsstDataFetcher"]
+
+_log = logging.getLogger(__name__)
+
+_MOST_IDLE = 256_000_000
+"""Bytes of dropped batches that wait for the next `fetch`: those of 600 cutouts of 6 bands and 128 x 128 pixels."""
+
+
+class LsstDataFetcher:
+    """Fetches synchronised multi-band cutouts from a Butler repository.
+
+    Tiles are decoded by a pool of threads and kept in a cache; located patches are remembered, absences too,
+    so that a second `fetch` of the same area asks the Butler nothing. Use it as a context manager. The
+    constructor reads nothing.
+
+    Parameters
+    ----------
+    repo
+        Path, label or URL of the repository, or an open Butler.
+    collections
+        Collection name or names, searched in order.
+    bands
+        One-letter bands as one string (``"gri"``) or a list of names; the channel order.
+    size
+        Pixels, or text with an angle such as ``"12 arcsec"``: one value, or ``(height, width)``.
+    dataset_type, skymap
+        What to read; the skymap defaults to the one that the coadds have.
+    planes
+        Any of ``"image"``, ``"variance"``, ``"ivar"``, ``"mask"``, ``"valid"``, ``"psf"``; only what they need is read.
+    mask_planes
+        Names of the mask planes for ``"mask"``, such as ``("SATURATED", "NO_DATA")`` (or ``"SAT"``, as DP1 spells
+        it); bit ``i`` of the result is the ``i``-th name, in every file.
+    missing_band
+        What becomes of a band that no file covers: ``"zero"`` or ``"nan"`` in its channel (``band_present`` says
+        so), ``"skip"`` leaves the target out, ``"raise"`` is a `MissingBandError`.
+    min_bands, required_bands
+        A target with fewer bands, or without one of these, is left out.
+    fill
+        What stands where the image has no value: 0 or NaN; ``"noise"`` draws every pixel that is not valid from
+        the variance, the same in each run with the same ``seed``.
+    quality
+        Checks of the pixels, a `QualityPolicy`.
+    on_read_error
+        What a file that cannot be read does: ``"raise"``; ``"mask"`` makes only the pixels that it holds invalid;
+        ``"skip"`` leaves the target out. `report` lists the file and its cause.
+    normalise_psf
+        Whether each PSF kernel is divided by its sum.
+    flux_unit
+        ``"nJy"``, or ``"native"`` for the files' own values.
+    tract
+        ``"primary"`` cuts each target from its own tract, the one that the skymap gives its position to, or, where the
+        coadds of that one cover no pixel of the box in any band, from the best other one; ``"strict"`` from its own tract
+        only; ``"best"`` from the tract whose files cover most of the box.
+    seed
+        Of the noise.
+    threads
+        Size of the pool; by default the cores that this process may use, at most 8.
+    cache_bytes
+        Budget of the tile cache, as `TileCache` takes it.
+
+    Examples
+    --------
+    >>> with LsstDataFetcher("dp2", collections="dp2", bands="gri", size=64) as fetcher:
+    ...     batch = fetcher.fetch(ra=[53.1, 53.2], dec=[-28.1, -28.0])
+    >>> batch["image"].shape
+    (2, 3, 64, 64)
+    """
+
+    def __init__(
+        self,
+        repo: str | os.PathLike[str] | Any,
+        *,
+        collections: str | Sequence[str],
+        bands: str | Iterable[str],
+        size: SizeLike,
+        dataset_type: str = "deep_coadd",
+        skymap: str | None = None,
+        planes: Sequence[str] = ("image",),
+        mask_planes: Sequence[str] = (),
+        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
+        min_bands: int = 0,
+        required_bands: Sequence[str] = (),
+        fill: float | Literal["noise"] = 0.0,
+        quality: QualityPolicy | None = None,
+        on_read_error: Literal["raise", "mask", "skip"] = "raise",
+        normalise_psf: bool = False,
+        flux_unit: Literal["nJy", "native"] = "nJy",
+        tract: Literal["primary", "strict", "best"] = "primary",
+        seed: int = 0,
+        threads: int | None = None,
+        cache_bytes: float | str = "auto",
+    ) -> None:
+        self.repo = repo
+        self.collections = as_names(collections)
+        self.bands = parse_bands(bands)
+        self.size = parse_size(size)
+        self.dataset_type, self.skymap, self.tract = dataset_type, skymap, parse_tract(tract)
+        self.options = ReadOptions(
+            planes=planes,  # type: ignore[arg-type]
+            mask_planes=mask_planes,  # type: ignore[arg-type]
+            missing_band=missing_band,
+            min_bands=min_bands,
+            required_bands=required_bands,  # type: ignore[arg-type]
+            fill=fill,
+            quality=quality,
+            on_read_error=on_read_error,
+            normalise_psf=normalise_psf,
+            flux_unit=flux_unit,
+            seed=seed,
+        )
+        self.options.check_bands(self.bands)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ConfigurationError(f"threads must be a whole number from 1 on, got {threads!r}")
+        self.threads = threads or default_threads()
+        self.cache = TileCache(cache_bytes)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin without threads, files and answers, as after the constructor, a fork or unpickling."""
+        self._process = os.getpid()
+        self._files = OpenFiles()
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
+        self._lock = Lock()  # a Butler is asked by one thread at a time
+        self._planner: Planner | None = None
+        self._pools: dict[int, Threads] = {}  # by number of threads: remote files take more
+        self._report: Report | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+
+    def __setstate__(self, settings: dict[str, Any]) -> None:
+        self.__dict__.update(settings)
+        self._start()
+
+    def _in_this_process(self) -> None:
+        """Leave threads, lock and Butler to the process that a fork copied them from: here they do not work."""
+        if self._process != os.getpid():
+            self._start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads and close files and repository; a later `fetch` opens them again.
+
+        A `fetch` of another thread ends with an error. Returns at once: where a generator holds the fetcher, the garbage
+        collector may call this, in any thread and inside any locked block.
+        """
+        self._in_this_process()
+        pools, self._pools = self._pools, {}
+        for pool in list(pools.values()):
+            pool.stop()  # closes the files, too
+        planner, self._planner = self._planner, None
+        self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
+        # Where the lock is held, `plan` is under way and closes the repository itself.
+        if planner is not None and self._lock.acquire(blocking=False):
+            try:
+                planner.repository.close()
+            finally:
+                self._lock.release()
+
+    def fetch(self, ra: ArrayLike | Any, dec: ArrayLike | None = None, *, object_id: ArrayLike | None = None) -> Batch:
+        """Return cutouts around positions, in their order.
+
+        Parameters
+        ----------
+        ra, dec
+            Degrees ICRS, or astropy Quantities: numbers or ``(N,)``; or an astropy ``SkyCoord`` alone, in any frame.
+        object_id
+            ``(N,)`` unique integers or texts; by default 0 to N - 1.
+
+        Returns
+        -------
+        dict
+            ``image`` ``(N, B, Y, X)`` float32 in the file's unit (nJy), ``band_present`` ``(N, B)`` and the rest of
+            the batch. A position outside the coverage is one that lacks every band: by default it gives zeros, with
+            ``band_present`` all False and tract and patch -1. `report` says what became of every position.
+
+        Raises
+        ------
+        CoverageError
+            If no position is covered.
+        CatalogError, RepositoryError, ReadError
+            If the positions, the repository or a file cannot be used.
+        """
+        plan = self.plan(Catalog.from_arrays(ra, dec, object_id))
+        return _with_rejected(self.fetch_plan(plan), plan, self.options)
+
+    def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
+        """Return the plan of a catalog, asking the Butler only for patches that are not known yet."""
+        targets = Catalog.from_any(catalog, columns=columns)
+        self._in_this_process()
+        with self._lock:
+            planner = self._planner = self._planner or self._new_planner()
+            try:
+                return planner.plan(targets)
+            finally:
+                if self._planner is not planner:  # `close` was called meanwhile
+                    planner.repository.close()
+
+    def _new_planner(self) -> Planner:
+        repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
+        try:
+            return Planner(repository, self.bands, self.size, self.tract)
+        except LsstCutoutsError:
+            repository.close()
+            raise
+
+    def fetch_plan(self, plan: CutoutPlan, rows: ArrayLike | None = None) -> Batch:
+        """Return the cutouts of a plan's targets as one batch.
+
+        Parameters
+        ----------
+        plan
+            Made by `plan` or `build_plan`.
+        rows
+            Numbers of the plan's targets in any order, or a mask of them; all of them by default.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the batch would take more than the memory that is free.
+        PlanError
+            If the plan is for other bands or another size than this fetcher.
+        """
+        if plan.bands != self.bands or not has_size(plan, self.size):
+            wanted = f"{self.size.y} x {self.size.x} pixels" if isinstance(self.size, YX) else str(self.size)
+            raise PlanError(
+                f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, this fetcher for "
+                f"{','.join(self.bands)} and {wanted}; make it with this fetcher's plan()"
+            )
+        targets = checked_targets(rows, plan)
+        self._in_this_process()
+        self._check_memory(plan, len(targets))
+        reader = CutoutReader(
+            plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
+        )
+        threads = threads_for(plan, self.threads)
+        pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
+        try:
+            delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
+        except CancelledError as error:
+            raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
+        report = Report(plan, None if rows is None else targets)
+        report.add(delivery.account)
+        self._report = report
+        if losses := report.losses():
+            _log.warning("%s (`report` of the fetcher)", losses)
+        return delivery.batch
+
+    def write_fits(self, batch: Batch, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+        """Write each target of a batch that this fetcher fetched to a FITS file of its own.
+
+        As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
+        """
+        ids = batch["object_id"]
+        _, once = np.unique(np.asarray(ids), return_index=True)
+        ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
+        plan = self.plan(Catalog.from_arrays(ra, dec, taken(ids if isinstance(ids, list) else np.asarray(ids), once)))
+        return write_fits(
+            batch,
+            directory,
+            plan,
+            mask_planes=self.options.mask_planes,
+            flux_unit=self.options.flux_unit,
+            overwrite=overwrite,
+        )
+
+    @property
+    def report(self) -> Report:
+        """What became of every row of the latest `fetch` or `fetch_plan`.
+
+        Raises
+        ------
+        ConfigurationError
+            If nothing has been fetched.
+        """
+        if self._report is None:
+            raise ConfigurationError("there is no report before something has been fetched")
+        return self._report
+
+    def refresh(self) -> None:
+        """Forget what the Butler said, absences included, and every decoded tile."""
+        self._in_this_process()
+        with self._lock:
+            if self._planner is not None:
+                self._planner.forget()
+        self._files.close()
+        self.cache.clear()
+
+    def cache_info(self) -> CacheStats:
+        """Return hits, misses and bytes of the tile cache so far."""
+        return self.cache.stats()
+
+    def _check_memory(self, plan: CutoutPlan, count: int) -> None:
+        pixels = count * len(plan.bands) * plan.size.y * plan.size.x
+        needed = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources}))
+        if needed > available_memory() or self._memory.idle > _MOST_IDLE:
+            self._memory.trim()
+        if needed > (free := available_memory()):
+            raise MemoryBudgetError(
+                f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
+                "pieces with rows=, or iterate over a CutoutDataset"
+            )
+
+
+def _as_delivered(delivery: Delivery) -> Delivery:
+    return delivery
+
+
+def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batch:
+    """Return the batch with a row for each rejected position, which lacks every band, in the order of the catalog."""
+    lost = plan.rejected
+    absent = np.ones((len(lost), len(plan.bands)), bool)
+    if options.missing_band == "raise" and len(lost):
+        number, reasons = lost.texts()
+        raise MissingBandError(
+            f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
+            f"{len(lost) - 1} more lie outside the coverage; the first: {reasons[number[0]]}"
+        )
+    if not len(lost) or lacking(absent, plan.bands, options).any():
+        return batch
+    minus = np.full(len(lost), -1, np.int64)
+    fill: dict[str, Values] = {
+        "object_id": lost.object_id,
+        "object_hash": hashed(lost.object_id),
+        "ra": lost.ra,
+        "dec": lost.dec,
+        "tract": minus,
+        "patch": minus,
+        "quality": np.full(absent.shape, Quality.BAND_ABSENT, np.int32),
+        "wcs": np.full((len(lost), 8), np.nan),
+    }
+    nan = {"image", "variance"} if options.missing_band == "nan" else set()
+    order = np.argsort([*plan.row[plan.targets_of(batch["object_id"])], *lost.row])
+    whole: Batch = {}
+    for name, values in batch.items():
+        if name in fill:
+            whole[name] = taken(joined([values, fill[name]]), order)
+            continue
+        array = np.asarray(values)
+        extra = np.full((len(lost), *array.shape[1:]), np.nan if name in nan else 0, array.dtype)
+        whole[name] = np.concatenate([array, extra])[order]
+    return whole

@@ -1,0 +1,444 @@
+"""Batches of cutouts from a plan, read by one thread or by a pool.
+
+The unit of work is a batch. Its arrays are made fresh, filled by several threads (each its own targets) and
+never touched again once they are handed over.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..catalog.ids import hashed, taken
+from ..errors import ConfigurationError
+from ..fits.kernels import load_kernels
+from ..fits.memory import Memory
+from ..fits.stages import StageClock
+from ..plan.cutout_plan import CutoutPlan
+from ..source.remote import REQUESTS_AT_ONCE
+from .batch_report import Account
+from .cache.tile_cache import TileCache
+from .fill import Filler
+from .open_files import OpenFiles
+from .options import ReadOptions
+from .policies import outcomes, settle
+from .quality import Outcome
+from .tiles import TileReader
+from .work import Batch, Empty, Work, psf_shape
+
+__all__ = [
+    "CutoutReader",
+    "Delivery",
+    "Request",
+    "Threads",
+    "checked_targets",
+    "default_threads",
+    "stream",
+    "threads_for",
+]
+
+_LEAST_PART, _LARGEST_PART = 32, 128
+"""Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
+
+_WARM = 16
+"""Batches in a row that missed no tile, after which remote files count as read: large parts are faster by a fifth then,
+and slower by a multiple where a tile is missed after all, as when an epoch goes on to the next patch."""
+
+
+def default_threads() -> int:
+    """Return the number of cores that this process may use, at most 8."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def threads_for(plan: CutoutPlan, threads: int, processes: int = 1) -> int:
+    """Return the size of a pool that reads a plan.
+
+    Threads that read remote files mostly wait, so that their number is that of the requests that are sent at once.
+
+    Parameters
+    ----------
+    plan
+        What is read.
+    threads
+        How many are worth it for decoding.
+    processes
+        Processes that read beside each other, and share the requests.
+    """
+    return max(threads, -(-REQUESTS_AT_ONCE // processes)) if plan.files.remote else threads
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What one batch is to hold.
+
+    Attributes
+    ----------
+    targets
+        ``(n,)`` numbers in the plan.
+    padding
+        Whether they are there only to keep ranks in step: marked ``is_padding``, and not accounted for.
+    columns
+        Further arrays ``(n, ...)`` that travel with the targets.
+    """
+
+    targets: NDArray[np.int64]
+    padding: bool = False
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """A batch, and what became of each target that it was to hold."""
+
+    batch: Batch
+    account: Account
+
+
+class CutoutReader:
+    """Reads targets of a plan into batches of arrays; may be used from several threads.
+
+    Parameters
+    ----------
+    plan
+        What to read.
+    options
+        Planes and policies.
+    cache, files
+        Where decoded tiles and open files are kept; by default this reader's own.
+    clock
+        Adds up where the time goes.
+    empty
+        Makes the large arrays of a batch, page-locked ones for example; by default memory of batches that have been
+        dropped is used again.
+    whole_tiles
+        Whether tiles are decoded as a whole, where this plan's targets need only their first rows: worth it where
+        other plans will read from the same cache.
+
+    Raises
+    ------
+    ConfigurationError
+        If the policies do not fit the plan's bands.
+    PlaneError
+        If the PSF is asked for and the plan's files have none that can be read.
+    """
+
+    def __init__(
+        self,
+        plan: CutoutPlan,
+        options: ReadOptions | None = None,
+        *,
+        cache: TileCache | None = None,
+        files: OpenFiles | None = None,
+        clock: StageClock | None = None,
+        empty: Empty | None = None,
+        whole_tiles: bool = False,
+    ) -> None:
+        self.plan = plan
+        self.clock = clock
+        self._empty = empty
+        self.options = options or ReadOptions()
+        self.options.check_bands(plan.bands)
+        self.options.check_size(plan.size)
+        if "psf" in self.options.planes:
+            psf_shape(plan)
+        load_kernels()
+        self.cache = TileCache() if cache is None else cache
+        self._memory = Memory(self.cache.reserve, self.cache.release)
+        self._files = OpenFiles() if files is None else files
+        self._without_misses = 0  # batches in a row
+        self._filler = Filler(
+            plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
+        )
+
+    def close(self) -> None:
+        """Close every file; a later read opens them again."""
+        self._files.close()
+
+    def read(self, targets: NDArray[np.int64]) -> Batch:
+        """Return one batch, read by the calling thread alone."""
+        return self.deliver(targets).batch
+
+    def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
+        """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
+        work = self._new_work(targets)
+        self._fill(work, range(len(targets)))
+        return self._finished(work, Request(targets), pad=pad)
+
+    def submit[T](
+        self,
+        threads: "Threads",
+        request: Request,
+        *,
+        share: int | None = None,
+        pad: bool = False,
+        then: Callable[[Delivery], T],
+    ) -> "Pending[T]":
+        """Start reading one batch.
+
+        Parameters
+        ----------
+        threads
+            They fill the batch.
+        request
+            What it is to hold.
+        share
+            How many of the threads this batch may have where several batches are under way and the files are remote; by
+            default all of them.
+        pad
+            Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
+        then
+            Makes the result of the delivery, in the thread that finishes the batch.
+        """
+        targets = request.targets
+        work = self._new_work(targets)
+        near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
+        count = share or threads.count
+        if self.plan.files.remote and self._without_misses < _WARM:
+            size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
+        else:  # two parts a thread: at the end of a pass no thread waits long for the others
+            size = max(_LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
+        size = max(1, min(size, _LARGEST_PART))
+        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
+        missed = self.cache.stats().misses
+
+        def finish() -> T:
+            # From the beginning of this batch, not of the last one: of two that are begun together nothing is known.
+            self._without_misses = self._without_misses + 1 if self.cache.stats().misses == missed else 0
+            return then(self._finished(work, request, pad=pad))
+
+        return Pending(threads, [partial(self._fill, work, part) for part in parts], finish)
+
+    def _new_work(self, targets: NDArray[np.int64]) -> Work:
+        return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
+
+    def _fill(self, work: Work, part: Iterable[int]) -> None:
+        part = list(part)
+        with nullcontext() if self.clock is None else self.clock.rest("assemble"):
+            self._filler.fill(work, part)
+            for n in part:
+                settle(work, n, self.plan, self.options)
+
+    def _finished(self, work: Work, request: Request, *, pad: bool) -> Delivery:
+        outcome = outcomes(work, self.plan, self.options)
+        account = Account.empty(len(self.plan.bands)) if request.padding else work.account(outcome)
+        kept = np.flatnonzero(outcome == Outcome.DELIVERED)
+        padding = pad and not len(kept) and len(outcome) > 0
+        if padding:
+            kept = np.zeros(1, np.int64)
+        batch = self._planes(work)
+        if len(kept) < len(outcome):
+            batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
+        self.cache.note(delivered=sum(np.asarray(batch[name]).nbytes for name in self.options.planes))
+        batch |= self._rows(work.targets[kept])
+        batch |= {name: values[kept] for name, values in request.columns.items()}
+        batch["is_padding"] = np.full(len(kept), padding or request.padding)
+        for name in {"image", "variance"} & batch.keys() if padding else ():
+            batch[name] = np.nan_to_num(np.asarray(batch[name]))  # a NaN would spoil what normalises a whole batch
+        return Delivery(batch, account)
+
+    def _planes(self, work: Work) -> Batch:
+        """Return the arrays that the batch holds of every target, delivered or not."""
+        made = {**work.sources, "valid": work.valid, "ivar": work.ivar, "psf": work.psf}
+        if "mask" in self.options.planes:
+            made["mask"] = work.sources["mask"] & ((1 << len(self.options.mask_planes)) - 1)
+        batch: Batch = {name: plane for name in self.options.planes if (plane := made[name]) is not None}
+        if work.psf_present is not None:
+            batch["psf_present"] = work.psf_present
+        return batch | {"band_present": work.present, "quality": work.quality, "wcs": work.wcs}
+
+    def _rows(self, targets: NDArray[np.int64]) -> Batch:
+        """Return what the plan says of targets."""
+        plan = self.plan
+        primary = plan.primary[targets]
+        rows: Batch = {
+            "object_id": taken(plan.object_id, targets),
+            "ra": plan.ra[targets],
+            "dec": plan.dec[targets],
+            "tract": plan.patches.tract[primary],
+            "patch": plan.patches.patch[primary],
+            "yx0": plan.yx0[targets].astype(np.int64),
+            "offset": plan.offset[targets],
+        }
+        if isinstance(ids := rows["object_id"], list):
+            rows["object_hash"] = hashed(ids)
+        for name in plan.columns if self.options.columns is None else self.options.columns:
+            rows[name] = taken(plan.columns[name], targets)
+        return rows
+
+
+class Threads:
+    """Threads that fill batches. They start when there is work, and end by themselves when this is stopped or dropped.
+
+    Parameters
+    ----------
+    count
+        How many there are at most.
+    after_stop
+        Called when this is stopped, and again whenever a function ends that was under way then: it may have opened a file
+        meanwhile. Must not wait or lock, as `stop`.
+    """
+
+    def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
+        self.count = count
+        self._after_stop = after_stop
+        self._pool: ThreadPoolExecutor | None = self._new_pool()
+
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        """Call a function in one of the threads.
+
+        Raises
+        ------
+        CancelledError
+            If the threads have been stopped.
+        """
+        pool = self._pool
+        if pool is None:
+            raise CancelledError
+        try:
+            return pool.submit(self._run, function)
+        except BaseException:
+            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
+            pool.shutdown(wait=False)
+            self._pool = None if self._pool is None else self._new_pool()
+            raise
+
+    def stop(self) -> None:
+        """Call off what has not begun, and return at once.
+
+        The garbage collector may call this in any thread, one of these included, and inside any locked block. So it
+        neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
+        """
+        self._pool = None
+        if self._after_stop is not None:
+            self._after_stop()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
+
+    def _run(self, function: Callable[[], None]) -> None:
+        if self._pool is None:
+            return
+        try:
+            function()
+        finally:
+            if self._pool is None and self._after_stop is not None:
+                self._after_stop()
+
+
+class Pending[T]:
+    """A batch under way. The thread that fills its last part also finishes it, so that the loop never does."""
+
+    def __init__(self, threads: Threads, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
+        self._finish = finish
+        self._process = os.getpid()
+        self._left = list(range(len(parts)))
+        self._failed = False
+        self._finished: list[T] = []
+        self._parts = [threads.submit(partial(self._run, part)) for part in parts]
+
+    def result(self) -> T:
+        """Wait for the batch and return it; what a part raised is raised here.
+
+        Raises
+        ------
+        CancelledError
+            If the threads were stopped meanwhile.
+        ConfigurationError
+            In a process that was forked meanwhile: it has none of the threads.
+        """
+        if self._process != os.getpid():
+            raise ConfigurationError(
+                f"this pass was begun in process {self._process}, from which this one was forked without its threads; begin "
+                "a pass of its own here"
+            )
+        parts, self._parts = self._parts, []
+        try:
+            while parts:
+                parts.pop(0).result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+        except BaseException:
+            self._failed = True  # after Ctrl-C, too, nobody wants the rest
+            raise
+        if not self._finished:
+            raise CancelledError
+        return self._finished[0]
+
+    def _run(self, part: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            part()
+        except BaseException:  # raised again where the result is asked for; the other parts need not begin
+            self._failed = True
+            raise
+        if self._left.pop() == 0:
+            self._finished.append(self._finish())
+
+
+def stream[T](
+    reader: CutoutReader,
+    requests: Iterable[Request],
+    *,
+    threads: int,
+    ahead: int,
+    then: Callable[[Delivery], T],
+) -> Iterator[T]:
+    """Yield batches in the order asked for, whatever order threads finish in.
+
+    Parameters
+    ----------
+    reader
+        Reads them; its files are closed when the generator ends or is dropped.
+    requests
+        One a batch. A batch that loses all its targets holds one row of padding.
+    threads
+        How many fill batches; they end when the generator ends or is dropped.
+    ahead
+        Batches under way beyond the one that is waited for.
+    then
+        Makes what is yielded of a batch, in one of the threads.
+    """
+    pool = Threads(threads, reader.close)
+    # The batches under way share the threads: smaller parts cost more.
+    share = -(-threads // (ahead + 1)) if reader.plan.files.remote else threads
+    waiting: deque[Pending[T]] = deque()
+    try:
+        for request in requests:
+            waiting.append(reader.submit(pool, request, share=share, pad=True, then=then))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
+        # or locks.
+        pool.stop()
+        waiting.clear()
+
+
+def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:
+    """Return target numbers of a plan from numbers, from a mask of all targets, or all of them for None.
+
+    Raises
+    ------
+    ConfigurationError
+        If they are no whole numbers within the plan.
+    """
+    if rows is None:
+        return np.arange(len(plan))
+    array = np.asarray(rows)
+    if array.dtype == np.bool_ and array.shape == (len(plan),):
+        return np.flatnonzero(array)
+    whole = array.size == 0 or np.issubdtype(array.dtype, np.integer)
+    if not whole or array.ndim > 1 or (array.size and not (array.min() >= 0 and array.max() < len(plan))):
+        raise ConfigurationError(
+            f"rows must be whole numbers that lie between 0 and {len(plan) - 1}, the targets of the plan, or a mask of all "
+            f"{len(plan)}; got {array.dtype} of shape {array.shape}"
+        )
+    return array.reshape(-1).astype(np.int64)

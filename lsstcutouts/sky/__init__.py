@@ -1,0 +1,1 @@
+"""Boxes on the tract's pixel grid, projections, and the choice of tract and patch."""

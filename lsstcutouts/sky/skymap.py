@@ -1,0 +1,403 @@
+"""Sky to tract to patch, from the Butler's dimension records alone (no ``lsst.skymap``).
+
+Rubin skymaps project each tract with a gnomonic (``TAN``) projection, which is projective: the four
+corners of the tract's region, as unit vectors, fix the whole map from sky to pixels exactly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import GeometryMismatchError, SkyMapError
+from .geometry import YX, Box, TanProjection, projection_from_corners
+
+__all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection", "unit_vectors"]
+
+WCS_TOLERANCE = 0.01
+"""Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
+
+_CHECKED = 21
+"""Pixels along each side of a file where its WCS is compared."""
+
+
+def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
+    """Return ``(N, 3)`` unit vectors of positions in degrees."""
+    alpha, delta = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
+    return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tract:
+    """One tract: its projection and its grid of patches.
+
+    Attributes
+    ----------
+    id
+        Tract number of the skymap.
+    projection
+        Sky to tract pixels.
+    grid
+        Number of patches ``(y, x)``.
+    inner
+        Rows and columns of a patch's inner region; the inner regions tile the tract exactly.
+    """
+
+    id: int
+    projection: TanProjection
+    grid: YX[int]
+    inner: YX[int]
+
+    @property
+    def bbox(self) -> Box:
+        """The tract's pixels: the union of the inner regions."""
+        return Box(0, self.grid.y * self.inner.y, 0, self.grid.x * self.inner.x)
+
+    @property
+    def radius(self) -> float:
+        """Radians from the tangent point to the farthest corner, or a little more."""
+        return float(np.arccos(_cosine(self, 0.0)))
+
+    @classmethod
+    def from_corners(
+        cls,
+        tract: int,
+        corners: NDArray[np.float64],
+        *,
+        grid: YX[int] | None = None,
+        inner: YX[int] | None = None,
+        pixel_scale: YX[float] | None = None,
+    ) -> "Tract":
+        """Return the tract whose region has these corners.
+
+        Parameters
+        ----------
+        tract
+            Tract number.
+        corners
+            ``(4, 3)`` unit vectors, in any order: the outer edges of the tract's corner pixels.
+        grid, inner
+            Number of patches, or pixels of a patch's inner region, ``(y, x)``: one follows from the other.
+        pixel_scale
+            Arcseconds a pixel at the tangent point, of a file or of a known skymap. Where it is not known, it follows
+            from the tangent point, which ``lsst.skymap`` puts half a pixel before the middle of a tract of an even
+            number of pixels.
+
+        Raises
+        ------
+        SkyMapError
+            If the region is not a quadrilateral or its sides are not whole numbers of patches and pixels.
+        """
+        if corners.shape != (4, 3):
+            raise SkyMapError(f"tract {tract}: its region has {len(corners)} corners instead of 4")
+        parts = grid or inner
+        if parts is None:
+            raise SkyMapError(f"tract {tract}: neither the number of patches nor their size is known")
+        unit = projection_from_corners(corners)  # one pixel is one tract side here
+        if pixel_scale is None:
+            side = _side_from_tangent_point(tract, unit, parts)
+        else:
+            side = YX(*(_whole(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True)))
+        if side.y % parts.y or side.x % parts.x:
+            raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
+        other = YX(y=side.y // parts.y, x=side.x // parts.x)
+        projection = TanProjection(
+            crval=unit.crval,
+            crpix=(unit.crpix[0] * side.x - 0.5, unit.crpix[1] * side.y - 0.5),
+            cd=(unit.cd[0] / side.x, unit.cd[1] / side.y, unit.cd[2] / side.x, unit.cd[3] / side.y),
+        )
+        return cls(tract, projection, grid or other, inner or other)
+
+    def patch_at(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
+        """Return the patch whose inner region holds each tract pixel position; -1 outside the tract."""
+        row = np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y)
+        col = np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x)
+        inside = (row >= 0) & (row < self.grid.y) & (col >= 0) & (col < self.grid.x)
+        with np.errstate(invalid="ignore"):
+            return np.where(inside, row * self.grid.x + col, -1).astype(np.int64)
+
+    def nearest_patch(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
+        """Return the patch whose inner region holds each tract pixel position or, outside the tract, is nearest."""
+        row = np.clip(np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y), 0, self.grid.y - 1)
+        col = np.clip(np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x), 0, self.grid.x - 1)
+        return np.asarray(row * self.grid.x + col, np.int64)
+
+    def is_at_edge(self, patch: int) -> bool:
+        """Whether a patch is one of the outermost of its tract."""
+        row, col = divmod(patch, self.grid.x)
+        return row in {0, self.grid.y - 1} or col in {0, self.grid.x - 1}
+
+    def inner_box(self, patch: int) -> Box:
+        """Return the inner region of a patch, tract pixels."""
+        row, col = divmod(patch, self.grid.x)
+        return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
+
+
+def _whole(tract: int, side: float, scale: float) -> int:
+    """Return a tract side, arcseconds, as whole pixels."""
+    pixels = side / scale
+    if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
+        raise SkyMapError(
+            f"tract {tract}: a side of {pixels:.3f} px of {scale:.6g} arcsec is not whole; is the pixel scale another one?"
+        )
+    return round(pixels)
+
+
+def _side_from_tangent_point(tract: int, unit: TanProjection, parts: YX[int]) -> YX[int]:
+    """Return the pixels along a tract's sides from how far its tangent point is off its middle, half a pixel."""
+    off = YX(y=0.5 - unit.crpix[1], x=0.5 - unit.crpix[0])  # tract sides
+    sides = [0.5 / max(o, 1e-7) / n for o, n in zip(off, parts, strict=True)]
+    if any(abs(side - round(side)) > 0.2 or round(side) < 1 for side in sides) or min(off) < 1e-6:
+        raise SkyMapError(f"tract {tract}: its region alone does not tell the pixel scale; no file of it can be read")
+    return YX(*(round(side) * n for side, n in zip(sides, parts, strict=True)))
+
+
+class PixelToSky(Protocol):
+    """The way from tract pixels to the sky that a file gives, whatever distortions it has."""
+
+    @property
+    def crval(self) -> tuple[float, float]:
+        """Tangent point ``(ra, dec)``, degrees ICRS."""
+        ...
+
+    def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return ``(ra, dec)`` in degrees ICRS of tract pixels."""
+        ...
+
+
+def check_projection(
+    mine: PixelToSky, reference: TanProjection, bbox: Box, what: str, whose: str = "its tract"
+) -> None:
+    """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px anywhere in a box.
+
+    The message names the file, ``what``, and the tract, ``whose``.
+
+    Looked at on a grid of pixels, first and last ones among them: the polynomials of a SIP distortion, of ninth
+    order at most, can vanish in the corners and nowhere else.
+    """
+    # The files of a patch have one projection: it is looked at once for all bands.
+    away, y, x = _once(mine, reference, bbox) if isinstance(mine, TanProjection) else _farthest(mine, reference, bbox)
+    if not away <= WCS_TOLERANCE:
+        raise GeometryMismatchError(
+            f"{what}: its WCS is {away:.3f} px away from that of {whose} at pixel (y={y:.0f}, "
+            f"x={x:.0f}) (reference tangent point {reference.crval}, the file's {mine.crval}); the file does not "
+            "belong to this tract and skymap, or its header is damaged"
+        )
+
+
+def _farthest(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
+    """Return how far two projections are apart where they are farthest, and that pixel ``(y, x)``."""
+    y, x = np.meshgrid(
+        np.linspace(bbox.y0, bbox.y1 - 1, _CHECKED), np.linspace(bbox.x0, bbox.x1 - 1, _CHECKED), indexing="ij"
+    )
+    yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
+    away = np.hypot(yx.y - y, yx.x - x)
+    worst = np.unravel_index(np.argmax(away), away.shape)  # a NaN counts as the greatest
+    return float(away[worst]), float(y[worst]), float(x[worst])
+
+
+_once = lru_cache(maxsize=256)(_farthest)
+
+
+@dataclass(frozen=True)
+class RingsGeometry:
+    """The tract layout of a ``RingsSkyMap`` (version 1), by formula.
+
+    Rings of equal height in Dec, each cut into tracts equally wide in RA, and one tract at each pole.
+    Source: lsst/skymap, ``python/lsst/skymap/ringsSkyMap.py``.
+
+    Attributes
+    ----------
+    inner
+        Rows and columns of a patch's inner region.
+    grid
+        Number of patches of a tract.
+    pixel_scale
+        Arcseconds a pixel at the tangent point.
+    border
+        Pixels by which a file reaches beyond its inner region.
+    clipped
+        Whether files end where their tract does.
+    rings, ra_start
+        Number of rings, and RA of the first tract of each, degrees.
+    """
+
+    inner: YX[int]
+    grid: YX[int]
+    pixel_scale: float
+    border: int
+    clipped: bool
+    rings: int = 120
+    ra_start: float = 0.0
+
+    @property
+    def height(self) -> float:
+        """Height of a ring, radians; the two polar caps together count as one more ring."""
+        return float(np.pi / (self.rings + 1))
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """``(rings,)`` number of tracts in each ring, from south to north."""
+        south = self.height * (np.arange(self.rings) + 0.5) - np.pi / 2
+        nearest = np.minimum(np.abs(south), np.abs(south + self.height))
+        return (2 * np.pi * np.cos(nearest) / self.height).astype(np.int64) + 1
+
+    @cached_property
+    def first(self) -> NDArray[np.int64]:
+        """``(rings + 1,)`` number of the first tract of each ring, and of the north cap."""
+        return np.concatenate([[1], 1 + np.cumsum(self.counts)])
+
+    @property
+    def tracts(self) -> int:
+        """Number of tracts of the whole sky."""
+        return int(self.first[-1]) + 1
+
+    def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the tract that ``RingsSkyMap.findTract`` chooses (not the one with the nearest centre)."""
+        start = self.height / 2 - np.pi / 2
+        delta = np.radians(np.asarray(dec, np.float64))
+        ring = np.clip(((delta - start) / self.height).astype(np.int64), 0, self.rings - 1)
+        count = self.counts[ring]
+        turn = np.radians((np.asarray(ra, np.float64) - self.ra_start) % 360.0)
+        number = (turn / (2 * np.pi / count) + 0.5).astype(np.int64) % count
+        tract = self.first[ring] + number
+        return np.where(delta < start, 0, np.where(delta > -start, self.tracts - 1, tract)).astype(np.int64)
+
+    def near(
+        self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return all pairs ``(row, tract)``, ``(M,)`` each, of positions and tracts centred within ``radius`` degrees."""
+        reach, delta = np.radians(radius) + 1e-9, np.radians(np.asarray(dec, np.float64))
+        turn = np.radians((np.asarray(ra, np.float64) - self.ra_start) % 360.0)
+        ring = np.floor((delta + np.pi / 2) / self.height - 0.5).astype(np.int64)
+        span = int(reach / self.height) + 1
+        south, north = np.flatnonzero(delta + np.pi / 2 <= reach), np.flatnonzero(np.pi / 2 - delta <= reach)
+        pairs = [(south, np.zeros_like(south)), (north, np.full_like(north, self.tracts - 1))]
+        for step in range(-span, span + 1):
+            rows = np.flatnonzero((ring + step >= 0) & (ring + step < self.rings))
+            pairs.append(self._near_in_ring(rows, ring[rows] + step, turn[rows], delta[rows], reach))
+        row, tract = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
+        return row, tract
+
+    def _near_in_ring(
+        self,
+        rows: NDArray[np.int64],
+        ring: NDArray[np.int64],
+        turn: NDArray[np.float64],
+        delta: NDArray[np.float64],
+        reach: float,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs of positions and tracts of one ring for each, by the spherical law of cosines."""
+        centre = self.height * (ring + 1) - np.pi / 2
+        # At a pole every RA is equally far: the tiny divisor makes that all of the ring, or nothing.
+        across = np.maximum(np.cos(centre) * np.cos(delta), 1e-300)
+        cosine = (np.cos(reach) - np.sin(centre) * np.sin(delta)) / across
+        half = np.arccos(np.clip(cosine, -1, 1))
+        count = self.counts[ring]
+        width = 2 * np.pi / count
+        first = np.ceil((turn - half) / width).astype(np.int64)
+        last = np.floor((turn + half) / width).astype(np.int64)
+        many = np.where(cosine > 1, 0, np.minimum(last - first + 1, count))
+        owner = np.repeat(np.arange(len(rows)), many)
+        place = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
+        return rows[owner], self.first[ring[owner]] + (first[owner] + place) % count[owner]
+
+    def centre(self, tract: int) -> tuple[float, float]:
+        """Return the tangent point of a tract, degrees."""
+        if not 0 <= tract < self.tracts:
+            raise SkyMapError(f"no tract {tract}: this skymap has the tracts 0 to {self.tracts - 1}")
+        if tract in {0, self.tracts - 1}:
+            return 0.0, -90.0 if tract == 0 else 90.0
+        ring = int(np.searchsorted(self.first, tract, side="right")) - 1
+        ra = 360.0 * (tract - int(self.first[ring])) / int(self.counts[ring]) + self.ra_start
+        return ra % 360.0, float(np.degrees(self.height * (ring + 1) - np.pi / 2))
+
+
+KNOWN_RINGS: Mapping[str, RingsGeometry] = {
+    # lsst_cells_v1 (DP1) and lsst_cells_v2 (DP2)
+    "e2736e41244df00bbdb93aecac0ae4b2d19dda91": RingsGeometry(YX(3000, 3000), YX(10, 10), 0.2, 200, clipped=False),
+    "a5f11e561505dc6b24ec8f4ef547bc592e8299da": RingsGeometry(YX(3000, 3000), YX(10, 10), 0.2, 150, clipped=False),
+    # DC2 (DP0.2) and hsc_rings_v1
+    "1e5fa85fe242606426528f5f7b8dbf01cbaaff9e": RingsGeometry(YX(4000, 4000), YX(7, 7), 0.2, 100, clipped=True),
+    "e29fe9f1008e359f36a3677e7d69cc439376d1e6": RingsGeometry(YX(4000, 4000), YX(9, 9), 0.168, 100, clipped=True),
+}
+"""Hash of a skymap's dimension record to its layout: the hash covers every setting of the skymap, so equal
+hashes mean equal geometry. All four are those of real records: of the DP1 and DP2 registries, of ``DC2`` in
+lsst/ap_verify_ci_dc2 (``config/export.yaml``), of ``hsc_rings_v1`` in lsst/testdata_jointcal (``hsc/exports.yaml``)."""
+
+
+@dataclass(frozen=True)
+class SkyMap:
+    """The tracts of one skymap that matter here.
+
+    Attributes
+    ----------
+    name
+        The skymap's name in the repository.
+    tracts
+        Tract number to tract.
+    rings
+        The layout, where the skymap is a known ring skymap.
+    bare
+        Elsewhere: tracts beside those, which have no coadds. They take part in the choice of a position's own tract;
+        each counts as one patch.
+    """
+
+    name: str
+    tracts: Mapping[int, Tract]
+    rings: RingsGeometry | None = None
+    bare: Mapping[int, Tract] = field(default_factory=dict)
+
+    def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return ``(N,)`` numbers of the tracts that the skymap gives positions in degrees to; -1 for none.
+
+        On a known ring skymap the choice is ``RingsSkyMap.findTract``'s, and the tract need not be among ``tracts``;
+        elsewhere the nearest tract centre among the tracts that contain the position.
+        """
+        if self.rings is not None:
+            return self.rings.find(ra, dec)
+        sky = unit_vectors(ra, dec)
+        best = np.full(len(sky), -1, np.int64)
+        nearest = np.full(len(sky), -np.inf)
+        for number, tract in (*self.tracts.items(), *self.bare.items()):
+            closeness = sky @ unit_vectors(*tract.projection.crval)
+            near = np.flatnonzero((closeness > nearest) & (closeness >= _cosine(tract, 0.0)))
+            yx = tract.projection.sky_to_pixel(ra[near], dec[near])
+            inside = near[tract.patch_at(yx.y, yx.x) >= 0]
+            best[inside], nearest[inside] = number, closeness[inside]
+        return best
+
+    def near(
+        self, ra: NDArray[np.float64], dec: NDArray[np.float64], margin: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return pairs ``(row, tract)``, ``(M,)`` each: every tract that may come within ``margin`` pixels of a position.
+
+        On a known ring skymap that is so for any tract of the sky, known here or not; elsewhere for ``tracts``.
+        """
+        if self.rings is not None:
+            side = np.asarray(self.rings.inner) * np.asarray(self.rings.grid)
+            return self.rings.near(ra, dec, _radius(side, self.rings.pixel_scale, margin))
+        sky = unit_vectors(ra, dec)
+        rows, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for number, tract in self.tracts.items():
+            closeness = sky @ unit_vectors(*tract.projection.crval)
+            rows.append(np.flatnonzero(closeness >= _cosine(tract, margin)))
+            numbers.append(np.full(len(rows[-1]), number, np.int64))
+        return np.concatenate(rows), np.concatenate(numbers)
+
+
+def _cosine(tract: Tract, margin: float) -> float:
+    """Return the cosine of the angle from a tract's tangent point that everything within ``margin`` pixels has at most."""
+    radius = _radius(np.asarray(tract.bbox.shape), max(tract.projection.pixel_scale), margin)
+    return float(np.cos(np.radians(min(radius, 90.0))))
+
+
+def _radius(side: NDArray[np.int64], scale: float, margin: float) -> float:
+    """Return degrees from a tangent point within which everything is that lies ``margin`` pixels around a tract.
+
+    An angle is shorter than its gnomonic image; two pixels more allow for a tangent point off the tract's middle.
+    """
+    return float((np.hypot(*side) / 2 + np.sqrt(2) * margin + 2) * scale / 3600)

@@ -1,0 +1,179 @@
+"""The planes of one coadd file: image, variance, mask and point-spread function, before any file format."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..sky.geometry import YX, Box
+from .config import KNOWN_BANDS, SimulationConfig
+from .light import PointSpread, Sources, paint
+from .simulated_skymap import SimulatedSkyMap
+
+__all__ = ["CoaddPixels", "expose_patch"]
+
+SEEING = (1.02, 0.95, 0.86, 0.82, 0.80, 0.82)
+"""Full width at half maximum in ugrizy, arcseconds."""
+SKY_NOISE = (6.0, 3.5, 4.5, 7.0, 11.0, 24.0)
+"""Noise of the sky in ugrizy, nJy a pixel."""
+GAIN = 0.05
+"""Variance, nJy, that each nJy of a source's light adds."""
+SATURATION = 30_000.0
+"""nJy a pixel."""
+DETECTION = 2.5
+"""Light of a detected pixel in units of the sky's noise."""
+PSF_SIDE = 35
+"""Pixels along a side of a stored point-spread function, as in DP2."""
+MARGIN = 40
+"""Pixels painted around a file, so that what wraps around in a blur is cut off."""
+
+
+@dataclass(frozen=True)
+class CoaddPixels:
+    """The planes of one coadd.
+
+    Attributes
+    ----------
+    patch, band, number
+        Patch id, band and a running number of the file.
+    box
+        Pixels of the file, tract pixels.
+    image
+        nJy, ``(Y, X)``; finite everywhere.
+    variance
+        nJy², ``(Y, X)``; finite everywhere.
+    masks
+        Mask planes by their DP2 name, bool ``(Y, X)``.
+    psf
+        Point-spread functions of the cells, ``(cells_y, cells_x, PSF_SIDE, PSF_SIDE)``; NaN in an empty cell.
+    noise
+        Noise realizations, nJy, ``(Y, X)`` each.
+    rejected
+        Share of the input images that were left out, ``(Y, X)``.
+    """
+
+    patch: int
+    band: str
+    number: int
+    box: Box
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    masks: dict[str, NDArray[np.bool_]]
+    psf: NDArray[np.float64]
+    noise: list[NDArray[np.float32]]
+    rejected: NDArray[np.float32] | None
+
+    @property
+    def no_data(self) -> NDArray[np.bool_]:
+        """Where the coadd has no pixel value, ``(Y, X)``."""
+        return self.masks["NO_DATA"]
+
+    @property
+    def empty_cells(self) -> list[tuple[int, int]]:
+        """Row and column of the cells without data."""
+        return [(int(i), int(j)) for i, j in np.argwhere(np.isnan(self.psf[:, :, 0, 0]))]
+
+
+def expose_patch(
+    config: SimulationConfig, skymap: SimulatedSkyMap, sources: Sources, patch: int
+) -> Iterator[CoaddPixels]:
+    """Yield the planes of all bands that the repository holds of a patch.
+
+    The sky is the same for all patches; its noise is each file's own, so that reading a wrong file shows.
+    """
+    box = skymap.outer_box(patch)
+    wide = Box(box.y0 - MARGIN, box.y1 + MARGIN, box.x0 - MARGIN, box.x1 + MARGIN)
+    canvases = paint(sources, wide)
+    first = config.patch_ids.index(patch) * len(config.band_names)
+    for n, band in enumerate(config.band_names):
+        if (patch, band) not in config.missing_files:
+            yield _expose(config, _File(patch, band, first + n, box), canvases[n])
+
+
+class _File(NamedTuple):
+    patch: int
+    band: str
+    number: int
+    box: Box
+
+
+def _expose(config: SimulationConfig, file: _File, canvas: NDArray[np.float32]) -> CoaddPixels:
+    box, index = file.box, KNOWN_BANDS.index(file.band)
+    rng = np.random.default_rng([config.seed, 3, config.tract, file.patch, index])
+    spread = PointSpread(SEEING[index] / config.pixel_scale * rng.uniform(0.97, 1.03))
+    light = spread.blur(canvas)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    cells = YX(-(-box.shape.y // config.cell_shape.y), -(-box.shape.x // config.cell_shape.x))
+    psf = _stored_psf(spread, cells, rng)
+    sky = SKY_NOISE[index]
+    variance = _variance(light, sky, cells, config.cell_shape, rng)
+    image = light + _noise(variance, rng)
+    masks = _masks(light, sky, rng)
+    noise = [_noise(variance, rng) for _ in range(config.noise_realizations)]
+    rejected = masks["REJECTED"].astype(np.float32) * np.float32(0.25) if config.mask_fractions else None
+    return CoaddPixels(*file, image, variance, masks, psf, noise, rejected)
+
+
+def _noise(variance: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    return np.asarray(np.sqrt(variance) * rng.standard_normal(variance.shape, np.float32), np.float32)
+
+
+def _stored_psf(spread: PointSpread, cells: YX[int], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return what a pipeline would have measured in each cell: the truth with an error of a per cent."""
+    widths = spread.fwhm * rng.normal(1.0, 0.01, cells)
+    kernels = [PointSpread(width).kernel(PSF_SIDE) for width in widths.ravel().tolist()]
+    return np.array(kernels).reshape(*cells, PSF_SIDE, PSF_SIDE)
+
+
+def _variance(
+    light: NDArray[np.float32], sky: float, cells: YX[int], cell: YX[int], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return the true variance: of the sky, which differs between cells, and of the sources' own light."""
+    depth = rng.uniform(0.85, 1.15, cells).astype(np.float32) * np.float32(sky**2)
+    whole = np.repeat(np.repeat(depth, cell.y, axis=0), cell.x, axis=1)[: light.shape[0], : light.shape[1]]
+    ripple = 1.0 + np.float32(0.01) * rng.standard_normal(light.shape, np.float32)
+    return np.asarray(whole * ripple + np.float32(GAIN) * np.maximum(light, 0.0), np.float32)
+
+
+def _masks(light: NDArray[np.float32], sky: float, rng: np.random.Generator) -> dict[str, NDArray[np.bool_]]:
+    shape = YX(*light.shape)
+    saturated = light > SATURATION
+    struck = _streaks(shape, rng)
+    clipped = _rectangle(shape, YX(max(2, shape.y // 40), max(2, shape.x // 30)), rng)
+    rejected = clipped | saturated
+    return {
+        "NO_DATA": np.zeros(shape, bool),
+        "INTERPOLATED": struck | saturated,
+        "COSMIC_RAY": struck,
+        "SATURATED": saturated,
+        "DETECTION_EDGE": _edge(shape, 5),
+        "CLIPPED": clipped,
+        "REJECTED": rejected,
+        "DETECTED": light > DETECTION * sky,
+        "INEXACT_PSF": rejected,
+    }
+
+
+def _streaks(shape: YX[int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return short diagonal lines of pixels, such as a cosmic ray leaves."""
+    hit = np.zeros(shape, bool)
+    count = max(2, shape.y * shape.x // 40_000)
+    step = np.arange(6)
+    y = rng.integers(0, max(1, shape.y - 6), (count, 1)) + step
+    x = rng.integers(0, max(1, shape.x - 6), (count, 1)) + step
+    hit[y, x] = True
+    return hit
+
+
+def _rectangle(shape: YX[int], size: YX[int], rng: np.random.Generator) -> NDArray[np.bool_]:
+    area = np.zeros(shape, bool)
+    y, x = rng.integers(0, max(1, shape.y - size.y)), rng.integers(0, max(1, shape.x - size.x))
+    area[y : y + size.y, x : x + size.x] = True
+    return area
+
+
+def _edge(shape: YX[int], width: int) -> NDArray[np.bool_]:
+    edge = np.ones(shape, bool)
+    edge[width:-width, width:-width] = False
+    return edge

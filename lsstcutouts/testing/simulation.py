@@ -1,0 +1,309 @@
+"""Writing the Butler repository: registry records, one dataset for each file, the truth table."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.parquet
+from lsst.daf.butler import (  # type: ignore[attr-defined]
+    Butler,
+    CollectionType,
+    Config,
+    DatasetProvenance,
+    DatasetRef,
+    DatasetType,
+    FileDataset,
+    FormatterV2,
+)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..errors import ConfigurationError, RepositoryNotFoundError
+from . import dp1, dp2
+from .config import KNOWN_BANDS, SimulationConfig
+from .exposure import CoaddPixels, expose_patch
+from .holes import punched
+from .simulated_skymap import SimulatedSkyMap, skymap_of
+from .truth import Sky, draw_sky
+
+__all__ = ["SimulatedRepository", "simulate"]
+
+TRUTH = "truth.parquet"
+DESCRIPTION = "simulation.json"
+
+_INSTRUMENT = {"dp2": "LSSTCam", "dp1": "LSSTComCam"}
+_CLASS_NAME = {"dp2": "lsst.obs.lsst.LsstCam", "dp1": "lsst.obs.lsst.LsstComCam"}
+_FILTERS = {
+    "dp2": ("u_24", "g_6", "r_57", "i_39", "z_20", "y_10"),
+    "dp1": ("u_02", "g_01", "r_03", "i_06", "z_03", "y_04"),
+}
+_RUN = {"dp2": "LSSTCam/runs/DRP/DP2/simulated/deep_coadd_rewrite", "dp1": "LSSTComCam/runs/DRP/DP1/simulated"}
+_CHAIN = {"dp2": "dp2", "dp1": "LSSTComCam/DP1"}
+_STORAGE_CLASS = {"dp2": dp2.STORAGE_CLASS, "dp1": dp1.STORAGE_CLASS}
+
+
+@dataclass(frozen=True)
+class SimulatedRepository:
+    """A simulated repository on disk, and what one needs to know to use it.
+
+    Attributes
+    ----------
+    root
+        Folder of the repository; what `lsst.daf.butler.Butler` opens.
+    collections
+        Chained collection that holds all coadds.
+    skymap
+        Name of the skymap.
+    tract, patches, bands
+        What it covers.
+    missing
+        ``(patch, band)`` of the coadds that it does not hold.
+    release
+        ``"dp2"`` or ``"dp1"``.
+    dataset_type
+        Dataset type of the coadds.
+    """
+
+    root: Path
+    collections: str
+    skymap: str
+    tract: int
+    patches: tuple[int, ...]
+    bands: tuple[str, ...]
+    missing: tuple[tuple[int, str], ...]
+    release: str
+    dataset_type: str = "deep_coadd"
+
+    @property
+    def truth(self) -> Path:
+        """Parquet table of the targets: ``object_id``, ``ra``, ``dec`` (degrees ICRS), ``label`` and more."""
+        return self.root / TRUTH
+
+    @property
+    def config(self) -> SimulationConfig:
+        """Settings it was written with, read from its folder."""
+        return SimulationConfig(**json.loads((self.root / DESCRIPTION).read_text())["config"])
+
+    @classmethod
+    def load(cls, root: str | Path) -> Self:
+        """Return the repository that an earlier `simulate` wrote.
+
+        Raises
+        ------
+        RepositoryNotFoundError
+            If there is none.
+        """
+        root = Path(root)
+        try:
+            values = json.loads((root / DESCRIPTION).read_text())["repository"]
+        except FileNotFoundError as error:
+            raise RepositoryNotFoundError(
+                f"no simulated repository at {root}: write one with simulate({str(root)!r})"
+            ) from error
+        values |= {"patches": tuple(values["patches"]), "bands": tuple(values["bands"])}
+        return cls(root=root, **values | {"missing": tuple((p, b) for p, b in values["missing"])})
+
+    def describe(self) -> str:
+        """Return a line for people."""
+        files = len(self.patches) * len(self.bands) - len(self.missing)
+        return (
+            f"{self.release} repository {self.root}: {files} coadds of tract {self.tract}, {len(self.patches)} patches, "
+            f"bands {''.join(self.bands)}, collection {self.collections}"
+        )
+
+
+def simulate(
+    root: str | Path,
+    config: SimulationConfig | None = None,
+    *,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> SimulatedRepository:
+    """Write a Butler repository with a sky of known truth.
+
+    The repository appears at ``root`` only when it is whole; a run that is cut off leaves nothing there.
+
+    Parameters
+    ----------
+    root
+        Folder to write; it must not exist, or be empty.
+    config
+        What to simulate; by default a small DP2 of four patches.
+    progress
+        Whether to show a progress bar.
+    overwrite
+        Replace an earlier simulated repository. Anything else that is not empty is never replaced.
+
+    Returns
+    -------
+    SimulatedRepository
+        Where it is and what it holds.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``root`` is in use, or the configuration cannot be met.
+    """
+    root, config = Path(root), config or SimulationConfig()
+    _check_free(root, overwrite)
+    skymap = skymap_of(config)
+    sky = draw_sky(config, skymap)
+    result = _result(root, config, skymap)
+    with _whole_or_nothing(root) as folder:
+        pyarrow.parquet.write_table(sky.truth, folder / TRUTH)
+        _write_butler(folder, config, skymap, sky, progress)
+        _write_description(folder, config, result)
+    return result
+
+
+def _check_free(root: Path, overwrite: bool) -> None:
+    if root.is_dir() and not any(root.iterdir()):
+        return
+    if not root.exists() or (overwrite and (root / DESCRIPTION).is_file()):
+        return
+    advice = "it holds no simulated repository, so it is never replaced" if overwrite else "or set overwrite"
+    raise ConfigurationError(f"{root} is not an empty folder: choose another place; {advice}")
+
+
+@contextmanager
+def _whole_or_nothing(root: Path) -> Iterator[Path]:
+    """Give a folder beside ``root`` that takes its place at the end, or is removed after an error."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        yield folder
+        if root.exists():
+            root.rename(Path(scratch) / "old")
+        folder.rename(root)
+
+
+def _result(root: Path, config: SimulationConfig, skymap: SimulatedSkyMap) -> SimulatedRepository:
+    return SimulatedRepository(
+        root=root,
+        collections=_CHAIN[config.release],
+        skymap=skymap.name,
+        tract=config.tract,
+        patches=config.patch_ids,
+        bands=config.band_names,
+        missing=tuple(sorted(config.missing_files)),
+        release=config.release,
+        dataset_type=config.dataset_type,
+    )
+
+
+def _write_description(folder: Path, config: SimulationConfig, result: SimulatedRepository) -> None:
+    values = asdict(result)
+    del values["root"]
+    (folder / DESCRIPTION).write_text(json.dumps({"repository": values, "config": asdict(config)}, indent=1))
+
+
+def _write_butler(folder: Path, config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky, progress: bool) -> None:
+    settings = Config()
+    settings["datastore", "formatters"] = dp2.datastore_formatter(config.compression)
+    Butler.makeRepo(str(folder), config=settings)
+    with (
+        closing(Butler.from_config(str(folder), run=_RUN[config.release], writeable=True)) as butler,
+        ThreadPoolExecutor(max_workers=1) as pool,
+        _shown(config, progress) as step,
+    ):
+        _register(butler, config, skymap)
+        writer = _Writer(butler, _dataset_type(butler, config), config, skymap, folder)
+        write = writer.put if config.release == "dp2" else writer.ingest
+        for pixels in _exposures(config, skymap, sky, pool):
+            # In this thread: astropy changes the process's warning filters while it writes.
+            write(punched(pixels, config))
+            step()
+
+
+def _dataset_type(butler: Butler, config: SimulationConfig) -> DatasetType:
+    dimensions = ("skymap", "tract", "patch", "band")
+    kind = DatasetType(config.dataset_type, dimensions, _STORAGE_CLASS[config.release], universe=butler.dimensions)
+    butler.registry.registerDatasetType(kind)
+    return kind
+
+
+def _register(butler: Butler, config: SimulationConfig, skymap: SimulatedSkyMap) -> None:
+    name = _INSTRUMENT[config.release]
+    limits = {"visit_max": 2**31 - 1, "exposure_max": 2**31 - 1, "detector_max": 1000}
+    filters = dict(zip(KNOWN_BANDS, _FILTERS[config.release], strict=True))
+    insert = butler.registry.insertDimensionData
+    insert("instrument", {"name": name, "class_name": _CLASS_NAME[config.release], **limits})
+    insert("physical_filter", *({"instrument": name, "name": f, "band": b} for b, f in filters.items()))
+    # Real registries list bands without any coadd, too.
+    insert("physical_filter", {"instrument": name, "name": "empty", "band": "white"})
+    insert("skymap", skymap.skymap_record())
+    insert("tract", skymap.tract_record())
+    insert("patch", *skymap.patch_records())
+    butler.collections.register(_CHAIN[config.release], CollectionType.CHAINED)
+    butler.collections.redefine_chain(_CHAIN[config.release], _RUN[config.release])
+
+
+def _exposures(
+    config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky, pool: ThreadPoolExecutor
+) -> Iterator[CoaddPixels]:
+    """Yield all files, each rendered in a thread while the one before it is written."""
+    files = chain.from_iterable(expose_patch(config, skymap, sky.sources, patch) for patch in config.patch_ids)
+    pending = pool.submit(next, files, None)
+    while (pixels := pending.result()) is not None:
+        pending = pool.submit(next, files, None)
+        yield pixels
+
+
+@contextmanager
+def _shown(config: SimulationConfig, progress: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar; what is given is called after each file."""
+    if not progress:
+        yield lambda: None
+        return
+    total = len(config.patch_ids) * len(config.band_names) - len(config.missing_files)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(f"Writing {config.release} coadds", total=total)
+        yield lambda: bar.advance(task)
+
+
+class _AfwFormatter(FormatterV2):
+    """Records the name of afw's formatter, which is not among the packages needed to write its files."""
+
+    supported_extensions = frozenset({".fits"})
+
+    @classmethod
+    def name(cls) -> str:
+        return dp1.FORMATTER
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Puts coadds into a repository."""
+
+    butler: Butler
+    kind: DatasetType
+    config: SimulationConfig
+    skymap: SimulatedSkyMap
+    folder: Path
+
+    def put(self, pixels: CoaddPixels) -> None:
+        """Write a DP2 coadd."""
+        coadd = dp2.cell_coadd(pixels, self.skymap, self.config.cell_shape, self._rng(pixels))
+        self.butler.put(coadd, self.kind, self._data_id(pixels), provenance=DatasetProvenance())
+
+    def ingest(self, pixels: CoaddPixels) -> None:
+        """Write a DP1 coadd beside the datastore and let the Butler move it to where such files belong."""
+        path = self.folder / f"{pixels.patch}-{pixels.band}.fits"
+        dp1.write_exposure(path, pixels, self.skymap, self._rng(pixels), self._data_id(pixels))
+        data_id = self.butler.registry.expandDataId(self._data_id(pixels))
+        ref = DatasetRef(self.kind, data_id, run=_RUN[self.config.release])
+        self.butler.ingest(FileDataset(path=str(path), refs=[ref], formatter=_AfwFormatter), transfer="move")
+
+    def _rng(self, pixels: CoaddPixels) -> np.random.Generator:
+        return np.random.default_rng([self.config.seed, 4, pixels.patch, KNOWN_BANDS.index(pixels.band)])
+
+    def _data_id(self, pixels: CoaddPixels) -> dict[str, Any]:
+        return {"skymap": self.skymap.name, "tract": self.skymap.tract, "patch": pixels.patch, "band": pixels.band}

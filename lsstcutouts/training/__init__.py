@@ -1,8 +1,0 @@
-"""The functions behind ``lsstcutouts train``, ``lsstcutouts predict`` and ``train_example.py``."""
-
-from .fit import train
-from .prediction import PredictionResult, predict
-from .prepare import ensure_simulation
-from .result import TrainingResult
-
-__all__ = ["PredictionResult", "TrainingResult", "ensure_simulation", "predict", "train"]

@@ -1,0 +1,277 @@
+"""The compiled loops against the plain ones, bit for bit, and without them."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from lsstcutouts import build_plan
+from lsstcutouts.fits import kernels
+from lsstcutouts.fits.coadd import open_coadd
+from lsstcutouts.fits.codecs import decode_tiles, rice_hole, rice_padding
+from lsstcutouts.fits.decode import decode_units
+from lsstcutouts.fits.fused import decode_fused, is_fused
+from lsstcutouts.fits.headers import BadStructureError
+from lsstcutouts.fits.layout import PLAIN, PlaneLayout
+from lsstcutouts.fits.memory import Memory
+from lsstcutouts.fits.pixels import Unit
+from lsstcutouts.read.cache.tile_cache import TileCache
+from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.reader import CutoutReader
+from lsstcutouts.read.recipe import Recipe, paste, recipe_of
+from lsstcutouts.sky.geometry import YX, Box
+from lsstcutouts.source.byte_source import Streams, open_source
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+
+from ..support.oracle import expected
+from ..support.planes import assert_same_bits, examples, float_planes, tile_shapes, write
+
+pytestmark = pytest.mark.skipif(not kernels.FUSED, reason="numba is not installed")
+
+
+def quantised(path: Path, pixels: NDArray[np.floating], data: st.DataObject) -> Path:
+    hdu = fits.CompImageHDU(
+        pixels,
+        name="IMAGE",
+        compression_type="RICE_1",
+        tile_shape=data.draw(tile_shapes(pixels.shape)),
+        quantize_level=data.draw(st.sampled_from([16.0, 4.0, -0.25, -1e33])),
+        quantize_method=data.draw(st.sampled_from([1, 2])),
+        dither_seed=data.draw(st.integers(1, 10000)),
+    )
+    return write(path, image=hdu)
+
+
+def tile_a_unit(path: Path) -> PlaneLayout:
+    """Return the layout as it would be if every tile were large enough to be a cache unit."""
+    with open_coadd(path) as coadd:
+        layout = coadd.layout("image")
+    return replace(layout, unit_shape=layout.tile_shape, unit_grid=layout.tile_grid)
+
+
+def plain(layout: PlaneLayout, tile: int, stream: memoryview) -> NDArray[np.float32]:
+    return decode_tiles(layout, layout.tiles_under(layout.unit_box(tile)), [tile], [stream])
+
+
+def streams_of(path: Path, layout: PlaneLayout, tiles: NDArray[np.int64]) -> Streams:
+    return Streams(open_source(path), layout.offsets[tiles], layout.sizes[tiles], rice_padding(layout.rice[0]))
+
+
+@examples(120)
+@given(data=st.data())
+def test_tiles_are_those_of_the_plain_path(tmp_path: Path, data: st.DataObject) -> None:
+    path = quantised(tmp_path / "fused.fits", data.draw(float_planes()).astype(np.float32), data)
+    layout = tile_a_unit(path)
+    quantised_tiles = layout.kinds is None or bool((layout.kinds == PLAIN).any())
+    assert is_fused(layout) == quantised_tiles  # one pixel alone is always stored losslessly
+    assume(quantised_tiles)
+    tiles = np.array(data.draw(st.permutations(range(layout.units)))[:40], np.int64)
+    streams = streams_of(path, layout, tiles)
+    height = np.array([layout.unit_box(t).shape.y for t in tiles.tolist()])
+    rows = np.ceil(height * data.draw(st.sampled_from([1.0, 0.5, 0.1]))).astype(np.int64)
+    views = streams.views()
+    for i, unit in enumerate(decode_fused(layout, tiles, rows, streams, Memory())):
+        if unit is None:  # stored in another way
+            assert layout.kinds is not None
+            assert layout.kinds[tiles[i]] != 0
+            continue
+        expected = plain(layout, int(tiles[i]), views[i])[: rows[i]]
+        assert_same_bits(unit.pixels, expected)
+        assert not unit.finite or np.isfinite(expected).all()
+
+
+@examples(60)
+@given(data=st.data())
+def test_units_come_in_the_order_asked_for_whatever_decodes_them(tmp_path: Path, data: st.DataObject) -> None:
+    path = quantised(tmp_path / "units.fits", data.draw(float_planes()).astype(np.float32), data)
+    layout = tile_a_unit(path)
+    with open_coadd(path) as coadd:
+        whole = coadd.read("image")
+    units = data.draw(st.lists(st.integers(0, layout.units - 1), min_size=1, max_size=20))
+    for unit, got in zip(units, decode_units(open_source(path), layout, units), strict=True):
+        assert_same_bits(got.pixels, whole[layout.unit_box(unit).slices()])
+
+
+@st.composite
+def integers(draw: st.DrawFn) -> NDArray[np.int32]:
+    """Tiles of integers whose blocks are constant, narrow, wide, of rare jumps, or random bits."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    parts = []
+    for _ in range(draw(st.integers(1, 6))):
+        n, centre = int(rng.integers(1, 90)), int(rng.integers(-(2**30), 2**30))
+        width = draw(st.sampled_from([0, 1, 30, 2**12, 2**24, 2**30]))
+        values = centre + rng.integers(-width, width + 1, n)
+        values[rng.random(n) < draw(st.sampled_from([0.0, 0.05]))] += 2**28
+        parts.append(values)
+    return np.clip(np.concatenate(parts), -(2**31), 2**31 - 1).astype(np.int32)
+
+
+def fused_integers(stream: bytes, count: int, block: int) -> tuple[int, NDArray[np.float32]]:
+    """Return the kernel's status and pixels; scale and dither are such that the integers come out."""
+    memory = np.frombuffer(stream + rice_padding(block), np.uint8)
+    out = np.zeros(count, np.float32)
+    one = np.ones(1)
+    status = kernels.decode_rice(
+        np.array([memory.ctypes.data], np.uint64),
+        np.array([len(stream)], np.uint64),
+        np.array([out.ctypes.data], np.uint64),
+        np.array([count]),
+        block,
+        rice_hole(count, block, 4),
+        one,
+        0 * one,
+        np.full(10_000, 0.5),
+        np.zeros(10_000, np.int64),
+        np.zeros(1, np.int64),
+        False,
+        np.zeros(1, np.int64),
+        False,
+    )
+    return int(status[0]), out
+
+
+@examples(300)
+@given(values=integers(), block=st.sampled_from([16, 32, 64]))
+def test_integers_of_all_kinds(values: NDArray[np.int32], block: int) -> None:
+    stream = imagecodecs.rcomp_encode(values, nblock=block)
+    status, pixels = fused_integers(stream, len(values), block)
+    assert status == 0
+    np.testing.assert_array_equal(pixels, values.astype(np.float32))
+
+
+@examples(300)
+@given(values=integers(), data=st.data())
+def test_damaged_streams_give_what_the_plain_decoder_gives_or_nothing(
+    values: NDArray[np.int32], data: st.DataObject
+) -> None:
+    stream = bytearray(imagecodecs.rcomp_encode(values, nblock=32))
+    for _ in range(data.draw(st.integers(0, 3))):
+        stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    stream = stream[: data.draw(st.integers(1, len(stream)))]
+    status, pixels = fused_integers(bytes(stream), len(values), 32)
+    if status < 0:
+        return  # the plain path decides
+    padded = memoryview(bytes(stream) + rice_padding(32))[: len(stream)]
+    expected = imagecodecs.rcomp_decode(padded, shape=(len(values),), dtype="i4", nblock=32)
+    np.testing.assert_array_equal(pixels, expected.astype(np.float32))
+
+
+def test_a_hole_of_zeros_is_left_to_the_plain_path() -> None:
+    values = np.random.default_rng(0).integers(-500, 500, 22500).astype(np.int32)
+    stream = bytearray(imagecodecs.rcomp_encode(values, nblock=32))
+    hole = rice_hole(len(values), 32, 4)
+    for at in (0, 1, len(stream) - hole - 1, 777):
+        damaged = bytearray(stream)
+        damaged[at : at + hole] = bytes(hole)
+        assert fused_integers(bytes(damaged), len(values), 32)[0] == -1
+        damaged[at : at + hole] = bytes(hole - 3) + b"\x01" * 3
+        assert not kernels.rice._has_hole(np.frombuffer(damaged, np.uint8).ctypes.data, len(damaged), hole)
+
+
+def test_tiles_that_claim_too_much_are_left_to_the_plain_path(tmp_path: Path) -> None:
+    """A header that claims many pixels for few bytes must not make the kernel take memory for them."""
+    hdu = fits.CompImageHDU(
+        np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32),
+        name="IMAGE",
+        compression_type="RICE_1",
+        tile_shape=(8, 8),
+        quantize_method=2,
+    )
+    path = write(tmp_path / "claim.fits", image=hdu)
+    layout = tile_a_unit(path)
+    huge = replace(layout, shape=YX(60_000, 60_000), tile_shape=YX(60_000, 60_000), unit_shape=YX(60_000, 60_000))
+    with pytest.raises(BadStructureError, match="fewer bytes than"):
+        decode_units(open_source(path), huge, [0])
+
+
+@examples(80)
+@given(data=st.data())
+def test_paste_is_that_of_slices(data: st.DataObject) -> None:
+    size, unit = (YX(*data.draw(st.tuples(st.integers(1, 50), st.integers(1, 50)))) for _ in range(2))
+    bbox = Box(-7, -7 + size.y + data.draw(st.integers(0, 60)), 11, 11 + size.x + data.draw(st.integers(0, 60)))
+    plane = np.random.default_rng(0).normal(size=bbox.shape).astype(np.float32)
+    grid = [-(-n // u) for n, u in zip(plane.shape, unit, strict=True)]
+    y = data.draw(st.lists(st.integers(bbox.y0, bbox.y1 - size.y), min_size=1, max_size=5))
+    boxes = np.array([(n, low, data.draw(st.integers(bbox.x0, bbox.x1 - size.x))) for n, low in enumerate(y)])
+    recipe = recipe_of(boxes, size, bbox, unit)
+    units = []
+    for number, rows in zip(recipe.units, recipe.reach[:, 0].tolist(), strict=True):
+        row, column = divmod(number, grid[1])
+        part = plane[row * unit.y : (row + 1) * unit.y, column * unit.x : (column + 1) * unit.x]
+        units.append(Unit(np.ascontiguousarray(part[:rows])))
+    whole = np.full((len(boxes), 3, *size), np.nan, np.float32)
+    paste(whole[:, 1], units, recipe)
+    for n, low, left in boxes.tolist():
+        expected = plane[low - bbox.y0 : low - bbox.y0 + size.y, left - bbox.x0 : left - bbox.x0 + size.x]
+        np.testing.assert_array_equal(whole[n, 1], expected)
+    assert np.isnan(whole[:, [0, 2]]).all()
+    by_slices = np.empty((len(boxes), *size), np.float64)  # 8 bytes a pixel: the plain way
+    paste(by_slices, units, recipe)
+    np.testing.assert_array_equal(by_slices, whole[:, 1])
+
+
+def test_a_unit_that_is_too_shallow_is_refused() -> None:
+    """The kernel trusts its numbers; what it reads beyond a unit would be another's memory."""
+    recipe = Recipe([0], [1], np.array([[5, 4]]), np.array([[0, 0, 0, 0, 2, 0, 3, 4]]))
+    with pytest.raises(IndexError, match="5 rows and 4 columns are needed of unit 0"):
+        paste(np.zeros((1, 3, 4), np.float32), [Unit(np.zeros((4, 4), np.float32))], recipe)
+
+
+def run(code: str, *arguments: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    ).stdout.strip()
+
+
+CHECKSUM = """
+import hashlib, sys
+import numpy as np
+from lsstcutouts import kernels, build_plan
+from lsstcutouts.read import CutoutReader, ReadOptions
+plan = build_plan(sys.argv[1] + "/truth.parquet", sys.argv[1], collections="dp2", bands="gri", size=40)
+batch = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid"))).read(np.arange(len(plan)))
+print(kernels.FUSED, hashlib.sha256(b"".join(batch[n].tobytes() for n in ("image", "variance", "valid"))).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def large_cells(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+    """A repository whose tiles are cache units of their own, as in DP2."""
+    config = SimulationConfig(cells=2, cell=(120, 130), grid=4, patches=2, bands="gr", targets=60, missing=((5, "g"),))
+    return simulate(tmp_path_factory.mktemp("large") / "repo", config)
+
+
+@pytest.mark.parametrize("whole_tiles", [True, False])
+def test_batches_are_those_of_the_butler(large_cells: SimulatedRepository, *, whole_tiles: bool) -> None:
+    plan = build_plan(large_cells.truth, large_cells.root, collections="dp2", bands="gr", size=(40, 33))
+    with open_coadd(plan.files.uri[0]) as coadd:
+        assert is_fused(coadd.layout("image"))
+    options = ReadOptions(planes=("image", "variance", "valid"))
+    reader = CutoutReader(plan, options, cache=TileCache("100 MB"), whole_tiles=whole_tiles)
+    batches = [reader.read(part) for part in np.array_split(np.random.default_rng(0).permutation(len(plan)), 7)]
+    for batch in batches:
+        for n, target in enumerate(batch["object_id"].tolist()):
+            want = expected(large_cells, plan, int(np.flatnonzero(plan.object_id == target)[0]))
+            for name in ("image", "variance", "valid"):
+                np.testing.assert_array_equal(batch[name][n], getattr(want, name))
+
+
+def test_they_are_the_same_without_numba(large_cells: SimulatedRepository) -> None:
+    root = str(large_cells.root)
+    fused, left_out = run(CHECKSUM, root), run(CHECKSUM, root, LSSTCUTOUTS_KERNELS="plain")
+    assert fused.split()[0] == "True"
+    assert left_out.split()[0] == "False"
+    assert fused.split()[1] == left_out.split()[1]

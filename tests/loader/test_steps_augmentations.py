@@ -1,0 +1,63 @@
+"""Augmentations as the data module runs them: from configurations, compiled, in a training's place."""
+
+import shutil
+from pathlib import Path
+
+import hydra
+import lsstcutouts.configs
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch._dynamo.utils import counters
+
+from lsstcutouts.loader.datamodule.steps import DeviceSteps
+from lsstcutouts.transforms import AddNoise, BandDropout, RandomRotation, RandomShift
+
+from ..support.augmenting import at_epoch, full_batch, in_channels_last, same
+
+FOLDER = Path(lsstcutouts.configs.__file__).parent / "augmentation"
+SIZES = {"rotations": 97, "strong": 105}
+"""Pixels to fetch, as the files say; 64 come out of all of them."""
+
+COMPILED = {
+    "shift": lambda: RandomShift(2, (15, 16)),
+    "subpixel": lambda: RandomShift(2.5, subpixel=True, kernel="bilinear"),
+    "rotation": lambda: RandomRotation((9, 11), kernel="bilinear"),
+    "noise": lambda: AddNoise((0.5, 2.0)),
+    "dropout": lambda: BandDropout(0.4, maximum=2),
+}
+
+
+@pytest.mark.parametrize("name", ["missing_bands", "rotations", "shallower", "shifts", "strong"])
+def test_a_configuration_augments_what_it_says_to_fetch(name: str) -> None:
+    cfg = OmegaConf.create({"seed": 3, "augmentations": OmegaConf.load(FOLDER / f"{name}.yaml")})
+    module = hydra.utils.instantiate(cfg.augmentations)
+    size = SIZES.get(name, 64)
+    batch = full_batch(4, 6, size, size)
+    if name not in {"strong", "shallower"}:
+        batch = {k: v for k, v in batch.items() if k not in {"variance", "ivar", "mask", "valid", "psf"}}
+    result = module(batch)
+    assert result["image"].shape == (4, 6, 64, 64)
+    assert not torch.equal(result["image"], batch["image"][..., :64, :64])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+@pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED)
+def test_compiled_equals_eager_and_is_compiled_once(make) -> None:
+    """For batches of every length and in every epoch, without a graph break."""
+    torch.compiler.reset()
+    counters.clear()
+    module = make()
+    compiled, eager = DeviceSteps(compile=True), DeviceSteps()
+    for epoch, count in ((0, 16), (0, 7), (1, 16), (2, 33)):
+        batch = in_channels_last(full_batch(count, psf=7, y=19, x=20))
+        at_epoch(module, epoch)
+        found, wanted = compiled.run(batch, [module]), eager.run(batch, [module])
+        # Places differ by rounding: where a weight is next to nothing, it may count for one of them alone.
+        alike = {n for n in wanted if n not in {"mask", "valid", "ivar"} or wanted[n].equal(found[n])}
+        assert len(alike) > len(wanted) - 3
+        same({n: found[n] for n in alike}, {n: wanted[n] for n in alike}, atol=2e-3)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

@@ -1,0 +1,108 @@
+"""The files around the package: what is shipped, what is pinned, how an interpreter is found."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FIND_PYTHON = ROOT / ".ci" / "find-python"
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    return [Requirement(line) for lines in (PROJECT["project"]["dependencies"], *extras) for line in lines]
+
+
+def pins() -> dict[str, Version]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    return {name: Version(version) for name, version in (line.split("==") for line in lines if line)}
+
+
+def test_every_folder_of_the_package_is_shipped() -> None:
+    folders = {
+        str(path.parent.relative_to(ROOT)).replace(os.sep, ".") for path in ROOT.glob("lsstcutouts/**/__init__.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"lsstcutouts.configs"}
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_dependency_is_pinned_within_its_bounds(requirement: Requirement) -> None:
+    assert pins()[requirement.name] in requirement.specifier
+
+
+def test_torch_may_be_old_enough_for_pascal_cards() -> None:
+    (torch,) = (requirement for requirement in requirements() if requirement.name == "torch")
+    assert "2.7.1" in torch.specifier
+
+
+def test_make_lists_its_targets() -> None:
+    shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("demo", "test", "lint", "types", "check", "clean", "help"):
+        assert f"make {target} " in shown.stdout
+
+
+def find_python(path: Path, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the search with only these commands on PATH, and what the script itself needs."""
+    tools = home / "tools"
+    for name in ("sort", "head"):
+        command(tools, name, f'exec {shutil.which(name)} "$@"')
+    settings = {"PATH": f"{path}:{tools}", "HOME": str(home), **environment}
+    return subprocess.run(["/bin/sh", FIND_PYTHON], env=settings, capture_output=True, text=True, check=False)
+
+
+def command(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def interpreter(folder: Path, name: str, rank: int) -> Path:
+    """Write a command that answers as an interpreter of that rank would."""
+    return command(folder, name, f'echo "{rank} $0"')
+
+
+def test_an_interpreter_is_found_that_runs(tmp_path: Path) -> None:
+    shims = tmp_path / "shims (x)"
+    command(shims, "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    command(shims, "python3.12", f'exec "{sys.executable}" "$@"')
+    found = find_python(shims, tmp_path)
+    assert found.returncode == 0, found.stderr
+    assert Path(found.stdout.strip()).exists()
+
+
+def test_the_versions_with_wheels_go_first(tmp_path: Path) -> None:
+    folder = tmp_path / "some bin"
+    interpreter(folder, "python3.15", 15)
+    interpreter(folder, "python3", 14)
+    expected = interpreter(folder, "python3.12", 1)
+    assert find_python(folder, tmp_path).stdout == f"{expected}\n"
+    expected = interpreter(folder, "python3.13", 0)
+    assert find_python(folder, tmp_path).stdout == f"{expected}\n"
+
+
+@pytest.mark.parametrize("variable", ["HOME", "PYENV_ROOT"])
+def test_pyenv_is_looked_through(tmp_path: Path, variable: str) -> None:
+    root = tmp_path / ".pyenv" if variable == "HOME" else tmp_path / "other root"
+    interpreter(root / "versions" / "3.12.9" / "bin", "python", 1)
+    expected = interpreter(root / "versions" / "3.13.1" / "bin", "python", 0)
+    extra = {} if variable == "HOME" else {"PYENV_ROOT": str(root)}
+    assert find_python(tmp_path, tmp_path, **extra).stdout == f"{expected}\n"
+
+
+def test_without_an_interpreter_the_message_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("python3", "python"):
+        command(tmp_path / "bin", name, "exit 1")
+    found = find_python(tmp_path / "bin", tmp_path)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "at least 3.12" in found.stderr
+    assert "make PYTHON=" in found.stderr

@@ -1,0 +1,488 @@
+"""Bytes of local and remote files: what is read, and which error each failure of storage and network becomes.
+
+Servers are real ones on 127.0.0.1; a fault is what they answer, not what a client is made to believe.
+"""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from lsst.resources import ResourcePath
+
+from lsstcutouts.errors import (
+    AccessDeniedError,
+    AuthenticationError,
+    CorruptFileError,
+    DependencyError,
+    LsstCutoutsError,
+    MissingFileError,
+    ReadError,
+    ReadTimeoutError,
+    TransientReadError,
+)
+from lsstcutouts.errors.foreign import Trouble, status_trouble, trouble_of, words_of
+from lsstcutouts.fits.coadd import open_coadd
+from lsstcutouts.source.byte_source import LocalSource, open_source
+from lsstcutouts.source.remote import HttpSource, Limits, RemoteSource
+from lsstcutouts.source.retry import Retry
+from lsstcutouts.testing import SimulatedRepository
+
+from ..support.server import FileServer, serving
+from .test_retry import FakePace
+
+DATA = bytes(range(256)) * 400
+QUICK = Limits(connect=1, silence=0.3, whole=0.4)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
+    root = tmp_path_factory.mktemp("served")
+    (root / "data").write_bytes(DATA)
+    (root / "empty").write_bytes(b"")
+    with serving(root) as server:
+        yield server
+
+
+def patient() -> Retry:
+    """Return a retry that does not wait."""
+    return Retry(pace=FakePace())
+
+
+def nobody() -> str:
+    """Return a URL where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+# Local files
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match=r"no file at .*gone\.fits: .*No such file") as caught:
+        open_source(tmp_path / "gone.fits")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_path_through_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MissingFileError) as caught:
+        open_source(tmp_path / "file" / "coadd.fits")
+    assert isinstance(caught.value.__cause__, NotADirectoryError)
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    before = open_files()
+    with pytest.raises(ReadError, match="is a directory, not a FITS file"):
+        open_source(tmp_path)
+    assert open_files() == before
+
+
+def test_a_named_pipe_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ReadError, match="no regular file"):
+        open_source(tmp_path / "pipe")
+
+
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ReadError, match="cannot read") as caught:
+        open_source(tmp_path / "a")
+    assert caught.value.__cause__.errno == errno.ELOOP
+
+
+def test_permission_denied(tmp_path: Path) -> None:
+    """As another user, in a child process where this one is root: root may read everything."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    secret = tmp_path / "secret.fits"
+    secret.write_bytes(DATA)
+    secret.chmod(0)
+    if os.geteuid() != 0:
+        with pytest.raises(AccessDeniedError, match="this user may not read"):
+            open_source(secret)
+        return
+    code = (
+        "import os, sys\n"
+        "from lsstcutouts.source.byte_source import open_source\n"
+        "os.seteuid(65534)\n"
+        "try:\n    open_source(sys.argv[1])\n"
+        "except OSError as error:\n"
+        "    print(type(error).__name__, type(error.__cause__).__name__, isinstance(error, PermissionError), error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, secret], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("AccessDeniedError PermissionError True this user may not read")
+    assert "secret.fits" in done.stdout
+
+
+def test_a_file_that_ends_early(tmp_path: Path) -> None:
+    (tmp_path / "short").write_bytes(DATA[:100])
+    source = LocalSource(str(tmp_path / "short"), "short")
+    with pytest.raises(CorruptFileError, match="short ends at byte 100, inside what should reach 150"):
+        source.read(50, 100)
+
+
+def test_a_file_of_another_size_than_recorded(dp2_repo: SimulatedRepository) -> None:
+    path = next(dp2_repo.root.rglob("*.fits"))
+    size = path.stat().st_size
+    open_coadd(path, size=size).close()
+    with pytest.raises(CorruptFileError, match=f"{size} bytes; the repository recorded {size + 1}"):
+        open_coadd(path, size=size + 1)
+
+
+def test_a_closed_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    source = open_source(tmp_path / "file")
+    source.close()
+    source.close()
+    with pytest.raises(ReadError, match="cannot read"):
+        source.read(0, 1)
+
+
+def test_a_slow_disk_is_asked_again(tmp_path: Path) -> None:
+    """What a network file system with soft mounts answers."""
+    (tmp_path / "file").write_bytes(DATA)
+    source = SlowDisk(str(tmp_path / "file"), "file", patient())
+    assert source.read(10, 20) == DATA[10:30]
+    source.failures = 99
+    with pytest.raises(ReadTimeoutError, match="no answer in time") as caught:
+        source.read(10, 20)
+    assert isinstance(caught.value, TimeoutError)
+
+
+class SlowDisk(LocalSource):
+    failures = 2
+
+    def _read(self, offset: int, length: int) -> bytes:
+        from lsstcutouts.source.read_errors import translated
+
+        self.failures -= 1
+        with translated(self.uri):
+            if self.failures >= 0:
+                raise OSError(errno.ETIMEDOUT, "Connection timed out")
+        return super()._read(offset, length)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+# HTTP
+
+
+def test_ranges_are_read(server: FileServer) -> None:
+    source = open_source(f"{server.url}/data")
+    assert isinstance(source, HttpSource)
+    assert source.size == len(DATA)
+    asked = len(server.requests)
+    assert source.read(1000, 300) == DATA[1000:1300]
+    assert source.read(len(DATA) - 5, 5) == DATA[-5:]
+    assert source.read(7, 0) == b""
+    assert [r for _, _, r in server.requests[asked:]] == ["bytes=1000-1299", f"bytes={len(DATA) - 5}-{len(DATA) - 1}"]
+
+
+def test_many_threads_read_one_file(server: FileServer) -> None:
+    source = open_source(f"{server.url}/data")
+    with ThreadPoolExecutor(8) as pool:
+        starts = list(range(0, 100_000, 1000))
+        assert list(pool.map(lambda at: source.read(at, 777), starts)) == [DATA[at : at + 777] for at in starts]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("401/data", AuthenticationError, "127.0.0.1:.* answers 401 Unauthorized; give a token that 127.0.0.1 accepts"),
+        ("403/data", AuthenticationError, "127.0.0.1:.* answers 403 Forbidden; .*LSST_HTTP_AUTH_BEARER_TOKEN"),
+        ("404/data", MissingFileError, "no file at .* 404 Not Found"),
+        ("410/data", MissingFileError, "no file at .* 410 Gone"),
+        ("416/data", CorruptFileError, "the file is shorter than expected"),
+        ("501/data", ReadError, "501 Not Implemented"),
+        ("empty", CorruptFileError, "416"),
+    ],
+)
+def test_answers_that_stay(server: FileServer, path: str, kind: type[LsstCutoutsError], words: str) -> None:
+    asked = len(server.requests)
+    with pytest.raises(kind, match=words) as caught:
+        HttpSource(ResourcePath(f"{server.url}/{path}"), patient(), QUICK)
+    assert type(caught.value) is kind
+    assert isinstance(caught.value.__cause__, requests.HTTPError)
+    assert f"{server.url}/{path}" in str(caught.value)
+    assert len(server.requests) == asked + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("408/data", ReadTimeoutError, "408"),
+        ("429/data", TransientReadError, "429 Too Many Requests"),
+        ("500/data", TransientReadError, "500 Internal Server Error"),
+        ("502/data", TransientReadError, "502 Bad Gateway"),
+        ("503/data", TransientReadError, "503 Service Unavailable"),
+        ("504/data", ReadTimeoutError, "504 Gateway Timeout"),
+        ("slow/data", ReadTimeoutError, "no answer in time .*LSST_HTTP_TIMEOUT_READ"),
+        ("closed/data", TransientReadError, "Remote end closed connection"),
+    ],
+)
+def test_answers_that_can_pass(server: FileServer, path: str, kind: type[LsstCutoutsError], words: str) -> None:
+    asked = len(server.requests)
+    with pytest.raises(kind, match=words) as caught:
+        HttpSource(ResourcePath(f"{server.url}/{path}"), patient(), QUICK)
+    assert type(caught.value) is kind
+    assert isinstance(caught.value.__cause__, requests.RequestException)
+    assert len(server.requests) == asked + 4
+    assert "tried 4 times" in caught.value.__notes__[0]
+
+
+def test_an_answer_that_passes(server: FileServer) -> None:
+    source = open_source(f"{server.url}/503x2/data", retry=patient())
+    assert source.read(3, 4) == DATA[3:7]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "words"),
+    [
+        ("cut/data", TransientReadError, "broken"),
+        ("drip/data", ReadTimeoutError, r"of 200 bytes came within 0\.4 s"),
+        ("grown/data", CorruptFileError, r"had \d+ bytes when it was opened and now has"),
+    ],
+)
+def test_bodies_that_go_wrong(server: FileServer, path: str, kind: type[LsstCutoutsError], words: str) -> None:
+    """One byte of each is served well, so that the file opens."""
+    source = HttpSource(ResourcePath(f"{server.url}/{path}"), patient(), QUICK)
+    start = time.monotonic()
+    with pytest.raises(kind, match=words):
+        source.read(100, 200)
+    assert time.monotonic() - start < 4 * (QUICK.whole + 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("whole/data", "the server ignores byte ranges and sends the whole file"),
+        ("elsewhere/data", "asked for bytes 0-0, the server sends 5-5"),
+        ("endless/data", r"answers 206 and Content-Range 'bytes 0-0/\*'"),
+        ("302/data", "answers 302"),
+    ],
+)
+def test_servers_that_do_not_know_ranges(server: FileServer, path: str, words: str) -> None:
+    with pytest.raises(ReadError, match=words) as caught:
+        HttpSource(ResourcePath(f"{server.url}/{path}"), patient(), QUICK)
+    assert not caught.value.transient
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(TransientReadError, match="see that the server is up") as caught:
+        open_source(f"{nobody()}/coadd.fits", retry=patient())
+    assert isinstance(caught.value.__cause__, requests.ConnectionError)
+
+
+def test_a_signature_is_not_told(server: FileServer) -> None:
+    for path in ("404/data", "503/data", "slow/data"):
+        with pytest.raises(ReadError) as caught:
+            HttpSource(ResourcePath(f"{server.url}/{path}?Signature=geheim&Expires=1"), patient(), QUICK)
+        assert "geheim" not in str(caught.value)
+
+
+def test_a_remote_source_that_is_closed(server: FileServer) -> None:
+    source = open_source(f"{server.url}/data")
+    source.close()
+    source.close()
+    with pytest.raises(ReadError, match="is closed"):
+        source.read(0, 1)
+
+
+def test_nothing_leaks(server: FileServer) -> None:
+    """Connections are shared by files and bounded; whatever opens and fails leaves nothing behind."""
+    open_source(f"{server.url}/data").close()
+    before = open_files()
+    for path in ["data", "404/data", "whole/data", "closed/data"] * 10:
+        try:
+            source = HttpSource(ResourcePath(f"{server.url}/{path}"), Retry(tries=1), QUICK)
+        except ReadError:
+            continue
+        source.read(5, 5)
+        source.close()
+    assert open_files() <= before + 2  # the server's own ends of a connection count here, too
+
+
+def test_pixels_over_http_equal_the_files(dp2_repo: SimulatedRepository, dp1_repo: SimulatedRepository) -> None:
+    for repo in (dp2_repo, dp1_repo):
+        path = next(repo.root.rglob("*.fits"))
+        with serving(repo.root) as server:
+            uri = f"{server.url}/{path.relative_to(repo.root)}"
+            with open_coadd(uri, size=path.stat().st_size) as remote, open_coadd(path) as local:
+                assert remote.bbox == local.bbox
+                np.testing.assert_array_equal(remote.read("image"), local.read("image"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", (10, 30, 60)), ("2.5", (2.5, 2.5, 60)), ("90", (90, 90, 180)), ("inf", (10, 30, 60))]
+)
+def test_limits_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, text: str, expected: tuple[float, float, float]
+) -> None:
+    monkeypatch.setenv("LSST_HTTP_TIMEOUT_CONNECT", text)
+    monkeypatch.setenv("LSST_HTTP_TIMEOUT_READ", text)
+    limits = Limits.from_environment()
+    assert (limits.connect, limits.silence, limits.whole) == expected
+
+
+# S3
+
+
+@pytest.fixture
+def s3(server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FileServer:
+    """The same server as an S3 endpoint: its buckets are folders."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
+    monkeypatch.setenv("S3_ENDPOINT_URL", server.url)
+    forget_s3_clients()
+    return server
+
+
+def forget_s3_clients() -> None:
+    """Let `lsst.resources` read the environment again."""
+    from lsst.resources import s3utils
+
+    s3utils._get_s3_client.cache_clear()
+
+
+def test_a_bucket_is_read_with_ranges(s3: FileServer) -> None:
+    (s3.root / "bucket").mkdir(exist_ok=True)
+    (s3.root / "bucket" / "key").write_bytes(DATA)
+    source = open_source("s3://bucket/key", retry=patient())
+    assert (source.uri, source.size) == ("s3://bucket/key", len(DATA))
+    assert source.read(50, 60) == DATA[50:110]
+    assert s3.requests[-1] == ("GET", "/bucket/key", "bytes=50-109")
+
+
+def test_a_missing_key(s3: FileServer) -> None:
+    with pytest.raises(MissingFileError, match="no file at s3://bucket/nothing"):
+        open_source("s3://bucket/nothing", retry=patient())
+
+
+def test_a_key_that_is_not_allowed(s3: FileServer) -> None:
+    with pytest.raises(AuthenticationError, match=r"s3://403/data: .*403 Forbidden.*AWS_ACCESS_KEY_ID") as caught:
+        open_source("s3://403/data", retry=patient())
+    assert "geheim" not in str(caught.value)
+
+
+def test_no_credentials(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    forget_s3_clients()
+    with pytest.raises(AuthenticationError, match=r"Unable to locate credentials; .*AWS_ACCESS_KEY_ID") as caught:
+        open_source("s3://bucket/key", retry=patient())
+    assert type(caught.value.__cause__).__name__ == "NoCredentialsError"
+
+
+def test_an_unreachable_endpoint(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S3_ENDPOINT_URL", nobody())
+    forget_s3_clients()
+    with pytest.raises(TransientReadError, match=r"cannot read now s3://bucket/key: .*Connection refused"):
+        open_source("s3://bucket/key", retry=patient())
+
+
+# Other URIs
+
+
+def test_any_other_uri_is_read_by_its_handle(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(DATA)
+    source = RemoteSource(ResourcePath((tmp_path / "file").as_uri()), patient())
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda at: source.read(at, 9), range(99))) == [DATA[at : at + 9] for at in range(99)]
+    with pytest.raises(CorruptFileError, match="ends at byte"):
+        source.read(len(DATA) - 1, 2)
+    source.close()
+    source.close()
+    with pytest.raises(ReadError, match="is closed"):
+        source.read(0, 1)
+    with pytest.raises(MissingFileError, match="no file at"):
+        RemoteSource(ResourcePath((tmp_path / "gone").as_uri()), patient())
+
+
+def test_an_unknown_kind_of_uri() -> None:
+    with pytest.raises(ReadError, match="foo://place/file is no URI that can be read: No URI support for scheme"):
+        open_source("foo://place/file")
+
+
+def test_a_package_that_is_missing() -> None:
+    """In a child process that has no client for Google's storage, whatever is installed here."""
+    code = (
+        "import sys\n"
+        "sys.modules['google.cloud.storage'] = None\n"
+        "from lsstcutouts.source.byte_source import open_source\n"
+        "try:\n    open_source('gs://bucket/key')\n"
+        "except ImportError as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(DependencyError.__name__)
+    assert "lsst-resources" in done.stdout
+
+
+# The table
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), Trouble.CREDENTIALS),
+        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), Trouble.TRUNCATED),
+        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), Trouble.MISSING),
+        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), Trouble.CREDENTIALS),
+        (FileNotFoundError("no file 403"), Trouble.MISSING),
+        (ValueError("status"), None),
+        (ZeroDivisionError(), None),
+        (TimeoutError(), Trouble.TIMEOUT),
+        (ConnectionResetError(), Trouble.UNAVAILABLE),
+        (
+            requests.ConnectionError(requests.packages.urllib3.exceptions.ReadTimeoutError(None, "", "")),
+            Trouble.TIMEOUT,
+        ),
+        (requests.exceptions.SSLError("certificate"), Trouble.OTHER),
+        (requests.exceptions.RetryError("too many 503 error responses"), Trouble.UNAVAILABLE),
+        (ImportError("s3fs is not available"), Trouble.DEPENDENCY),
+    ],
+    ids=repr,
+)
+def test_what_foreign_errors_mean(error: Exception, meaning: Trouble | None) -> None:
+    assert trouble_of(error) is meaning
+
+
+def test_s3_tells_an_expired_token_with_status_400() -> None:
+    from botocore.exceptions import ClientError
+
+    def answer(status: int, code: str) -> ClientError:
+        return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
+
+    assert trouble_of(answer(400, "ExpiredToken")) is Trouble.CREDENTIALS
+    assert trouble_of(answer(400, "InvalidArgument")) is Trouble.OTHER
+    assert trouble_of(answer(503, "SlowDown")) is Trouble.UNAVAILABLE
+
+
+def test_words_are_one_line() -> None:
+    assert words_of(RuntimeError("first\nsecond")) == "first"
+    assert words_of(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
+    assert words_of(RuntimeError()) == "RuntimeError"
+
+
+def test_every_status_means_something() -> None:
+    for status in range(100, 600):
+        assert isinstance(status_trouble(status), Trouble)
