@@ -13,8 +13,22 @@ PACKAGE = Path(lsstcutouts.__file__).parent
 LAYERS = {
     name: number
     for number, name in enumerate(
-        ["errors", "sky", "catalog", "order", "source", "fits", "plan", "testing", "splits", "read"]
-        + ["transforms", "loader", "models", "app"]
+        [
+            "errors",
+            "sky",
+            "catalog",
+            "order",
+            "source",
+            "fits",
+            "plan",
+            "testing",
+            "splits",
+            "read",
+            "transforms",
+            "loader",
+            "models",
+            "app",
+        ]
     )
 }
 """A module imports only from lower layers; torch from `transforms` on."""
