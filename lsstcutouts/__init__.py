@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from .loader.datamodule.module import CutoutDataModule
     from .loader.dataset import CutoutDataset
     from .loader.loader import CutoutLoader
+    from .loader.transfer_options import TransferOptions
+    from .order.sampling import Sampling
     from .plan.cutout_plan import CutoutPlan
     from .plan.planner import build_plan
-    from .read.cache.tile_cache import TileCache
+    from .plan.quality import Outcome, Quality, QualityPolicy
+    from .plan.read_options import ReadOptions
     from .read.export import batch_wcs, write_fits
     from .read.fetcher import LsstDataFetcher
-    from .read.quality import Outcome, Quality, QualityPolicy
     from .read.report import Report
     from .sky.geometry import YX, Box
+    from .splits.split_options import SplitOptions
 
 __version__ = "0.1.0"
 
@@ -32,11 +35,14 @@ _HOME = {
     "CutoutPlan": "plan.cutout_plan",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
-    "Outcome": "read.quality",
-    "Quality": "read.quality",
-    "QualityPolicy": "read.quality",
+    "Outcome": "plan.quality",
+    "Quality": "plan.quality",
+    "QualityPolicy": "plan.quality",
     "Report": "read.report",
-    "TileCache": "read.cache.tile_cache",
+    "TransferOptions": "loader.transfer_options",
+    "SplitOptions": "splits.split_options",
+    "Sampling": "order.sampling",
+    "ReadOptions": "plan.read_options",
     "YX": "sky.geometry",
     "batch_wcs": "read.export",
     "build_plan": "plan.planner",
@@ -57,8 +63,11 @@ __all__ = [
     "Outcome",
     "Quality",
     "QualityPolicy",
+    "ReadOptions",
     "Report",
-    "TileCache",
+    "Sampling",
+    "SplitOptions",
+    "TransferOptions",
     "batch_wcs",
     "build_plan",
     "write_fits",

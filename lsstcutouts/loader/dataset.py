@@ -10,24 +10,24 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from multiprocessing.context import get_spawning_popen
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import ConfigurationError
 from ..fits.stages import StageClock
 from ..order.draws import checked_classes, checked_weights
 from ..order.epochs import Drawn, Epochs
-from ..order.schedule import Share
-from ..order.shuffling import DEFAULT_SHUFFLE_WIDTH, Shuffle
+from ..order.sampling import Sampling
+from ..order.world import World
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.read_options import ReadOptions
 from ..read.batch_report import Account
 from ..read.cache.tile_cache import TileCache
-from ..read.options import ReadOptions
-from ..read.quality import QualityPolicy
+from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream, threads_for
 from ..read.report import Report
 from ..transforms.batch import TensorBatch
@@ -66,40 +66,26 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         Targets of the plan that belong to this dataset, numbers or a mask; all of them by default.
     batch_size
         Targets a batch; the last one of an epoch holds what is left.
-    planes, mask_planes, missing_band, min_bands, required_bands, fill, quality, on_read_error, normalise_psf, flux_unit
-        What a batch holds, and the policies, as in `LsstDataFetcher`. A target that is left out makes its batch
-        shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
+    planes
+        Any of ``"image"``, ``"variance"``, ``"ivar"``, ``"mask"``, ``"valid"``, ``"psf"``; only what they need is read.
+    read
+        How pixels are read, and the policies: `ReadOptions` (``tract`` and ``skymap`` belong to the plan). A target that is
+        left out makes its batch shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
     columns
         Catalog columns of the plan that travel with the targets; by default all of them.
-    shuffle
-        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)`` and the number of
-        lanes; True means ``"block"``. ``"full"`` is a permutation of all targets, which decodes nearly every tile anew for
-        every target where the cache does not hold all. Without shuffling every epoch goes block by block over the sky, so
-        that no tile is decoded twice.
-    shuffle_width
-        Blocks of sky open at once; the larger, the closer to a full permutation and the more memory it takes.
+    sampling
+        Which targets an epoch draws, and its order: `Sampling`; ``weights`` and ``balance`` name columns of the plan, or
+        hold one value for each of ``rows``.
     seed
-        Not negative.
-    weights
-        ``(len(rows),)`` how often targets are drawn, relative to each other. Each epoch draws a target its expected number
-        of times, rounded down or up; the batches then hold ``repeat``, how often a target came before in the epoch.
-    balance
-        ``(len(rows),)`` classes, numbers or words: each is drawn equally often in total, its targets as ``weights`` says.
-        A missing class is an error, as is a weight that is missing or negative.
-    epoch_size
-        Targets that an epoch draws; by default as many as there are.
-    replacement
-        Whether each draw is independent of the others.
+        Seed of the order and of the noise of ``read.fill="noise"``; not negative.
     threads
         Decoding threads; by default the cores that this process may use, shared among worker processes.
     cache
         A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
     cache_bytes
         Budget of the cache, of all worker processes together, and of the batches under way.
-    sharing
-        How many loaders have worker processes at the same time; they share the budget.
-    share
-        Which part of each global batch this process reads. Ranks read neighbouring targets of their own part of the sky
+    world
+        Rank of this process and number of ranks: which part of each global batch it reads. Ranks read neighbouring targets of their own part of the sky
         (`lanes`).
     pads
         What happens where the last global batch has fewer targets than there are ranks. True: ranks without one repeat a
@@ -116,28 +102,14 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         rows: NDArray[np.int64] | None = None,
         batch_size: int = 128,
         planes: Sequence[str] = ("image",),
-        mask_planes: Sequence[str] = (),
-        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
-        min_bands: int = 0,
-        required_bands: Sequence[str] = (),
-        fill: float | Literal["noise"] = 0.0,
-        quality: QualityPolicy | None = None,
-        on_read_error: Literal["raise", "mask", "skip"] = "raise",
-        normalise_psf: bool = False,
-        flux_unit: Literal["nJy", "native"] = "nJy",
         columns: Sequence[str] | None = None,
-        shuffle: Shuffle = True,
-        shuffle_width: int = DEFAULT_SHUFFLE_WIDTH,
+        read: ReadOptions = ReadOptions(),
+        sampling: Sampling = Sampling(),
         seed: int = 0,
-        weights: ArrayLike | None = None,
-        balance: ArrayLike | None = None,
-        epoch_size: int | None = None,
-        replacement: bool = False,
         threads: int | None = None,
         cache: TileCache | None = None,
         cache_bytes: float | str = "auto",
-        sharing: int = 1,
-        share: Share = Share(0, 1),
+        world: World = World(),
         pads: bool = False,
         clock: StageClock | None = None,
     ) -> None:
@@ -149,34 +121,17 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         self.epochs = Epochs(
             plan.blocks(self.rows),
             batch_size,
-            share,
-            shuffle=shuffle,
-            shuffle_width=shuffle_width,
+            world,
+            sampling=_with_arrays(sampling, plan, self.rows),
             seed=seed,
-            weights=None if weights is None else checked_weights(weights),
-            balance=None if balance is None else checked_classes(balance),
-            epoch_size=epoch_size,
-            replacement=replacement,
             pads=pads,
         )
         """Which rows each step reads, in every epoch."""
         self.threads = threads
-        self.sharing = sharing
+        self.sharing = 1
+        """Loaders that have worker processes at the same time, and share the budget of the cache."""
         self.cache = TileCache(cache_bytes) if cache is None else cache
-        self.options = ReadOptions(
-            planes=planes,  # type: ignore[arg-type]
-            mask_planes=mask_planes,  # type: ignore[arg-type]
-            missing_band=missing_band,
-            min_bands=min_bands,
-            required_bands=required_bands,  # type: ignore[arg-type]
-            fill=fill,
-            quality=quality,
-            on_read_error=on_read_error,
-            normalise_psf=normalise_psf,
-            flux_unit=flux_unit,
-            seed=seed,
-            columns=None if columns is None else tuple(columns),
-        )
+        self.options = ReaderOptions.of(read, planes=planes, seed=seed, columns=columns)
         self.watcher: weakref.ref[Watcher] | None = None
         self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
@@ -365,3 +320,20 @@ def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple
     """Return a batch as tensors, and its account."""
     with clock.time("collate") if clock is not None else nullcontext():
         return form.tensors(delivery.batch), delivery.account
+
+
+def _with_arrays(sampling: Sampling, plan: CutoutPlan, rows: NDArray[np.int64]) -> Sampling:
+    """Return sampling whose weights and classes are arrays, one value for each of ``rows``, and checked."""
+    made: dict[str, Any] = {}
+    for name, check in (("weights", checked_weights), ("balance", checked_classes)):
+        given = getattr(sampling, name)
+        if not isinstance(given, str):
+            made[name] = None if given is None else check(given)
+            continue
+        if given not in plan.columns:
+            raise ConfigurationError(
+                f"{name}={given!r}: the plan has no such column; make the plan with columns=[{given!r}]"
+            )
+        said = f"the weights in column {given!r}" if name == "weights" else f"the column balance={given!r}"
+        made[name] = check(np.asarray(plan.columns[given])[rows], said)
+    return replace(sampling, **made)

@@ -14,12 +14,12 @@ from ..read.report import Report
 from ..transforms.batch import TensorBatch
 from .dataset import CutoutDataset, Watcher
 from .device.tensors import Form
-from .device.transfer import Transfer, resolved, transfer_to
-from .device.wire import Wire
+from .device.transfer import resolved, transfer_to
 from .lightning_epoch import EpochSampler, position_of_training
 from .loader_pass import LoaderPass
 from .passes import ACCOUNT
 from .resume import resumed
+from .transfer_options import TransferOptions
 from .worker_failures import any_dead, dismiss, dismiss_with
 from .workers import Parcel, WorkerCaches, preload_fork_server
 
@@ -60,24 +60,17 @@ class CutoutLoader(DataLoader[TensorBatch]):
     dataset
         Yields whole batches.
     num_workers
-        0 reads with threads inside this process, which is the fastest; more start worker processes.
+        0 reads with threads inside this process, which is the fastest; more start worker processes, which live until the
+        loader or the training ends. A second pass beside a running one has workers of its own.
     device
         Where batches are handed out. With a CUDA device the next batch is copied there, on a stream of its own,
         while the loop works on the one before; ``done`` and the report count what is handed out all the same. None
         and a CPU leave batches in host memory.
-    wire
-        Type in which ``image``, ``variance``, ``ivar`` and ``psf`` travel to the device; they are handed out in
-        float32. ``"float16"`` halves the bytes at a relative error of at most 2^-11, ``"bfloat16"`` of 2^-8 (details
-        in `lsstcutouts.loader.device.wire.packed`). The values are the same without a device.
-    channels_last
-        Whether ``image`` has the memory layout ``(N, Y, X, B)`` that convolutions in 16 bit like best; its shape
-        stays ``(N, B, Y, X)``.
+    transfer
+        How batches travel to the device: `TransferOptions` (``compile`` concerns the data module alone).
     pin_memory
         Whether batches lie in page-locked memory, for fast copies to the GPU; by default where CUDA is. Always so
         with a CUDA ``device``.
-    persistent_workers
-        Whether worker processes outlive an epoch, with their caches, until the loader or the training ends. A second pass
-        beside a running one has workers of its own.
     prefetch_factor, timeout
         As in `torch.utils.data.DataLoader`.
     multiprocessing_context
@@ -94,10 +87,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         *,
         num_workers: int = 0,
         device: torch.device | str | None = None,
-        wire: Wire = "float32",
-        channels_last: bool = False,
+        transfer: TransferOptions = TransferOptions(),
         pin_memory: bool | None = None,
-        persistent_workers: bool = True,
         prefetch_factor: int | None = None,
         timeout: float = 0,
         multiprocessing_context: Any = None,
@@ -111,9 +102,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
             preload_fork_server()
-        self.device, self.wire, self.channels_last = resolved(device), wire, channels_last
-        self.transfer: Transfer | None = transfer_to(self.device, wire, channels_last=channels_last)
-        """Brings batches to the device; None where they stay in host memory."""
+        self.device, self.transfer = resolved(device), transfer
+        self._own_transfer()
         pinned = torch.cuda.is_available() and (pin_memory is not False or self._on_cuda)
         super().__init__(
             dataset,
@@ -121,7 +111,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
             collate_fn=_same,
             num_workers=num_workers,
             pin_memory=pinned and num_workers > 0,
-            persistent_workers=persistent_workers and num_workers > 0,
+            persistent_workers=num_workers > 0,
             prefetch_factor=prefetch_factor,
             timeout=timeout,
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
@@ -142,6 +132,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._told = False
         self._resumed: int | None = None  # Lightning's epoch, by our count, at a position that was loaded
         self._own_state()
+
+    def _own_transfer(self) -> None:
+        self.mover = transfer_to(self.device, self.transfer.wire, channels_last=self.transfer.channels_last)
+        """Brings batches to the device; None where they stay in host memory."""
 
     def _own_state(self) -> None:
         """Set what no copy shares."""
@@ -168,14 +162,14 @@ class CutoutLoader(DataLoader[TensorBatch]):
             "_staying",
             "_iterator",
             "sampler",
-            "transfer",
+            "mover",
             "workers",
         }
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.transfer = transfer_to(self.device, self.wire, channels_last=self.channels_last)
+        self._own_transfer()
         self._own_state()
 
     @property
@@ -219,12 +213,10 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self.begun = True
         if by is self._latest() and (self._report is None or start == 0):
             self._report = self.cutouts.new_report(epoch, self.lanes)
-        form = Form(self._pinned, self.wire, self.channels_last, self.transfer is not None)
+        form = Form(self._pinned, self.transfer.wire, self.transfer.channels_last, self.mover is not None)
         if not self.num_workers:
             return self.cutouts.batches(epoch, start, self.lanes, form=form)
-        if not self.persistent_workers or by is not self._latest():
-            if not self.persistent_workers:
-                self.workers.retire()
+        if by is not self._latest():
             batches = iter(self._workers(form, (epoch, start, self.lanes), stay=False))
             dismiss_with(by, batches)
             return batches

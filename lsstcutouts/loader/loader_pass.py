@@ -58,7 +58,7 @@ class LoaderPass:
         self.begun = True
         epoch, start = self.place
         self._source = self._loader.begin(self, epoch, start + self._taken)
-        transfer = self._loader.transfer
+        transfer = self._loader.mover
         self._batches = self._source if transfer is None else Prefetcher(self._source, transfer)
 
     def lose_workers(self) -> None:

@@ -1,24 +1,16 @@
 """The batches of an epoch, and each rank's part of them."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 
-__all__ = ["Schedule", "Share"]
+__all__ = ["Schedule"]
 
 _MOST_LANES = 1 << 16
 """More than any training has ranks; a damaged checkpoint must not fill the memory."""
-
-
-class Share(NamedTuple):
-    """Which part of each global batch a process reads: ``rank`` of ``world_size``."""
-
-    rank: int = 0
-    world_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """The order of the targets in an epoch."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,17 +7,7 @@ from ..errors import ConfigurationError
 from .blocks import Ints
 from .lanes import interleaved, lane_ids
 
-__all__ = ["DEFAULT_SHUFFLE_WIDTH", "Shuffle", "check_order", "epoch_order", "shuffle_kind", "sky_order"]
-
-type Shuffle = bool | Literal["block", "full"]
-"""How an epoch is shuffled: ``True`` means ``"block"``, ``False`` not at all."""
-
-DEFAULT_SHUFFLE_WIDTH = 32
-"""Blocks open at once. The working set of the cache is about this many blocks of every band.
-
-With blocks of 750 px (13.5 MB in six bands), 500 targets a DP2 patch and boxes of 64 px, a cache of 0.5 GB decodes
-1.18 times the distinct tiles in an epoch over 40 patches (10 GB of tiles), for widths 8, 16 and 32 alike; a cache of
-4 GB 1.06 times."""
+__all__ = ["check_order", "epoch_order", "sky_order"]
 
 
 def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
@@ -28,21 +16,6 @@ def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
         raise ConfigurationError(f"shuffle_width must be at least 1, got {shuffle_width}")
     if seed < 0 or epoch < 0:
         raise ConfigurationError(f"seed and epoch cannot be negative, got seed={seed}, epoch={epoch}")
-
-
-def shuffle_kind(shuffle: Shuffle) -> str:
-    """Return ``"none"``, ``"block"`` or ``"full"``.
-
-    Raises
-    ------
-    ConfigurationError
-        For anything else than `Shuffle`.
-    """
-    if isinstance(shuffle, bool):
-        return "block" if shuffle else "none"
-    if shuffle not in {"block", "full"}:
-        raise ConfigurationError(f"shuffle must be true, false, 'block' or 'full', got {shuffle!r}")
-    return shuffle
 
 
 def sky_order(block: Ints, lanes: int = 1) -> NDArray[np.int64]:

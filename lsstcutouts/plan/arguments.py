@@ -1,4 +1,4 @@
-"""What people say about cutouts, checked: bands, size, and which tract where several overlap."""
+"""What people say about cutouts, checked: bands and size."""
 
 import math
 import re
@@ -13,11 +13,7 @@ from ..errors import ConfigurationError
 from ..sky.geometry import YX
 from .cutout_plan import CutoutPlan
 
-__all__ = ["TRACTS", "AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size", "parse_tract"]
-
-TRACTS = ("primary", "strict", "best")
-"""Where tracts overlap: the target's own or, where it covers nothing, the best other one; only its own; or the one whose
-files cover most of the box."""
+__all__ = ["AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size"]
 
 _DECIMALS = 6
 """Digits of a size in pixels that count: a tract's pixel scale, found from its corners, is good to 1e-9."""
@@ -70,13 +66,6 @@ def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
     if twice:
         raise ConfigurationError(f"bands name {', '.join(twice)} more than once: {bands!r}")
     return names
-
-
-def parse_tract(tract: str) -> str:
-    """Return the choice between overlapping tracts, one of `TRACTS`."""
-    if tract not in TRACTS:
-        raise ConfigurationError(f"tract must be one of {', '.join(map(repr, TRACTS))}, got {tract!r}")
-    return tract
 
 
 def parse_size(size: SizeLike) -> YX[int] | AngularSize:

@@ -16,10 +16,11 @@ from ..errors import CoverageError, ReadError
 from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, TanProjection
 from ..sky.skymap import SkyMap, Tract
-from .arguments import AngularSize, SizeLike, parse_bands, parse_size, parse_tract
+from .arguments import AngularSize, SizeLike, parse_bands, parse_size
 from .boxes import Boxes, PatchRanges, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
 from .locations import LocatedFile
+from .read_options import TRACTS, ReadOptions, check_choice
 from .repository import Repository, as_names
 from .sample import Sample, first_sample
 from .tables import FileTable, PatchTable, Reason, Rejected
@@ -54,7 +55,8 @@ class Planner:
         self.repository = repository
         self.bands = parse_bands(bands)
         self.size = parse_size(size)
-        self.tract = parse_tract(tract)
+        check_choice("tract", tract, TRACTS)
+        self.tract = tract
         repository.check_bands(self.bands)
         self.forget()
 
@@ -361,25 +363,24 @@ def _place(tract: Tract, patch: int) -> str:
 
 
 def build_plan(
-    catalog: object,
     repo: str | os.PathLike[str] | Any,
+    catalog: object,
     *,
     collections: str | Sequence[str],
     bands: str | Iterable[str],
     size: SizeLike,
     dataset_type: str = "deep_coadd",
-    skymap: str | None = None,
-    tract: str = "primary",
     columns: Sequence[str] = (),
+    read: ReadOptions = ReadOptions(),
 ) -> CutoutPlan:
     """Return the plan that says, for every target of a catalog, which box of which files to read.
 
     Parameters
     ----------
-    catalog
-        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays.
     repo
         Path, label or URL of a Butler repository, or an open Butler.
+    catalog
+        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays.
     collections
         Collection name or names, searched in order.
     bands
@@ -387,15 +388,12 @@ def build_plan(
     size
         Whole pixels, or an angle such as ``"12 arcsec"`` (the nearest whole number of the tract's pixels): one
         for both sides, or ``(height, width)``.
-    dataset_type, skymap
-        What to read; the skymap defaults to the one that the coadds have.
-    tract
-        Where tracts overlap: ``"primary"`` is the target's own tract, the one that the skymap gives its position to; where
-        its coadds cover no pixel of the box in any of the bands, the best of the others. ``"strict"`` is the own tract
-        only. ``"best"`` is the one whose files cover most pixels of the box, summed over the bands; of equal ones the
-        own tract, then the lowest number.
+    dataset_type
+        Butler dataset type of the coadds.
     columns
         Catalog columns that travel with the samples.
+    read
+        `ReadOptions`, of which a plan uses ``tract`` and ``skymap``.
 
     Raises
     ------
@@ -406,7 +404,7 @@ def build_plan(
     CoverageError
         If no target is covered by any coadd.
     """
-    bands, size, tract = parse_bands(bands), parse_size(size), parse_tract(tract)
+    bands, size = parse_bands(bands), parse_size(size)
     targets = Catalog.from_any(catalog, columns=as_names(columns))
-    with Repository(repo, as_names(collections), dataset_type, skymap) as repository:
-        return Planner(repository, bands, size, tract).plan(targets)
+    with Repository(repo, as_names(collections), dataset_type, read.skymap) as repository:
+        return Planner(repository, bands, size, read.tract).plan(targets)

@@ -253,7 +253,7 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
         header[f"BAND{b + 1}"] = band
         header[f"PRES{b + 1}"] = bool(arrays["band_present"][i, b]), "some file gave a pixel"
         if "quality" in arrays:
-            header[f"QUAL{b + 1}"] = int(arrays["quality"][i, b]), "bits, see lsstcutouts.read.quality.Quality"
+            header[f"QUAL{b + 1}"] = int(arrays["quality"][i, b]), "bits, see lsstcutouts.plan.quality.Quality"
         for k, dataset in enumerate(_datasets(plan, target, b)):
             # Said to be HIERARCH, since astropy warns when it finds out by itself.
             key = f"DSID{b + 1}_{k + 1}"

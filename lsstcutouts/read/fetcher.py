@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,9 +16,11 @@ from ..catalog.ids import Values, hashed, joined, taken
 from ..catalog.targets import Catalog
 from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from ..fits.memory import Memory
-from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size, parse_tract
+from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.planner import Planner
+from ..plan.quality import Quality
+from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
 from .cache.limits import available_memory
@@ -26,9 +28,8 @@ from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
 from .export import write_fits
 from .open_files import OpenFiles
-from .options import ReadOptions
+from .options import ReaderOptions
 from .policies import lacking
-from .quality import Quality, QualityPolicy
 from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
 from .report import Report
 from .work import Batch
@@ -58,36 +59,14 @@ class LsstDataFetcher:
         One-letter bands as one string (``"gri"``) or a list of names; the channel order.
     size
         Pixels, or text with an angle such as ``"12 arcsec"``: one value, or ``(height, width)``.
-    dataset_type, skymap
-        What to read; the skymap defaults to the one that the coadds have.
+    dataset_type
+        Butler dataset type of the coadds.
     planes
         Any of ``"image"``, ``"variance"``, ``"ivar"``, ``"mask"``, ``"valid"``, ``"psf"``; only what they need is read.
-    mask_planes
-        Names of the mask planes for ``"mask"``, such as ``("SATURATED", "NO_DATA")`` (or ``"SAT"``, as DP1 spells
-        it); bit ``i`` of the result is the ``i``-th name, in every file.
-    missing_band
-        What becomes of a band that no file covers: ``"zero"`` or ``"nan"`` in its channel (``band_present`` says
-        so), ``"skip"`` leaves the target out, ``"raise"`` is a `MissingBandError`.
-    min_bands, required_bands
-        A target with fewer bands, or without one of these, is left out.
-    fill
-        What stands where the image has no value: 0 or NaN; ``"noise"`` draws every pixel that is not valid from
-        the variance, the same in each run with the same ``seed``.
-    quality
-        Checks of the pixels, a `QualityPolicy`.
-    on_read_error
-        What a file that cannot be read does: ``"raise"``; ``"mask"`` makes only the pixels that it holds invalid;
-        ``"skip"`` leaves the target out. `report` lists the file and its cause.
-    normalise_psf
-        Whether each PSF kernel is divided by its sum.
-    flux_unit
-        ``"nJy"``, or ``"native"`` for the files' own values.
-    tract
-        ``"primary"`` cuts each target from its own tract, the one that the skymap gives its position to, or, where the
-        coadds of that one cover no pixel of the box in any band, from the best other one; ``"strict"`` from its own tract
-        only; ``"best"`` from the tract whose files cover most of the box.
+    read
+        How pixels are read, and the policies: `ReadOptions`.
     seed
-        Of the noise.
+        Seed of the noise of ``read.fill="noise"``.
     threads
         Size of the pool; by default the cores that this process may use, at most 8.
     cache_bytes
@@ -109,18 +88,8 @@ class LsstDataFetcher:
         bands: str | Iterable[str],
         size: SizeLike,
         dataset_type: str = "deep_coadd",
-        skymap: str | None = None,
         planes: Sequence[str] = ("image",),
-        mask_planes: Sequence[str] = (),
-        missing_band: Literal["zero", "nan", "skip", "raise"] = "zero",
-        min_bands: int = 0,
-        required_bands: Sequence[str] = (),
-        fill: float | Literal["noise"] = 0.0,
-        quality: QualityPolicy | None = None,
-        on_read_error: Literal["raise", "mask", "skip"] = "raise",
-        normalise_psf: bool = False,
-        flux_unit: Literal["nJy", "native"] = "nJy",
-        tract: Literal["primary", "strict", "best"] = "primary",
+        read: ReadOptions = ReadOptions(),
         seed: int = 0,
         threads: int | None = None,
         cache_bytes: float | str = "auto",
@@ -129,20 +98,8 @@ class LsstDataFetcher:
         self.collections = as_names(collections)
         self.bands = parse_bands(bands)
         self.size = parse_size(size)
-        self.dataset_type, self.skymap, self.tract = dataset_type, skymap, parse_tract(tract)
-        self.options = ReadOptions(
-            planes=planes,  # type: ignore[arg-type]
-            mask_planes=mask_planes,  # type: ignore[arg-type]
-            missing_band=missing_band,
-            min_bands=min_bands,
-            required_bands=required_bands,  # type: ignore[arg-type]
-            fill=fill,
-            quality=quality,
-            on_read_error=on_read_error,
-            normalise_psf=normalise_psf,
-            flux_unit=flux_unit,
-            seed=seed,
-        )
+        self.dataset_type, self.read = dataset_type, read
+        self.options = ReaderOptions.of(read, planes=planes, seed=seed)
         self.options.check_bands(self.bands)
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ConfigurationError(f"threads must be a whole number from 1 on, got {threads!r}")
@@ -237,9 +194,9 @@ class LsstDataFetcher:
                     planner.repository.close()
 
     def _new_planner(self) -> Planner:
-        repository = Repository(self.repo, self.collections, self.dataset_type, self.skymap)
+        repository = Repository(self.repo, self.collections, self.dataset_type, self.read.skymap)
         try:
-            return Planner(repository, self.bands, self.size, self.tract)
+            return Planner(repository, self.bands, self.size, self.read.tract)
         except LsstCutoutsError:
             repository.close()
             raise
@@ -346,7 +303,7 @@ def _as_delivered(delivery: Delivery) -> Delivery:
     return delivery
 
 
-def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReadOptions) -> Batch:
+def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Batch:
     """Return the batch with a row for each rejected position, which lacks every band, in the order of the catalog."""
     lost = plan.rejected
     absent = np.ones((len(lost), len(plan.bands)), bool)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from ..errors import GeometryMismatchError
 from ..fits.coadd import Coadd
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
 from .batch_report import Failure
-from .options import ReadOptions
-from .quality import Quality
+from .options import ReaderOptions
 from .recipe import Recipe, inside_and_torn, recipe_of
 from .tiles import TileReader
 from .work import Work
@@ -27,7 +27,7 @@ type Recipes = dict[tuple[Box, Box | bytes, YX[int]], Recipe]
 class Filler:
     """Fills the arrays of a `Work` from the files of its plan; any number of threads, each with its own targets."""
 
-    def __init__(self, plan: CutoutPlan, options: ReadOptions, tiles: TileReader) -> None:
+    def __init__(self, plan: CutoutPlan, options: ReaderOptions, tiles: TileReader) -> None:
         self._plan, self._tiles = plan, tiles
         self._sources = tuple(options.sources)
         self._psf, self._normalise = "psf" in options.planes, options.normalise_psf

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..catalog.ids import hashed
 from ..errors import MissingBandError, QualityError
 from ..plan.cutout_plan import CutoutPlan
-from .options import ReadOptions
-from .quality import POLICY_BITS, Outcome, Quality
+from ..plan.quality import POLICY_BITS, Outcome, Quality
+from .options import ReaderOptions
 from .work import Work
 
 __all__ = ["lacking", "outcomes", "settle"]
@@ -19,7 +19,7 @@ __all__ = ["lacking", "outcomes", "settle"]
 type Array = NDArray[Any]
 
 
-def settle(work: Work, n: int, plan: CutoutPlan, options: ReadOptions) -> None:
+def settle(work: Work, n: int, plan: CutoutPlan, options: ReaderOptions) -> None:
     """Finish one target: lost pixels, validity, inverse variance, quality, fill."""
     for band in range(len(plan.bands)) if work.lost else ():
         lost = work.lost.get((n, band))
@@ -67,7 +67,7 @@ def _invert(variance: NDArray[np.float32], valid: NDArray[np.bool_], out: NDArra
     out[np.isinf(out)] = np.finfo(np.float32).max
 
 
-def _judge(work: Work, n: int, plan: CutoutPlan, options: ReadOptions) -> None:
+def _judge(work: Work, n: int, plan: CutoutPlan, options: ReaderOptions) -> None:
     """Set the quality policy's bits for the bands that are there."""
     policy = options.quality
     if policy is None or work.valid is None:
@@ -80,7 +80,7 @@ def _judge(work: Work, n: int, plan: CutoutPlan, options: ReadOptions) -> None:
     work.quality[n] |= found
 
 
-def _fill(work: Work, n: int, plan: CutoutPlan, options: ReadOptions, finite: NDArray[np.bool_] | None) -> None:
+def _fill(work: Work, n: int, plan: CutoutPlan, options: ReaderOptions, finite: NDArray[np.bool_] | None) -> None:
     """Put in what stands where there is no value."""
     image, covered = work.sources.get("image"), work.covered
     if options.missing_band == "nan":
@@ -115,7 +115,7 @@ def _draw_noise(work: Work, n: int, band: int, seed: tuple[int, int, int]) -> No
     work.sources["image"][n, band][hole] = (noise * sigma)[hole]
 
 
-def outcomes(work: Work, plan: CutoutPlan, options: ReadOptions) -> NDArray[np.uint8]:
+def outcomes(work: Work, plan: CutoutPlan, options: ReaderOptions) -> NDArray[np.uint8]:
     """Return ``(N,)`` what becomes of each target.
 
     Raises
@@ -149,7 +149,7 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReadOptions) -> NDArray[np.u
     return outcome
 
 
-def lacking(absent: NDArray[np.bool_], bands: tuple[str, ...], options: ReadOptions) -> NDArray[np.bool_]:
+def lacking(absent: NDArray[np.bool_], bands: tuple[str, ...], options: ReaderOptions) -> NDArray[np.bool_]:
     """Return which of ``(N, B)`` targets are left out for the bands that they lack, ``(N,)``."""
     out: NDArray[np.bool_] = absent[:, [bands.index(b) for b in options.required_bands]].any(axis=1)
     out |= (~absent).sum(axis=1) < options.min_bands

@@ -22,14 +22,14 @@ from ..fits.kernels import load_kernels
 from ..fits.memory import Memory
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.quality import Outcome
 from ..source.remote import REQUESTS_AT_ONCE
 from .batch_report import Account
 from .cache.tile_cache import TileCache
 from .fill import Filler
 from .open_files import OpenFiles
-from .options import ReadOptions
+from .options import ReaderOptions
 from .policies import outcomes, settle
-from .quality import Outcome
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
@@ -132,7 +132,7 @@ class CutoutReader:
     def __init__(
         self,
         plan: CutoutPlan,
-        options: ReadOptions | None = None,
+        options: ReaderOptions | None = None,
         *,
         cache: TileCache | None = None,
         files: OpenFiles | None = None,
@@ -143,7 +143,7 @@ class CutoutReader:
         self.plan = plan
         self.clock = clock
         self._empty = empty
-        self.options = options or ReadOptions()
+        self.options = options or ReaderOptions()
         self.options.check_bands(plan.bands)
         self.options.check_size(plan.size)
         if "psf" in self.options.planes:

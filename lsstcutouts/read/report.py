@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from ..catalog.ids import joined, taken
 from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.quality import Outcome, Quality
 from ..source.writing import whole_file
 from .batch_report import Account, Failure
-from .quality import Outcome, Quality
 
 __all__ = ["Report"]
 

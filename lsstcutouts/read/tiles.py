@@ -20,7 +20,7 @@ from .cache.tile_cache import TileCache
 from .depth import Depths
 from .masks import mask_hdus, places_of, renumbered
 from .open_files import OpenFiles, located, place_of
-from .options import ReadOptions
+from .options import ReaderOptions
 from .recipe import Recipe, paste
 
 __all__ = ["Lost", "TileReader"]
@@ -55,7 +55,7 @@ class TileReader:
     def __init__(
         self,
         plan: CutoutPlan,
-        options: ReadOptions,
+        options: ReaderOptions,
         cache: TileCache,
         files: OpenFiles,
         clock: StageClock | None = None,

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ..errors import PlaneError
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.quality import Quality
 from ..sky.geometry import YX
 from .batch_report import Account, Failure
-from .options import ReadOptions
-from .quality import Quality
+from .options import ReaderOptions
 
 __all__ = ["Batch", "Empty", "Work", "psf_shape"]
 
@@ -71,7 +71,7 @@ class Work:
 
     @classmethod
     def allocated(
-        cls, plan: CutoutPlan, options: ReadOptions, targets: NDArray[np.int64], empty: Empty = np.empty
+        cls, plan: CutoutPlan, options: ReaderOptions, targets: NDArray[np.int64], empty: Empty = np.empty
     ) -> "Work":
         """Return arrays for these targets, the large ones made by ``empty`` and holding anything."""
         shape = len(targets), len(plan.bands), *plan.size

@@ -14,7 +14,7 @@ from ..catalog.ids import Ids, places, taken
 from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
 from .groups import split_groups
-from .split_options import SplitSettings
+from .split_options import SplitOptions
 
 __all__ = ["area_names", "assigned"]
 
@@ -31,22 +31,22 @@ _SMALL_SHARE = 0.02
 _SHOWN = 3
 
 
-def assigned(plan: CutoutPlan, settings: SplitSettings) -> dict[str, Rows]:
+def assigned(plan: CutoutPlan, options: SplitOptions, seed: int) -> dict[str, Rows]:
     """Return the ascending targets of each split; they do not depend on the order of the catalog's rows."""
-    if settings.column is not None:
-        return _by_column(plan, settings.column)
-    if settings.ids:
-        return _by_ids(plan, settings.ids)
-    return split_groups(area_names(plan, settings), settings.fractions, seed=settings.seed)
+    if options.column is not None:
+        return _by_column(plan, options.column)
+    if options.ids:
+        return _by_ids(plan, options.ids)
+    return split_groups(area_names(plan, options), options.fractions, seed=seed)
 
 
-def area_names(plan: CutoutPlan, settings: SplitSettings) -> NDArray[np.str_]:
+def area_names(plan: CutoutPlan, options: SplitOptions) -> NDArray[np.str_]:
     """Return ``(N,)`` the name of the area of sky that each target belongs to."""
-    by = settings.by
+    by = options.by
     if by == "tract":
         return plan.tract.astype(str)
     if by == "healpix":
-        return _healpix(plan, settings.order).astype(str)
+        return _healpix(plan, options.healpix_order).astype(str)
     if by == "auto":
         # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
         share = np.bincount(plan.primary) / max(1, len(plan))

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, LeakError
 from ..plan.cutout_plan import CutoutPlan
 from .assign import assigned
 from .leaks import Boxes, Leak, leak_between, sharing
-from .split_options import OWN_COLUMNS, SplitSettings
+from .split_options import OWN_COLUMNS, SplitOptions
 
 __all__ = ["Dealt", "deal", "deal_plans", "leaks_of"]
 
@@ -46,8 +46,15 @@ class Dealt:
     leaks: tuple[Leak, ...] = ()
 
 
-def deal(plan: CutoutPlan, settings: SplitSettings) -> Dealt:
-    """Deal the targets of one plan.
+def deal(plan: CutoutPlan, options: SplitOptions, *, seed: int = 0) -> Dealt:
+    """Assign the targets of one plan to splits.
+
+    Parameters
+    ----------
+    plan, options
+        The targets, and which of them belong to which split.
+    seed
+        Chooses which area goes to which split.
 
     Raises
     ------
@@ -56,14 +63,14 @@ def deal(plan: CutoutPlan, settings: SplitSettings) -> Dealt:
     LeakError
         If splits share pixels and ``leaks="raise"``.
     """
-    parts = {name: (plan, rows) for name, rows in assigned(plan, settings).items()}
-    return _guarded(_selected({**parts, "predict": (plan, np.arange(len(plan)))}, settings), settings)
+    parts = {name: (plan, rows) for name, rows in assigned(plan, options, seed).items()}
+    return _guarded(_selected({**parts, "predict": (plan, np.arange(len(plan)))}, options), options)
 
 
-def deal_plans(plans: Mapping[str, CutoutPlan], settings: SplitSettings) -> Dealt:
+def deal_plans(plans: Mapping[str, CutoutPlan], options: SplitOptions) -> Dealt:
     """Deal plans that are splits themselves, one catalog each; as `deal`."""
     parts = {name: (plan, np.arange(len(plan))) for name, plan in plans.items()}
-    return _guarded(_selected(parts, settings), settings)
+    return _guarded(_selected(parts, options), options)
 
 
 def leaks_of(splits: Parts) -> tuple[Leak, ...]:
@@ -73,12 +80,12 @@ def leaks_of(splits: Parts) -> tuple[Leak, ...]:
     return tuple(leak for leak in found if leak is not None)
 
 
-def _selected(parts: Parts, settings: SplitSettings) -> Parts:
+def _selected(parts: Parts, options: SplitOptions) -> Parts:
     chosen = {}
     for name, (plan, rows) in parts.items():
         kept = rows
-        if name in settings.select:
-            expression = settings.select[name]
+        if name in options.expressions:
+            expression = options.expressions[name]
             columns = {**{own: getattr(plan, own) for own in OWN_COLUMNS}, **plan.columns}
             kept = rows[matching(expression, columns, len(plan))[rows]]
             if len(rows) and not len(kept):
@@ -88,9 +95,9 @@ def _selected(parts: Parts, settings: SplitSettings) -> Parts:
     return chosen
 
 
-def _guarded(parts: Parts, settings: SplitSettings) -> Dealt:
-    if settings.leaks != "drop":
-        return _checked(parts, settings)
+def _guarded(parts: Parts, options: SplitOptions) -> Dealt:
+    if options.leak_policy != "drop":
+        return _checked(parts, options)
     kept, dropped = dict(parts), {}
     protected: list[Boxes] = []
     for name in _PROTECTED:
@@ -114,9 +121,9 @@ def _guarded(parts: Parts, settings: SplitSettings) -> Dealt:
     return Dealt(kept, dropped)
 
 
-def _checked(parts: Parts, settings: SplitSettings) -> Dealt:
+def _checked(parts: Parts, options: SplitOptions) -> Dealt:
     leaks = leaks_of(parts)
-    if leaks and settings.leaks == "raise":
+    if leaks and options.leak_policy == "raise":
         raise LeakError(
             "the splits share pixels:\n" + "\n".join(f"  {leak}" for leak in leaks) + "\nDeal them by area of sky "
             "(fractions with split_by=), or let leaks='drop' leave the targets out of training"

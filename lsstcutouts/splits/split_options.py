@@ -1,14 +1,15 @@
-"""How targets are dealt to splits, as users say it."""
+"""Which targets belong to training, validation and test: the options."""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from ..catalog.select import expression_columns
 from ..errors import ConfigurationError
+from ..plan.read_options import check_choice
 
-__all__ = ["DEFAULT_HEALPIX_ORDER", "OWN_COLUMNS", "SPLITS", "Leaks", "SplitBy", "SplitSettings", "Splits"]
+__all__ = ["DEFAULT_HEALPIX_ORDER", "OWN_COLUMNS", "SPLITS", "Leaks", "SplitBy", "SplitOptions", "Splits"]
 
 SPLITS = ("train", "val", "test", "predict")
 """Names of the splits. ``predict`` is every target, and may share pixels with the others."""
@@ -26,77 +27,75 @@ type SplitBy = Literal["auto", "tract", "patch", "block", "healpix"]
 type Leaks = Literal["drop", "raise", "warn"]
 
 
-@dataclass(frozen=True)
-class SplitSettings:
-    """How targets are dealt.
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitOptions:
+    """Which targets belong to training, validation and test.
 
-    Attributes
+    Parameters
     ----------
-    fractions
-        Share of the targets in each split; empty where they are dealt otherwise.
-    column
-        Catalog column with the names of the splits.
-    ids
-        Object ids of each split, or a file of them.
+    shares
+        Share of the targets in each split, such as ``{"train": 0.8, "val": 0.2}``; or the name of a catalog column that
+        holds ``train``, ``val`` or ``test``; or split names mapped to object ids, or to files of object ids. Not used
+        with one catalog for each split. ``predict`` is always every target.
     by
-        What is never divided by fractions: tracts, patches, blocks within patches, or HEALPix cells of ``order``. ``"auto"``
-        takes patches, and blocks where there are fewer than four patches.
+        Area of sky that shares never divide: ``"tract"``, ``"patch"``, ``"block"`` (within a patch) or ``"healpix"``.
+        ``"auto"`` takes patches, and blocks if there are fewer than four patches.
+    healpix_order
+        Order of the HEALPix cells of ``by="healpix"``; 7 is 0.46 degrees.
     leaks
-        What becomes of targets whose boxes share pixels with a more protected split's.
+        What happens to targets whose boxes share pixels with targets of another split: ``"drop"`` leaves them out of
+        training or validation (``dealt`` lists them), ``"raise"`` is an error, ``"warn"`` logs a warning. By default
+        shares drop, and a column or ids warn.
     select
-        Expression on catalog columns for each split.
-    seed
-        Which area goes where.
+        Expression on catalog columns, such as ``"mag_i < 23 and label >= 0"``, that the targets of train, val and test
+        must meet; or one expression for each split by name, ``predict`` too. A missing value meets no expression.
+
+    Raises
+    ------
+    ConfigurationError
+        If a value is not allowed.
     """
 
-    fractions: Mapping[str, float]
-    column: str | None
-    ids: Mapping[str, Any]
-    by: SplitBy
-    order: int
-    leaks: Leaks
-    select: Mapping[str, str]
-    seed: int
+    shares: Splits | None = None
+    by: SplitBy = "auto"
+    healpix_order: int = DEFAULT_HEALPIX_ORDER
+    leaks: Leaks | None = None
+    select: str | Mapping[str, str] | None = None
+    fractions: Mapping[str, float] = field(init=False, repr=False)
+    """Share of the targets in each split; empty if a column or ids are given."""
+    column: str | None = field(init=False, repr=False)
+    """Catalog column with the names of the splits."""
+    ids: Mapping[str, Any] = field(init=False, repr=False)
+    """Object ids of each split, or a file of them."""
+    expressions: Mapping[str, str] = field(init=False, repr=False)
+    """Expression of ``select`` for each split."""
+
+    def __post_init__(self) -> None:
+        check_choice("by", self.by, get_args(SplitBy.__value__))
+        if self.leaks is not None:
+            check_choice("leaks", self.leaks, get_args(Leaks.__value__))
+        order = self.healpix_order
+        if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= 17:
+            raise ConfigurationError(f"healpix_order must be a whole number from 0 to 17, got {order!r}")
+        fractions, column, ids = _kinds({"train": 0.8, "val": 0.2} if self.shares is None else self.shares)
+        derived = {"fractions": fractions, "column": column, "ids": ids, "expressions": _selections(self.select)}
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
-    def of(
-        cls,
-        splits: Splits | None,
-        *,
-        split_by: SplitBy = "auto",
-        healpix_order: int = DEFAULT_HEALPIX_ORDER,
-        leaks: Leaks | None = None,
-        select: str | Mapping[str, str] | None = None,
-        seed: int = 0,
-    ) -> Self:
-        """Return settings from arguments.
+    def of(cls, splits: "SplitOptions | Splits | None") -> "SplitOptions":
+        """Return options from what an argument ``splits`` may be: options, plain shares or None."""
+        return splits if isinstance(splits, SplitOptions) else cls(splits)
 
-        Raises
-        ------
-        ConfigurationError
-            If they cannot be.
-        """
-        _check_choice("split_by", split_by, get_args(SplitBy.__value__))
-        if leaks is not None:
-            _check_choice("leaks", leaks, get_args(Leaks.__value__))
-        if isinstance(healpix_order, bool) or not isinstance(healpix_order, int) or not 0 <= healpix_order <= 17:
-            raise ConfigurationError(f"healpix_order must be a whole number from 0 to 17, got {healpix_order!r}")
-        fractions, column, ids = _kinds({"train": 0.8, "val": 0.2} if splits is None else splits)
-        return cls(
-            fractions,
-            column,
-            ids,
-            split_by,
-            healpix_order,
-            leaks or ("drop" if fractions else "warn"),
-            _selections(select),
-            seed,
-        )
+    @property
+    def leak_policy(self) -> Leaks:
+        """What happens to leaks: ``leaks``, or its default."""
+        return self.leaks or ("drop" if self.fractions else "warn")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Catalog columns that the dealing needs."""
-        named = [name for expression in self.select.values() for name in expression_columns(expression)]
+        """Catalog columns that the splits need."""
+        named = [name for expression in self.expressions.values() for name in expression_columns(expression)]
         wanted = dict.fromkeys([*([] if self.column is None else [self.column]), *named])
         return tuple(name for name in wanted if name not in OWN_COLUMNS)
 
@@ -140,8 +139,3 @@ def _selections(select: str | Mapping[str, str] | None) -> dict[str, str]:
     for expression in chosen.values():
         expression_columns(expression)  # says what cannot be read
     return chosen
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from ..read.quality import Quality
+from ..plan.quality import Quality
 from .augmentation import Augmentation, checked_number
 from .batch import TensorBatch
 from .hashing import random_uniform

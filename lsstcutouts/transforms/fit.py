@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError, StatisticsError
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.read_options import ReadOptions
 from ..read.cache.tile_cache import TileCache
-from ..read.options import ReadOptions
+from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream, threads_for
-from .statistics import QUANTILES, BandStatistics, Statistics
+from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 
-__all__ = ["DEFAULT_SAMPLE", "MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
-
-DEFAULT_SAMPLE = 1000
-"""Targets. With 64 px a side these are four million pixels a band, whose median is known to 0.0006 of the noise; what
-limits it is how the depth and the objects vary from target to target."""
+__all__ = ["MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
 
 MAX_PIXELS = 1 << 22
 """Pixels a band that are held in memory, 17 MB; of larger samples each target gives a part of its pixels."""
@@ -50,7 +47,7 @@ def sampled(plan: CutoutPlan, rows: NDArray[np.int64], count: int, *, seed: int)
 def fit_statistics(
     plan: CutoutPlan,
     rows: NDArray[np.int64],
-    options: ReadOptions | None = None,
+    read: ReadOptions = ReadOptions(),
     *,
     seed: int = 0,
     sample: int = DEFAULT_SAMPLE,
@@ -70,7 +67,7 @@ def fit_statistics(
     ----------
     plan, rows
         What to sample from: targets of a plan, those of the training split alone.
-    options
+    read
         Policies: a target that they leave out is not delivered in training either, and does not count.
     seed
         Chooses the targets, and their pixels where not all are taken.
@@ -95,7 +92,7 @@ def fit_statistics(
     targets = sampled(plan, np.asarray(rows), sample, seed=seed)
     if not len(targets):
         raise StatisticsError("the training split holds no target, so there are no statistics of its pixels")
-    options = sample_options(options or ReadOptions())
+    options = sample_options(read)
     scale = next((one.pixel_scale for one in plan.projections.values()), None)
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
@@ -117,16 +114,17 @@ def fit_statistics(
     )
 
 
-def sample_options(options: ReadOptions) -> ReadOptions:
+def sample_options(read: ReadOptions) -> ReaderOptions:
     """Return options that read image and validity alone, with the policies as they are."""
-    missing = "zero" if options.missing_band == "nan" else options.missing_band
-    return replace(options, planes=("image", "valid"), mask_planes=(), fill=0.0, missing_band=missing)
+    missing = "zero" if read.missing_band == "nan" else read.missing_band
+    alone = replace(read, mask_planes=(), fill=0.0, missing_band=missing)
+    return ReaderOptions.of(alone, planes=("image", "valid"))
 
 
 def _pixels(
     plan: CutoutPlan,
     targets: NDArray[np.int64],
-    options: ReadOptions,
+    options: ReaderOptions,
     seed: int,
     per_target: int,
     cache: TileCache | None,

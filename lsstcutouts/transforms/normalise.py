@@ -1,5 +1,6 @@
 """Normalisations of the image by statistics of the training split, and the way back to the image's unit."""
 
+import os
 from abc import abstractmethod
 from typing import ClassVar, Self
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from .batch import TensorBatch
-from .statistics import Statistics
+from .statistics import DEFAULT_SAMPLE, Statistics
 
 __all__ = ["Lupton", "NoiseAsinh", "Normalise", "ZScore"]
 
@@ -21,6 +22,11 @@ class Normalise(nn.Module):
 
     Parameters
     ----------
+    statistics
+        Statistics of the pixels, or a file of them (written by ``lsstcutouts normalise``), for the data module to use
+        instead of fitting. Without a data module call `fit`.
+    sample
+        Number of targets of the training split that the data module fits statistics to.
     keep_invalid
         Whether pixels that are not valid are normalised as the others are, such as the noise of ``fill="noise"``.
     propagate
@@ -36,8 +42,23 @@ class Normalise(nn.Module):
     median: Tensor
     noise: Tensor
 
-    def __init__(self, *, keep_invalid: bool = False, propagate: bool = False, inplace: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        statistics: str | os.PathLike[str] | Statistics | None = None,
+        sample: int = DEFAULT_SAMPLE,
+        keep_invalid: bool = False,
+        propagate: bool = False,
+        inplace: bool = False,
+    ) -> None:
         super().__init__()
+        if not isinstance(statistics, str | os.PathLike | Statistics | None):
+            raise ConfigurationError(
+                f"statistics must be a file of `lsstcutouts normalise` or Statistics, got {statistics!r}"
+            )
+        if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
+            raise ConfigurationError(f"sample must be a whole number from 1 on, got {sample!r}")
+        self.given, self.sample = statistics, sample
         self.keep_invalid, self.propagate, self.inplace = keep_invalid, propagate, inplace
         self.statistics: Statistics | None = None
         self._channels = 0
@@ -99,7 +120,7 @@ class Normalise(nn.Module):
         if not self.fitted:
             raise ConfigurationError(
                 f"{name} has no statistics yet: give it to the data module as normalisation= and let the data module fit it "
-                "(setup, with a training split), give the data module statistics=, or call fit(statistics). A prediction "
+                "(setup, with a training split), give it statistics=, or call fit(statistics). A prediction "
                 "takes those of the training: trainer.predict(model, data, ckpt_path=...), or "
                 "CutoutDataModule.load_from_checkpoint(file, catalog=...)"
             )
@@ -143,7 +164,7 @@ class NoiseAsinh(Normalise):
         Where the logarithm takes over, in units of the noise.
     subtract_median
         Whether the median of each band is subtracted first.
-    keep_invalid, propagate, inplace
+    statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
 
@@ -152,11 +173,15 @@ class NoiseAsinh(Normalise):
         softening: float = 1.0,
         *,
         subtract_median: bool = False,
+        statistics: str | os.PathLike[str] | Statistics | None = None,
+        sample: int = DEFAULT_SAMPLE,
         keep_invalid: bool = False,
         propagate: bool = False,
         inplace: bool = False,
     ) -> None:
-        super().__init__(keep_invalid=keep_invalid, propagate=propagate, inplace=inplace)
+        super().__init__(
+            statistics=statistics, sample=sample, keep_invalid=keep_invalid, propagate=propagate, inplace=inplace
+        )
         self.softening, self.subtract_median = _positive("softening", softening), subtract_median
 
     def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
@@ -182,7 +207,7 @@ class ZScore(Normalise):
     clip
         Largest absolute value of the result; clipped pixels cannot be restored by `inverse`, and count as not clipped
         in ``propagate``.
-    keep_invalid, propagate, inplace
+    statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
 
@@ -191,11 +216,15 @@ class ZScore(Normalise):
         *,
         subtract_median: bool = True,
         clip: float | None = None,
+        statistics: str | os.PathLike[str] | Statistics | None = None,
+        sample: int = DEFAULT_SAMPLE,
         keep_invalid: bool = False,
         propagate: bool = False,
         inplace: bool = False,
     ) -> None:
-        super().__init__(keep_invalid=keep_invalid, propagate=propagate, inplace=inplace)
+        super().__init__(
+            statistics=statistics, sample=sample, keep_invalid=keep_invalid, propagate=propagate, inplace=inplace
+        )
         self.subtract_median = subtract_median
         self.clip = None if clip is None else _positive("clip", clip)
 
@@ -226,7 +255,7 @@ class Lupton(Normalise):
     ----------
     softening
         Where the logarithm takes over, in units of the noise.
-    keep_invalid, propagate, inplace
+    statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
 
@@ -234,11 +263,15 @@ class Lupton(Normalise):
         self,
         softening: float = 1.0,
         *,
+        statistics: str | os.PathLike[str] | Statistics | None = None,
+        sample: int = DEFAULT_SAMPLE,
         keep_invalid: bool = False,
         propagate: bool = False,
         inplace: bool = False,
     ) -> None:
-        super().__init__(keep_invalid=keep_invalid, propagate=propagate, inplace=inplace)
+        super().__init__(
+            statistics=statistics, sample=sample, keep_invalid=keep_invalid, propagate=propagate, inplace=inplace
+        )
         self.softening = _positive("softening", softening)
 
     def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.batch_report import Account, Failure
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.quality import Outcome, QualityPolicy
+from lsstcutouts.plan.quality import Outcome, QualityPolicy
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
 

@@ -14,7 +14,7 @@ from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.order.schedule import Share
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.read.quality import Outcome
+from lsstcutouts.plan.quality import Outcome
 from lsstcutouts.testing import SimulatedRepository
 
 

@@ -14,7 +14,7 @@ from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.read.quality import Outcome, Quality, QualityPolicy
+from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.sky.geometry import YX, Box

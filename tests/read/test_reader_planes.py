@@ -19,7 +19,7 @@ from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.options import PLANES, ReadOptions
-from lsstcutouts.read.quality import Quality, QualityPolicy
+from lsstcutouts.plan.quality import Quality, QualityPolicy
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import LocalSource

@@ -32,7 +32,7 @@ from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.export import write_fits
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.read.quality import Outcome, Quality
+from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate

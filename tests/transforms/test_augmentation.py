@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.read.quality import Quality
+from lsstcutouts.plan.quality import Quality
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import (
     AddNoise,

@@ -14,7 +14,7 @@ from ...errors import ConfigurationError
 from ...fits.coadd import open_coadd
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
-from ...read.options import ReadOptions
+from ...read.options import ReaderOptions
 from ...sky.geometry import Box
 from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
@@ -85,9 +85,9 @@ class Field:
         return self.repository
 
     @property
-    def options(self) -> ReadOptions:
+    def options(self) -> ReaderOptions:
         """What a batch holds."""
-        return ReadOptions(planes=self.scene.names, mask_planes=self.mask_planes, flux_unit=FLUX_UNIT)
+        return ReaderOptions(planes=self.scene.names, mask_planes=self.mask_planes, flux_unit=FLUX_UNIT)
 
     @property
     def mask_planes(self) -> tuple[str, ...]:

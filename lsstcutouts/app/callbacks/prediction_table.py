@@ -12,7 +12,7 @@ from ...catalog.ids import Values, taken
 from ...catalog.ids import joined as joined_values
 from ...errors import ConfigurationError, PlanError
 from ...plan.cutout_plan import CutoutPlan
-from ...read.quality import Outcome
+from ...plan.quality import Outcome
 from ...read.report import Report
 
 __all__ = ["META", "joined", "prediction_table", "reserved_names"]

@@ -57,12 +57,11 @@ def run(cfg: DictConfig) -> Normalised:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
     # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
-    unused = {"columns": (), "weights": None, "balance": None}
     data: CutoutDataModule = hydra.utils.instantiate(
-        cfg.data, statistics=None, normalisation_sample=cfg.sample, **unused
+        cfg.data, columns=(), sampling={"_target_": "lsstcutouts.Sampling"}
     )
     with _progress(shown=not cfg.json) as progress:
-        statistics = data.fit_statistics(progress)
+        statistics = data.fit_statistics(progress, sample=cfg.sample)
     output = Path(cfg.output)
     statistics.save(output)
     picture = _picture(data, statistics, output.with_suffix(".png")) if cfg.picture else None
@@ -91,7 +90,7 @@ def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path
     plan, rows = data.splits["train"]
     count = max(1, _PICTURED_PIXELS // (plan.size.y * plan.size.x))
     chosen = sampled(plan, rows, count, seed=statistics.seed)
-    read = CutoutReader(plan, sample_options(data.options), cache=data.cache).read(chosen)
+    read = CutoutReader(plan, sample_options(data.read), cache=data.cache).read(chosen)
     batch = {name: torch.from_numpy(np.asarray(read[name])) for name in ("image", "valid", "band_present")}
     with torch.inference_mode():
         after = data.normalisation(batch)

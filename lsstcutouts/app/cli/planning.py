@@ -1,7 +1,7 @@
 """The verb ``plan``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,9 +12,10 @@ from rich.table import Table
 from ...catalog.targets import Catalog
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
+from ...plan.read_options import ReadOptions
 from ...plan.tables import PlanSummary
 from ...splits.deal import Dealt, deal, leaks_of
-from ...splits.split_options import SplitSettings
+from ...splits.split_options import SplitOptions
 from .plain import plain_settings
 
 __all__ = ["PlanResult", "run"]
@@ -59,10 +60,11 @@ def run(cfg: DictConfig) -> PlanResult:
         **{name: settings[name] for name in ("ra", "dec", "object_id", "unit", "allow_overflow")},
     )
     plan = build_plan(
-        catalog,
         str(settings["repo"]),
+        catalog,
         columns=columns,
-        **{name: settings[name] for name in ("collections", "bands", "size", "dataset_type", "skymap", "tract")},
+        read=ReadOptions(**settings["read"]),
+        **{name: settings[name] for name in ("collections", "bands", "size", "dataset_type")},
     )
     if settings["output"] is not None:
         plan.save(str(settings["output"]))
@@ -71,7 +73,7 @@ def run(cfg: DictConfig) -> PlanResult:
     console.print(str(summary), markup=False)
     if dealing is None:
         return PlanResult(summary, None)
-    dealt = deal(plan, dealing)
+    dealt = deal(plan, dealing, seed=settings["seed"])
     result = PlanResult(summary, _counted(plan, dealt))
     console.print(result.table())
     leaks = dealt.leaks or leaks_of(dealt.splits)
@@ -79,16 +81,13 @@ def run(cfg: DictConfig) -> PlanResult:
     return result
 
 
-def _dealing(settings: Mapping[str, Any]) -> SplitSettings | None:
-    """Return how targets are dealt, None where nobody asks."""
-    names = ("split_by", "healpix_order", "leaks", "select", "seed")
-    if settings["splits"] is None and settings["select"] is None:
+def _dealing(settings: Mapping[str, Any]) -> SplitOptions | None:
+    """Return how targets are assigned to splits, None if nobody asks."""
+    given = settings["splits"]
+    if given["shares"] is None and given["select"] is None:
         return None
-    given = {name: settings[name] for name in names}
-    dealing = SplitSettings.of(settings["splits"], **given)
-    if settings["leaks"] is None and not dealing.fractions:
-        return SplitSettings.of(settings["splits"], **{**given, "leaks": "raise"})
-    return dealing
+    options = SplitOptions(**given)
+    return replace(options, leaks="raise") if given["leaks"] is None and not options.fractions else options
 
 
 def _counted(plan: CutoutPlan, dealt: Dealt) -> dict[str, dict[str, Any]]:

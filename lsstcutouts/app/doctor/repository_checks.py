@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...errors import LsstCutoutsError, ReadError
 from ...plan.locations import LocatedFile
+from ...plan.read_options import ReadOptions
 from ...plan.repository import Repository, as_names
 from ...read.fetcher import LsstDataFetcher
 from ...read.work import Batch
@@ -145,9 +146,8 @@ def _cutouts_of(coadd: LocatedFile, repository: Repository, target: _Target) -> 
         bands=bands,
         size=size,
         dataset_type=repository.dataset_type,
-        skymap=repository.skymap,
         cache_bytes=_CACHE_BYTES,
-        flux_unit="native",  # as the oracle has them
+        read=ReadOptions(skymap=repository.skymap, flux_unit="native"),  # values as the oracle has them
     ) as fetcher:
         batch = fetcher.fetch(ra, dec)
     seconds = perf_counter() - start

@@ -185,7 +185,7 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
         if label not in plan.columns:
             raise ConfigurationError(f"the plan has no column {label!r}; make it again with columns=[{label}]")
         return plan.columns[label]
-    select = data.split_settings.select
+    select = data.split_options.expressions
     found: list[Labels] = []
     one_each = isinstance(data.catalog, Mapping) and set(data.catalog) <= {"train", "val", "test", "predict"}
     catalogs = data.catalog if one_each else {"": data.catalog}
@@ -254,7 +254,7 @@ def _in_words(error: Exception, model: L.LightningModule, data: CutoutDataModule
     frames = traceback.extract_tb(error.__traceback__)
     if place := _own_place(error):
         return f"{_said(error)}, {place}; the images of a batch are {_images(data)}"
-    forward = [i for i, frame in enumerate(frames) if frame.filename == _MODELS and frame.name == "forward"]
+    forward = [i for i, frame in enumerate(frames) if frame.filename.startswith(_MODELS) and frame.name == "forward"]
     if forward:
         network = getattr(model, "network", model)
         return (
@@ -272,8 +272,8 @@ def _images(data: CutoutDataModule) -> str:
     return f"({data.batch_size}, {len(data.bands)}, {size}) (targets, bands {''.join(data.bands)}, y, x)"
 
 
-_PACKAGE = Path(__file__).parent.parent
-_MODELS = str(_PACKAGE / "models.py")
+_PACKAGE = Path(__file__).parents[2]
+_MODELS = str(_PACKAGE / "models")
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 

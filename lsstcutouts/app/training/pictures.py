@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...loader.datamodule.module import CutoutDataModule
+from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
 from ..mosaic import write_mosaic
 
@@ -49,7 +50,11 @@ def picture_of_validation(
     plan, rows = data.splits["val"]
     chosen = np.sort(np.random.default_rng(seed).choice(rows, min(_PICTURED, len(rows)), replace=False))
     try:
-        batch = CutoutReader(plan, data.options, cache=data.cache).read(chosen)
+        batch = CutoutReader(
+            plan,
+            ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns),
+            cache=data.cache,
+        ).read(chosen)
         if not len(batch["object_id"]):
             return None
         score, predicted = _predictions(model, data, batch)
@@ -133,7 +138,9 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
         return None
     plan, _ = data.splits["predict"]
     ids = table["object_id"].take(order).to_pylist()
-    batch = CutoutReader(plan, data.options, cache=data.cache).read(plan.targets_of(ids))
+    batch = CutoutReader(
+        plan, ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns), cache=data.cache
+    ).read(plan.targets_of(ids))
     # A file may have become unreadable since; what is left keeps its caption.
     score_of = dict(zip(ids, scores[order].tolist(), strict=True))
     captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]

@@ -15,7 +15,7 @@ from rich.table import Table
 from ...errors import ConfigurationError
 from ...loader.checkpoint_state import read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
-from ...read.quality import Outcome
+from ...plan.quality import Outcome
 from ..callbacks.prediction_table import META
 from ..callbacks.predictions import PredictionWriter
 from .checkpoints import of_this_network

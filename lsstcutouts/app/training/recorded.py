@@ -30,27 +30,28 @@ _VERSION = 1
 _OF_THE_CALL = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
 """Settings of one call of the command, which no checkpoint keeps."""
 
-_PATHS = ("repo", "catalog", "plan", "statistics", "splits")
+_PATHS = ("repo", "catalog", "plan", "normalisation.statistics", "splits.shares")
 """Settings of the data module that may be paths."""
 
 _SOURCES = ("repo", "collections", "catalog", "plan")
 """What a group of data stands for when the network is there already: where to read, and which targets."""
 
-_MACHINE = ("batch_size", "num_workers", "threads", "cache_bytes", "prefetch_factor", "persistent_workers")
+_MACHINE = ("batch_size", "num_workers", "threads", "cache_bytes", "transfer")
 
 _PREDICT = {
     *_SOURCES,
     *_MACHINE,
-    *("wire", "channels_last", "compile", "columns", "seed"),
+    *("columns", "seed", "splits.select"),
     # Which targets are predicted, and from which files; not what the network sees of them.
-    *("dataset_type", "skymap", "tract", "min_bands", "required_bands", "quality", "on_read_error", "select"),
+    "dataset_type",
+    *(f"read.{name}" for name in ("skymap", "tract", "min_bands", "required_bands", "quality", "on_read_error")),
 }
 """Settings of the data module that a prediction may change."""
 
-_RESUME = {*_SOURCES, *_MACHINE, "wire", "channels_last", "compile"} - {"batch_size"}
+_RESUME = {*_SOURCES, *_MACHINE} - {"batch_size"}
 """Settings of the data module that a resumed training may change; its plan must stay the same."""
 
-_TRAINING_ONLY = ("augmentations", "weights", "balance", "epoch_size", "replacement", "splits", "split_by", "leaks")
+_TRAINING_ONLY = ("augmentations", "sampling")
 """Settings of the data module that a prediction leaves out: it needs no labels and draws nothing."""
 
 _GROUPS = {
@@ -65,7 +66,7 @@ _GROUPS = {
 _MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
 """What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
 
-_OWN = "lsstcutouts.loader.datamodule.module.CutoutDataModule"
+_OWN = "lsstcutouts.CutoutDataModule"
 
 _ABSENT = object()
 
@@ -79,7 +80,11 @@ def recorded(cfg: DictConfig) -> dict[str, Any]:
     plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _OF_THE_CALL}
     data = plain.get("data")
     if isinstance(data, dict):
-        data |= {name: absolute_path(data[name]) for name in _PATHS if name in data}
+        for name in _PATHS:
+            section, _, last = name.rpartition(".")
+            place = data.get(section) if section else data
+            if isinstance(place, dict) and last in place:
+                place[last] = absolute_path(place[last])
     return {"version": _VERSION, "folder": str(Path.cwd()), **public_values(plain)}
 
 
@@ -233,8 +238,11 @@ def _change(
                 OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
         elif section not in stored:
             continue
-        elif section == "data" and name in allowed:
-            OmegaConf.update(result, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
+        elif section == "data" and (name in allowed or ".".join(rest.split(".")[:2]) in allowed):
+            value = OmegaConf.select(cfg, key)
+            if rest == "splits.select" and isinstance(value, str):  # it is said of what is predicted
+                value = {"predict": value}
+            OmegaConf.update(result, key, value, merge=False, force_add=True)
             moved |= name in _SOURCES
         elif section == "seed" and allowed is _PREDICT:
             result.data.seed = cfg.seed
@@ -252,9 +260,7 @@ def _change(
         result.data.plan = None
 
 
-_TRAINING_KEY = re.compile(
-    rf"(data\.({'|'.join(_TRAINING_ONLY)}|shuffle\w*|healpix_order)|model\.(optimizer|scheduler|label))\b"
-)
+_TRAINING_KEY = re.compile(rf"(data\.({'|'.join(_TRAINING_ONLY)}|splits)|model\.(optimizer|scheduler|label))\b")
 
 
 def _predicted(cfg: DictConfig) -> DictConfig:
@@ -263,6 +269,10 @@ def _predicted(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(result, False)
     for name in _TRAINING_ONLY:
         result.data.pop(name, None)
+    if isinstance(
+        result.data.get("splits"), DictConfig
+    ):  # which rows are predicted is the only part of it that matters
+        result.data.splits = {"_target_": "lsstcutouts.SplitOptions", "select": result.data.splits.get("select")}
     missing = sorted(OmegaConf.missing_keys(result))
     if missing:
         wanted = " ".join(f"{key}=..." for key in missing)

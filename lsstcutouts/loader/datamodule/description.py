@@ -4,19 +4,21 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ...errors import ConfigurationError, ResumeError
+from ...order.sampling import Sampling
 from ...plan.arguments import AngularSize
 from ...plan.cutout_plan import CutoutPlan
-from ...read.options import ReadOptions
-from ...read.quality import QualityPolicy
+from ...plan.quality import QualityPolicy
+from ...plan.read_options import ReadOptions
 from ...sky.geometry import YX
-from ...splits.split_options import SplitSettings
+from ...splits.split_options import SplitOptions
 from ..checkpoint_state import absolute_path, plain_values, public_values
 
 __all__ = [
@@ -46,6 +48,8 @@ _COMPARED = {
     "transforms": "transforms",
 }
 """What decides the tensors that a network sees; another value of one of these makes its output meaningless."""
+
+_OPTIONS = {"read": ReadOptions, "sampling": Sampling, "splits": SplitOptions}
 
 _SCALE_TOLERANCE = 1e-3
 """Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
@@ -90,7 +94,9 @@ def described(module: nn.Module) -> dict[str, Any] | None:
         return {**about, key: [described(one) for one in module]}
     lacking = []
     for name, parameter in inspect.signature(type(module)).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name == "inplace":
+        # Statistics are kept in the checkpoint beside the settings.
+        unkept = name == "inplace" or (name == "statistics" and hasattr(module, "given"))
+        if unkept or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(module, name, inspect.Parameter.empty)
         if isinstance(value, nn.Module):
@@ -119,8 +125,6 @@ def settings_of(data: Any) -> dict[str, Any]:
 
     Tables and lists of ids that are only in memory are None.
     """
-    options: ReadOptions = data.options
-    quality = None if options.quality is None else {"_target_": "lsstcutouts.QualityPolicy", **asdict(options.quality)}
     return public_values(  # type: ignore[no-any-return]
         plain_values(
             {
@@ -133,19 +137,12 @@ def settings_of(data: Any) -> dict[str, Any]:
                 if isinstance(data.size, AngularSize)
                 else data.size,
                 "dataset_type": data.dataset_type,
-                "skymap": data.skymap,
-                "tract": data.tract,
-                **options.arguments("seed", "columns", "quality"),
-                "quality": quality,
+                "planes": data.planes,
                 "batch_size": data.batch_size,
                 "seed": data.seed,
-                "shuffle": data.shuffle,
-                "shuffle_width": data.shuffle_width,
-                "weights": data.weights,
-                "balance": data.balance,
-                "epoch_size": data.epoch_size,
-                "replacement": data.replacement,
-                **_split_arguments(data.split_settings),
+                "read": _plain_options(data.read),
+                "sampling": _plain_options(data.sampling),
+                "splits": _plain_options(data.split_options),
                 "columns": data.columns,
                 "normalisation": described(data.normalisation),
                 "transforms": described(data.transforms),
@@ -155,15 +152,19 @@ def settings_of(data: Any) -> dict[str, Any]:
     )
 
 
-def _split_arguments(settings: SplitSettings) -> dict[str, Any]:
-    ids = _named(settings.ids)
-    return {
-        "splits": dict(settings.fractions) or settings.column or absolute_path(ids),
-        "split_by": settings.by,
-        "healpix_order": settings.order,
-        "leaks": settings.leaks,
-        "select": dict(settings.select) or None,
-    }
+def _plain_options(options: Any) -> dict[str, Any]:
+    """Return an options dataclass as hydra would make it, without what is only in memory."""
+    found: dict[str, Any] = {"_target_": f"lsstcutouts.{type(options).__name__}"}
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if not field.init or isinstance(value, np.ndarray):
+            continue
+        if is_dataclass(value):
+            value = _plain_options(value)
+        elif field.name == "shares" and not isinstance(value, str) and not options.fractions:
+            value = absolute_path(_named(value))
+        found[field.name] = value
+    return found
 
 
 def _named(value: Any) -> Any:
@@ -197,6 +198,7 @@ def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ConfigurationError
         The message names each of them with both values.
     """
+    trained, now = ({**one, **one.get("read", {})} for one in (trained, now))
     lines = [
         f"  {title}: {_shown(trained[name])} in the training, {_shown(now[name])} here"
         for name, title in _COMPARED.items()
@@ -268,9 +270,11 @@ def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     rest = {
         name: value for name, value in settings.items() if name not in {"version", "pixels", "pixel_scale", "plans"}
     }
-    quality = rest.get("quality")
-    if quality is not None:
-        rest["quality"] = QualityPolicy(**{name: value for name, value in quality.items() if name != "_target_"})
+    for name, kind in _OPTIONS.items():
+        given = {key: value for key, value in rest[name].items() if key != "_target_"}
+        if given.get("quality") is not None:
+            given["quality"] = QualityPolicy(**{k: v for k, v in given["quality"].items() if k != "_target_"})
+        rest[name] = kind(**given)
     return rest
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import ConfigurationError, StatisticsError
+from ...errors import StatisticsError
 from ...plan.cutout_plan import CutoutPlan
+from ...plan.read_options import ReadOptions
 from ...read.cache.tile_cache import TileCache
-from ...read.options import ReadOptions
 from ...transforms.fit import fit_statistics
-from ...transforms.statistics import Statistics
+from ...transforms.statistics import DEFAULT_SAMPLE, Statistics
 
 __all__ = ["Fitting", "Sample"]
 
@@ -51,14 +50,14 @@ class Sample:
     ----------
     plan, rows
         The split; no plan where there is no such split.
-    bands, options, seed, cache, threads
+    bands, read, seed, cache, threads
         As in the data module; without a cache a small one is made for the time of the fit.
     """
 
     plan: CutoutPlan | None
     rows: NDArray[np.int64]
     bands: tuple[str, ...]
-    options: ReadOptions
+    read: ReadOptions
     seed: int
     cache: TileCache | None
     threads: int | None
@@ -66,11 +65,11 @@ class Sample:
     def fit(self, count: int, progress: Callable[[int, int], None] | None = None) -> Statistics:
         """Return statistics of ``count`` targets."""
         if self.plan is None:
-            raise StatisticsError("there is no training split to fit statistics to; give statistics=")
+            raise StatisticsError("there is no training split to fit statistics to; give the normalisation statistics=")
         return fit_statistics(
             self.plan,
             self.rows,
-            self.options,
+            self.read,
             seed=self.seed,
             sample=count,
             cache=TileCache(_CACHE) if self.cache is None else self.cache,  # an empty one is false
@@ -80,7 +79,7 @@ class Sample:
 
     def key(self, count: int) -> str:
         """Return what decides the statistics, hashed: every process of a run finds the same."""
-        options = {name: str(value) for name, value in asdict(self.options).items()}
+        options = {name: str(value) for name, value in asdict(self.read).items()}
         plan = "" if self.plan is None else self.plan.fingerprint()
         digest = hashlib.sha256(json.dumps([plan, options, self.seed, count]).encode())
         digest.update(np.sort(self.rows).tobytes())
@@ -90,25 +89,19 @@ class Sample:
 class Fitting:
     """Keeps the statistics of a data module.
 
-    Those of a checkpoint go before those that were given, and these before fitted ones.
+    Statistics of a checkpoint have priority over those that the normalisation was given, and these over fitted ones.
 
     Parameters
     ----------
-    given
-        Statistics, or a file of them, to use instead of fitting.
-    sample
-        Targets to fit to.
+    normalisation
+        Says what statistics it was given, and on how many targets to fit.
     """
 
-    def __init__(self, given: str | os.PathLike[str] | Statistics | None, *, sample: int) -> None:
-        if not isinstance(given, str | os.PathLike | Statistics | None):
-            raise ConfigurationError(
-                f"statistics must be a file of `lsstcutouts normalise` or Statistics, got {given!r}"
-            )
-        if sample < 1:
-            raise ConfigurationError(f"normalisation_sample must be at least 1, got {sample}")
+    def __init__(self, normalisation: nn.Module) -> None:
         self.statistics: Statistics | None = None
-        self._given, self._count = given, sample
+        modules = list(_fittable(normalisation))
+        self._given = next((g for m in modules if (g := getattr(m, "given", None)) is not None), None)
+        self._count = max((getattr(m, "sample", DEFAULT_SAMPLE) for m in modules), default=DEFAULT_SAMPLE)
 
     def wanted(self, module: nn.Module) -> bool:
         """Return whether statistics have to be fitted: something needs them, and there are none."""
@@ -137,7 +130,7 @@ class Fitting:
             Whether they may be fitted.
         """
         fits: dict[str, Any] = {
-            "unit": sample.options.flux_unit,
+            "unit": sample.read.flux_unit,
             "size": pixels.get("pixels"),
             "pixel_scale": pixels.get("pixel_scale"),
         }
@@ -159,9 +152,11 @@ class Fitting:
                     )
             self.statistics = by_hand
 
-    def fit(self, module: nn.Module, sample: Sample, progress: Callable[[int, int], None] | None) -> Statistics:
-        """Fit now, and use the result."""
-        found = sample.fit(self._count, progress)
+    def fit(
+        self, module: nn.Module, sample: Sample, progress: Callable[[int, int], None] | None, count: int | None
+    ) -> Statistics:
+        """Fit now to ``count`` targets, by default those of the normalisation, and use the result."""
+        found = sample.fit(self._count if count is None else count, progress)
         self._use(found.ordered(sample.bands), module)
         return found
 
@@ -182,7 +177,7 @@ class Fitting:
             )
         if self._given is not None and self.statistics is not None and self.statistics.bands != restored.bands:
             _log.warning(
-                "the statistics of the checkpoint are used, which the network was trained with, not statistics="
+                "the statistics of the checkpoint are used, which the network was trained with, not those that the normalisation was given"
             )
         self._use(restored.ordered(bands, unit=unit), module)
 

@@ -15,6 +15,7 @@ from ...errors import PlanError
 from ...plan.arguments import AngularSize, has_size
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
+from ...plan.read_options import ReadOptions
 from ...sky.geometry import YX
 
 __all__ = ["PlanSettings"]
@@ -31,13 +32,13 @@ class PlanSettings:
     bands: tuple[str, ...]
     size: YX[int] | AngularSize
     dataset_type: str
-    skymap: str | None
-    tract: str
+    read: ReadOptions
     columns: tuple[str, ...]
 
     def made(self, catalog: Any) -> CutoutPlan:
         """Return the plan of a catalog, and say what it does not cover."""
-        plan = build_plan(catalog, **{f.name: getattr(self, f.name) for f in fields(self)})
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "repo"}
+        plan = build_plan(self.repo, catalog, **given)
         if len(plan.rejected):
             whole = len(plan.rejected) + len(plan)
             _log.warning("%d of %d targets are not covered:\n%s", len(plan.rejected), whole, plan.summary())
@@ -45,7 +46,9 @@ class PlanSettings:
 
     def path(self, catalog: Any, name: str, folder: Path) -> Path:
         """Return where the plan of a catalog waits: known to every process of a run from its settings alone."""
-        settings = [*(getattr(self, f.name) for f in fields(self)), _catalog_key(catalog, self.columns)]
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        known["read"] = self.read.tract, self.read.skymap
+        settings = [*known.values(), _catalog_key(catalog, self.columns)]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         return folder / f"plan-{name or 'all'}-{key}.parquet"
 

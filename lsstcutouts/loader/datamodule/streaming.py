@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import ConfigurationError
-from ...order.draws import checked_classes, checked_weights
-from ...order.schedule import Share
-from ...order.shuffling import Shuffle
+from ...order.sampling import Sampling
+from ...order.world import World
 from ...plan.arguments import AngularSize
 from ...plan.cutout_plan import CutoutPlan
+from ...plan.read_options import ReadOptions
 from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
-from ...read.options import ReadOptions
 from ...read.report import Report
 from ...sky.geometry import YX
 from ...splits.deal import Dealt, deal, deal_plans
-from ...splits.split_options import SPLITS, SplitSettings
+from ...splits.split_options import SPLITS, SplitOptions
 from ...transforms.batch import TensorBatch
 from ...transforms.statistics import Statistics
 from ..dataset import CutoutDataset
-from ..device.wire import Wire
 from ..loader import CutoutLoader
+from ..transfer_options import TransferOptions
 from ..workers import WorkerCaches
 from .description import check_sources, check_tensors, pixels_of, settings_of
 from .fitting import Fitting, Sample
@@ -56,30 +56,21 @@ class StreamingDataModule(L.LightningDataModule):
     bands: tuple[str, ...]
     size: YX[int] | AngularSize
     dataset_type: str
-    skymap: str | None
-    tract: str
-    options: ReadOptions
+    read: ReadOptions
+    planes: tuple[str, ...]
+    sampling: Sampling
+    transfer: TransferOptions
     batch_size: int
     num_workers: int
     seed: int
-    shuffle: Shuffle
-    shuffle_width: int
-    weights: str | None
-    balance: str | None
-    epoch_size: int | None
-    replacement: bool
-    split_settings: SplitSettings
+    split_options: SplitOptions
     columns: tuple[str, ...]
     threads: int | None
     cache: TileCache
     normalisation: nn.Module
     transforms: nn.Module
     augmentations: nn.Module
-    wire: Wire
-    channels_last: bool
     plan: str | os.PathLike[str] | CutoutPlan | None
-    persistent_workers: bool
-    prefetch_factor: int | None
     _of_pixels: Fitting
     _steps: DeviceSteps
 
@@ -148,7 +139,7 @@ class StreamingDataModule(L.LightningDataModule):
         """
         self._trained = state.get("data", {})
         check_tensors(self._trained, self._settings())
-        self._of_pixels.load_state_dict(state, self.normalisation, self.bands, self.options.flux_unit)
+        self._of_pixels.load_state_dict(state, self.normalisation, self.bands, self.read.flux_unit)
 
     def _settings(self) -> dict[str, Any]:
         return settings_of(self) | pixels_of(self.splits, self.size)
@@ -203,16 +194,20 @@ class StreamingDataModule(L.LightningDataModule):
         """Statistics of the pixels that ``normalisation`` uses; None before `setup`, and where nothing needs any."""
         return self._of_pixels.statistics
 
-    def fit_statistics(self, progress: Callable[[int, int], None] | None = None) -> Statistics:
+    def fit_statistics(
+        self, progress: Callable[[int, int], None] | None = None, *, sample: int | None = None
+    ) -> Statistics:
         """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
 
         Parameters
         ----------
         progress
             Is told targets done and targets in all.
+        sample
+            Number of targets; by default that of ``normalisation``.
         """
         self._deal()
-        return self._of_pixels.fit(self.normalisation, self._sample(), progress)
+        return self._of_pixels.fit(self.normalisation, self._sample(), progress, sample)
 
     def _deal(self) -> None:
         """Load or make the plan and deal its targets to the splits."""
@@ -225,7 +220,11 @@ class StreamingDataModule(L.LightningDataModule):
             plans[""] = self.plan_settings.fitting(given)
         if "" in plans:
             self.plan = plans[""]
-        self.dealt = deal(plans[""], self.split_settings) if "" in plans else deal_plans(plans, self.split_settings)
+        self.dealt = (
+            deal(plans[""], self.split_options, seed=self.seed)
+            if "" in plans
+            else deal_plans(plans, self.split_options)
+        )
 
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
@@ -235,7 +234,7 @@ class StreamingDataModule(L.LightningDataModule):
         """
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
         overfit = getattr(self.trainer, "overfit_batches", 0) > 0
-        loader = self._loader("train", shuffle=False if overfit else self.shuffle, **self._drawing())
+        loader = self._loader("train", replace(self.sampling) if overfit else self.sampling)
         schedule = loader.cutouts.epochs.schedule
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
@@ -253,18 +252,18 @@ class StreamingDataModule(L.LightningDataModule):
             If it is empty and a callback or a schedule of the trainer waits for a metric of validation.
         """
         if self._has("val"):
-            return self._loader("val", shuffle=False)
+            return self._loader("val")
         if self.trainer is not None:
-            check_monitors(self.trainer, f"the val split holds no target: there is {self.split_settings}")
+            check_monitors(self.trainer, f"the val split holds no target: there is {self.split_options}")
         return []
 
     def test_dataloader(self) -> CutoutLoader:
         """Return the loader of the test split."""
-        return self._loader("test", shuffle=False)
+        return self._loader("test")
 
     def predict_dataloader(self) -> CutoutLoader:
         """Return the loader of the prediction split."""
-        return self._loader("predict", shuffle=False)
+        return self._loader("predict")
 
     def transform(self, batch: TensorBatch, *, training: bool = False) -> TensorBatch:
         """Return a batch as a model takes it: ``normalisation`` and ``transforms`` where the batch is.
@@ -326,31 +325,14 @@ class StreamingDataModule(L.LightningDataModule):
         # Where worker processes read, this process's cache has a budget that it does not use.
         return workers + (own if own.hits + own.misses or not self.num_workers else CacheStats())
 
-    def _drawing(self) -> dict[str, Any]:
-        """Return what an epoch of training draws."""
-        plan, rows = self._split("train")
-        weights, balance = (
-            None if name is None else np.asarray(plan.columns[name])[rows] for name in (self.weights, self.balance)
-        )
-        if weights is not None:
-            weights = checked_weights(weights, f"the weights in column {self.weights!r}")
-        if balance is not None:
-            balance = checked_classes(balance, f"the column balance={self.balance!r}")
-        return {
-            "weights": weights,
-            "balance": balance,
-            "epoch_size": self.epoch_size,
-            "replacement": self.replacement,
-        }
-
     def _split(self, split: str) -> tuple[CutoutPlan, NDArray[np.int64]]:
         if not self._has(split):
             raise ConfigurationError(
-                f"the {split!r} split holds no target; there is {self.split_settings}, and setup() must come first"
+                f"the {split!r} split holds no target; there is {self.split_options}, and setup() must come first"
             )
         return self.splits[split]
 
-    def _loader(self, split: str, *, shuffle: Shuffle, **drawing: Any) -> CutoutLoader:
+    def _loader(self, split: str, sampling: Sampling = Sampling(shuffle=False)) -> CutoutLoader:
         plan, rows = self._split(split)
         if self.trainer is not None:
             self.cache.share_among(1, ranks=self.trainer.num_devices)
@@ -358,28 +340,24 @@ class StreamingDataModule(L.LightningDataModule):
             plan,
             rows=rows,
             batch_size=self.batch_size,
-            **self.options.arguments("seed", "columns"),
+            planes=self.planes,
             columns=self.columns,
-            shuffle=shuffle,
-            shuffle_width=self.shuffle_width,
+            read=self.read,
+            sampling=sampling,
             seed=self.seed,
             threads=self.threads,
             cache=self.cache,
-            sharing=2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1,
-            share=self._share(),
+            world=self._world(),
             # Targets left out would be others in each epoch, and so would be the batches to overfit.
             pads=split != "train" or getattr(self.trainer, "overfit_batches", 0) > 0,
-            **drawing,
         )
+        dataset.sharing = 2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1
         loader = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
             device=self._device(),
-            wire=self.wire,
-            channels_last=self.channels_last,
+            transfer=self.transfer,
             pin_memory=None if self.trainer is None else self._device() is not None,
-            persistent_workers=self.persistent_workers,
-            prefetch_factor=self.prefetch_factor if self.num_workers > 0 else None,
         )
         self._caches.append(loader.workers)
         self._training.unused = self._unused()
@@ -403,24 +381,22 @@ class StreamingDataModule(L.LightningDataModule):
         device = None if self.trainer is None else self.trainer.strategy.root_device
         return device if device is not None and device.type == "cuda" else None
 
-    def _share(self) -> Share:
+    def _world(self) -> World:
         if self.trainer is None:
-            return Share(0, 1)
-        return Share(self.trainer.global_rank, self.trainer.world_size)
+            return World()
+        return World(self.trainer.global_rank, self.trainer.world_size)
 
     @property
     def plan_settings(self) -> PlanSettings:
         """What decides the plans, besides the catalogs."""
-        drawn = [column for column in (self.weights, self.balance) if column is not None]
         return PlanSettings(
             self.repo,
             self.collections,
             self.bands,
             self.size,
             self.dataset_type,
-            self.skymap,
-            self.tract,
-            tuple(dict.fromkeys([*self.columns, *drawn, *self.split_settings.columns])),
+            self.read,
+            tuple(dict.fromkeys([*self.columns, *self.sampling.columns, *self.split_options.columns])),
         )
 
     def _catalogs(self) -> dict[str, Any]:
@@ -449,4 +425,4 @@ class StreamingDataModule(L.LightningDataModule):
         plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
         # Worker processes have caches of their own; this process's stays unused beside them.
         cache = self.cache if self.num_workers == 0 else None
-        return Sample(plan, rows, self.bands, self.options, self.seed, cache, self.threads)
+        return Sample(plan, rows, self.bands, self.read, self.seed, cache, self.threads)
