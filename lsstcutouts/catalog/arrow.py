@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import CatalogError
-from .columns import Column, Source, some_rows
+from .columns import Column, OpenTable, format_rows
 
-__all__ = ["source_from_arrow", "source_from_csv", "source_from_pandas", "source_from_parquet"]
+__all__ = ["table_from_arrow", "table_from_csv", "table_from_pandas", "table_from_parquet"]
 
 
-def source_from_parquet(path: Path) -> Source:
+def table_from_parquet(path: Path) -> OpenTable:
     """Return a Parquet file as a source; only its schema is read."""
     schema = pq.read_schema(path)
     units = _units(schema)
@@ -34,10 +34,10 @@ def source_from_parquet(path: Path) -> Source:
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
             raise CatalogError(f"{path}: cannot be read as Parquet: {error}") from error
 
-    return Source(str(path), _unique_names(schema.names, str(path)), read)
+    return OpenTable(str(path), _unique_names(schema.names, str(path)), read)
 
 
-def source_from_csv(path: Path) -> Source:
+def table_from_csv(path: Path) -> OpenTable:
     """Return a comma-separated file with a header line as a source; lines before it that start with # are skipped.
 
     Blanks around the names of the header do not count, and neither do those around texts then.
@@ -64,7 +64,7 @@ def source_from_csv(path: Path) -> Source:
         table = pa.table(
             [pc.utf8_trim_whitespace(c) if pa.types.is_string(c.type) else c for c in table.columns], names=names
         )
-    return source_from_arrow(table, str(path))
+    return table_from_arrow(table, str(path))
 
 
 def _beyond_int64(column: pa.ChunkedArray) -> bool:
@@ -76,7 +76,7 @@ def _beyond_int64(column: pa.ChunkedArray) -> bool:
     return bool((values == np.trunc(values)).all())
 
 
-def source_from_pandas(frame: Any) -> Source:
+def table_from_pandas(frame: Any) -> OpenTable:
     """Return a pandas DataFrame as a source; named levels of its index count as columns."""
     label = "pandas DataFrame"
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
@@ -90,13 +90,13 @@ def source_from_pandas(frame: Any) -> Source:
             raise CatalogError(f"{label}: a column among {list(names)} holds mixed types: {error}") from error
         return {name: _column(table.column(name), None, label, name) for name in names}
 
-    return Source(label, texts, read)
+    return OpenTable(label, texts, read)
 
 
-def source_from_arrow(table: pa.Table, label: str) -> Source:
+def table_from_arrow(table: pa.Table, label: str) -> OpenTable:
     """Return an Arrow table as a source."""
     units = _units(table.schema)
-    return Source(
+    return OpenTable(
         label,
         _unique_names(table.schema.names, label),
         lambda names: {name: _column(table.column(name), units.get(name), label, name) for name in names},
@@ -156,7 +156,7 @@ def _vectors(column: pa.ChunkedArray, label: str, name: str) -> NDArray[Any]:
     """Return a column of lists as one array ``(N, K)``."""
     if column.null_count:
         empty = np.flatnonzero(column.is_null().to_numpy())
-        raise CatalogError(f"{label}: column {name!r} has no value in {some_rows(empty)}; fill it or leave it out.")
+        raise CatalogError(f"{label}: column {name!r} has no value in {format_rows(empty)}; fill it or leave it out.")
     lists = column.combine_chunks()
     flat = _column(pa.chunked_array([lists.flatten()]), None, label, name)
     lengths = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False))
@@ -164,6 +164,6 @@ def _vectors(column: pa.ChunkedArray, label: str, name: str) -> NDArray[Any]:
     if len(odd) or isinstance(flat.values, list) or (flat.null is not None and flat.values.dtype.kind != "f"):
         raise CatalogError(
             f"{label}: column {name!r} holds lists that do not make one array: lists of numbers, all as long as the"
-            f" first, are needed" + (f"; others in {some_rows(odd)}." if len(odd) else ".")
+            f" first, are needed" + (f"; others in {format_rows(odd)}." if len(odd) else ".")
         )
     return flat.values.reshape(len(lists), -1)

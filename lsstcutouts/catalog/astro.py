@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
-from .columns import Column, Source, to_column
+from .columns import Column, OpenTable, to_column
 
 __all__ = [
     "degrees_icrs",
-    "source_from_astropy",
-    "source_from_ecsv",
-    "source_from_fits",
-    "source_from_query",
-    "source_from_votable",
+    "table_from_astropy",
+    "table_from_ecsv",
+    "table_from_fits",
+    "table_from_query",
+    "table_from_votable",
 ]
 
 
-def source_from_fits(path: Path) -> Source:
+def table_from_fits(path: Path) -> OpenTable:
     """Return the first table of a FITS file, possibly gzipped, as a source."""
     from astropy.io import fits
     from astropy.table import Table
@@ -43,17 +43,17 @@ def source_from_fits(path: Path) -> Source:
     except (fits.VerifyError, AttributeError, NameError) as error:
         # The last two are how astropy trips over some damaged headers.
         raise CatalogError(f"{path}: is no valid FITS file: {error}") from error
-    return source_from_astropy(table, str(path))
+    return table_from_astropy(table, str(path))
 
 
-def source_from_votable(path: Path, *, allow_overflow: bool = False) -> Source:
+def table_from_votable(path: Path, *, allow_overflow: bool = False) -> OpenTable:
     """Return the first table of a VOTable file as a source."""
     from astropy.io.votable import parse
 
-    return source_from_query(parse(path, verify="ignore"), str(path), allow_overflow=allow_overflow)
+    return table_from_query(parse(path, verify="ignore"), str(path), allow_overflow=allow_overflow)
 
 
-def source_from_query(votable: Any, label: str, *, allow_overflow: bool) -> Source:
+def table_from_query(votable: Any, label: str, *, allow_overflow: bool) -> OpenTable:
     """Return the first table of an astropy ``VOTableFile``, such as a TAP service sends, as a source.
 
     The service says with ``QUERY_STATUS`` before or behind the table whether the query succeeded and whether the result
@@ -77,10 +77,10 @@ def source_from_query(votable: Any, label: str, *, allow_overflow: bool) -> Sour
             " so the catalog is incomplete. Raise the limit of the query (MAXREC, pyvo's maxrec=) or query in parts; if you"
             " want only these rows, use SELECT TOP in the query or Catalog.from_any(..., allow_overflow=True)."
         )
-    return source_from_astropy(table.to_table(use_names_over_ids=True), label)
+    return table_from_astropy(table.to_table(use_names_over_ids=True), label)
 
 
-def source_from_ecsv(path: Path) -> Source:
+def table_from_ecsv(path: Path) -> OpenTable:
     """Return an ECSV file as a source."""
     from astropy.table import Table
 
@@ -89,10 +89,10 @@ def source_from_ecsv(path: Path) -> Source:
         if getattr(column, "mask", None) is not None and column.dtype.kind == "U":
             # ECSV writes an empty text and a missing one alike; astropy reads both as missing.
             table[column.name] = column.filled("")
-    return source_from_astropy(table, str(path))
+    return table_from_astropy(table, str(path))
 
 
-def source_from_astropy(table: Any, label: str = "astropy Table") -> Source:
+def table_from_astropy(table: Any, label: str = "astropy Table") -> OpenTable:
     """Return an astropy ``Table`` or ``QTable`` as a source; a `SkyCoord` column counts as columns ``ra`` and ``dec``."""
     coordinates = [name for name in table.colnames if hasattr(table[name], "transform_to")]
     if len(coordinates) == 1 and not {"ra", "dec"} & {name.lower() for name in table.colnames}:
@@ -104,7 +104,7 @@ def source_from_astropy(table: Any, label: str = "astropy Table") -> Source:
     def read(names: Sequence[str]) -> dict[str, Column]:
         return {name: to_column(table[name], label, name) for name in names}
 
-    return Source(label, tuple(table.colnames), read)
+    return OpenTable(label, tuple(table.colnames), read)
 
 
 def degrees_icrs(coordinates: Any, label: str = "SkyCoord") -> tuple[NDArray[np.float64], NDArray[np.float64]]:

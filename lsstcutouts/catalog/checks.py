@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
-from .columns import Column, Source, some_rows
+from .columns import Column, OpenTable, format_rows
 from .ids import Ids
 
 __all__ = [
@@ -19,16 +19,16 @@ __all__ = [
     "PositionColumnWarning",
     "PositionUnitWarning",
     "Unit",
-    "checked_ids",
-    "common_length",
-    "existing",
-    "extra_column",
-    "id_name",
-    "no_such_column",
-    "position_names",
+    "check_column_names",
+    "check_extra_column",
+    "check_ids",
+    "find_id_column",
+    "find_position_columns",
+    "missing_column_message",
     "positions_in_degrees",
-    "wanted_columns",
-    "warn_of_other_positions",
+    "require_column",
+    "row_count",
+    "warn_about_other_positions",
 ]
 
 RESERVED_NAMES = frozenset(
@@ -99,7 +99,7 @@ class PositionColumnWarning(UserWarning):
     """A table holds two pairs of position columns that differ; the warning says which one is used."""
 
 
-def wanted_columns(columns: Sequence[str]) -> tuple[str, ...]:
+def check_column_names(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the names of extra columns, each once; `CatalogError` for a name that a batch uses itself."""
     names = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
     reserved = [name for name in names if name in RESERVED_NAMES]
@@ -111,27 +111,27 @@ def wanted_columns(columns: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def existing(table: Source, name: str) -> str:
+def require_column(table: OpenTable, name: str) -> str:
     """Return ``name`` if the table has such a column; `CatalogError` with close names otherwise."""
     if name not in table.names:
-        raise CatalogError(no_such_column(table.label, name, table.names))
+        raise CatalogError(missing_column_message(table.label, name, table.names))
     return name
 
 
-def no_such_column(label: str, name: str, names: tuple[str, ...]) -> str:
+def missing_column_message(label: str, name: str, names: tuple[str, ...]) -> str:
     """Return the message for a column that a table does not have."""
     by_lower = {other.lower(): other for other in names}
     close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3)]
     hint = f"did you mean {', '.join(map(repr, close))}? " if close else ""
-    return f"{label}: no column {name!r}; {hint}{_listed(names)}"
+    return f"{label}: no column {name!r}; {hint}{_column_list(names)}"
 
 
-def _listed(names: tuple[str, ...], most: int = 20) -> str:
+def _column_list(names: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"It has {', '.join(names[:most]) or 'no columns'}{more}."
 
 
-def id_name(table: Source) -> str | None:
+def find_id_column(table: OpenTable) -> str | None:
     """Return the first column of ids that the table has, exact capitals before any; None without one."""
     for candidate in ID_NAMES:
         alike = [name for name in table.names if name.lower() == candidate.lower()]
@@ -141,17 +141,17 @@ def id_name(table: Source) -> str | None:
         if candidate != "source":
             return name
         try:  # a column of this name often says where a row comes from
-            checked_ids(table.read([name])[name], name, table.label)
+            check_ids(table.read([name])[name], name, table.label)
         except CatalogError:
             return None
         return name
     return None
 
 
-def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple[str, str]]:
+def find_position_columns(table: OpenTable, ra: str | None, dec: str | None) -> list[tuple[str, str]]:
     """Return the names of the RA and Dec columns as given, or all that are found in order of priority."""
     if ra is not None and dec is not None:
-        return [(existing(table, ra), existing(table, dec))]
+        return [(require_column(table, ra), require_column(table, dec))]
     if ra is not None or dec is not None:
         raise CatalogError(f"{table.label}: give the names of both position columns, ra= and dec=, or of neither.")
     found: list[tuple[str, str]] = []
@@ -166,11 +166,11 @@ def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple
     known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
     raise CatalogError(
         f"{table.label}: no position columns found ({known}...); name them with ra= and dec= of "
-        f"{_WHERE}. {_listed(table.names)}"
+        f"{_WHERE}. {_column_list(table.names)}"
     )
 
 
-def warn_of_other_positions(table: Source, columns: dict[str, Column], pairs: Sequence[tuple[str, str]]) -> None:
+def warn_about_other_positions(table: OpenTable, columns: dict[str, Column], pairs: Sequence[tuple[str, str]]) -> None:
     """Say which of several pairs of position columns is used, unless they agree within an arcsecond."""
     (used, *others) = pairs
     for other in others:
@@ -178,7 +178,9 @@ def warn_of_other_positions(table: Source, columns: dict[str, Column], pairs: Se
             found = table.read(other)
             same = all(
                 found[b].unit == columns[a].unit
-                and np.allclose(_numbers(columns[a], a, ""), _numbers(found[b], b, ""), 0.0, 1 / 3600, equal_nan=True)
+                and np.allclose(
+                    _as_floats(columns[a], a, ""), _as_floats(found[b], b, ""), 0.0, 1 / 3600, equal_nan=True
+                )
                 for a, b in zip(used, other, strict=True)
             )
         except CatalogError:  # of a column that nobody asked for
@@ -192,7 +194,7 @@ def warn_of_other_positions(table: Source, columns: dict[str, Column], pairs: Se
             )
 
 
-def common_length(columns: dict[str, Column], label: str) -> int:
+def row_count(columns: dict[str, Column], label: str) -> int:
     """Return the number of rows, which is at least one and the same for all columns."""
     lengths = {name: len(column.values) for name, column in columns.items()}
     count = next(iter(lengths.values()))
@@ -217,8 +219,8 @@ def positions_in_degrees(
             f"{label}: {names[0]!r} has the unit {ra.unit} and {names[1]!r} has {dec.unit}; state both, or unit=."
         )
     unitless = unit is None and ra.unit is None
-    ra_deg = _numbers(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
-    dec_deg = _numbers(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
+    ra_deg = _as_floats(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
+    dec_deg = _as_floats(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
     _check_positions(ra_deg, dec_deg, names, label)
     if unitless and np.abs(ra_deg).max() <= 2 * np.pi and np.abs(dec_deg).max() <= np.pi / 2:
         # Past this module, `from_any` and perhaps `from_arrays`: the warning points at the caller.
@@ -233,7 +235,7 @@ def positions_in_degrees(
     return wrapped, np.clip(dec_deg, -90.0, 90.0)
 
 
-def _numbers(column: Column, name: str, label: str) -> NDArray[np.float64]:
+def _as_floats(column: Column, name: str, label: str) -> NDArray[np.float64]:
     if isinstance(column.values, list) or column.values.dtype.kind not in "iuf" or column.values.ndim != 1:
         raise CatalogError(
             f"{label}: column {name!r} holds no plain numbers; positions are needed as one number a row, in degrees or"
@@ -265,7 +267,7 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
         rows = np.flatnonzero(~finite)
         raise CoordinateError(
             f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are missing or not finite:"
-            f" {some_rows(rows)}. Remove these rows or give them positions."
+            f" {format_rows(rows)}. Remove these rows or give them positions."
         )
     inside = (ra >= -180.0 - _ROUNDING) & (ra <= 360.0 + _ROUNDING) & (np.abs(dec) <= 90.0 + _ROUNDING)
     if not inside.all():
@@ -273,12 +275,12 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
         first = f"{ra[rows[0]]:.6g}, {dec[rows[0]]:.6g}"
         raise CoordinateError(
             f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are out of range, the first"
-            f" ({first}) degrees: {some_rows(rows)}. RA must lie in -180 to 360 and Dec in -90 to 90; are the columns"
+            f" ({first}) degrees: {format_rows(rows)}. RA must lie in -180 to 360 and Dec in -90 to 90; are the columns"
             " swapped, or the unit another?"
         )
 
 
-def checked_ids(column: Column, name: str, label: str) -> Ids:
+def check_ids(column: Column, name: str, label: str) -> Ids:
     """Return ids ``(N,)``, checked to be exact and unique: integers or texts."""
     values = column.values
     empty = np.zeros(len(values), np.bool_) if column.null is None else column.null
@@ -286,24 +288,24 @@ def checked_ids(column: Column, name: str, label: str) -> Ids:
         empty = empty | np.array([not text.strip() for text in values], np.bool_)
     if empty.any():
         rows = np.flatnonzero(empty)
-        raise CatalogError(f"{label}: id column {name!r} is empty in {some_rows(rows)}; every target needs an id.")
+        raise CatalogError(f"{label}: id column {name!r} is empty in {format_rows(rows)}; every target needs an id.")
     if isinstance(values, list):
         if len(set(values)) < len(values):
-            raise CatalogError(_repeated(np.array(values, object), name, label))
+            raise CatalogError(_repeated_ids_message(np.array(values, object), name, label))
         return values
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise CatalogError(
             f"{label}: id column {name!r} holds neither integers nor texts; name another with object_id=, or drop it to"
             " use row numbers."
         )
-    ids = _whole(values, name, label)
+    ids = _as_integers(values, name, label)
     ordered = np.sort(ids)
     if (ordered[1:] == ordered[:-1]).any():
-        raise CatalogError(_repeated(ids, name, label))
+        raise CatalogError(_repeated_ids_message(ids, name, label))
     return ids
 
 
-def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
+def _as_integers(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
     """Return ids as int64, or as uint64 where one is beyond int64; refuse any that this would change."""
     if values.dtype.kind == "u" and int(values.max(initial=0)) > np.iinfo(np.int64).max:
         return values.astype(np.uint64)
@@ -313,29 +315,29 @@ def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | N
         if bad.any():
             raise CatalogError(
                 f"{label}: id column {name!r} ({values.dtype}) holds values that are no exact 64-bit integers:"
-                f" {some_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
+                f" {format_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
             )
     return values.astype(np.int64)
 
 
-def _repeated(ids: NDArray[Any], name: str, label: str) -> str:
+def _repeated_ids_message(ids: NDArray[Any], name: str, label: str) -> str:
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]
     later = np.sort(order[1:][same])
     first = ids[later[0]]
     return (
         f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
-        f" {some_rows(np.flatnonzero(ids == first))}; repeated in {some_rows(later)}. Remove the repeats or name"
+        f" {format_rows(np.flatnonzero(ids == first))}; repeated in {format_rows(later)}. Remove the repeats or name"
         f" another column with object_id= of {_WHERE}."
     )
 
 
-def extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
+def check_extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
     """Return the values of an extra column; only floats may be missing."""
     if column.null is None or (not isinstance(column.values, list) and column.values.dtype.kind == "f"):
         return column.values
     rows = np.flatnonzero(column.null)
     raise CatalogError(
-        f"{label}: column {name!r} has no value in {some_rows(rows)}, {len(rows)} in all; only floats can be missing"
+        f"{label}: column {name!r} has no value in {format_rows(rows)}, {len(rows)} in all; only floats can be missing"
         " (as NaN). Fill the gaps or leave the column out."
     )

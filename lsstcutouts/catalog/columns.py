@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import CatalogError
 
-__all__ = ["Column", "Source", "some_rows", "source_from_mapping", "source_of_parts", "to_column"]
+__all__ = ["Column", "OpenTable", "concatenate_tables", "format_rows", "table_from_mapping", "to_column"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenTable:
     """A table that has been opened: its columns are known and not read yet.
 
     Attributes
@@ -50,7 +50,7 @@ class Source:
     read: Callable[[Sequence[str]], dict[str, Column]]
 
 
-def some_rows(rows: Iterable[int], most: int = 5) -> str:
+def format_rows(rows: Iterable[int], most: int = 5) -> str:
     """Return "rows 3, 7 and 12 more", for messages; rows count from 0."""
     found = [int(row) for row in rows]
     shown = ", ".join(str(row) for row in found[:most])
@@ -58,16 +58,16 @@ def some_rows(rows: Iterable[int], most: int = 5) -> str:
     return f"{'row' if len(found) == 1 else 'rows'} {shown}{more} (counting from 0)"
 
 
-def source_from_mapping(table: Mapping[str, Any], label: str) -> Source:
+def table_from_mapping(table: Mapping[str, Any], label: str) -> OpenTable:
     """Return a mapping of names to arrays, Quantities, masked arrays or lists as a source."""
-    return Source(
+    return OpenTable(
         label,
         tuple(name for name in table if isinstance(name, str)),
         lambda names: {name: to_column(table[name], label, name) for name in names},
     )
 
 
-def source_of_parts(parts: Sequence[Source], label: str) -> Source:
+def concatenate_tables(parts: Sequence[OpenTable], label: str) -> OpenTable:
     """Return several tables, one behind the other, as one source with the columns of the first."""
 
     def read(names: Sequence[str]) -> dict[str, Column]:
@@ -78,7 +78,7 @@ def source_of_parts(parts: Sequence[Source], label: str) -> Source:
         tables = [(part.label, part.read(names)) for part in parts]
         return {name: _joined_column(name, [(label, table[name]) for label, table in tables]) for name in names}
 
-    return Source(label, parts[0].names, read)
+    return OpenTable(label, parts[0].names, read)
 
 
 def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:

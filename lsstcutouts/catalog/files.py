@@ -15,35 +15,35 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import CatalogError
-from .arrow import source_from_arrow, source_from_csv, source_from_pandas, source_from_parquet
+from .arrow import table_from_arrow, table_from_csv, table_from_pandas, table_from_parquet
 from .astro import (
     degrees_icrs,
-    source_from_astropy,
-    source_from_ecsv,
-    source_from_fits,
-    source_from_query,
-    source_from_votable,
+    table_from_astropy,
+    table_from_ecsv,
+    table_from_fits,
+    table_from_query,
+    table_from_votable,
 )
-from .columns import Source, source_from_mapping, source_of_parts
+from .columns import OpenTable, concatenate_tables, table_from_mapping
 
-__all__ = ["files_of", "is_skycoord", "open_source"]
+__all__ = ["files_of", "is_skycoord", "open_table"]
 
 _PARQUET = (".parquet", ".parq", ".pq")
 
-_READERS: dict[str, Callable[[Path], Source]] = {
-    **dict.fromkeys(_PARQUET, source_from_parquet),
-    ".csv": source_from_csv,
-    ".ecsv": source_from_ecsv,
-    ".fits": source_from_fits,
-    ".fits.gz": source_from_fits,
-    ".fit": source_from_fits,
-    ".vot": source_from_votable,
-    ".votable": source_from_votable,
-    ".xml": source_from_votable,
+_READERS: dict[str, Callable[[Path], OpenTable]] = {
+    **dict.fromkeys(_PARQUET, table_from_parquet),
+    ".csv": table_from_csv,
+    ".ecsv": table_from_ecsv,
+    ".fits": table_from_fits,
+    ".fits.gz": table_from_fits,
+    ".fit": table_from_fits,
+    ".vot": table_from_votable,
+    ".votable": table_from_votable,
+    ".xml": table_from_votable,
 }
 
 
-def open_source(source: Any, *, allow_overflow: bool = False) -> Source:
+def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
     """Return a file or a table, or several of them one behind the other, as a source.
 
     Raises
@@ -54,29 +54,29 @@ def open_source(source: Any, *, allow_overflow: bool = False) -> Source:
     if isinstance(source, str | os.PathLike):
         files = files_of(source)
         parts = [_open_file(file, allow_overflow=allow_overflow) for file in files]
-        return parts[0] if len(parts) == 1 else source_of_parts(parts, os.fspath(source))
+        return parts[0] if len(parts) == 1 else concatenate_tables(parts, os.fspath(source))
     if isinstance(source, Sequence) and not isinstance(source, bytes):
-        parts = [open_source(one, allow_overflow=allow_overflow) for one in source]
+        parts = [open_table(one, allow_overflow=allow_overflow) for one in source]
         if not parts:
             raise CatalogError("The catalog is an empty list; give at least one file.")
-        return parts[0] if len(parts) == 1 else source_of_parts(parts, f"{parts[0].label} and {len(parts) - 1} more")
+        return parts[0] if len(parts) == 1 else concatenate_tables(parts, f"{parts[0].label} and {len(parts) - 1} more")
     if is_skycoord(source):
         ra, dec = degrees_icrs(source)
-        return source_from_mapping({"ra": ra, "dec": dec}, "SkyCoord")
+        return table_from_mapping({"ra": ra, "dec": dec}, "SkyCoord")
     if hasattr(source, "votable") and hasattr(source, "to_table"):  # pyvo's results
-        return source_from_query(source.votable, type(source).__name__, allow_overflow=allow_overflow)
+        return table_from_query(source.votable, type(source).__name__, allow_overflow=allow_overflow)
     if _is_a(source, "astropy", "VOTableFile"):
-        return source_from_query(source, "VOTableFile", allow_overflow=allow_overflow)
+        return table_from_query(source, "VOTableFile", allow_overflow=allow_overflow)
     if _is_a(source, "astropy", "Table"):
-        return source_from_astropy(source)
+        return table_from_astropy(source)
     if _is_a(source, "pandas", "DataFrame"):
-        return source_from_pandas(source)
+        return table_from_pandas(source)
     if hasattr(source, "__arrow_c_stream__"):
-        return source_from_arrow(pa.table(source), f"{type(source).__module__.partition('.')[0]} table")
+        return table_from_arrow(pa.table(source), f"{type(source).__module__.partition('.')[0]} table")
     if isinstance(source, Mapping):
-        return source_from_mapping(source, "arrays")
+        return table_from_mapping(source, "arrays")
     if isinstance(source, np.ndarray) and source.dtype.names is not None:
-        return source_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
+        return table_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
     raise CatalogError(
         f"A catalog cannot be made from {type(source).__module__}.{type(source).__qualname__}; give a path, a list of"
         " paths, an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table, a mapping of arrays, or use"
@@ -114,7 +114,7 @@ def _parquet_files(folder: Path) -> list[Path]:
     """Return the Parquet files below a folder, without hidden ones and the sample of rows that HATS keeps beside its data."""
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     seen = [path for path in below if not any(part.startswith((".", "_")) for part in path.parts)]
-    files = [p for p in seen if _READERS.get(_suffix(p)) is source_from_parquet and p.name != "data_thumbnail.parquet"]
+    files = [p for p in seen if _READERS.get(_suffix(p)) is table_from_parquet and p.name != "data_thumbnail.parquet"]
     if not files:
         others = f" but {', '.join(path.as_posix() for path in seen[:3])}" if seen else ""
         raise CatalogError(
@@ -129,12 +129,12 @@ def _is_a(source: Any, package: str, name: str) -> bool:
     return any(base.__name__ == name and base.__module__.split(".")[0] == package for base in type(source).__mro__)
 
 
-def _open_file(path: Path, *, allow_overflow: bool) -> Source:
+def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
     reader = _reader(path)
     if not path.exists():
         raise CatalogError(f"{path}: no such file{_similar(path)}.")
-    if reader is source_from_votable:
-        reader = partial(source_from_votable, allow_overflow=allow_overflow)
+    if reader is table_from_votable:
+        reader = partial(table_from_votable, allow_overflow=allow_overflow)
     try:
         return reader(path)
     except CatalogError:
@@ -153,7 +153,7 @@ def _suffix(path: Path) -> str:
     return path.with_suffix("").suffix.lower() + last if last == ".gz" else last
 
 
-def _reader(path: Path) -> Callable[[Path], Source]:
+def _reader(path: Path) -> Callable[[Path], OpenTable]:
     suffix = _suffix(path)
     if suffix not in _READERS:
         raise CatalogError(
@@ -161,7 +161,7 @@ def _reader(path: Path) -> Callable[[Path], Source]:
             " of Parquet files."
         )
     if suffix == ".csv" and path.is_file() and _is_ecsv(path):
-        return source_from_ecsv
+        return table_from_ecsv
     return _READERS[suffix]
 
 

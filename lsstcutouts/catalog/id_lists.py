@@ -3,8 +3,8 @@
 from typing import Any
 
 from ..errors import CatalogError
-from .checks import ID_NAMES, checked_ids, id_name
-from .files import open_source
+from .checks import ID_NAMES, check_ids, find_id_column
+from .files import open_table
 from .ids import Ids
 
 __all__ = ["read_ids"]
@@ -18,8 +18,8 @@ def read_ids(source: Any) -> Ids:
     CatalogError
         If it cannot be read, or no column is one of ids.
     """
-    table = open_source(source)
-    name = id_name(table)
+    table = open_table(source)
+    name = find_id_column(table)
     if name is None:
         raise CatalogError(f"{table.label} has no column of object ids, such as {', '.join(ID_NAMES[:3])}")
-    return checked_ids(table.read([name])[name], name, table.label)
+    return check_ids(table.read([name])[name], name, table.label)

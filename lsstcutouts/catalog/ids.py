@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ids", "Values", "hashed", "joined", "places", "taken"]
+__all__ = ["Ids", "Values", "concatenate_columns", "hash_ids", "rows_of_ids", "take_rows"]
 
 type Ids = NDArray[np.int64] | NDArray[np.uint64] | list[str]
 """One id a target: int64, uint64 where one is beyond int64, or texts."""
@@ -16,7 +16,7 @@ type Values = NDArray[Any] | list[str]
 """A column ``(N, ...)``: numbers as an array, texts as a list."""
 
 
-def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -> V:
+def take_rows[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -> V:
     """Return some rows of a column, by number or by a mask."""
     if isinstance(values, list):
         numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
@@ -24,14 +24,14 @@ def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -
     return values[rows]  # type: ignore[no-any-return]
 
 
-def joined[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
+def concatenate_columns[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
     """Return columns of one kind, one behind the other."""
     if isinstance(parts[0], list):
         return [text for part in parts for text in part]
     return np.concatenate(parts)
 
 
-def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
+def rows_of_ids(known: Ids, wanted: Any) -> NDArray[np.int64]:
     """Return ``(n,)`` the row of each wanted id among the known ones, -1 where it is not there.
 
     Exact for all 64-bit integers; a text never equals a number.
@@ -62,7 +62,7 @@ def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
     return np.where(inside & (known[row_of] == same), row_of, -1)
 
 
-def hashed(ids: Ids) -> NDArray[np.int64]:
+def hash_ids(ids: Ids) -> NDArray[np.int64]:
     """Return ``(N,)`` the 64-bit numbers that what is random per target depends on, the same on every machine.
 
     An integer stands for itself (its 64 bits); of a text it is the start of the SHA-256 of its UTF-8 bytes.

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 
-__all__ = ["expression_columns", "matching"]
+__all__ = ["expression_columns", "matching_rows"]
 
-_COMPARES: Mapping[type[ast.cmpop], str] = {
+_COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Eq: "equal",
     ast.NotEq: "not_equal",
     ast.Lt: "less",
@@ -40,7 +40,7 @@ _EXACT = pa.decimal256(20, 0)
 _TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64()}
 """Types of constants."""
 
-_WAYS = (
+_SYNTAX = (
     "an expression compares columns with numbers and texts and joins them with and, or, not: "
     "mag_i < 23 and kind in ('lens', 'galaxy')"
 )
@@ -54,13 +54,13 @@ def expression_columns(expression: str) -> tuple[str, ...]:
     ConfigurationError
         If it cannot be read.
     """
-    tree = _parsed(expression)
+    tree = _parse(expression)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda n: (n.lineno, n.col_offset))))
 
 
-def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
+def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
     """Return ``(count,)`` which rows an expression is true for; where a value is missing or NaN, it is not.
 
     Parameters
@@ -85,12 +85,12 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(columns) or 'none'}"
         raise ConfigurationError(f"{expression!r} names the column {unknown[0]!r}, which the catalog lacks; {hint}")
     try:
-        table = {name: pa.array(_wide(name, columns[name]), from_pandas=True) for name in names}
+        table = {name: pa.array(_as_64_bit(name, columns[name]), from_pandas=True) for name in names}
         exact = any(pa.types.is_uint64(column.type) for column in table.values())
         if exact:  # beyond int64: decimals hold every 64-bit integer, and what becomes of it
             table = {n: c.cast(_EXACT) if pa.types.is_integer(c.type) else c for n, c in table.items()}
         rows = pa.table({**table, "": pa.array(np.arange(count))})
-        found = rows.filter(_Translation(expression, rows.schema, exact=exact).of(_parsed(expression).body))[""]
+        found = rows.filter(_ArrowBuilder(expression, rows.schema, exact=exact).build(_parse(expression).body))[""]
     except pa.ArrowException as error:
         hint = "; multiply by 1.0 first to compute with floats" if "overflow" in str(error) else ""
         raise ConfigurationError(f"{expression!r} cannot be worked out: {error}{hint}") from error
@@ -99,7 +99,7 @@ def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray
     return mask
 
 
-def _wide(name: str, values: Any) -> Any:
+def _as_64_bit(name: str, values: Any) -> Any:
     """Return a column in 64 bits: smaller types would overflow silently. uint64 only where a value needs it."""
     if not isinstance(values, np.ndarray):
         return values
@@ -116,25 +116,25 @@ def _beyond_int64(value: Any) -> bool:
     return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
-def _parsed(expression: str) -> ast.Expression:
+def _parse(expression: str) -> ast.Expression:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
         place = getattr(error, "offset", None) or 1
-        message = f"{expression!r} cannot be read at character {place}: {_WAYS}"
+        message = f"{expression!r} cannot be read at character {place}: {_SYNTAX}"
         raise ConfigurationError(message) from error
     for node in ast.walk(tree):
-        if isinstance(node, ast.expr) and not isinstance(node, tuple(_Translation.KINDS)):
-            raise _refusal(expression, node)
+        if isinstance(node, ast.expr) and not isinstance(node, tuple(_ArrowBuilder.KINDS)):
+            raise _not_allowed(expression, node)
     return tree
 
 
-def _refusal(expression: str, node: ast.AST, why: str = "") -> ConfigurationError:
+def _not_allowed(expression: str, node: ast.AST, why: str = "") -> ConfigurationError:
     text = ast.get_source_segment(expression.strip(), node) or type(node).__name__
-    return ConfigurationError(f"{expression!r} cannot be used: {text!r} {why or 'is not allowed there'}; {_WAYS}")
+    return ConfigurationError(f"{expression!r} cannot be used: {text!r} {why or 'is not allowed there'}; {_SYNTAX}")
 
 
-class _Translation:
+class _ArrowBuilder:
     """From Python's syntax to an expression of Arrow."""
 
     KINDS: Mapping[type[ast.expr], str] = {
@@ -155,13 +155,13 @@ class _Translation:
 
         self._expression, self._schema, self._pc, self._exact = expression, schema, pc, exact
 
-    def of(self, node: ast.expr) -> Any:
+    def build(self, node: ast.expr) -> Any:
         """Return Arrow's expression for a part of the tree."""
         translate: Callable[[Any], Any] = getattr(self, self.KINDS[type(node)])
         return translate(node)
 
     def _function(self, name: str, *arguments: ast.expr) -> Any:
-        values = [self.of(argument) for argument in arguments]
+        values = [self.build(argument) for argument in arguments]
         kinds = [self._kind(argument) for argument in arguments]
         if set(kinds) == {"integer", "float"}:  # Arrow itself refuses integers beyond 2**53 here
             pairs = zip(values, kinds, strict=True)
@@ -187,7 +187,7 @@ class _Translation:
         return ""
 
     def _bool(self, node: ast.BoolOp) -> Any:
-        first, *rest = (self.of(value) for value in node.values)
+        first, *rest = (self.build(value) for value in node.values)
         for other in rest:
             first = first & other if isinstance(node.op, ast.And) else first | other
         return first
@@ -196,18 +196,18 @@ class _Translation:
         name = _ARITHMETIC.get(type(node.op))
         if name is None:
             why = "uses & or |: write and, or" if isinstance(node.op, ast.BitAnd | ast.BitOr) else ""
-            raise _refusal(self._expression, node, why)
+            raise _not_allowed(self._expression, node, why)
         if name == "divide":  # of whole numbers, too
-            left, right = (self.of(side).cast("float64", safe=False) for side in (node.left, node.right))
+            left, right = (self.build(side).cast("float64", safe=False) for side in (node.left, node.right))
             return left / right
         return self._function(name, node.left, node.right)
 
     def _unary(self, node: ast.UnaryOp) -> Any:
         if isinstance(node.op, ast.Not):
-            return ~self.of(node.operand)
+            return ~self.build(node.operand)
         if isinstance(node.op, ast.USub):
             return self._function("negate_checked", node.operand)
-        raise _refusal(self._expression, node)
+        raise _not_allowed(self._expression, node)
 
     def _compare(self, node: ast.Compare) -> Any:
         left, result = node.left, None
@@ -218,10 +218,10 @@ class _Translation:
 
     def _one_comparison(self, left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(how, ast.In | ast.NotIn):
-            values = self.of(right)
+            values = self.build(right)
             if not isinstance(values, list):
-                raise _refusal(self._expression, right, "must be a list of values")
-            column = self.of(left)
+                raise _not_allowed(self._expression, right, "must be a list of values")
+            column = self.build(left)
             if self._exact and values:  # `isin` knows columns of exactly the type of its values alone
                 found = reduce(operator.or_, (self._pc.equal(column, self._scalar(value)) for value in values))
                 return found if isinstance(how, ast.In) else ~found
@@ -229,15 +229,15 @@ class _Translation:
             within = [value for value in values if not _beyond_int64(value)]
             found = self._pc.if_else(column.is_valid(), column.isin(within), self._pc.scalar(None))
             return found if isinstance(how, ast.In) else ~found
-        name = _COMPARES.get(type(how))
+        name = _COMPARISONS.get(type(how))
         if name is None:
-            raise _refusal(self._expression, left, "is compared with is: write ==")
+            raise _not_allowed(self._expression, left, "is compared with is: write ==")
         return self._function(name, left, right)
 
     def _call(self, node: ast.Call) -> Any:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name not in _FUNCTIONS or node.keywords or len(node.args) != 1:
-            raise _refusal(self._expression, node, f"is none of the functions {', '.join(_FUNCTIONS)}")
+            raise _not_allowed(self._expression, node, f"is none of the functions {', '.join(_FUNCTIONS)}")
         return self._function(_FUNCTIONS[name], node.args[0])
 
     def _name(self, node: ast.Name) -> Any:
@@ -245,7 +245,7 @@ class _Translation:
 
     def _constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, bool | int | float | str):
-            raise _refusal(self._expression, node)
+            raise _not_allowed(self._expression, node)
         return self._scalar(node.value)
 
     def _scalar(self, value: bool | float | str) -> Any:

@@ -12,21 +12,21 @@ from ..errors import CatalogError
 from .astro import degrees_icrs
 from .checks import (
     Unit,
-    checked_ids,
-    common_length,
-    existing,
-    extra_column,
-    id_name,
-    no_such_column,
-    position_names,
+    check_column_names,
+    check_extra_column,
+    check_ids,
+    find_id_column,
+    find_position_columns,
+    missing_column_message,
     positions_in_degrees,
-    wanted_columns,
-    warn_of_other_positions,
+    require_column,
+    row_count,
+    warn_about_other_positions,
 )
-from .columns import Source, source_from_mapping
-from .files import is_skycoord, open_source
-from .ids import Ids, Values, taken
-from .select import matching
+from .columns import OpenTable, table_from_mapping
+from .files import is_skycoord, open_table
+from .ids import Ids, Values, take_rows
+from .select import matching_rows
 
 __all__ = ["Catalog"]
 
@@ -110,12 +110,12 @@ class Catalog:
         PositionColumnWarning
             If there are several pairs of position columns, with different values.
         """
-        wanted = wanted_columns(columns)
+        wanted = check_column_names(columns)
         if isinstance(source, Catalog):
             return source._checked_for(wanted)
-        table = open_source(source, allow_overflow=allow_overflow)
-        ids = existing(table, object_id) if object_id is not None else id_name(table)
-        return cls._from_table(table, position_names(table, ra, dec), ids, wanted, unit)
+        table = open_table(source, allow_overflow=allow_overflow)
+        ids = require_column(table, object_id) if object_id is not None else find_id_column(table)
+        return cls._from_table(table, find_position_columns(table, ra, dec), ids, wanted, unit)
 
     @classmethod
     def from_arrays(
@@ -141,7 +141,7 @@ class Catalog:
             As in `from_any`, whose errors and warnings apply.
         """
         extra = dict(columns or {})
-        wanted = wanted_columns(tuple(extra))
+        wanted = check_column_names(tuple(extra))
         if is_skycoord(ra):
             if dec is not None:
                 raise CatalogError("A SkyCoord holds both RA and Dec: leave dec out.")
@@ -154,27 +154,31 @@ class Catalog:
             one = isinstance(object_id, str | bytes) or np.ndim(object_id) == 0
             arrays["object_id"] = [object_id] if one else object_id
         ids = None if object_id is None else "object_id"
-        return cls._from_table(source_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
+        return cls._from_table(table_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
 
     @classmethod
     def _from_table(
         cls,
-        table: Source,
+        table: OpenTable,
         positions: Sequence[tuple[str, str]],
         id_column: str | None,
         wanted: Sequence[str],
         unit: Unit,
     ) -> "Catalog":
         position = positions[0]
-        names = [*position, *([] if id_column is None else [id_column]), *(existing(table, name) for name in wanted)]
+        names = [
+            *position,
+            *([] if id_column is None else [id_column]),
+            *(require_column(table, name) for name in wanted),
+        ]
         found = table.read(list(dict.fromkeys(names)))
-        count = common_length(found, table.label)
+        count = row_count(found, table.label)
         ra, dec = positions_in_degrees(found[position[0]], found[position[1]], position, unit, table.label)
-        warn_of_other_positions(table, found, positions)
+        warn_about_other_positions(table, found, positions)
         ids: Ids = np.arange(count, dtype=np.int64)
         if id_column is not None:
-            ids = checked_ids(found[id_column], id_column, table.label)
-        extra = {name: extra_column(found[name], name, table.label) for name in wanted}
+            ids = check_ids(found[id_column], id_column, table.label)
+        extra = {name: check_extra_column(found[name], name, table.label) for name in wanted}
         return cls(ids, ra, dec, extra, table.label)
 
     def __len__(self) -> int:
@@ -193,8 +197,8 @@ class Catalog:
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if np.size(rows) else np.int64)
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        columns = {name: taken(values, chosen) for name, values in self.columns.items()}
-        return type(self)(taken(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
+        columns = {name: take_rows(values, chosen) for name, values in self.columns.items()}
+        return type(self)(take_rows(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
 
     def select(self, expression: str) -> "Catalog":
         """Return the catalog of the rows that an expression is true for, such as ``"mag_i < 23 and label == 1"``.
@@ -202,7 +206,7 @@ class Catalog:
         Parameters
         ----------
         expression
-            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.select.matching`.
+            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.select.matching_rows`.
 
         Raises
         ------
@@ -210,7 +214,7 @@ class Catalog:
             If it cannot be read, or does not fit the columns.
         """
         own = {"object_id": self.object_id, "ra": self.ra, "dec": self.dec}
-        return self.take(matching(expression, {**own, **self.columns}, len(self)))
+        return self.take(matching_rows(expression, {**own, **self.columns}, len(self)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the content: ids, positions and extra columns in row order, whatever the machine."""
@@ -226,7 +230,7 @@ class Catalog:
     def _checked_for(self, wanted: Sequence[str]) -> Self:
         missing = [name for name in wanted if name not in self.columns]
         if missing:
-            raise CatalogError(no_such_column(self.source, missing[0], tuple(self.columns)))
+            raise CatalogError(missing_column_message(self.source, missing[0], tuple(self.columns)))
         return self
 
 

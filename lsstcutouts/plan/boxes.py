@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..sky.geometry import YX, box_start
 from ..sky.skymap import SkyMap, Tract
 
-__all__ = ["Boxes", "PatchRanges", "covered_pixels", "of_each_tract", "patch_key", "patch_of_key"]
+__all__ = ["PatchRanges", "TargetBoxes", "covered_pixels", "patch_key", "patch_of_key", "rows_by_tract"]
 
 type Ints = NDArray[np.int64]
 
@@ -23,7 +23,7 @@ _AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
+class TargetBoxes:
     """Boxes of ``(N,)`` targets on their tracts."""
 
     tract: Ints
@@ -38,7 +38,7 @@ class Boxes:
         """Return the box of each target on its tract: the one place where sky becomes pixels."""
         patch = np.zeros(len(tract), np.int64)
         centre = np.zeros((len(tract), 2))
-        for one, rows in of_each_tract(skymap.tracts, tract):
+        for one, rows in rows_by_tract(skymap.tracts, tract):
             yx = one.projection.sky_to_pixel(ra[rows], dec[rows])
             patch[rows] = one.nearest_patch(yx.y, yx.x)
             centre[rows] = np.column_stack([yx.y, yx.x])
@@ -53,7 +53,7 @@ class Boxes:
         return type(self)(self.tract[rows], self.patch[rows], self.yx0[rows], self.offset[rows])
 
 
-def of_each_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tract, Ints]]:
+def rows_by_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tract, Ints]]:
     """Yield each tract with the rows that lie on it."""
     if not len(tract):
         return
@@ -91,10 +91,10 @@ class PatchRanges:
     grid: Ints
 
     @classmethod
-    def under(cls, boxes: Boxes, skymap: SkyMap, size: YX[int], border: YX[int]) -> Self:
+    def under(cls, boxes: TargetBoxes, skymap: SkyMap, size: YX[int], border: YX[int]) -> Self:
         """Return the patches under boxes, for files that reach ``border`` pixels beyond their inner region."""
         step, grid = (np.ones((len(boxes), 2), np.int64) for _ in range(2))
-        for one, rows in of_each_tract(skymap.tracts, boxes.tract):
+        for one, rows in rows_by_tract(skymap.tracts, boxes.tract):
             step[rows], grid[rows] = one.inner, one.grid
         reach = np.asarray(border)
         low = np.clip((boxes.yx0 - reach) // step, 0, grid - 1)
@@ -118,7 +118,7 @@ class PatchRanges:
         row, column = np.divmod(place, shape[owner, 1])
         return owner, (self.low[owner, 0] + row) * self.grid[owner, 1] + self.low[owner, 1] + column
 
-    def others(self, boxes: Boxes) -> tuple[Ints, Ints]:
+    def others(self, boxes: TargetBoxes) -> tuple[Ints, Ints]:
         """Return, as in `ragged`, the keys of the patches of each rectangle besides the box's own patch."""
         # Most rectangles are the box's own patch alone.
         several = np.flatnonzero((self.high > self.low).any(axis=1))

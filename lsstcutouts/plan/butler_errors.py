@@ -36,27 +36,29 @@ from ..errors import (
     RepositoryNotFoundError,
     RepositoryUnavailableError,
 )
-from ..errors.foreign import Trouble, trouble_of, words_of
+from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets, without_query
 from ..source.remote import download
 
-__all__ = ["asking", "instead", "open_butler", "reading"]
+__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors"]
 
 type _Meaning = tuple[type[LsstCutoutsError], str]
 """Our class, and what to do."""
 
-_SIGN_IN = (
+_ACCESS_ADVICE = (
     "; set BUTLER_RUBIN_ACCESS_TOKEN to a token of the server that may read images (read:image), or for storage of "
     "your own AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
-_PAGE = "the server answers with a web page, most likely for logging in"
-_DATABASE = "; see that the registry database which the repository's butler.yaml names is there, whole and readable"
-_PASSING = ("locked", "connection", "connect to server", "timeout expired", "starting up", "too many clients")
+_WEB_PAGE = "the server answers with a web page, most likely for logging in"
+_DATABASE_ADVICE = (
+    "; see that the registry database which the repository's butler.yaml names is there, whole and readable"
+)
+_TRANSIENT = ("locked", "connection", "connect to server", "timeout expired", "starting up", "too many clients")
 """What SQLite and PostgreSQL say when the same question can be answered later."""
 
-_PASSWORD = ("authentication failed", "no pg_hba.conf entry", "no password supplied", "permission denied")
+_REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password supplied", "permission denied")
 
-_OF_THE_BUTLER: tuple[tuple[type[Exception], _Meaning], ...] = (
+_BUTLER_ERRORS: tuple[tuple[type[Exception], _Meaning], ...] = (
     (MissingCollectionError, (CollectionError, "; give another name with collections=")),
     (ButlerCollectionError, (CollectionError, "; give collections=")),
     (MissingDatasetTypeError, (DatasetError, "; give another name with dataset_type=")),
@@ -70,25 +72,25 @@ _OF_THE_BUTLER: tuple[tuple[type[Exception], _Meaning], ...] = (
     (yaml.YAMLError, (RepositoryError, "; see its butler.yaml")),
 )
 
-_OF_OTHERS: dict[Trouble, _Meaning] = {
-    Trouble.MISSING: (RepositoryNotFoundError, "; see that the path or URL is the repository's"),
-    Trouble.DENIED: (AuthenticationError, "; ask for the right to read its files and folders"),
-    Trouble.CREDENTIALS: (AuthenticationError, _SIGN_IN),
-    Trouble.TRUNCATED: (RepositoryError, ""),
-    Trouble.TIMEOUT: (RepositoryUnavailableError, "; the server does not answer in time: try again later"),
-    Trouble.UNAVAILABLE: (
+_OTHER_ERRORS: dict[ErrorKind, _Meaning] = {
+    ErrorKind.MISSING: (RepositoryNotFoundError, "; see that the path or URL is the repository's"),
+    ErrorKind.DENIED: (AuthenticationError, "; ask for the right to read its files and folders"),
+    ErrorKind.CREDENTIALS: (AuthenticationError, _ACCESS_ADVICE),
+    ErrorKind.TRUNCATED: (RepositoryError, ""),
+    ErrorKind.TIMEOUT: (RepositoryUnavailableError, "; the server does not answer in time: try again later"),
+    ErrorKind.UNAVAILABLE: (
         RepositoryUnavailableError,
         "; see that the URL (repository name, host, port) is right and the server is up, or try again later",
     ),
-    Trouble.DEPENDENCY: (
+    ErrorKind.DEPENDENCY: (
         DependencyError,
         "; install the package, for a Butler server with: pip install 'lsstcutouts[remote]'",
     ),
-    Trouble.OTHER: (RepositoryError, ""),
+    ErrorKind.OTHER: (RepositoryError, ""),
 }
 
 
-class asking:  # noqa: N801 - reads as a clause of `with`
+class translate_butler_errors:  # noqa: N801 - reads as a clause of `with`
     """Turn what a Butler raises in the block into this package's errors, with the cause chained.
 
     Parameters
@@ -113,15 +115,15 @@ class asking:  # noqa: N801 - reads as a clause of `with`
         if isinstance(error, LsstCutoutsError | RecursionError):
             return
         if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
-            raise AuthenticationError(f"{self._question}: {_PAGE}{_SIGN_IN}") from error
+            raise AuthenticationError(f"{self._question}: {_WEB_PAGE}{_ACCESS_ADVICE}") from error
         meaning = _meaning(error)
         if meaning is None and isinstance(error, (RuntimeError, *self._others)):
             meaning = (RepositoryError, "")
         if meaning is not None:
-            raise meaning[0](f"{self._question}: {_words(error)}{meaning[1]}") from error
+            raise meaning[0](f"{self._question}: {_error_text(error)}{meaning[1]}") from error
 
 
-class reading:  # noqa: N801 - reads as a clause of `with`
+class translate_file_errors:  # noqa: N801 - reads as a clause of `with`
     """Turn what a Butler raises in the block, where it reads a file, into this package's errors.
 
     Parameters
@@ -144,9 +146,9 @@ class reading:  # noqa: N801 - reads as a clause of `with`
         hide_secrets(error)
         if isinstance(error, LsstCutoutsError):
             return
-        says = f"{self._uri}: the Butler cannot read {self._what}: {words_of(error)}"
-        if trouble_of(error) is Trouble.CREDENTIALS:
-            raise AuthenticationError(f"{says}{_SIGN_IN}") from error
+        says = f"{self._uri}: the Butler cannot read {self._what}: {error_text(error)}"
+        if error_kind(error) is ErrorKind.CREDENTIALS:
+            raise AuthenticationError(f"{says}{_ACCESS_ADVICE}") from error
         if isinstance(error, ImportError):
             raise DependencyError(f"{says}; it needs the LSST stack for this, lsstcutouts does not") from error
         if type(error).__name__ == "FileIntegrityError":
@@ -174,18 +176,18 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
     shown = without_query(name)  # a signature in it gives access
     # A butler.yaml that is YAML and yet no configuration ends in one of these.
     others = (TypeError, ValueError, LookupError, AttributeError)
-    with asking(f"the Butler repository {shown!r} cannot be opened", others):
+    with translate_butler_errors(f"the Butler repository {shown!r} cannot be opened", others):
         try:
             config = _configuration(name)
             _check_server(name, config)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
-            if trouble_of(error) is not Trouble.MISSING:  # any status but 200, when butler.yaml is read over HTTP
+            if error_kind(error) is not ErrorKind.MISSING:  # any status but 200, when butler.yaml is read over HTTP
                 raise
             hint = "; the folder exists but holds no butler.yaml" if Path(name).is_dir() else ""
             raise RepositoryNotFoundError(
                 f"no Butler repository {shown!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
-                f" ({words_of(error)})"
+                f" ({error_text(error)})"
             ) from error
 
 
@@ -212,7 +214,7 @@ def _check_server(name: str, config: ButlerConfig) -> None:
         )
 
 
-def instead(name: str, known: Sequence[str]) -> str:
+def suggest(name: str, known: Sequence[str]) -> str:
     """Return the end of a message about a name that is not known: close ones, else what there is."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
@@ -221,15 +223,15 @@ def instead(name: str, known: Sequence[str]) -> str:
 
 
 def _meaning(error: Exception) -> _Meaning | None:
-    for kind, meaning in _OF_THE_BUTLER:
+    for kind, meaning in _BUTLER_ERRORS:
         if isinstance(error, kind):
             return meaning
     if isinstance(error, SQLAlchemyError):
-        return _database(error)
+        return _database_error(error)
     if isinstance(error, RuntimeError) and "access credentials" in str(error):
-        return AuthenticationError, _SIGN_IN
-    trouble = trouble_of(error)
-    return None if trouble is None else _OF_OTHERS[trouble]
+        return AuthenticationError, _ACCESS_ADVICE
+    trouble = error_kind(error)
+    return None if trouble is None else _OTHER_ERRORS[trouble]
 
 
 def _is_web_page(error: pydantic.ValidationError) -> bool:
@@ -237,18 +239,18 @@ def _is_web_page(error: pydantic.ValidationError) -> bool:
     return any(re.search(r"<(?:!doctype\s+)?html\b", str(one["input"])[:400], re.IGNORECASE) for one in error.errors())
 
 
-def _database(error: SQLAlchemyError) -> _Meaning:
+def _database_error(error: SQLAlchemyError) -> _Meaning:
     """Return what an error of the registry's database means: its driver tells only in words."""
     says = str(error).lower()
-    if any(words in says for words in _PASSWORD):
+    if any(words in says for words in _REFUSED):
         return AuthenticationError, "; see the credentials for the registry database (~/.lsst/db-auth.yaml)"
-    if any(words in says for words in _PASSING):
+    if any(words in says for words in _TRANSIENT):
         return RepositoryUnavailableError, "; see that the registry database is up, or try again later"
-    return RepositoryError, _DATABASE
+    return RepositoryError, _DATABASE_ADVICE
 
 
-def _words(error: Exception) -> str:
-    words, cause = words_of(error), error.__cause__
+def _error_text(error: Exception) -> str:
+    words, cause = error_text(error), error.__cause__
     # A server error of the client says only that there was one.
     told = isinstance(cause, Exception) and type(error).__name__ == "ButlerServerError"
-    return f"{words} ({words_of(cause)})" if told and cause is not None else words
+    return f"{words} ({error_text(cause)})" if told and cause is not None else words

@@ -10,15 +10,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, places
+from ..catalog.ids import Ids, Values, rows_of_ids
 from ..errors import PlanError
 from ..errors.secrets import is_signed
 from ..order.blocks import block_ids
 from ..order.lanes import lane_ids
 from ..sky.geometry import YX, TanProjection
-from ..source.writing import whole_file
+from ..source.writing import atomic_file
 from .parquet import from_arrow, to_arrow
-from .tables import Column, FileTable, PatchTable, PlanSummary, Rejected, SharedReading
+from .tables import FileTable, PatchTable, PlanSummary, Rejected, SharedReading
 
 __all__ = ["CutoutPlan"]
 
@@ -94,7 +94,7 @@ class CutoutPlan:
     files: FileTable
     projections: Mapping[int, TanProjection]
     rejected: Rejected
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, Values] = field(default_factory=dict)
     tile_bytes: float = 0.0
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class CutoutPlan:
 
     def targets_of(self, object_id: Any) -> NDArray[np.int64]:
         """Return ``(n,)`` the targets with these ids, -1 for an id that is not among them."""
-        return places(self.object_id, object_id)
+        return rows_of_ids(self.object_id, object_id)
 
     def others_of(self, target: int) -> list[int]:
         """Return the rows of ``patches`` under a target's box, besides the primary one."""
@@ -246,7 +246,7 @@ class CutoutPlan:
         """
         import pyarrow.parquet
 
-        with whole_file(path, private=any(map(is_signed, self.files.uri))) as part:
+        with atomic_file(path, private=any(map(is_signed, self.files.uri))) as part:
             pyarrow.parquet.write_table(to_arrow(self), part)
 
     @classmethod

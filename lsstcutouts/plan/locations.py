@@ -10,10 +10,10 @@ from lsst.daf.butler import Butler, DatasetRef
 from lsst.resources import ResourcePath
 
 from ..errors import DatasetError
-from ..errors.foreign import status_of
+from ..errors.error_classes import http_status
 from ..errors.secrets import without_query
 
-__all__ = ["LocatedFile", "located"]
+__all__ = ["LocatedFile", "locate_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class LocatedFile:
         return without_query(self.uri)
 
 
-def located(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list[LocatedFile]:
+def locate_files(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list[LocatedFile]:
     """Return the files of datasets; those that are registered and have none are left out, with a warning.
 
-    The records of all files come with one query (22 ms for 1000 files of a SQLite registry; asking one by one for
+    The records of all files come with one query (22 ms for 1000 files of a SQLite registry; translate_butler_errors one by one for
     their sizes takes 740 ms).
 
     Parameters
@@ -86,7 +86,7 @@ def located(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list[Loca
         if records is None:
             files.append(_file(ref, butler.getURI(ref), -1))
         elif found := records.get(ref.id):
-            uri, size = _whole_file(ref, found, where)
+            uri, size = _single_file(ref, found, where)
             files.append(_file(ref, butler.getURI(ref) if remote else uri, size))
     return files
 
@@ -106,12 +106,12 @@ def _remote_records(butler: Butler, refs: Sequence[DatasetRef]) -> dict[Any, Any
     try:
         return _records(butler, refs)
     except RuntimeError as error:
-        if status_of(error) in {404, 405}:
+        if http_status(error) in {404, 405}:
             return None
         raise
 
 
-def _whole_file(ref: DatasetRef, records: Sequence[Any], where: str) -> tuple[ResourcePath, int]:
+def _single_file(ref: DatasetRef, records: Sequence[Any], where: str) -> tuple[ResourcePath, int]:
     """Return URI and recorded size of the one file of a dataset."""
     if len(records) > 1 or records[0].file_info.component:
         raise DatasetError(

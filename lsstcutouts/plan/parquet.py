@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..catalog.ids import joined
+from ..catalog.ids import Values, concatenate_columns
 from ..errors import PlanError
 from ..sky.geometry import YX, TanProjection
-from .tables import Column, FileTable, PatchTable, Rejected
+from .tables import FileTable, PatchTable, Rejected
 
 if TYPE_CHECKING:
     from .cutout_plan import CutoutPlan
@@ -32,7 +32,7 @@ def to_arrow(plan: "CutoutPlan") -> Any:
     none = np.zeros(len(lost), np.int64)
     arrays: dict[str, Any] = {
         "row": np.concatenate([plan.row, lost.row]),
-        "object_id": joined([plan.object_id, lost.object_id]),
+        "object_id": concatenate_columns([plan.object_id, lost.object_id]),
         "ra": np.concatenate([plan.ra, lost.ra]),
         "dec": np.concatenate([plan.dec, lost.dec]),
         "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
@@ -50,11 +50,13 @@ def to_arrow(plan: "CutoutPlan") -> Any:
         {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan.others.astype(np.int32))}
     )
     for name, values in plan.columns.items():
-        table = table.append_column(f"column.{name}", _column_to_arrow(joined([values, lost.columns[name]])))
+        table = table.append_column(
+            f"column.{name}", _column_to_arrow(concatenate_columns([values, lost.columns[name]]))
+        )
     return table.replace_schema_metadata({_META: json.dumps(_metadata(plan)).encode()})
 
 
-def _column_to_arrow(values: Column) -> Any:
+def _column_to_arrow(values: Values) -> Any:
     import pyarrow
 
     if isinstance(values, list):
@@ -136,11 +138,11 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
     }
 
 
-def _part(values: Column, rows: slice) -> Column:
+def _part(values: Values, rows: slice) -> Values:
     return values[rows] if isinstance(values, list) else values[rows].copy()
 
 
-def _columns_from_arrow(table: Any, described: Mapping[str, Any]) -> Iterator[tuple[str, Column]]:
+def _columns_from_arrow(table: Any, described: Mapping[str, Any]) -> Iterator[tuple[str, Values]]:
     for name, kind in described.items():
         column = table[f"column.{name}"]
         if kind is None:

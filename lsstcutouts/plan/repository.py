@@ -17,9 +17,9 @@ from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, Box, TanProjection
 from ..sky.skymap import KNOWN_RINGS, RingsGeometry, SkyMap
 from ..source.retry import Retry
-from .butler_errors import asking, instead, open_butler, reading
-from .locations import LocatedFile, located
-from .tracts import bare_tract, centre_of, known_tract, tract_of
+from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors
+from .locations import LocatedFile, locate_files
+from .tracts import known_tract, outline_tract, tract_centre, tract_from_records
 
 __all__ = ["Repository", "as_names"]
 
@@ -108,12 +108,12 @@ class Repository:
     def bands(self) -> tuple[str, ...]:
         """Return the bands that have coadds, sorted."""
 
-        def question(butler: Butler) -> list[str]:
+        def run_query(butler: Butler) -> list[str]:
             with butler.query() as query:
                 joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
                 return [str(data_id["band"]) for data_id in joined.data_ids(["band"])]
 
-        return tuple(sorted(self._ask("bands", question)))
+        return tuple(sorted(self._ask("bands", run_query)))
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Raise `ConfigurationError` for a band that neither a coadd nor a filter of the repository has.
@@ -132,7 +132,7 @@ class Repository:
         for band in bands:
             # Where there is no coadd at all, that is what is wrong, not the band.
             if band not in named.union(known) and known:
-                raise ConfigurationError(f"no band {band!r} in {self.where}{instead(band, known)}")
+                raise ConfigurationError(f"no band {band!r} in {self.where}{suggest(band, known)}")
 
     @property
     def storage_class(self) -> str:
@@ -145,25 +145,25 @@ class Repository:
         """Return the number of coadds, of those with a given ``band``, ``tract`` or ``patch`` if asked."""
         if unknown := sorted(data_id.keys() - _DIMENSIONS):
             raise ConfigurationError(
-                f"coadds have no {unknown[0]!r}{instead(unknown[0], sorted(_DIMENSIONS))} (asked of {self.where})"
+                f"coadds have no {unknown[0]!r}{suggest(unknown[0], sorted(_DIMENSIONS))} (asked of {self.where})"
             )
 
-        def question(butler: Butler) -> int:
+        def run_query(butler: Butler) -> int:
             with butler.query() as query:
                 found = query.datasets(self.dataset_type, self.collections).where({"skymap": self.skymap, **data_id})
                 return int(found.count())
 
-        return self._ask(f"the number of coadds with {data_id}" if data_id else "the number of coadds", question)
+        return self._ask(f"the number of coadds with {data_id}" if data_id else "the number of coadds", run_query)
 
     def tracts(self) -> list[int]:
         """Return the tracts that have coadds, ascending."""
 
-        def question(butler: Butler) -> list[int]:
+        def run_query(butler: Butler) -> list[int]:
             with butler.query() as query:
                 joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
                 return sorted(int(data_id["tract"]) for data_id in joined.data_ids(["tract"]))
 
-        return self._ask("tracts", question)
+        return self._ask("tracts", run_query)
 
     def find(self, tract: int, patch: int, band: str) -> LocatedFile:
         """Return one coadd, or say which part of its name is wrong: a Butler tells only that there is none.
@@ -184,7 +184,7 @@ class Repository:
         known = self.skymap_of([tract]).tracts.get(tract)
         if known is None:
             numbers = [str(number) for number in self.tracts()]
-            raise SkyMapError(f"no tract {tract} in skymap {self.skymap!r}{instead(str(tract), numbers)}")
+            raise SkyMapError(f"no tract {tract} in skymap {self.skymap!r}{suggest(str(tract), numbers)}")
         if not 0 <= patch < known.grid.y * known.grid.x:
             raise SkyMapError(f"tract {tract} has the patches 0 to {known.grid.y * known.grid.x - 1}, none is {patch}")
         bands = sorted(one.band for one in self.locate([(tract, patch)], self.bands()))
@@ -207,7 +207,7 @@ class Repository:
         from lsst import images
 
         bbox = images.Box.factory[box.y0 : box.y1, box.x0 : box.x1]
-        with reading(one.name, str(box)):
+        with translate_file_errors(one.name, str(box)):
             ref = self._butler.get_dataset(UUID(one.dataset_id))
             image = self._butler.get(ref.makeComponentRef("image"), parameters={"bbox": bbox}) if ref else None
         if image is None:
@@ -217,13 +217,13 @@ class Repository:
     def samples(self) -> list[LocatedFile]:
         """Return a few coadds, any; an empty list where the collections hold none."""
 
-        def question(butler: Butler) -> list[LocatedFile]:
+        def run_query(butler: Butler) -> list[LocatedFile]:
             with butler.query() as query:
                 found = query.datasets(self.dataset_type, self.collections).where(skymap=self.skymap)
                 refs = list(found.limit(_SAMPLES))
-            return located(butler, refs, self.where)
+            return locate_files(butler, refs, self.where)
 
-        return self._ask("a first coadd", question)
+        return self._ask("a first coadd", run_query)
 
     def skymap_of(self, tracts: Sequence[int] | None = None) -> SkyMap:
         """Return the skymap with the named tracts, or with every tract that has coadds and the tracts beside those.
@@ -242,7 +242,7 @@ class Repository:
         patches = self._last_patches(sorted(held))
         scale, unreadable = self._scale()
         try:
-            known = {r.id: tract_of(r, patches.get(r.id), scale) for r in records if r.id in held}
+            known = {r.id: tract_from_records(r, patches.get(r.id), scale) for r in records if r.id in held}
         except SkyMapError as error:
             if unreadable is None:
                 raise
@@ -250,12 +250,12 @@ class Repository:
         if tracts is not None:
             return SkyMap(self.skymap, known)
         # The skymap may give a position to a tract without coadds, where one with coadds overlaps it.
-        middles = np.array([centre_of(r) for r in records]).reshape(-1, 3)
+        middles = np.array([tract_centre(r) for r in records]).reshape(-1, 3)
         is_held = np.array([r.id in held for r in records], bool)
         reach = 2 * max((t.radius for t in known.values()), default=0.0)
         beside = (middles @ middles[is_held].T >= np.cos(reach)).any(axis=1) & ~is_held
-        bare = {records[i].id: bare_tract(records[i], scale) for i in np.flatnonzero(beside).tolist()}
-        return SkyMap(self.skymap, known, bare=bare)
+        neighbours = {records[i].id: outline_tract(records[i], scale) for i in np.flatnonzero(beside).tolist()}
+        return SkyMap(self.skymap, known, neighbours=neighbours)
 
     def locate(self, patches: Iterable[tuple[int, int]], bands: Sequence[str]) -> list[LocatedFile]:
         """Return every coadd of these ``(tract, patch)`` pairs in these bands, in one query.
@@ -268,20 +268,20 @@ class Repository:
         tract, patch = zip(*pairs, strict=True)
         table = Table({"tract": tract, "patch": patch, "skymap": np.full(len(pairs), self.skymap)})
 
-        def question(butler: Butler) -> list[LocatedFile]:
+        def run_query(butler: Butler) -> list[LocatedFile]:
             with butler.query() as query:
                 found = query.join_data_coordinate_table(table).datasets(self.dataset_type, self.collections)
                 refs = list(found.where("band IN (:bands)", bind={"bands": list(bands)}))
-            return located(butler, refs, self.where)
+            return locate_files(butler, refs, self.where)
 
-        return self._ask("coadds", question)
+        return self._ask("coadds", run_query)
 
-    def _ask[T](self, what: str, question: Callable[[Butler], T]) -> T:
+    def _ask[T](self, what: str, run_query: Callable[[Butler], T]) -> T:
         """Return the Butler's answer; asked again while it is unavailable."""
 
         def once() -> T:
-            with asking(f"{self.name!r}, asked for {what}"):
-                return question(self._butler)
+            with translate_butler_errors(f"{self.name!r}, asked for {what}"):
+                return run_query(self._butler)
 
         return self._retry.call(once, f"{self.name}, {what}")
 
@@ -290,14 +290,14 @@ class Repository:
         if tracts is not None and not tracts:
             return []
 
-        def question(butler: Butler) -> list[Any]:
+        def run_query(butler: Butler) -> list[Any]:
             with butler.query() as query:
                 if tracts is None:
                     return list(query.dimension_records("tract").where(skymap=self.skymap))
                 table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
                 return list(query.join_data_coordinate_table(table).dimension_records("tract"))
 
-        return self._ask("tract records", question)
+        return self._ask("tract records", run_query)
 
     def _scale(self) -> tuple[YX[float] | None, ReadError | None]:
         """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; else what is wrong with one."""
@@ -310,7 +310,7 @@ class Repository:
                     with open_coadd(one.uri, size=one.size, others=[other.uri for other in samples]) as coadd:
                         projection = coadd.projection
                     scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
-                    bare_tract(record, scale)
+                    outline_tract(record, scale)
                 except SkyMapError:
                     continue
                 except ReadError as error:  # one damaged file; the reader finds it
@@ -326,15 +326,15 @@ class Repository:
             return {}
         table = Table({"tract": list(tracts), "skymap": np.full(len(tracts), self.skymap)})
 
-        def question(butler: Butler) -> list[Any]:
+        def run_query(butler: Butler) -> list[Any]:
             with butler.query() as query:
                 return list(query.join_data_coordinate_table(table).dimension_records("patch"))
 
-        records = self._ask("patch records", question)
+        records = self._ask("patch records", run_query)
         return {r.tract: r for r in sorted(records, key=lambda r: (r.cell_y + r.cell_x, r.id))}
 
     def _check_collections(self) -> None:
-        def question(butler: Butler) -> tuple[str, list[str]]:
+        def run_query(butler: Butler) -> tuple[str, list[str]]:
             """Return the first name that is not known, and then every one that is."""
             for name in self.collections:
                 try:
@@ -343,23 +343,23 @@ class Repository:
                     return name, sorted(butler.collections.query("*"))
             return "", []
 
-        name, known = self._ask("collections", question)
+        name, known = self._ask("collections", run_query)
         if name:
-            raise CollectionError(f"no collection {name!r} in {self.name!r}{instead(name, known)}")
+            raise CollectionError(f"no collection {name!r} in {self.name!r}{suggest(name, known)}")
 
     def _check_dataset_type(self) -> None:
         wanted = self.dataset_type
 
-        def question(butler: Butler) -> tuple[set[str] | None, list[str]]:
+        def run_query(butler: Butler) -> tuple[set[str] | None, list[str]]:
             """Return the dimensions of the dataset type; where there is none, the names that there are."""
             try:
                 return set(butler.get_dataset_type(wanted).dimensions.required), []
             except MissingDatasetTypeError:
                 return None, sorted(t.name for t in butler.registry.queryDatasetTypes())
 
-        dimensions, known = self._ask("dataset types", question)
+        dimensions, known = self._ask("dataset types", run_query)
         if dimensions is None:
-            raise DatasetError(f"no dataset type {wanted!r} in {self.name!r}{instead(wanted, known)}")
+            raise DatasetError(f"no dataset type {wanted!r} in {self.name!r}{suggest(wanted, known)}")
         if dimensions != _DIMENSIONS:
             raise DatasetError(
                 f"dataset type {wanted!r} has the dimensions {', '.join(sorted(dimensions)) or 'none'}; cutouts need "
@@ -367,7 +367,7 @@ class Repository:
             )
 
     def _choose_skymap(self, wanted: str | None) -> str:
-        def question(butler: Butler) -> list[str]:
+        def run_query(butler: Butler) -> list[str]:
             with butler.query() as query:
                 known = sorted(r.name for r in query.dimension_records("skymap"))
                 if wanted is None and len(known) > 1:
@@ -375,14 +375,14 @@ class Repository:
                     known = sorted(str(d["skymap"]) for d in joined.data_ids(["skymap"]))
             return known
 
-        known = self._ask("skymaps", question)
+        known = self._ask("skymaps", run_query)
         if wanted is None and len(known) == 1:
             return known[0]
         if wanted is None:
             have = f"several skymaps ({', '.join(known)}); name one with skymap=" if known else "no skymap"
             raise SkyMapError(f"{self.where}: there is {have}")
         if wanted not in known:
-            raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{instead(wanted, known)}")
+            raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{suggest(wanted, known)}")
         return wanted
 
     def _known_rings(self) -> RingsGeometry | None:

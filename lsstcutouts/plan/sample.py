@@ -11,7 +11,7 @@ from ..sky.skymap import check_projection
 from .locations import LocatedFile
 from .repository import Repository
 
-__all__ = ["Sample", "first_sample"]
+__all__ = ["CoaddSample", "first_sample"]
 
 BLOCK_SIDE = 750
 """Side of a square locality block, pixels: a quarter of a DP2 patch's inner side, 25 of its tiles.
@@ -21,7 +21,7 @@ full-width strips of the same area instead."""
 
 
 @dataclass(frozen=True)
-class Sample:
+class CoaddSample:
     """What one file tells about all of its kind."""
 
     border: YX[int]
@@ -32,7 +32,7 @@ class Sample:
     pixel_scale: YX[float]
 
 
-def first_sample(repository: Repository) -> Sample:
+def first_sample(repository: Repository) -> CoaddSample:
     """Return what the first coadd that can be read tells.
 
     Raises
@@ -46,7 +46,7 @@ def first_sample(repository: Repository) -> Sample:
     samples = repository.samples()
     for one in samples:
         try:
-            return _measured(repository, one, [other.uri for other in samples])
+            return _measure(repository, one, [other.uri for other in samples])
         except ReadError as error:
             failure = error
     if failure is None:
@@ -54,7 +54,7 @@ def first_sample(repository: Repository) -> Sample:
     raise failure
 
 
-def _measured(repository: Repository, one: LocatedFile, others: Sequence[str]) -> Sample:
+def _measure(repository: Repository, one: LocatedFile, others: Sequence[str]) -> CoaddSample:
     with open_coadd(one.uri, size=one.size, others=others) as coadd:
         tract = repository.skymap_of([one.tract]).tracts[one.tract]
         whose = f"tract {one.tract} of skymap {repository.skymap!r}"
@@ -63,7 +63,7 @@ def _measured(repository: Repository, one: LocatedFile, others: Sequence[str]) -
     inner = tract.inner_box(one.patch)
     # What a file at the edge of its tract shows can be less than what others have.
     least = 0 if repository.rings is None else repository.rings.border
-    return Sample(
+    return CoaddSample(
         border=YX(
             y=max(inner.y0 - bbox.y0, bbox.y1 - inner.y1, least),
             x=max(inner.x0 - bbox.x0, bbox.x1 - inner.x1, least),

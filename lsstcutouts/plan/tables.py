@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from ..catalog.ids import Ids, Values
 from ..sky.geometry import Box
 
-__all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
-
-type Column = Values
+__all__ = ["FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
 
 class Reason(IntEnum):
@@ -57,7 +55,7 @@ class Rejected:
     reason: NDArray[np.uint8]
     tract: NDArray[np.int64]
     patch: NDArray[np.int64]
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, Values] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -128,12 +126,12 @@ class PatchTable:
         return len(self.tract)
 
     @cached_property
-    def places(self) -> NDArray[np.int64]:
+    def row_and_band(self) -> NDArray[np.int64]:
         """``(F, 2)`` row and band of each file."""
-        places = np.zeros((int(self.files.max(initial=-1)) + 1, 2), np.int64)
+        row_and_band = np.zeros((int(self.files.max(initial=-1)) + 1, 2), np.int64)
         rows, bands = np.nonzero(self.files >= 0)
-        places[self.files[rows, bands]] = np.column_stack([rows, bands])
-        return places
+        row_and_band[self.files[rows, bands]] = np.column_stack([rows, bands])
+        return row_and_band
 
     def inner_box(self, index: int) -> Box:
         """Return the inner region of one patch, tract pixels."""

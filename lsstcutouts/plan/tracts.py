@@ -9,7 +9,7 @@ from ..errors import SkyMapError
 from ..sky.geometry import YX
 from ..sky.skymap import RingsGeometry, Tract
 
-__all__ = ["bare_tract", "centre_of", "known_tract", "tract_of"]
+__all__ = ["known_tract", "outline_tract", "tract_centre", "tract_from_records"]
 
 
 def known_tract(record: Any, rings: RingsGeometry) -> Tract:
@@ -31,7 +31,7 @@ def known_tract(record: Any, rings: RingsGeometry) -> Tract:
     return tract
 
 
-def tract_of(record: Any, patch: Any, scale: YX[float] | None) -> Tract:
+def tract_from_records(record: Any, patch: Any, scale: YX[float] | None) -> Tract:
     """Return a tract from its record; its grid of patches from the record of one patch.
 
     The largest place among the patch records would not do for the grid: a subset of a repository has only some of them,
@@ -82,12 +82,12 @@ def _patches(low: float, high: float, place: int, side: int) -> int:
     return 0
 
 
-def bare_tract(record: Any, scale: YX[float] | None) -> Tract:
+def outline_tract(record: Any, scale: YX[float] | None) -> Tract:
     """Return a tract of which only the outline matters, as one patch."""
     return Tract.from_corners(record.id, _vertices(record), grid=YX(1, 1), pixel_scale=scale)
 
 
-def centre_of(record: Any) -> NDArray[np.float64]:
+def tract_centre(record: Any) -> NDArray[np.float64]:
     """Return the ``(3,)`` unit vector to the middle of a tract."""
     middle: NDArray[np.float64] = _vertices(record).mean(axis=0)
     return middle / np.linalg.norm(middle)

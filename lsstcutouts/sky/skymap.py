@@ -20,7 +20,7 @@ __all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection"
 WCS_TOLERANCE = 0.01
 """Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
 
-_CHECKED = 21
+_GRID_POINTS = 21
 """Pixels along each side of a file where its WCS is compared."""
 
 
@@ -100,7 +100,9 @@ class Tract:
         if pixel_scale is None:
             side = _side_from_tangent_point(tract, unit, parts)
         else:
-            side = YX(*(_whole(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True)))
+            side = YX(
+                *(_whole_pixels(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True))
+            )
         if side.y % parts.y or side.x % parts.x:
             raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
         other = YX(y=side.y // parts.y, x=side.x // parts.x)
@@ -136,7 +138,7 @@ class Tract:
         return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
 
 
-def _whole(tract: int, side: float, scale: float) -> int:
+def _whole_pixels(tract: int, side: float, scale: float) -> int:
     """Return a tract side, arcseconds, as whole pixels."""
     pixels = side / scale
     if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
@@ -179,7 +181,11 @@ def check_projection(
     order at most, can vanish in the corners and nowhere else.
     """
     # The files of a patch have one projection: it is looked at once for all bands.
-    away, y, x = _once(mine, reference, bbox) if isinstance(mine, TanProjection) else _farthest(mine, reference, bbox)
+    away, y, x = (
+        _cached_largest_offset(mine, reference, bbox)
+        if isinstance(mine, TanProjection)
+        else _largest_offset(mine, reference, bbox)
+    )
     if not away <= WCS_TOLERANCE:
         raise GeometryMismatchError(
             f"{what}: its WCS is {away:.3f} px away from that of {whose} at pixel (y={y:.0f}, "
@@ -188,10 +194,10 @@ def check_projection(
         )
 
 
-def _farthest(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
+def _largest_offset(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
     """Return how far two projections are apart where they are farthest, and that pixel ``(y, x)``."""
     y, x = np.meshgrid(
-        np.linspace(bbox.y0, bbox.y1 - 1, _CHECKED), np.linspace(bbox.x0, bbox.x1 - 1, _CHECKED), indexing="ij"
+        np.linspace(bbox.y0, bbox.y1 - 1, _GRID_POINTS), np.linspace(bbox.x0, bbox.x1 - 1, _GRID_POINTS), indexing="ij"
     )
     yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
     away = np.hypot(yx.y - y, yx.x - x)
@@ -199,7 +205,7 @@ def _farthest(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[fl
     return float(away[worst]), float(y[worst]), float(x[worst])
 
 
-_once = lru_cache(maxsize=256)(_farthest)
+_cached_largest_offset = lru_cache(maxsize=256)(_largest_offset)
 
 
 @dataclass(frozen=True)
@@ -349,7 +355,7 @@ class SkyMap:
     name: str
     tracts: Mapping[int, Tract]
     rings: RingsGeometry | None = None
-    bare: Mapping[int, Tract] = field(default_factory=dict)
+    neighbours: Mapping[int, Tract] = field(default_factory=dict)
 
     def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return ``(N,)`` numbers of the tracts that the skymap gives positions in degrees to; -1 for none.
@@ -362,7 +368,7 @@ class SkyMap:
         sky = unit_vectors(ra, dec)
         best = np.full(len(sky), -1, np.int64)
         nearest = np.full(len(sky), -np.inf)
-        for number, tract in (*self.tracts.items(), *self.bare.items()):
+        for number, tract in (*self.tracts.items(), *self.neighbours.items()):
             closeness = sky @ unit_vectors(*tract.projection.crval)
             near = np.flatnonzero((closeness > nearest) & (closeness >= _cosine(tract, 0.0)))
             yx = tract.projection.sky_to_pixel(ra[near], dec[near])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReadError, TransientReadError
 from ..errors.secrets import without_query
-from .read_errors import complete, translated
+from .read_errors import check_length, translate_errors
 from .remote import HttpSource, RemoteSource
 from .retry import Retry
 
@@ -60,7 +60,7 @@ class LocalSource:
 
     def _open(self, path: str) -> int:
         """Open the file and return its size."""
-        with translated(self.uri):
+        with translate_errors(self.uri):
             # Without O_NONBLOCK a named pipe would wait for a writer, for ever; to files it makes no difference.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._finalizer = weakref.finalize(self, os.close, self._fd)
@@ -80,15 +80,15 @@ class LocalSource:
             return self._retry.call(lambda: self._read(offset, length), self.uri)
 
     def _read(self, offset: int, length: int) -> bytes:
-        with translated(self.uri):
+        with translate_errors(self.uri):
             data = os.pread(self._fd, length, offset)
             while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
                 data += more
-        return complete(data, offset, length, self.uri)
+        return check_length(data, offset, length, self.uri)
 
     def read_into(self, offset: int, to: memoryview) -> None:
         """Fill ``to`` with the bytes from ``offset``."""
-        with translated(self.uri):
+        with translate_errors(self.uri):
             count = os.preadv(self._fd, [to], offset)
         if count < len(to):  # the end of the file, or a passing failure: `read` says which
             to[count:] = self.read(offset + count, len(to) - count)
@@ -164,7 +164,7 @@ def open_source(
     """
     if isinstance(uri, os.PathLike) or (isinstance(uri, str) and "://" not in uri):
         return LocalSource(os.fspath(uri), str(uri), retry)
-    with translated(without_query(str(uri))):
+    with translate_errors(without_query(str(uri))):
         path = _resource(uri)
     if path.isLocal:
         return LocalSource(path.ospath, str(path), retry)
@@ -200,12 +200,12 @@ class Streams:
         self, source: ByteSource, offsets: NDArray[np.int64], sizes: NDArray[np.int64], padding: bytes = b""
     ) -> None:
         runs = _runs(offsets.tolist(), sizes.tolist(), source.gap)
-        self._buffer, self._address = _room.get(sum(stop - start + len(padding) for _, start, stop in runs))
+        self._buffer, self._address = _thread_buffer.get(sum(stop - start + len(padding) for _, start, stop in runs))
         self._at, self._sizes = np.empty(len(offsets), np.int64), sizes
         at = 0
         for members, start, stop in runs:
             end = at + stop - start
-            _fill(source, start, self._buffer[at:end])
+            _read_into(source, start, self._buffer[at:end])
             self._buffer[end : end + len(padding)] = padding
             self._at[members] = offsets[members] - (start - at)
             at = end + len(padding)
@@ -220,7 +220,7 @@ class Streams:
         return [self._buffer[at : at + size] for at, size in zip(self._at.tolist(), self._sizes.tolist(), strict=True)]
 
 
-class _Room(threading.local):
+class _ThreadBuffer(threading.local):
     """Memory of one thread for compressed bytes: fresh memory of this size costs as much as reading it."""
 
     def __init__(self) -> None:
@@ -236,10 +236,10 @@ class _Room(threading.local):
         return memoryview(array)[:length], int(array.__array_interface__["data"][0])
 
 
-_room = _Room()
+_thread_buffer = _ThreadBuffer()
 
 
-def _fill(source: ByteSource, offset: int, to: memoryview) -> None:
+def _read_into(source: ByteSource, offset: int, to: memoryview) -> None:
     if isinstance(source, LocalSource):
         source.read_into(offset, to)
     else:

@@ -10,9 +10,9 @@ from typing import Any
 from ..errors import CorruptFileError, UnsupportedFormatError, WriteError
 from .byte_source import ByteSource, LocalSource, SourceFile
 
-__all__ = ["MOST_INFLATED", "inflated"]
+__all__ = ["MAX_INFLATED_BYTES", "inflate"]
 
-MOST_INFLATED = 4 << 30
+MAX_INFLATED_BYTES = 4 << 30
 """Bytes that a gzipped file may inflate to: twenty times a DP0.2 coadd (4200 x 4200 pixels in three planes).
 
 gzip shrinks zeros a thousandfold, so that without a bound a damaged or hostile file of a few megabytes fills a disk.
@@ -32,7 +32,7 @@ class InflatedSource(LocalSource):
         self.size = os.fstat(fd).st_size
 
 
-def inflated(source: ByteSource) -> InflatedSource:
+def inflate(source: ByteSource) -> InflatedSource:
     """Return the content of a gzipped file and close the file.
 
     It is written to the folder for temporary files (``TMPDIR``), one megabyte of memory at a time.
@@ -42,12 +42,12 @@ def inflated(source: ByteSource) -> InflatedSource:
     CorruptFileError
         The file is cut off, or its checksum is not that of its content.
     UnsupportedFormatError
-        The content is larger than `MOST_INFLATED`.
+        The content is larger than `MAX_INFLATED_BYTES`.
     WriteError
         There is no room for it.
     """
     with _temporary(source.uri) as file:
-        _inflate(source, file)
+        _write_content(source, file)
         content = InflatedSource(os.dup(file.fileno()), source.uri)
     source.close()
     return content
@@ -58,30 +58,30 @@ def _temporary(uri: str) -> "io.FileIO":
     try:
         return tempfile.TemporaryFile("w+b", buffering=0)
     except OSError as error:
-        raise _no_room(uri, error) from error
+        raise _write_error(uri, error) from error
 
 
-def _inflate(source: ByteSource, file: "io.FileIO") -> None:
+def _write_content(source: ByteSource, file: "io.FileIO") -> None:
     """Write the content of a gzipped file to another; like gzip, ignore what follows its last member."""
     with io.BufferedReader(SourceFile(source), _CHUNK) as raw:
         data = raw.read(_CHUNK)
         while data.startswith(_GZIP):
             member = zlib.decompressobj(wbits=31)
             while not member.eof:
-                chunk = _next(member, data, source.uri)
-                if file.tell() + len(chunk) > MOST_INFLATED:
-                    raise UnsupportedFormatError(f"{source.uri} inflates to more than {MOST_INFLATED} bytes")
+                chunk = _next_chunk(member, data, source.uri)
+                if file.tell() + len(chunk) > MAX_INFLATED_BYTES:
+                    raise UnsupportedFormatError(f"{source.uri} inflates to more than {MAX_INFLATED_BYTES} bytes")
                 try:
                     _write(file, chunk)
                 except OSError as error:
-                    raise _no_room(source.uri, error) from error
+                    raise _write_error(source.uri, error) from error
                 data = member.unused_data if member.eof else member.unconsumed_tail or raw.read(_CHUNK)
                 if not (chunk or data or member.eof):
                     raise CorruptFileError(f"{source.uri}: damaged or truncated gzip file: it ends too early")
             data = data if len(data) >= len(_GZIP) else data + raw.read(_CHUNK)
 
 
-def _next(member: Any, data: bytes, uri: str) -> bytes:
+def _next_chunk(member: Any, data: bytes, uri: str) -> bytes:
     """Return the next bytes of a member's content."""
     try:
         chunk: bytes = member.decompress(data, _CHUNK)
@@ -97,7 +97,7 @@ def _write(file: "io.FileIO", chunk: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _no_room(uri: str, error: OSError) -> WriteError:
+def _write_error(uri: str, error: OSError) -> WriteError:
     return WriteError(
         f"cannot inflate {uri} into the folder for temporary files {tempfile.gettempdir()} (set TMPDIR to choose "
         f"another): {error}"

@@ -13,14 +13,14 @@ from ..errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from ..errors.foreign import Trouble, trouble_of, words_of
+from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets
 
-__all__ = ["complete", "translated"]
+__all__ = ["check_length", "translate_errors"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Translation:
+class _ReadErrorRule:
     kind: type[LsstCutoutsError]
     lead: str
     advice: str = ""
@@ -28,31 +28,31 @@ class _Translation:
 
 _CREDENTIALS = "; set the credentials that this kind of storage needs"
 
-_TRANSLATIONS = {
-    Trouble.MISSING: _Translation(MissingFileError, "no file at"),
-    Trouble.DENIED: _Translation(
+_RULES = {
+    ErrorKind.MISSING: _ReadErrorRule(MissingFileError, "no file at"),
+    ErrorKind.DENIED: _ReadErrorRule(
         AccessDeniedError, "this user may not read", "; ask for the right to read it and the folders above it"
     ),
-    Trouble.CREDENTIALS: _Translation(AuthenticationError, "not allowed to read", _CREDENTIALS),
-    Trouble.TRUNCATED: _Translation(
+    ErrorKind.CREDENTIALS: _ReadErrorRule(AuthenticationError, "not allowed to read", _CREDENTIALS),
+    ErrorKind.TRUNCATED: _ReadErrorRule(
         CorruptFileError, "read past the end of", "; the file is shorter than expected: fetch or transfer it again"
     ),
-    Trouble.TIMEOUT: _Translation(
+    ErrorKind.TIMEOUT: _ReadErrorRule(
         ReadTimeoutError,
         "no answer in time for",
         "; see that the server or disk is well, or allow more with LSST_HTTP_TIMEOUT_READ (seconds)",
     ),
-    Trouble.UNAVAILABLE: _Translation(
+    ErrorKind.UNAVAILABLE: _ReadErrorRule(
         TransientReadError, "cannot read now", "; see that the server is up and can be reached from here"
     ),
-    Trouble.DEPENDENCY: _Translation(
+    ErrorKind.DEPENDENCY: _ReadErrorRule(
         DependencyError, "a package is missing that is needed to read", "; pip install 'lsst-resources[https,s3,gs]'"
     ),
-    Trouble.OTHER: _Translation(ReadError, "cannot read"),
+    ErrorKind.OTHER: _ReadErrorRule(ReadError, "cannot read"),
 }
 
 
-class translated:  # noqa: N801 - reads as a clause of `with`; a class, since a generator costs 1 microsecond a read
+class translate_errors:  # noqa: N801 - reads as a clause of `with`; a class, since a generator costs 1 microsecond a read
     """Turn what the operating system, ``lsst.resources`` or a client below it raises in the block into our errors.
 
     Parameters
@@ -75,23 +75,23 @@ class translated:  # noqa: N801 - reads as a clause of `with`; a class, since a 
         if not isinstance(error, Exception):
             return
         hide_secrets(error)
-        if isinstance(error, LsstCutoutsError) or (trouble := trouble_of(error)) is None:
+        if isinstance(error, LsstCutoutsError) or (trouble := error_kind(error)) is None:
             return
-        how = _TRANSLATIONS[trouble]
-        advice = self._access or how.advice if trouble is Trouble.CREDENTIALS else how.advice
-        raise how.kind(f"{how.lead} {self._uri}: {words_of(error)}{advice}") from error
+        how = _RULES[trouble]
+        advice = self._access or how.advice if trouble is ErrorKind.CREDENTIALS else how.advice
+        raise how.kind(f"{how.lead} {self._uri}: {error_text(error)}{advice}") from error
 
 
-def complete(data: bytes, offset: int, length: int, uri: str) -> bytes:
+def check_length(data: bytes, offset: int, length: int, uri: str) -> bytes:
     """Return ``data``, or raise if it is not ``length`` bytes: the file ended, or the server sent something else."""
     if len(data) < length:
         raise CorruptFileError(f"{uri} ends at byte {offset + len(data)}, inside what should reach {offset + length}")
     if len(data) > length:
-        raise no_ranges(uri)
+        raise ranges_ignored_error(uri)
     return data
 
 
-def no_ranges(uri: str) -> ReadError:
+def ranges_ignored_error(uri: str) -> ReadError:
     """Return the error for a server that sends whole files where a range of bytes is asked for."""
     return ReadError(
         f"{uri}: the server ignores byte ranges and sends the whole file for every tile; use a server that answers 206 "

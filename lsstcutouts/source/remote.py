@@ -29,16 +29,16 @@ from ..errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from ..errors.foreign import Trouble, said_by, trouble_of, words_of
+from ..errors.error_classes import ErrorKind, error_kind, error_text, server_message
 from ..errors.secrets import expiry_of, is_signed, without_query
-from .read_errors import complete, no_ranges, translated
+from .read_errors import check_length, ranges_ignored_error, translate_errors
 from .retry import Retry
 
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
     from requests import Response, Session
 
-__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "Limits", "RemoteSource", "download"]
+__all__ = ["REQUESTS_AT_ONCE", "HttpSource", "RemoteSource", "TimeLimits", "download"]
 
 _RETRY = Retry()
 
@@ -56,7 +56,7 @@ _LIFE, _RENEWAL = 3600, 1800
 _PROBES = 8
 """Other files of a host that are asked for when it refuses one: enough to find one that is there among many that are not."""
 
-_SHORT = 4096
+_START_BYTES = 4096
 """Bytes that are read of an answer that is no file: an XML error, the head of a web page."""
 
 _TOKEN, _TOKEN_HOSTS = "LSST_HTTP_AUTH_BEARER_TOKEN", "LSSTCUTOUTS_TOKEN_HOSTS"
@@ -66,19 +66,19 @@ _served: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TimeLimits:
     """Seconds that one request may take: to connect, without a byte, and from beginning to end."""
 
     connect: float = 10.0
-    silence: float = 30.0
+    idle: float = 30.0
     whole: float = 60.0
 
     @classmethod
-    def from_environment(cls) -> "Limits":
+    def from_environment(cls) -> "TimeLimits":
         """Return the defaults, or what ``LSST_HTTP_TIMEOUT_CONNECT`` and ``LSST_HTTP_TIMEOUT_READ`` say instead."""
-        connect, silence = (_seconds(f"LSST_HTTP_TIMEOUT_{name}") for name in ("CONNECT", "READ"))
-        known = cls(connect or cls().connect, silence or cls().silence)
-        return cls(known.connect, known.silence, max(cls().whole, known.connect + known.silence))
+        connect, idle = (_seconds_from_environment(f"LSST_HTTP_TIMEOUT_{name}") for name in ("CONNECT", "READ"))
+        known = cls(connect or cls().connect, idle or cls().idle)
+        return cls(known.connect, known.idle, max(cls().whole, known.connect + known.idle))
 
 
 class HttpSource:
@@ -102,16 +102,16 @@ class HttpSource:
         self,
         path: "ResourcePath",
         retry: Retry = _RETRY,
-        limits: Limits | None = None,
+        limits: TimeLimits | None = None,
         others: Sequence[str] = (),
     ) -> None:
         self.uri = without_query(str(path))
         self._path: ResourcePath | None = path
-        self._retry, self._limits, self._others = retry, limits or Limits.from_environment(), others
+        self._retry, self._limits, self._others = retry, limits or TimeLimits.from_environment(), others
         self._url, self._signed_until = "", 0.0
-        self._access = _access(path)
+        self._access_advice = _access_advice(path)
         self.size = retry.call(self._find_size, self.uri)
-        _served[_root(str(path))] = str(path)
+        _served[_scheme_and_host(str(path))] = str(path)
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``offset``."""
@@ -134,35 +134,35 @@ class HttpSource:
 
     def _request(self, offset: int, length: int, size: int | None) -> tuple[bytes, int]:
         """Return the bytes of a range, and the size of the file."""
-        with translated(self.uri, self._access):
+        with translate_errors(self.uri, self._access_advice):
             session, url = self._session_and_url()
             deadline = time.monotonic() + self._limits.whole
             headers = {"Range": f"bytes={offset}-{offset + length - 1}", "Accept-Encoding": "identity"}
-            timeout = (self._limits.connect, self._limits.silence)
+            timeout = (self._limits.connect, self._limits.idle)
             with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
                 if response.status_code >= 400:
-                    self._refuse(response)
+                    self._raise_refusal(response)
                 total = self._total(response, offset, length)
                 if size is not None and total != size:
                     raise CorruptFileError(f"{self.uri} had {size} bytes when it was opened and now has {total}")
                 return self._body(response, length, deadline), total
 
-    def _refuse(self, response: "Response") -> NoReturn:
+    def _raise_refusal(self, response: "Response") -> NoReturn:
         """Raise what an answer without the file means, where that is not the meaning of its status alone."""
-        _shorten(response)
+        _keep_start(response)
         try:
             response.raise_for_status()
         except OSError as error:
-            if response.status_code != 403 or not self._may_be_missing(response, said_by(error)):
+            if response.status_code != 403 or not self._may_be_missing(response, server_message(error)):
                 raise
             if any(map(self._is_served, self._others_of_host())):
                 raise AccessDeniedError(
-                    f"no file at {self.uri}, or this user may not read it: {words_of(error)}; S3 answers both so, and "
+                    f"no file at {self.uri}, or this user may not read it: {error_text(error)}; S3 answers both so, and "
                     "other files of this host can be read"
                 ) from error
             hint = "; the file may also be missing: S3 answers so where files may not be listed"
             raise AuthenticationError(
-                f"not allowed to read {self.uri}: {words_of(error)}{self._access}{hint}"
+                f"not allowed to read {self.uri}: {error_text(error)}{self._access_advice}{hint}"
             ) from error
         raise ReadError(f"{self.uri}: the server answers {response.status_code}")
 
@@ -173,7 +173,7 @@ class HttpSource:
 
     def _others_of_host(self) -> list[str]:
         """Return a few other files of this host, the one that was opened last first."""
-        root = _root(str(self._path))
+        root = _scheme_and_host(str(self._path))
         last = _served.get(root, "")
         others = [uri for uri in self._others if uri.startswith(root)]
         found = [last, *others[:: max(1, len(others) // _PROBES)][:_PROBES]]
@@ -185,7 +185,7 @@ class HttpSource:
 
         path = ResourcePath(uri, forceDirectory=False)
         url = path.generate_presigned_get_url(expiration_time_seconds=_LIFE) if path.scheme == "s3" else path.geturl()
-        timeout = (self._limits.connect, self._limits.silence)
+        timeout = (self._limits.connect, self._limits.idle)
         try:
             with _session_for(url).get(url, headers={"Range": "bytes=0-0"}, stream=True, timeout=timeout) as response:
                 return response.status_code == 206
@@ -195,10 +195,10 @@ class HttpSource:
     def _total(self, response: "Response", offset: int, length: int) -> int:
         """Return the size of the file from an answer, which must be the range that was asked for."""
         if response.status_code == 200:
-            _shorten(response)
+            _keep_start(response)
             if (page := _web_page(response)) is not None:
-                raise AuthenticationError(f"not allowed to read {self.uri}: {page}{self._access}")
-            raise no_ranges(self.uri)
+                raise AuthenticationError(f"not allowed to read {self.uri}: {page}{self._access_advice}")
+            raise ranges_ignored_error(self.uri)
         text = response.headers.get("Content-Range", "")
         unit, _, rest = text.strip().partition(" ")
         found, _, total = rest.partition("/")
@@ -219,7 +219,7 @@ class HttpSource:
         while more := response.raw.read1(_CHUNK, decode_content=False):
             data += more
             if len(data) > length:
-                raise no_ranges(self.uri)
+                raise ranges_ignored_error(self.uri)
             if time.monotonic() > deadline:
                 seconds = self._limits.whole
                 raise ReadTimeoutError(f"{self.uri}: {len(data)} of {length} bytes came within {seconds:g} s")
@@ -254,7 +254,7 @@ class RemoteSource:
         self.size, self._handle = retry.call(lambda: self._open(path, stack), self.uri)
 
     def _open(self, path: "ResourcePath", stack: contextlib.ExitStack) -> tuple[int, Any]:
-        with translated(self.uri):
+        with translate_errors(self.uri):
             return path.size(), stack.enter_context(path.open("rb"))
 
     def read(self, offset: int, length: int) -> bytes:
@@ -264,25 +264,25 @@ class RemoteSource:
     def _read(self, offset: int, length: int) -> bytes:
         if not self._finalizer.alive:
             raise ReadError(f"{self.uri} is closed")
-        with self._lock, translated(self.uri):
+        with self._lock, translate_errors(self.uri):
             self._handle.seek(offset)
             data: bytes = self._handle.read(length)
             while len(data) < length and (more := self._handle.read(length - len(data))):
                 data += more
-        return complete(data, offset, length, self.uri)
+        return check_length(data, offset, length, self.uri)
 
     def close(self) -> None:
         """Close the remote handle; reads after this raise."""
         self._finalizer()
 
 
-def _root(uri: str) -> str:
+def _scheme_and_host(uri: str) -> str:
     """Return scheme and host of a URI, of S3 the bucket."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc}/"
 
 
-def _access(path: "ResourcePath") -> str:
+def _access_advice(path: "ResourcePath") -> str:
     """Return what to do where access to a file is refused; the end of a message."""
     if path.scheme == "s3":
         return (
@@ -319,12 +319,12 @@ def _time_of(response: "Response") -> float:
         return time.time()
 
 
-def _shorten(response: "Response") -> None:
+def _keep_start(response: "Response") -> None:
     """Keep the beginning of an answer's body, so that it can be asked for without waiting for all of it."""
     from urllib3.exceptions import HTTPError
 
     try:
-        body = response.raw.read(_SHORT, decode_content=True)
+        body = response.raw.read(_START_BYTES, decode_content=True)
     except (HTTPError, OSError):  # the status says enough
         body = b""
     response.raw.close()
@@ -334,7 +334,7 @@ def _shorten(response: "Response") -> None:
 
 def _web_page(response: "Response") -> str | None:
     """Return words about a web page that came in the place of a file; None for any other answer."""
-    text = response.content.lstrip()[:_SHORT].decode("utf-8", "replace")
+    text = response.content.lstrip()[:_START_BYTES].decode("utf-8", "replace")
     if not re.match(
         r"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head)\b", text, re.IGNORECASE | re.DOTALL
     ):
@@ -353,25 +353,25 @@ def download(path: "ResourcePath") -> bytes:
     AuthenticationError
         If the server refuses it, or answers with a web page, such as one for logging in.
     """
-    url, limits = path.geturl(), Limits.from_environment()
-    with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.silence)) as response:
+    url, limits = path.geturl(), TimeLimits.from_environment()
+    with _session_for(url).get(url, stream=True, timeout=(limits.connect, limits.idle)) as response:
         if response.status_code >= 400:
-            _shorten(response)
+            _keep_start(response)
         try:
             response.raise_for_status()
         except OSError as error:
-            if trouble_of(error) is not Trouble.CREDENTIALS:
+            if error_kind(error) is not ErrorKind.CREDENTIALS:
                 raise
             raise AuthenticationError(
-                f"not allowed to read {without_query(url)}: {words_of(error)}{_access(path)}"
+                f"not allowed to read {without_query(url)}: {error_text(error)}{_access_advice(path)}"
             ) from error
         if (page := _web_page(response)) is not None:
-            raise AuthenticationError(f"not allowed to read {without_query(url)}: {page}{_access(path)}")
+            raise AuthenticationError(f"not allowed to read {without_query(url)}: {page}{_access_advice(path)}")
         return bytes(response.content)
 
 
 def _session_for(url: str) -> "Session":
-    return _session(_root(url), not is_signed(url) and _may_have_token(url), os.getpid())
+    return _session(_scheme_and_host(url), not is_signed(url) and _may_have_token(url), os.getpid())
 
 
 @lru_cache(maxsize=32)
@@ -391,7 +391,7 @@ def _session(root: str, with_token: bool, process: int) -> "Session":  # noqa: A
     return session
 
 
-def _seconds(variable: str) -> float | None:
+def _seconds_from_environment(variable: str) -> float | None:
     """Return a number of seconds from the environment, None where there is none or it makes no sense."""
     text = os.environ.get(variable, "")
     try:

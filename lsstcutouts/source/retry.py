@@ -10,12 +10,12 @@ from typing import Protocol
 from ..errors import LsstCutoutsError
 from .locks import ForkLock
 
-__all__ = ["Pace", "Retry", "SystemPace"]
+__all__ = ["Clock", "Retry", "SystemClock"]
 
 _log = logging.getLogger(__name__)
 
 
-class Pace(Protocol):
+class Clock(Protocol):
     """Time and chance, as a retry sees them."""
 
     def now(self) -> float:
@@ -31,7 +31,7 @@ class Pace(Protocol):
         ...
 
 
-class SystemPace:
+class SystemClock:
     """The machine's clock and its own source of chance.
 
     Not the generator of `random`, whose state forked workers share: they would all wait the same time and meet again.
@@ -69,7 +69,7 @@ class Retry:
     total
         Seconds in all, tries included: libraries below that try again themselves use it up, so that their tries and
         these do not multiply. After a minute a person would rather be told.
-    pace
+    clock
         Clock, sleep and chance.
     """
 
@@ -77,7 +77,7 @@ class Retry:
     first: float = 0.5
     longest: float = 8.0
     total: float = 60.0
-    pace: Pace = field(default_factory=SystemPace)
+    clock: Clock = field(default_factory=SystemClock)
 
     def call[T](self, function: Callable[[], T], name: str) -> T:
         """Return what the function returns.
@@ -91,7 +91,7 @@ class Retry:
         name
             What is tried, such as a URI: its first failure is logged, later ones are not.
         """
-        start = self.pace.now()
+        start = self.clock.now()
         tried = 0
         while True:
             try:
@@ -99,20 +99,20 @@ class Retry:
             except LsstCutoutsError as error:
                 tried += 1
                 wait = self._wait(tried)
-                spent = self.pace.now() - start
+                spent = self.clock.now() - start
                 if not error.transient or tried >= self.tries or spent + wait > self.total:
                     if tried > 1:
                         error.add_note(f"tried {tried} times in {spent:.1f} s")
                     raise
-                _said.once(name, error)
-            self.pace.sleep(wait)
+                _failure_log.log_first(name, error)
+            self.clock.sleep(wait)
 
     def _wait(self, tried: int) -> float:
         """Return the seconds to wait after the ``tried``-th failure."""
-        return self.pace.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
+        return self.clock.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
 
 
-class _Said:
+class _FailureLog:
     """Logs the first failure of each name; forgets all of them before the memory for names grows large."""
 
     most = 10_000
@@ -121,7 +121,7 @@ class _Said:
         self._lock = ForkLock()
         self._names: set[str] = set()
 
-    def once(self, name: str, error: Exception) -> None:
+    def log_first(self, name: str, error: Exception) -> None:
         with self._lock:
             known = name in self._names
             if len(self._names) >= self.most:
@@ -131,4 +131,4 @@ class _Said:
             _log.warning("trying again (said once for %s): %s", name, error)
 
 
-_said = _Said()
+_failure_log = _FailureLog()

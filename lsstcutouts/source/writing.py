@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..errors import WriteError
 
-__all__ = ["whole_file"]
+__all__ = ["atomic_file"]
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
     """Give another name to write under; what was written takes its place when the block ends without an error.
 
     Folders are made as needed. Nothing is left behind by a block that fails.

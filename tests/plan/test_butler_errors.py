@@ -36,7 +36,7 @@ from lsstcutouts.errors import (
     RepositoryUnavailableError,
     SkyMapError,
 )
-from lsstcutouts.plan.butler_errors import asking
+from lsstcutouts.plan.butler_errors import translate_butler_errors
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.sky.geometry import YX, Box
@@ -44,13 +44,13 @@ from lsstcutouts.source.retry import Retry
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
 
 from ..source.test_byte_source import nobody
-from ..source.test_retry import FakePace
+from ..source.test_retry import FakeClock
 from ..support.server import CERTIFICATE, LOGIN_PAGE, FileServer, Store, TlsStore, serving, xml
 
 
 def patient() -> Retry:
     """Return a retry that does not wait."""
-    return Retry(pace=FakePace())
+    return Retry(clock=FakeClock())
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +181,15 @@ def test_a_database_that_breaks_while_it_is_asked(own: Path) -> None:
 )
 def test_words_of_databases(words: str, kind: type[LsstCutoutsError]) -> None:
     """PostgreSQL's cannot be made here, and SQLite waits five minutes for a lock: only their words are known."""
-    with pytest.raises(kind, match="'repo', asked for x: ") as caught, asking("'repo', asked for x"):
+    with pytest.raises(kind, match="'repo', asked for x: ") as caught, translate_butler_errors("'repo', asked for x"):
         raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception(words))
     assert type(caught.value) is kind
 
 
 def test_a_repository_that_comes_back(small: SimulatedRepository) -> None:
     """A Butler whose database is locked twice, as the retry sees it."""
-    pace = FakePace()
-    with Repository(small.root, small.collections, retry=Retry(pace=pace)) as repository:
+    clock = FakeClock()
+    with Repository(small.root, small.collections, retry=Retry(clock=clock)) as repository:
         failures = [1, 1]
 
         def question(butler: Butler) -> int:
@@ -199,7 +199,7 @@ def test_a_repository_that_comes_back(small: SimulatedRepository) -> None:
             return 7
 
         assert repository._ask("a number", question) == 7
-    assert pace.slept == [0.5, 1.0]
+    assert clock.slept == [0.5, 1.0]
 
 
 def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository) -> None:
@@ -556,7 +556,7 @@ def butler_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 
 
 def ask(server: ButlerServer) -> None:
-    Repository(f"{server.url}/repo", "dp2", retry=Retry(tries=2, pace=FakePace()))
+    Repository(f"{server.url}/repo", "dp2", retry=Retry(tries=2, clock=FakeClock()))
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_a_tract_without_coadds_owns_its_positions(tmp_path: Path) -> None:
         butler.registry.insertDimensionData("tract", beside.tract_record(), far.tract_record())
     with Repository(repo.root, repo.collections) as repository:
         skymap = repository.skymap_of()
-        assert (set(skymap.tracts), set(skymap.bare)) == ({1}, {2})
+        assert (set(skymap.tracts), set(skymap.neighbours)) == ({1}, {2})
         assert skymap.find(*np.array([beside.centre]).T).tolist() == [2]
 
 

@@ -336,7 +336,7 @@ def test_a_tract_without_coadds_takes_part_in_the_choice() -> None:
         projection = TanProjection((ra, 0.0), (499.0, 499.0), (-PIXEL, 0, 0, PIXEL))
         return Tract(number, projection, YX(1, 1), YX(1000, 1000))
 
-    skymap = SkyMap("two", {4: tract(4, 10.0)}, bare={9: tract(9, 10.04)})
+    skymap = SkyMap("two", {4: tract(4, 10.0)}, neighbours={9: tract(9, 10.04)})
     ra = np.array([9.99, 10.019, 10.021, 10.05, 10.5])
     assert skymap.find(ra, np.zeros(5)).tolist() == [4, 4, 9, 9, -1]
     assert set(skymap.near(ra, np.zeros(5), 30)[1].tolist()) == {4}

@@ -29,18 +29,18 @@ from lsstcutouts.errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from lsstcutouts.errors.foreign import Trouble, status_trouble, trouble_of, words_of
+from lsstcutouts.errors.error_classes import ErrorKind, error_kind, error_text, status_kind
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.source.byte_source import LocalSource, open_source
-from lsstcutouts.source.remote import HttpSource, Limits, RemoteSource
+from lsstcutouts.source.remote import HttpSource, RemoteSource, TimeLimits
 from lsstcutouts.source.retry import Retry
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.server import FileServer, serving
-from .test_retry import FakePace
+from .test_retry import FakeClock
 
 DATA = bytes(range(256)) * 400
-QUICK = Limits(connect=1, silence=0.3, whole=0.4)
+QUICK = TimeLimits(connect=1, idle=0.3, whole=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
 
 def patient() -> Retry:
     """Return a retry that does not wait."""
-    return Retry(pace=FakePace())
+    return Retry(clock=FakeClock())
 
 
 def nobody() -> str:
@@ -165,10 +165,10 @@ class SlowDisk(LocalSource):
     failures = 2
 
     def _read(self, offset: int, length: int) -> bytes:
-        from lsstcutouts.source.read_errors import translated
+        from lsstcutouts.source.read_errors import translate_errors
 
         self.failures -= 1
-        with translated(self.uri):
+        with translate_errors(self.uri):
             if self.failures >= 0:
                 raise OSError(errno.ETIMEDOUT, "Connection timed out")
         return super()._read(offset, length)
@@ -334,8 +334,8 @@ def test_limits_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("LSST_HTTP_TIMEOUT_CONNECT", text)
     monkeypatch.setenv("LSST_HTTP_TIMEOUT_READ", text)
-    limits = Limits.from_environment()
-    assert (limits.connect, limits.silence, limits.whole) == expected
+    limits = TimeLimits.from_environment()
+    assert (limits.connect, limits.idle, limits.whole) == expected
 
 
 # S3
@@ -443,27 +443,27 @@ def test_a_package_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), Trouble.CREDENTIALS),
-        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), Trouble.TRUNCATED),
-        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), Trouble.MISSING),
-        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), Trouble.CREDENTIALS),
-        (FileNotFoundError("no file 403"), Trouble.MISSING),
+        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), ErrorKind.CREDENTIALS),
+        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), ErrorKind.TRUNCATED),
+        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), ErrorKind.MISSING),
+        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), ErrorKind.CREDENTIALS),
+        (FileNotFoundError("no file 403"), ErrorKind.MISSING),
         (ValueError("status"), None),
         (ZeroDivisionError(), None),
-        (TimeoutError(), Trouble.TIMEOUT),
-        (ConnectionResetError(), Trouble.UNAVAILABLE),
+        (TimeoutError(), ErrorKind.TIMEOUT),
+        (ConnectionResetError(), ErrorKind.UNAVAILABLE),
         (
             requests.ConnectionError(requests.packages.urllib3.exceptions.ReadTimeoutError(None, "", "")),
-            Trouble.TIMEOUT,
+            ErrorKind.TIMEOUT,
         ),
-        (requests.exceptions.SSLError("certificate"), Trouble.OTHER),
-        (requests.exceptions.RetryError("too many 503 error responses"), Trouble.UNAVAILABLE),
-        (ImportError("s3fs is not available"), Trouble.DEPENDENCY),
+        (requests.exceptions.SSLError("certificate"), ErrorKind.OTHER),
+        (requests.exceptions.RetryError("too many 503 error responses"), ErrorKind.UNAVAILABLE),
+        (ImportError("s3fs is not available"), ErrorKind.DEPENDENCY),
     ],
     ids=repr,
 )
-def test_what_foreign_errors_mean(error: Exception, meaning: Trouble | None) -> None:
-    assert trouble_of(error) is meaning
+def test_what_foreign_errors_mean(error: Exception, meaning: ErrorKind | None) -> None:
+    assert error_kind(error) is meaning
 
 
 def test_s3_tells_an_expired_token_with_status_400() -> None:
@@ -472,17 +472,17 @@ def test_s3_tells_an_expired_token_with_status_400() -> None:
     def answer(status: int, code: str) -> ClientError:
         return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
-    assert trouble_of(answer(400, "ExpiredToken")) is Trouble.CREDENTIALS
-    assert trouble_of(answer(400, "InvalidArgument")) is Trouble.OTHER
-    assert trouble_of(answer(503, "SlowDown")) is Trouble.UNAVAILABLE
+    assert error_kind(answer(400, "ExpiredToken")) is ErrorKind.CREDENTIALS
+    assert error_kind(answer(400, "InvalidArgument")) is ErrorKind.OTHER
+    assert error_kind(answer(503, "SlowDown")) is ErrorKind.UNAVAILABLE
 
 
 def test_words_are_one_line() -> None:
-    assert words_of(RuntimeError("first\nsecond")) == "first"
-    assert words_of(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
-    assert words_of(RuntimeError()) == "RuntimeError"
+    assert error_text(RuntimeError("first\nsecond")) == "first"
+    assert error_text(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
+    assert error_text(RuntimeError()) == "RuntimeError"
 
 
 def test_every_status_means_something() -> None:
     for status in range(100, 600):
-        assert isinstance(status_trouble(status), Trouble)
+        assert isinstance(status_kind(status), ErrorKind)

@@ -109,7 +109,7 @@ def test_no_fits_inside(tmp_path: Path) -> None:
 
 
 def test_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gzipped, "MOST_INFLATED", 3 << 20)
+    monkeypatch.setattr(gzipped, "MAX_INFLATED_BYTES", 3 << 20)
     path = tmp_path / "bomb.fits.gz"
     path.write_bytes(gzip.compress(bytes(10 << 20), 9))
     with pytest.raises(UnsupportedFormatError, match=r"bomb\.fits\.gz inflates to more than 3145728 bytes"):

@@ -17,7 +17,7 @@ from lsstcutouts.source.remote import HttpSource
 from lsstcutouts.source.retry import Retry
 
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
-from .test_retry import FakePace
+from .test_retry import FakeClock
 
 DATA = bytes(range(256)) * 1000
 EXPIRED = xml("AccessDenied", "Request has expired")
@@ -36,7 +36,7 @@ def signed(store: Store, name: str, life: float = 3600) -> str:
 
 
 def opened(uri: str, others: list[str] | None = None) -> HttpSource:
-    source = open_source(uri, retry=Retry(pace=FakePace()), others=others or [])
+    source = open_source(uri, retry=Retry(clock=FakeClock()), others=others or [])
     assert isinstance(source, HttpSource)
     return source
 

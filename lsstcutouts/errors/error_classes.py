@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 from .secrets import without_secrets
 
 __all__ = [
-    "Trouble",
-    "said_by",
-    "status_of",
-    "status_trouble",
-    "trouble_of",
-    "words_of",
+    "ErrorKind",
+    "error_kind",
+    "error_text",
+    "http_status",
+    "server_message",
+    "status_kind",
 ]
 
 
-class Trouble(Enum):
+class ErrorKind(Enum):
     """What an exception means."""
 
     MISSING = auto()
@@ -44,55 +44,55 @@ class Trouble(Enum):
 
 
 _MEANING = {
-    "builtins.FileNotFoundError": Trouble.MISSING,
-    "builtins.NotADirectoryError": Trouble.MISSING,
-    "builtins.PermissionError": Trouble.DENIED,
-    "builtins.TimeoutError": Trouble.TIMEOUT,
-    "builtins.ConnectionError": Trouble.UNAVAILABLE,
-    "builtins.ImportError": Trouble.DEPENDENCY,
-    "socket.gaierror": Trouble.UNAVAILABLE,
-    "ssl.SSLError": Trouble.OTHER,
-    "http.client.HTTPException": Trouble.UNAVAILABLE,
-    "requests.exceptions.SSLError": Trouble.OTHER,
-    "requests.exceptions.Timeout": Trouble.TIMEOUT,
-    "requests.exceptions.ConnectTimeout": Trouble.TIMEOUT,
-    "requests.exceptions.ConnectionError": Trouble.UNAVAILABLE,
-    "requests.exceptions.ChunkedEncodingError": Trouble.UNAVAILABLE,
-    "requests.exceptions.RetryError": Trouble.UNAVAILABLE,
-    "requests.exceptions.RequestException": Trouble.OTHER,
-    "urllib3.exceptions.SSLError": Trouble.OTHER,
-    "urllib3.exceptions.NewConnectionError": Trouble.UNAVAILABLE,
-    "urllib3.exceptions.TimeoutError": Trouble.TIMEOUT,
-    "urllib3.exceptions.ProtocolError": Trouble.UNAVAILABLE,
-    "urllib3.exceptions.IncompleteRead": Trouble.UNAVAILABLE,
-    "urllib3.exceptions.MaxRetryError": Trouble.UNAVAILABLE,
-    "urllib3.exceptions.HTTPError": Trouble.OTHER,
-    "httpx2.TimeoutException": Trouble.TIMEOUT,
-    "httpx2.UnsupportedProtocol": Trouble.OTHER,
-    "httpx2.TransportError": Trouble.UNAVAILABLE,
-    "httpx2.HTTPError": Trouble.OTHER,
-    "aiohttp.client_exceptions.ClientConnectorCertificateError": Trouble.OTHER,
-    "aiohttp.client_exceptions.ClientSSLError": Trouble.OTHER,
-    "aiohttp.client_exceptions.ServerTimeoutError": Trouble.TIMEOUT,
-    "aiohttp.client_exceptions.ClientConnectionError": Trouble.UNAVAILABLE,
-    "aiohttp.client_exceptions.ClientPayloadError": Trouble.UNAVAILABLE,
-    "aiohttp.client_exceptions.ClientError": Trouble.OTHER,
-    "botocore.exceptions.NoCredentialsError": Trouble.CREDENTIALS,
-    "botocore.exceptions.PartialCredentialsError": Trouble.CREDENTIALS,
-    "botocore.exceptions.CredentialRetrievalError": Trouble.CREDENTIALS,
-    "botocore.exceptions.TokenRetrievalError": Trouble.CREDENTIALS,
-    "botocore.exceptions.ProfileNotFound": Trouble.CREDENTIALS,
-    "botocore.exceptions.SSOError": Trouble.CREDENTIALS,
-    "botocore.exceptions.SSLError": Trouble.OTHER,
-    "botocore.exceptions.ConnectTimeoutError": Trouble.TIMEOUT,
-    "botocore.exceptions.ReadTimeoutError": Trouble.TIMEOUT,
-    "botocore.exceptions.ConnectionError": Trouble.UNAVAILABLE,
-    "botocore.exceptions.HTTPClientError": Trouble.UNAVAILABLE,
-    "botocore.exceptions.IncompleteReadError": Trouble.UNAVAILABLE,
-    "botocore.exceptions.ClientError": Trouble.OTHER,
-    "botocore.exceptions.BotoCoreError": Trouble.OTHER,
-    "lsst.daf.butler.remote_butler._http_connection.ButlerServerError": Trouble.UNAVAILABLE,
-    "builtins.OSError": Trouble.OTHER,
+    "builtins.FileNotFoundError": ErrorKind.MISSING,
+    "builtins.NotADirectoryError": ErrorKind.MISSING,
+    "builtins.PermissionError": ErrorKind.DENIED,
+    "builtins.TimeoutError": ErrorKind.TIMEOUT,
+    "builtins.ConnectionError": ErrorKind.UNAVAILABLE,
+    "builtins.ImportError": ErrorKind.DEPENDENCY,
+    "socket.gaierror": ErrorKind.UNAVAILABLE,
+    "ssl.SSLError": ErrorKind.OTHER,
+    "http.client.HTTPException": ErrorKind.UNAVAILABLE,
+    "requests.exceptions.SSLError": ErrorKind.OTHER,
+    "requests.exceptions.Timeout": ErrorKind.TIMEOUT,
+    "requests.exceptions.ConnectTimeout": ErrorKind.TIMEOUT,
+    "requests.exceptions.ConnectionError": ErrorKind.UNAVAILABLE,
+    "requests.exceptions.ChunkedEncodingError": ErrorKind.UNAVAILABLE,
+    "requests.exceptions.RetryError": ErrorKind.UNAVAILABLE,
+    "requests.exceptions.RequestException": ErrorKind.OTHER,
+    "urllib3.exceptions.SSLError": ErrorKind.OTHER,
+    "urllib3.exceptions.NewConnectionError": ErrorKind.UNAVAILABLE,
+    "urllib3.exceptions.TimeoutError": ErrorKind.TIMEOUT,
+    "urllib3.exceptions.ProtocolError": ErrorKind.UNAVAILABLE,
+    "urllib3.exceptions.IncompleteRead": ErrorKind.UNAVAILABLE,
+    "urllib3.exceptions.MaxRetryError": ErrorKind.UNAVAILABLE,
+    "urllib3.exceptions.HTTPError": ErrorKind.OTHER,
+    "httpx2.TimeoutException": ErrorKind.TIMEOUT,
+    "httpx2.UnsupportedProtocol": ErrorKind.OTHER,
+    "httpx2.TransportError": ErrorKind.UNAVAILABLE,
+    "httpx2.HTTPError": ErrorKind.OTHER,
+    "aiohttp.client_exceptions.ClientConnectorCertificateError": ErrorKind.OTHER,
+    "aiohttp.client_exceptions.ClientSSLError": ErrorKind.OTHER,
+    "aiohttp.client_exceptions.ServerTimeoutError": ErrorKind.TIMEOUT,
+    "aiohttp.client_exceptions.ClientConnectionError": ErrorKind.UNAVAILABLE,
+    "aiohttp.client_exceptions.ClientPayloadError": ErrorKind.UNAVAILABLE,
+    "aiohttp.client_exceptions.ClientError": ErrorKind.OTHER,
+    "botocore.exceptions.NoCredentialsError": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.PartialCredentialsError": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.CredentialRetrievalError": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.TokenRetrievalError": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.ProfileNotFound": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.SSOError": ErrorKind.CREDENTIALS,
+    "botocore.exceptions.SSLError": ErrorKind.OTHER,
+    "botocore.exceptions.ConnectTimeoutError": ErrorKind.TIMEOUT,
+    "botocore.exceptions.ReadTimeoutError": ErrorKind.TIMEOUT,
+    "botocore.exceptions.ConnectionError": ErrorKind.UNAVAILABLE,
+    "botocore.exceptions.HTTPClientError": ErrorKind.UNAVAILABLE,
+    "botocore.exceptions.IncompleteReadError": ErrorKind.UNAVAILABLE,
+    "botocore.exceptions.ClientError": ErrorKind.OTHER,
+    "botocore.exceptions.BotoCoreError": ErrorKind.OTHER,
+    "lsst.daf.butler.remote_butler._http_connection.ButlerServerError": ErrorKind.UNAVAILABLE,
+    "builtins.OSError": ErrorKind.OTHER,
 }
 """By qualified name. Of the classes of an exception the first that is named here counts, the most derived one first."""
 
@@ -117,38 +117,38 @@ _STATUS_IN_TEXT = re.compile(r"\bstatus(?: code)?:? (\d{3})\b|too many (\d{3}) e
 """As `lsst.resources` writes it into a FileNotFoundError or a ValueError, and urllib3 when its own tries end."""
 
 
-def trouble_of(error: BaseException) -> Trouble | None:
+def error_kind(error: BaseException) -> ErrorKind | None:
     """Return what an exception means; None for one that is in no table and bears no HTTP status."""
     chain = list(_chain(error))
     for one in chain:
-        if (status := status_of(one)) is not None:
+        if (status := http_status(one)) is not None:
             refused = status == 400 and any(_REFUSES.search(_code(other) or _body(other)) for other in chain)
-            return Trouble.CREDENTIALS if refused else status_trouble(status)
+            return ErrorKind.CREDENTIALS if refused else status_kind(status)
     found = [meaning for one in chain if (meaning := _by_class(one)) is not None]
     if not found:
         return None
     # "Cannot connect" around "timed out" is the second: the wrapper only says that its own tries are used up.
-    return Trouble.TIMEOUT if found[0] is Trouble.UNAVAILABLE and Trouble.TIMEOUT in found else found[0]
+    return ErrorKind.TIMEOUT if found[0] is ErrorKind.UNAVAILABLE and ErrorKind.TIMEOUT in found else found[0]
 
 
-def status_trouble(status: int) -> Trouble:
+def status_kind(status: int) -> ErrorKind:
     """Return what an HTTP status means (RFC 9110, section 15)."""
     match status:
         case 401 | 403 | 407:
-            return Trouble.CREDENTIALS
+            return ErrorKind.CREDENTIALS
         case 404 | 410:
-            return Trouble.MISSING
+            return ErrorKind.MISSING
         case 416:
-            return Trouble.TRUNCATED
+            return ErrorKind.TRUNCATED
         case 408 | 504:
-            return Trouble.TIMEOUT
+            return ErrorKind.TIMEOUT
         case 425 | 429 | 500 | 502 | 503:
-            return Trouble.UNAVAILABLE
+            return ErrorKind.UNAVAILABLE
         case _:
-            return Trouble.OTHER
+            return ErrorKind.OTHER
 
 
-def status_of(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
     """Return the HTTP status that an exception bears, None where there is none."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
@@ -162,13 +162,13 @@ def status_of(error: BaseException) -> int | None:
     return None
 
 
-def words_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return the words of an exception in one line, without what can give access; of an answer, what it says."""
     text = str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
-    status, response = status_of(error), getattr(error, "response", None)
+    status, response = http_status(error), getattr(error, "response", None)
     reason = getattr(response, "reason", None) or getattr(response, "reason_phrase", None)
     if status is not None and isinstance(reason, str):
-        said = said_by(error)
+        said = server_message(error)
         host = urlsplit(str(getattr(response, "url", ""))).netloc.rpartition("@")[2]
         return f"{host or 'the server'} answers {status} {reason}".rstrip() + (f" ({said})" if said else "")
     lines = without_secrets(text).splitlines() or [type(error).__name__]
@@ -176,7 +176,7 @@ def words_of(error: BaseException) -> str:
     return " ".join(map(str.strip, lines)) if lines[0].endswith(":") else lines[0]
 
 
-def said_by(error: BaseException) -> str:
+def server_message(error: BaseException) -> str:
     """Return the code and the message in the answer that an exception bears; empty where there is none."""
     code, message = _code(error), _found(_MESSAGE, _body(error))
     words = without_secrets(": ".join(filter(None, (code, message))))
@@ -207,7 +207,7 @@ def _found(pattern: re.Pattern[str], text: str) -> str:
     return next(filter(None, match.groups()), "").strip() if match else ""
 
 
-def _by_class(error: BaseException) -> Trouble | None:
+def _by_class(error: BaseException) -> ErrorKind | None:
     for kind in type(error).__mro__:
         if (meaning := _MEANING.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
             return meaning
