@@ -1,4 +1,4 @@
-"""From anything that a user may hand over to an opened table."""
+"""Opens a catalog of any supported kind: files, tables, coordinates, query results and mappings."""
 
 import glob
 import os
@@ -44,12 +44,12 @@ _READERS: dict[str, Callable[[Path], OpenTable]] = {
 
 
 def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
-    """Return a file or a table, or several of them one behind the other, as a source.
+    """Open a file or a table, or several of them as one table.
 
     Raises
     ------
     CatalogError
-        If it is of no known kind, is not there, or cannot be read as what its name says.
+        If the kind is not supported, the file does not exist, or it cannot be read in the format of its suffix.
     """
     if isinstance(source, str | os.PathLike):
         files = files_of(source)
@@ -78,8 +78,8 @@ def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
     if isinstance(source, np.ndarray) and source.dtype.names is not None:
         return table_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
     raise CatalogError(
-        f"A catalog cannot be made from {type(source).__module__}.{type(source).__qualname__}; give a path, a list of"
-        " paths, an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table, a mapping of arrays, or use"
+        f"{type(source).__module__}.{type(source).__qualname__} cannot be read as a catalog; give a path, a list of paths,"
+        " an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table or a mapping of arrays, or use"
         " Catalog.from_arrays(ra, dec)."
     )
 
@@ -90,49 +90,49 @@ def is_skycoord(source: Any) -> bool:
 
 
 def files_of(source: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a path, a ``file://`` URL, a glob or a folder of Parquet files, in the order of their names.
+    """Return the files of a path, a ``file://`` URL, a glob pattern or a folder of Parquet files, sorted by name.
 
     Raises
     ------
     CatalogError
-        If it is a URL of another kind, or nothing is there.
+        If it is another kind of URL, or no file matches.
     """
     text = os.fspath(source)
     url = urlsplit(text)
     if "://" in text and url.scheme != "file":
-        raise CatalogError(f"{text}: only files of this machine can be read as a catalog; download it first.")
+        raise CatalogError(f"{text}: a catalog cannot be read from this kind of URL; download the file first.")
     path = Path(unquote(url.path) if url.scheme == "file" else text).expanduser()
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob refuses absolute ones
         if not found:
-            raise CatalogError(f"{path}: no file matches this pattern.")
+            raise CatalogError(f"{path}: no file matches this pattern; check the folder and the pattern.")
         return [file for one in found for file in (_parquet_files(one) if one.is_dir() else [one])]
     return _parquet_files(path) if path.is_dir() else [path]
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files below a folder, without hidden ones and the sample of rows that HATS keeps beside its data."""
+    """Return the Parquet files below a folder, except hidden files and the sample of rows (thumbnail) of a HATS catalog."""
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     seen = [path for path in below if not any(part.startswith((".", "_")) for part in path.parts)]
     files = [p for p in seen if _READERS.get(_suffix(p)) is table_from_parquet and p.name != "data_thumbnail.parquet"]
     if not files:
         others = f" but {', '.join(path.as_posix() for path in seen[:3])}" if seen else ""
         raise CatalogError(
-            f"{folder}: this folder holds no Parquet file ({', '.join(_PARQUET)}){others}; give a file, or a pattern such as"
-            f" {folder / '*.csv'}."
+            f"{folder}: this folder contains no Parquet file ({', '.join(_PARQUET)}){others}; give a file, or a pattern such"
+            f" as {folder / '*.csv'}."
         )
     return [folder / file for file in files]
 
 
 def _is_a(source: Any, package: str, name: str) -> bool:
-    """Tell whether an object is of a class of a package that need not be imported to know."""
+    """Whether an object is an instance of a package's class, without importing the package."""
     return any(base.__name__ == name and base.__module__.split(".")[0] == package for base in type(source).__mro__)
 
 
 def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
     reader = _reader(path)
     if not path.exists():
-        raise CatalogError(f"{path}: no such file{_similar(path)}.")
+        raise CatalogError(f"{path}: this file does not exist{_similar(path)}.")
     if reader is table_from_votable:
         reader = partial(table_from_votable, allow_overflow=allow_overflow)
     try:
@@ -143,12 +143,12 @@ def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
         kind = _suffix(path).lstrip(".")
         raise CatalogError(
             f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
-            " that its name ends in the suffix of its format."
+            " that its suffix fits its format."
         ) from error
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix that tells the format, lower case, ``.fits.gz`` as one."""
+    """Return the suffix that determines the format, in lower case, with ``.gz`` included as in ``.fits.gz``."""
     last = path.suffix.lower()
     return path.with_suffix("").suffix.lower() + last if last == ".gz" else last
 
@@ -157,8 +157,8 @@ def _reader(path: Path) -> Callable[[Path], OpenTable]:
     suffix = _suffix(path)
     if suffix not in _READERS:
         raise CatalogError(
-            f"{path}: the suffix {suffix!r} names no table format known here; known are {', '.join(_READERS)}, and folders"
-            " of Parquet files."
+            f"{path}: the suffix {suffix!r} is not a supported table format; give {', '.join(_READERS)}, or a folder of"
+            " Parquet files."
         )
     if suffix == ".csv" and path.is_file() and _is_ecsv(path):
         return table_from_ecsv
@@ -171,8 +171,8 @@ def _is_ecsv(path: Path) -> bool:
 
 
 def _similar(path: Path) -> str:
-    """Return a hint at files of similar names in the same folder."""
+    """Return a hint about files with similar names in the same folder."""
     if not path.parent.is_dir():
-        return f" (nor a folder {path.parent})"
+        return f" (the folder {path.parent} does not exist)"
     close = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=3)
     return f" (did you mean {', '.join(close)}?)" if close else f" in {path.parent.resolve()}"

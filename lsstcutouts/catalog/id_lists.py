@@ -1,4 +1,4 @@
-"""Object ids alone, from a file without positions."""
+"""Reads object ids from a table that needs no positions."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ __all__ = ["read_ids"]
 
 
 def read_ids(source: Any) -> Ids:
-    """Return the object ids of a file or table.
+    """Return the object ids ``(N,)`` of a file or table.
 
     Raises
     ------
     CatalogError
-        If it cannot be read, or no column is one of ids.
+        If it cannot be read or has no id column.
     """
     table = open_table(source)
     name = find_id_column(table)
     if name is None:
-        raise CatalogError(f"{table.label} has no column of object ids, such as {', '.join(ID_NAMES[:3])}")
+        raise CatalogError(f"{table.label}: no id column found; name it, for example, {', '.join(ID_NAMES[:3])}.")
     return check_ids(table.read([name])[name], name, table.label)

@@ -1,4 +1,4 @@
-"""The catalog itself."""
+"""The catalog of targets: ids, positions and extra columns, checked."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -33,20 +33,20 @@ __all__ = ["Catalog"]
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Targets as a struct of arrays, in the order of the table they came from.
+    """Targets as arrays, in the row order of the table.
 
-    Make one with `from_any` or `from_arrays`, which check what they take.
+    Create a catalog with `from_any` or `from_arrays`, which check their input.
 
     Attributes
     ----------
     object_id
-        ``(N,)``, unique: int64, uint64 where one is beyond int64, or a list of texts.
+        ``(N,)``, unique: int64, uint64 if one exceeds int64, or a list of strings.
     ra, dec
         ``(N,)``, degrees ICRS; RA in [0, 360), Dec in [-90, 90].
     columns
-        Extra columns that travel with each target: ``(N, ...)`` arrays, texts as lists.
+        Extra columns that a batch contains for each target: ``(N, ...)`` arrays, strings as lists.
     source
-        Where the targets came from, for messages.
+        File or table that the targets come from, for messages.
     """
 
     object_id: Ids
@@ -67,39 +67,39 @@ class Catalog:
         unit: Unit = None,
         allow_overflow: bool = False,
     ) -> "Catalog":
-        """Return the catalog that files or a table hold.
+        """Read a catalog from files, a table, coordinates or a query result.
 
         Parameters
         ----------
         source
-            A catalog (returned as it is; ``columns`` must be among its own); the path or ``file://`` URL of a Parquet
+            A catalog (returned unchanged; it must have all ``columns``); the path or ``file://`` URL of a Parquet
             (``.parquet``, ``.pq``; also a folder of them), CSV, ECSV, FITS (first table) or VOTable (``.vot``,
-            ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, one behind the
-            other; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
-            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. The files of one catalog may have
-            different types for a column as long as one type holds all values exactly.
+            ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, which are
+            concatenated; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
+            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. A column may have different types in the
+            files of one catalog as long as one type holds all values exactly.
         ra, dec
-            Names of the position columns. By default the first pair found, whatever its capitals, of ``ra dec``,
+            Names of the position columns. By default the first pair found, in any capitalisation, of ``ra dec``,
             ``coord_ra coord_dec``, ``raJ2000 decJ2000``, ``RAJ2000 DEJ2000``, ``ra_icrs dec_icrs``, ``RA_ICRS
             DE_ICRS``, ``ra_deg dec_deg``, ``right_ascension declination``, ``ALPHA_J2000 DELTA_J2000``.
         object_id
-            Name of the id column, of integers or texts. By default the first of ``object_id``, ``objectId``,
-            ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, whatever its capitals, else the
-            row number. A column ``source`` that is no id, since values repeat or are missing, does not count.
+            Name of the id column, of integers or strings. By default the first of ``object_id``, ``objectId``,
+            ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, in any capitalisation, otherwise
+            the row number. A column ``source`` with repeated or missing values is not used as id.
         columns
-            Names of extra columns to take along.
+            Names of extra columns that each batch contains.
         unit
-            Unit of both positions, such as ``"deg"`` or ``"rad"``, or of RA and Dec, such as ``"hourangle,deg"``; goes
-            before the unit that the table states. A table without units is taken to be in degrees.
+            Unit of both RA and Dec, such as ``"deg"`` or ``"rad"``, or one each, such as ``"hourangle,deg"``; overrides
+            the unit in the table. The default is the unit in the table, or degrees if it has none.
         allow_overflow
-            Whether the result of a query may be cut off at the limit of rows (``QUERY_STATUS=OVERFLOW``). By default
-            that is an error, since most of the targets may be missing.
+            Whether a query result may be truncated at the row limit (``QUERY_STATUS=OVERFLOW``). By default this is
+            an error, since most of the targets may be missing.
 
         Raises
         ------
         CatalogError
-            If the table cannot be read, is empty, lacks a column, repeats an id, has a column that no batch can
-            carry, or is the result of a query that failed or was cut off.
+            If the table cannot be read, is empty, lacks a column, repeats an id, has a column of an unsupported type,
+            or is the result of a query that failed or was truncated.
         CoordinateError
             If a position is missing, not finite or out of range.
 
@@ -108,7 +108,7 @@ class Catalog:
         PositionUnitWarning
             If positions without a unit all lie within 2 pi and pi / 2.
         PositionColumnWarning
-            If there are several pairs of position columns, with different values.
+            If several pairs of position columns have different values.
         """
         wanted = check_column_names(columns)
         if isinstance(source, Catalog):
@@ -127,28 +127,28 @@ class Catalog:
         *,
         unit: Unit = None,
     ) -> "Catalog":
-        """Return a catalog of positions in degrees ICRS, or in the unit given or that the arrays carry.
+        """Create a catalog from arrays of positions, in degrees ICRS unless ``unit`` or the arrays say otherwise.
 
         Parameters
         ----------
         ra, dec
-            ``(N,)`` numbers or astropy Quantities; or a ``SkyCoord`` alone.
+            ``(N,)`` numbers or astropy Quantities; or a ``SkyCoord`` as ``ra`` without ``dec``.
         object_id
-            ``(N,)`` integers or texts; the row number by default.
+            ``(N,)`` integers or strings; the row number by default.
         columns
-            Extra columns, each ``(N, ...)`` or N texts.
+            Extra columns, each ``(N, ...)`` or N strings.
         unit
-            As in `from_any`, whose errors and warnings apply.
+            As in `from_any`; its errors and warnings apply too.
         """
         extra = dict(columns or {})
         wanted = check_column_names(tuple(extra))
         if is_skycoord(ra):
             if dec is not None:
-                raise CatalogError("A SkyCoord holds both RA and Dec: leave dec out.")
+                raise CatalogError("dec= is given beside a SkyCoord, which contains both RA and Dec; leave dec= out.")
             ra, dec = degrees_icrs(ra)
             unit = "deg"
         elif dec is None:
-            raise CatalogError("Give ra and dec, or a SkyCoord.")
+            raise CatalogError("dec= is missing; give ra= and dec=, or a SkyCoord.")
         arrays: dict[str, Any] = {"ra": np.atleast_1d(ra), "dec": np.atleast_1d(dec), **extra}
         if object_id is not None:
             one = isinstance(object_id, str | bytes) or np.ndim(object_id) == 0
@@ -188,12 +188,12 @@ class Catalog:
         return self.take(rows)
 
     def take(self, rows: slice | ArrayLike) -> "Catalog":
-        """Return the catalog of some rows, in their order.
+        """Return a catalog of some rows, in the given order.
 
         Parameters
         ----------
         rows
-            Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. No rows at all, or a row twice, is allowed here.
+            Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. It may be empty or repeat rows.
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if np.size(rows) else np.int64)
         chosen = np.atleast_1d(np.arange(len(self))[index])
@@ -201,23 +201,24 @@ class Catalog:
         return type(self)(take_rows(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
 
     def select(self, expression: str) -> "Catalog":
-        """Return the catalog of the rows that an expression is true for, such as ``"mag_i < 23 and label == 1"``.
+        """Return a catalog of the rows for which an expression is true, such as ``"mag_i < 23 and label == 1"``.
 
         Parameters
         ----------
         expression
-            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.select.matching_rows`.
+            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the syntax of
+            `lsstcutouts.catalog.select.matching_rows`.
 
         Raises
         ------
         ConfigurationError
-            If it cannot be read, or does not fit the columns.
+            If the expression has a syntax error or does not fit the columns.
         """
         own = {"object_id": self.object_id, "ra": self.ra, "dec": self.dec}
         return self.take(matching_rows(expression, {**own, **self.columns}, len(self)))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content: ids, positions and extra columns in row order, whatever the machine."""
+        """Return the SHA-256 of ids, positions and extra columns in row order; equal on every machine."""
         digest = hashlib.sha256(b"lsstcutouts catalog 1")
         _hash_values(digest, self.object_id)
         _hash_values(digest, self.ra)

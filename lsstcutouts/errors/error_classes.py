@@ -1,8 +1,8 @@
-"""What the exceptions of other packages mean: one table, by the names of their classes.
+"""Classifies the exceptions of other packages: one table, by class name.
 
-Storage, network and database libraries have each their own tree of exceptions. Here they are told apart by what a
-caller can do about them; a seam of this package (files, the Butler) gives each meaning its own class and words. The
-classes are looked up by name, so that nothing is imported to catch what it never raises.
+Storage, network and database libraries each have their own exception classes. `error_kind` sorts them by what the
+caller can do. `lsstcutouts.source.read_errors` and `lsstcutouts.plan.butler_errors` then raise the exception of this
+package that fits. Classes are looked up by name, so that no library is imported only to catch its exceptions.
 """
 
 import re
@@ -23,27 +23,27 @@ __all__ = [
 
 
 class ErrorKind(Enum):
-    """What an exception means."""
+    """Kind of an exception of another package."""
 
     MISSING = auto()
-    """There is nothing of that name."""
+    """The file does not exist."""
     DENIED = auto()
-    """The operating system forbids it."""
+    """The operating system denies access."""
     CREDENTIALS = auto()
-    """A server wants (other) credentials."""
+    """A server refuses the credentials, or needs some."""
     TRUNCATED = auto()
-    """A file ends before what was asked for."""
+    """The file ends before the requested bytes."""
     TIMEOUT = auto()
-    """No answer in time: can pass."""
+    """No answer within the time limit (transient)."""
     UNAVAILABLE = auto()
-    """No connection, or a server that is overloaded: can pass."""
+    """No connection, or the server is overloaded (transient)."""
     DEPENDENCY = auto()
-    """A package is not installed."""
+    """A required package is not installed."""
     OTHER = auto()
-    """Something else that will not pass by itself."""
+    """Any other failure that is not transient."""
 
 
-_MEANING = {
+_KINDS = {
     "builtins.FileNotFoundError": ErrorKind.MISSING,
     "builtins.NotADirectoryError": ErrorKind.MISSING,
     "builtins.PermissionError": ErrorKind.DENIED,
@@ -94,16 +94,16 @@ _MEANING = {
     "lsst.daf.butler.remote_butler._http_connection.ButlerServerError": ErrorKind.UNAVAILABLE,
     "builtins.OSError": ErrorKind.OTHER,
 }
-"""By qualified name. Of the classes of an exception the first that is named here counts, the most derived one first."""
+"""Kind by qualified class name. The most derived class of an exception that is listed here decides."""
 
-_REFUSES = re.compile(
+_ACCESS_REFUSED = re.compile(
     r"expired|unauth|authenti|authoriz|access_?(?:denied|key)|permission_denied|signature|credential|skewed"
     r"|(?:invalid|missing)_?(?:security|token|client)|token_?refresh|insufficient_scope|userproject",
     re.IGNORECASE,
 )
-"""What codes of S3, Google, Azure and OAuth (RFC 6750) have in them that mean a refusal of access.
+"""Parts of error codes of S3, Google, Azure and OAuth (RFC 6750) that mean that access is refused.
 
-S3 and Google answer 400, not 403, when a session token is too old.
+S3 and Google answer 400, not 403, when a session token has expired.
 """
 
 _CODE = re.compile(
@@ -111,28 +111,28 @@ _CODE = re.compile(
 )
 _MESSAGE = re.compile(r"<Message>\s*([^<]+)|\"(?:message|detail|error_description)\"\s*:\s*\"([^\"]+)\"")
 _CHALLENGE = re.compile(r"\berror=\"([^\"]+)\"")
-_LONGEST_BODY, _LONGEST_SAID = 4096, 300
+_MAX_BODY_BYTES, _MAX_MESSAGE = 4096, 300
 
 _STATUS_IN_TEXT = re.compile(r"\bstatus(?: code)?:? (\d{3})\b|too many (\d{3}) error responses")
-"""As `lsst.resources` writes it into a FileNotFoundError or a ValueError, and urllib3 when its own tries end."""
+"""HTTP status in the message of `lsst.resources` (FileNotFoundError, ValueError) or of urllib3 (after its retries)."""
 
 
 def error_kind(error: BaseException) -> ErrorKind | None:
-    """Return what an exception means; None for one that is in no table and bears no HTTP status."""
+    """Return the kind of an exception; None if its class is not listed and it has no HTTP status."""
     chain = list(_chain(error))
     for one in chain:
         if (status := http_status(one)) is not None:
-            refused = status == 400 and any(_REFUSES.search(_code(other) or _body(other)) for other in chain)
+            refused = status == 400 and any(_ACCESS_REFUSED.search(_code(other) or _body(other)) for other in chain)
             return ErrorKind.CREDENTIALS if refused else status_kind(status)
-    found = [meaning for one in chain if (meaning := _by_class(one)) is not None]
+    found = [kind for one in chain if (kind := _kind_of_class(one)) is not None]
     if not found:
         return None
-    # "Cannot connect" around "timed out" is the second: the wrapper only says that its own tries are used up.
+    # A connection error that wraps a timeout is a timeout: the wrapper only reports that its retries are used up.
     return ErrorKind.TIMEOUT if found[0] is ErrorKind.UNAVAILABLE and ErrorKind.TIMEOUT in found else found[0]
 
 
 def status_kind(status: int) -> ErrorKind:
-    """Return what an HTTP status means (RFC 9110, section 15)."""
+    """Return the kind of an HTTP error status (RFC 9110, section 15)."""
     match status:
         case 401 | 403 | 407:
             return ErrorKind.CREDENTIALS
@@ -149,12 +149,12 @@ def status_kind(status: int) -> ErrorKind:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the HTTP status that an exception bears, None where there is none."""
+    """Return the HTTP status of an exception; None if it has none."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    for place in (getattr(error, "status_code", None), getattr(error, "status", None), response):
-        status = getattr(place, "status_code", place)
+    for holder in (getattr(error, "status_code", None), getattr(error, "status", None), response):
+        status = getattr(holder, "status_code", holder)
         if isinstance(status, int):
             return status
     if type(error) in {FileNotFoundError, ValueError} and (match := _STATUS_IN_TEXT.search(str(error))):
@@ -163,59 +163,59 @@ def http_status(error: BaseException) -> int | None:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the words of an exception in one line, without what can give access; of an answer, what it says."""
+    """Return the message of an exception in one line, without secrets; for an HTTP error, status and server message."""
     text = str(error.args[0]) if isinstance(error, KeyError) and len(error.args) == 1 else str(error)
     status, response = http_status(error), getattr(error, "response", None)
     reason = getattr(response, "reason", None) or getattr(response, "reason_phrase", None)
     if status is not None and isinstance(reason, str):
-        said = server_message(error)
+        message = server_message(error)
         host = urlsplit(str(getattr(response, "url", ""))).netloc.rpartition("@")[2]
-        return f"{host or 'the server'} answers {status} {reason}".rstrip() + (f" ({said})" if said else "")
+        return f"{host or 'the server'} answers {status} {reason}".rstrip() + (f" ({message})" if message else "")
     lines = without_secrets(text).splitlines() or [type(error).__name__]
-    # A line that ends in a colon announces the next ones.
+    # A first line that ends in a colon is incomplete without the next lines.
     return " ".join(map(str.strip, lines)) if lines[0].endswith(":") else lines[0]
 
 
 def server_message(error: BaseException) -> str:
-    """Return the code and the message in the answer that an exception bears; empty where there is none."""
-    code, message = _code(error), _found(_MESSAGE, _body(error))
-    words = without_secrets(": ".join(filter(None, (code, message))))
-    return " ".join(words.split())[:_LONGEST_SAID]
+    """Return the error code and message of the server's answer; an empty string if the exception holds none."""
+    code, message = _code(error), _first_group(_MESSAGE, _body(error))
+    text = without_secrets(": ".join(filter(None, (code, message))))
+    return " ".join(text.split())[:_MAX_MESSAGE]
 
 
 def _code(error: BaseException) -> str:
-    """Return the code in the body of an answer, else the one in its ``WWW-Authenticate`` header (RFC 6750)."""
+    """Return the error code of an answer's body, otherwise that of its ``WWW-Authenticate`` header (RFC 6750)."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return str(response.get("Error", {}).get("Code", ""))
     headers = getattr(response, "headers", {})
-    return _found(_CODE, _body(error)) or _found(_CHALLENGE, headers.get("WWW-Authenticate", ""))
+    return _first_group(_CODE, _body(error)) or _first_group(_CHALLENGE, headers.get("WWW-Authenticate", ""))
 
 
 def _body(error: BaseException) -> str:
-    """Return the beginning of the body of an answer, as far as the client has read it."""
+    """Return the start of an answer's body, as far as the client has read it."""
     try:
         content = getattr(getattr(error, "response", None), "content", b"")
-    except (RuntimeError, OSError):  # a stream that was closed before it was read, or that breaks off
+    except (RuntimeError, OSError):  # the stream was closed before it was read, or the connection was lost
         return ""
-    return content[:_LONGEST_BODY].decode("utf-8", "replace") if isinstance(content, bytes) else ""
+    return content[:_MAX_BODY_BYTES].decode("utf-8", "replace") if isinstance(content, bytes) else ""
 
 
-def _found(pattern: re.Pattern[str], text: str) -> str:
-    """Return the first group that a pattern finds."""
+def _first_group(pattern: re.Pattern[str], text: str) -> str:
+    """Return the first non-empty group of a pattern's first match; an empty string without a match."""
     match = pattern.search(text)
     return next(filter(None, match.groups()), "").strip() if match else ""
 
 
-def _by_class(error: BaseException) -> ErrorKind | None:
-    for kind in type(error).__mro__:
-        if (meaning := _MEANING.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
-            return meaning
+def _kind_of_class(error: BaseException) -> ErrorKind | None:
+    for base in type(error).__mro__:
+        if (kind := _KINDS.get(f"{base.__module__}.{base.__qualname__}")) is not None:
+            return kind
     return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that it was made of: its cause, or what it wraps as urllib3 and requests do."""
+    """Yield an exception and the exceptions that it wraps: its cause, or an argument (as in urllib3 and requests)."""
     seen: list[BaseException] = []
     inner: object = error
     while isinstance(inner, BaseException) and inner not in seen:

@@ -1,4 +1,4 @@
-"""A plan as one Parquet table: a row for each catalog row, delivered or not; the small tables as metadata."""
+"""Converts a plan to and from one Arrow table: one row per catalog row, and small tables as metadata."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["from_arrow", "to_arrow"]
 
 _FORMAT = 3
-"""Version of the Parquet layout; a plan of another version is refused."""
+"""Version of the Parquet layout; a plan of another version cannot be read."""
 
 _TARGETS = ("row", "object_id", "ra", "dec", "primary", "other_tract")
 _REJECTED = ("row", "object_id", "ra", "dec", "reason", "tract", "patch")
@@ -25,7 +25,7 @@ _META = b"lsstcutouts.plan"
 
 
 def to_arrow(plan: "CutoutPlan") -> Any:
-    """Return an Arrow table: targets first, rejected rows behind them with a reason."""
+    """Return a plan as an Arrow table: the targets first, then the rejected rows with their reasons."""
     import pyarrow
 
     lost = plan.rejected
@@ -89,18 +89,25 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
 
 
 def from_arrow(table: Any, path: str) -> dict[str, Any]:
-    """Return the constructor's arguments from a table that `to_arrow` made."""
+    """Return the constructor's arguments of a plan from a table made by `to_arrow`.
+
+    Raises
+    ------
+    PlanError
+        If the table is not a plan or has another format version; ``path`` is for the message.
+    """
     import pyarrow
 
     blob = (table.schema.metadata or {}).get(_META)
     if blob is None:
         raise PlanError(
-            f"{path!r} is a Parquet file but not a plan; give it as a catalog, or make a plan with build_plan"
+            f"{path!r} is a Parquet file, but not a plan; give it as the catalog, or make a plan with build_plan"
         )
     meta = json.loads(blob)
     if meta.get("format") != _FORMAT:
         raise PlanError(
-            f"{path!r} is a plan of format {meta.get('format')}, this version reads {_FORMAT}; make it again"
+            f"{path!r} is a plan of format {meta.get('format')}, but this version of lsstcutouts reads format {_FORMAT}; make "
+            "the plan again with build_plan"
         )
     own = [n for n in table.column_names if n not in {"object_id", "others"} and not n.startswith("column.")]
     arrays = {n: table[n].to_numpy() for n in own}

@@ -73,7 +73,7 @@ def own(small: SimulatedRepository, tmp_path: Path) -> Path:
     ("name", "words"),
     [
         ("nowhere", "no Butler repository 'nowhere'; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"),
-        (".", "no Butler repository '.'; the folder exists but holds no butler.yaml"),
+        (".", "no Butler repository '.': the folder contains no butler.yaml"),
     ],
 )
 def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
@@ -152,7 +152,7 @@ def _cut(database: Path) -> None:
 )
 def test_a_registry_database_that_is_not_whole(own: Path, damage: Any, words: str) -> None:
     damage(own / "gen3.sqlite3")
-    with pytest.raises(RepositoryError, match=f"{words}.*see that the registry database") as caught:
+    with pytest.raises(RepositoryError, match=f"{words}.*check that the registry database") as caught:
         Repository(own, "dp2")
     assert isinstance(caught.value.__cause__, sqlalchemy.exc.DatabaseError)
     assert not caught.value.transient
@@ -221,7 +221,7 @@ def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository)
     [
         ({"collections": "dp3"}, CollectionError, "no collection 'dp3' in .*; did you mean 'dp2'"),
         ({"collections": ("dp2", "zzzz")}, CollectionError, "no collection 'zzzz' in .*; there is: .*dp2"),
-        ({"collections": ()}, CollectionError, "no collection given; name one, such as"),
+        ({"collections": ()}, CollectionError, "no collection is given; give at least one, such as"),
         ({"dataset_type": "deep_coad"}, DatasetError, "no dataset type 'deep_coad' in .*; did you mean 'deep_coadd'"),
         (
             {"skymap": "simulated_dp2_2x2_50x50"},
@@ -358,7 +358,7 @@ def test_not_found_is_told_from_no_such_name(dp2_repo: SimulatedRepository) -> N
             repository.find(dp2_repo.tract, 8, "x")
         with pytest.raises(SkyMapError, match=r"no tract 5062 in skymap 'simulated.*; did you mean '5063'"):
             repository.find(5062, 8, "r")
-        with pytest.raises(SkyMapError, match="tract 5063 has the patches 0 to 19, none is 20"):
+        with pytest.raises(SkyMapError, match="no patch 20 in tract 5063, which has patches 0 to 19"):
             repository.find(dp2_repo.tract, 20, "r")
         with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; there is i, r"):
             repository.find(dp2_repo.tract, 8, "g")
@@ -449,7 +449,7 @@ def test_coadds_stored_in_pieces_are_refused(own: Path) -> None:
         database.execute("UPDATE file_datastore_records SET component = 'image'")
     database.close()
     with (
-        pytest.raises(DatasetError, match="is stored in 1 files, one for each component"),
+        pytest.raises(DatasetError, match="is stored in 1 files, one per component"),
         Repository(own, "dp2") as it,
     ):
         it.samples()
@@ -459,7 +459,7 @@ def test_coadds_in_an_archive_are_refused(own: Path) -> None:
     with sqlite3.connect(own / "gen3.sqlite3") as database:
         database.execute("UPDATE file_datastore_records SET path = 'all.zip#zip-path=a.fits'")
     database.close()
-    with pytest.raises(DatasetError, match="is inside an archive"), Repository(own, "dp2") as repository:
+    with pytest.raises(DatasetError, match="is inside the archive"), Repository(own, "dp2") as repository:
         repository.samples()
 
 
@@ -565,7 +565,7 @@ def ask(server: ButlerServer) -> None:
         (401, AuthenticationError, "401.*BUTLER_RUBIN_ACCESS_TOKEN"),
         (403, AuthenticationError, "403.*read:image"),
         (302, RepositoryError, "302"),
-        (404, RepositoryNotFoundError, "404.*see that the path or URL is the repository's"),
+        (404, RepositoryNotFoundError, "404.*check the path or URL of the repository"),
         (500, RepositoryUnavailableError, "500.*see that the URL .repository name, host, port. is right"),
         (503, RepositoryUnavailableError, "503.*try again later"),
         (0, RepositoryUnavailableError, "disconnected"),
@@ -601,7 +601,7 @@ def test_what_a_butler_server_sends_on(butler_server: ButlerServer, name: str, k
 def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
     """A page for logging in is a refusal of access, from the server and in the place of its configuration."""
     butler_server.answer = (200, "text/html", b"<html>please log in</html>")
-    with pytest.raises(AuthenticationError, match=r"answers with a web page.*logging in.*BUTLER_RUBIN_ACC") as caught:
+    with pytest.raises(AuthenticationError, match=r"answers with a web page.*login page.*BUTLER_RUBIN_ACC") as caught:
         ask(butler_server)
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
     butler_server.configuration = b"<!DOCTYPE html>\n<html><head><title>Sign in: here</title></head></html>"
@@ -613,7 +613,7 @@ def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
 
 def test_another_answer_is_no_butlers(butler_server: ButlerServer) -> None:
     butler_server.answer = (200, "application/json", b"[1, 2]")
-    with pytest.raises(RepositoryError, match="no Butler server's answer") as caught:
+    with pytest.raises(RepositoryError, match="not the answer of a Butler server") as caught:
         ask(butler_server)
     assert type(caught.value) is RepositoryError
 
@@ -672,7 +672,7 @@ def test_a_configuration_that_is_refused(tmp_path: Path, status: int, body: byte
     """The token of a Butler server would not help: it is not sent for the butler.yaml."""
     with serving(tmp_path, Store) as server:
         server.refuse("butler.yaml", status, body)
-        reason = rf"not allowed to read {server.url}/repo/butler\.yaml: 127\.0\.0\.1.*{words}.*LSSTCUTOUTS_TOKEN_HOSTS"
+        reason = rf"{server.url}/repo/butler\.yaml: access is refused: 127\.0\.0\.1.*{words}.*LSSTCUTOUTS_TOKEN_HOSTS"
         with pytest.raises(AuthenticationError, match=reason):
             Repository(f"{server.url}/repo", "dp2")
         server.refuse("butler.yaml", status, body)
@@ -767,7 +767,7 @@ def child() -> list[str]:
 def test_nobody_answers(child: list[str]) -> None:
     assert child[0].startswith("RepositoryUnavailableError ConnectionError the Butler repository 'http://127.0.0.1:")
     assert "Connection refused" in child[0]
-    assert "see that the URL (repository name, host, port) is right" in child[0]
+    assert "check the URL (repository name, host, port) and that the server is running" in child[0]
 
 
 def test_the_remote_extra_is_missing(child: list[str]) -> None:

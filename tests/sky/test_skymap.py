@@ -119,13 +119,13 @@ def test_pixels_of_another_scale(scale: float, patches: int, centre: tuple[float
     for known in ({"pixel_scale": YX(scale, scale)}, {}):
         assert Tract.from_corners(0, corners, grid=YX(patches, patches), **known).inner == (4000, 4000)
         assert Tract.from_corners(0, corners, inner=YX(4000, 4000), **known).grid == (patches, patches)
-    with pytest.raises(SkyMapError, match="a side of"):
+    with pytest.raises(SkyMapError, match="a side is"):
         Tract.from_corners(0, corners, grid=YX(patches, patches), pixel_scale=YX(0.2001, 0.2001))
 
 
 def test_corners_that_do_not_tell_the_scale() -> None:
     odd = TanProjection((10, 5), (50.0, 50.0), (-PIXEL, 0, 0, PIXEL))  # the middle of 101 x 101 px
-    with pytest.raises(SkyMapError, match="does not tell the pixel scale"):
+    with pytest.raises(SkyMapError, match="pixel scale cannot be determined"):
         Tract.from_corners(3, corners_of(odd, YX(101, 101)), grid=YX(1, 1))
 
 
@@ -256,7 +256,7 @@ def test_inner_regions_tile_the_tract() -> None:
 
 def test_sizes_that_cannot_be() -> None:
     corners = corners_of(TanProjection((10, 5), (99, 49), (-PIXEL, 0, 0, PIXEL)), YX(100, 200))
-    with pytest.raises(SkyMapError, match="whole number of patches"):
+    with pytest.raises(SkyMapError, match="cannot be divided by 3 x 2"):
         Tract.from_corners(3, corners, grid=YX(3, 2), pixel_scale=SCALE)
     with pytest.raises(SkyMapError, match="pixel scale"):
         Tract.from_corners(3, corners, grid=YX(1, 1), pixel_scale=YX(0.263, 0.263))

@@ -118,7 +118,7 @@ def test_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_folder_for_temporary_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(WriteError, match=r"cannot inflate .*coadd\.fits .*nowhere \(set TMPDIR") as caught:
+    with pytest.raises(WriteError, match=r"coadd\.fits cannot be decompressed into .*nowhere: .*set TMPDIR") as caught:
         open_coadd(path)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     assert not isinstance(caught.value, ReadError)
