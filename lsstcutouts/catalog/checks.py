@@ -363,6 +363,6 @@ def check_extra_column(column: Column, name: str, label: str) -> NDArray[Any] | 
         return column.values
     rows = np.flatnonzero(column.null)
     raise CatalogError(
-        f"{label}: column {name!r} has no value in {format_rows(rows)} ({len(rows)} in total); only floats can be missing"
-        " (as NaN). Fill these rows or leave the column out."
+        f"{label}: column {name!r} has no value in {format_rows(rows)}; only floats can be missing (as NaN). Fill these rows"
+        " or leave the column out."
     )

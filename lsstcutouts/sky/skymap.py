@@ -157,8 +157,8 @@ def _whole_pixels(tract: int, side: float, scale: float) -> int:
     pixels = side / scale
     if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
         raise SkyMapError(
-            f"tract {tract}: a side is {pixels:.3f} px of {scale:.6g} arcsec, which is not a whole number; check that the "
-            "files and the skymap belong together"
+            f"tract {tract}: a side is {pixels:.3f} px at a pixel scale of {scale:.6g} arcsec, which is not a whole number; "
+            "check that the files and the skymap belong together"
         )
     return round(pixels)
 

@@ -164,7 +164,7 @@ def test_a_database_that_breaks_while_it_is_asked(own: Path) -> None:
         with sqlite3.connect(own / "gen3.sqlite3") as database:
             database.execute("DROP TABLE dataset_tags_00000001")
         database.close()
-        with pytest.raises(RepositoryError, match=r"asked for coadds: Table .* is missing from database"):
+        with pytest.raises(RepositoryError, match=r"the query for coadds failed: Table .* is missing from database"):
             repository.locate([(5063, 5)], "g")
 
 
@@ -181,7 +181,10 @@ def test_a_database_that_breaks_while_it_is_asked(own: Path) -> None:
 )
 def test_words_of_databases(words: str, kind: type[LsstCutoutsError]) -> None:
     """PostgreSQL's cannot be made here, and SQLite waits five minutes for a lock: only their words are known."""
-    with pytest.raises(kind, match="'repo', asked for x: ") as caught, translate_butler_errors("'repo', asked for x"):
+    with (
+        pytest.raises(kind, match="'repo': the query for x failed: ") as caught,
+        translate_butler_errors("'repo': the query for x failed"),
+    ):
         raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception(words))
     assert type(caught.value) is kind
 
@@ -220,7 +223,7 @@ def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository)
     ("changes", "kind", "words"),
     [
         ({"collections": "dp3"}, CollectionError, "no collection 'dp3' in .*; did you mean 'dp2'"),
-        ({"collections": ("dp2", "zzzz")}, CollectionError, "no collection 'zzzz' in .*; there is: .*dp2"),
+        ({"collections": ("dp2", "zzzz")}, CollectionError, "no collection 'zzzz' in .*; there are: .*dp2"),
         ({"collections": ()}, CollectionError, "no collection is given; give at least one, such as"),
         ({"dataset_type": "deep_coad"}, DatasetError, "no dataset type 'deep_coad' in .*; did you mean 'deep_coadd'"),
         (
@@ -228,7 +231,7 @@ def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository)
             SkyMapError,
             "no skymap .*; did you mean 'simulated_dp2_2x2_50x50_10x10'",
         ),
-        ({"skymap": "hsc"}, SkyMapError, "no skymap 'hsc' in .*; there is: simulated"),
+        ({"skymap": "hsc"}, SkyMapError, "no skymap 'hsc' in .*; there are: simulated"),
     ],
 )
 def test_wrong_names(small: SimulatedRepository, changes: dict[str, Any], kind: type[Exception], words: str) -> None:
@@ -241,7 +244,7 @@ def test_a_dataset_type_with_other_dimensions(own: Path) -> None:
     with Butler.from_config(str(own), writeable=True) as butler:
         for name, dimensions in (("flat", {"band"}), ("packages", ())):
             butler.registry.registerDatasetType(DatasetType(name, dimensions, "ExposureF", universe=butler.dimensions))
-    with pytest.raises(DatasetError, match="'flat' has the dimensions band; cutouts need images with tract, patch"):
+    with pytest.raises(DatasetError, match="'flat' has the dimensions band; give a dataset type with tract, patch"):
         Repository(own, "dp2", "flat")
     with pytest.raises(DatasetError, match="'packages' has the dimensions none"):
         Repository(own, "dp2", "packages")
@@ -328,7 +331,7 @@ def healpix(butler: Butler) -> list[Any]:
 def test_every_word_of_a_butler(
     small: SimulatedRepository, question: Any, kind: type[Exception], cause: str, words: str
 ) -> None:
-    refused = pytest.raises(kind, match=f"{small.root}', asked for x: .*{words}")
+    refused = pytest.raises(kind, match=f"{small.root}': the query for x failed: .*{words}")
     with Repository(small.root, small.collections, retry=patient()) as repository, refused as caught:
         repository._ask("x", question)
     assert type(caught.value) is kind
@@ -339,10 +342,10 @@ def test_every_word_of_a_butler(
 @pytest.mark.parametrize(
     ("data_id", "words"),
     [
-        ({"tract": "abc"}, "asked for the number of coadds with .*abc.*do not agree"),
+        ({"tract": "abc"}, "the query for the number of coadds with .*abc.* failed: .*do not agree"),
         ({"band": 3}, "do not agree"),
-        ({"tracts": 5}, "coadds have no 'tracts'; did you mean 'tract'"),
-        ({"visit": 5}, "coadds have no 'visit'; there is: band, patch, skymap, tract"),
+        ({"tracts": 5}, "coadds have no dimension 'tracts' .*; did you mean 'tract'"),
+        ({"visit": 5}, "coadds have no dimension 'visit' .*; there are: band, patch, skymap, tract"),
     ],
 )
 def test_wrong_data_ids(small: SimulatedRepository, data_id: dict[str, Any], words: str) -> None:
@@ -354,13 +357,13 @@ def test_not_found_is_told_from_no_such_name(dp2_repo: SimulatedRepository) -> N
     """A Butler answers None to all of these."""
     with Repository(dp2_repo.root, "dp2") as repository:
         assert repository.find(dp2_repo.tract, 8, "r").patch == 8
-        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there is: g, i, r$"):
+        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there are: g, i, r$"):
             repository.find(dp2_repo.tract, 8, "x")
         with pytest.raises(SkyMapError, match=r"no tract 5062 in skymap 'simulated.*; did you mean '5063'"):
             repository.find(5062, 8, "r")
         with pytest.raises(SkyMapError, match="no patch 20 in tract 5063, which has patches 0 to 19"):
             repository.find(dp2_repo.tract, 20, "r")
-        with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; there is i, r"):
+        with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; this patch has bands i, r"):
             repository.find(dp2_repo.tract, 8, "g")
         with pytest.raises(DatasetError, match="patch 0, band g; no band has one"):
             repository.find(dp2_repo.tract, 0, "g")
@@ -428,7 +431,7 @@ def test_coadds_without_a_file_are_named(own: Path, caplog: pytest.LogCaptureFix
     with Repository(own, "dp2") as repository:
         assert [one.band for one in repository.locate([(5063, patch)], "gr")] == ["r"]
     assert "1 of 2 'deep_coadd' in dp2" in caplog.text
-    assert f"have no file; they count as absent: tract 5063, patch {patch}, band g" in caplog.text
+    assert f"have no file, and are treated as missing: tract 5063, patch {patch}, band g" in caplog.text
 
 
 def test_a_datastore_that_trusts_the_disk(own: Path) -> None:
@@ -566,7 +569,11 @@ def ask(server: ButlerServer) -> None:
         (403, AuthenticationError, "403.*read:image"),
         (302, RepositoryError, "302"),
         (404, RepositoryNotFoundError, "404.*check the path or URL of the repository"),
-        (500, RepositoryUnavailableError, "500.*see that the URL .repository name, host, port. is right"),
+        (
+            500,
+            RepositoryUnavailableError,
+            "500.*check the URL .repository name, host, port. and that the server is running",
+        ),
         (503, RepositoryUnavailableError, "503.*try again later"),
         (0, RepositoryUnavailableError, "disconnected"),
     ],
@@ -606,7 +613,8 @@ def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
     butler_server.configuration = b"<!DOCTYPE html>\n<html><head><title>Sign in: here</title></head></html>"
     with pytest.raises(
-        AuthenticationError, match=r"/repo/butler\.yaml: 127\.0\.0\.1 answers with a web page \('Sign in: here'\)"
+        AuthenticationError,
+        match=r"/repo/butler\.yaml: access is refused: 127\.0\.0\.1 answers with a web page \('Sign in: here'\)",
     ):
         ask(butler_server)
 
@@ -745,7 +753,7 @@ def child() -> list[str]:
     """
     code = (
         "import sys, tempfile, pathlib\n"
-        "from lsstcutouts.plan import Repository\n"
+        "from lsstcutouts.plan.repository import Repository\n"
         "from lsstcutouts.errors import LsstCutoutsError\n"
         "from lsstcutouts.source.retry import Retry\n"
         "def said(repo):\n"

@@ -182,7 +182,7 @@ def test_sizes_with_units(size: object, want: object) -> None:
         *((bad, "positive and finite") for bad in ("0 arcsec", "-3 arcsec", "nan arcsec", "inf arcsec", "0 px")),
         *((bad, "not understood") for bad in ("twelve", "12 foo", "", "arcsec arcsec", "12;arcsec")),
         *((bad, "no unit") for bad in ("64", "6.5")),
-        *((bad, "has unit '(s|arcsec2|m)'") for bad in ("12 s", "12 arcsec2", 3 * units.m)),
+        *((bad, "has the unit '(s|arcsec2|m)'") for bad in ("12 s", "12 arcsec2", 3 * units.m)),
         ("12.5 px", "whole pixels"),
         (("12 px", "12 arcsec"), "mixes pixels and an angle"),
         ((64, "12 arcsec"), "mixes pixels and an angle"),

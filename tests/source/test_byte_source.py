@@ -82,7 +82,7 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
 
 def test_a_directory(tmp_path: Path) -> None:
     before = open_files()
-    with pytest.raises(ReadError, match="is a directory, not a FITS file"):
+    with pytest.raises(ReadError, match="is a directory; give the path of a FITS file"):
         open_source(tmp_path)
     assert open_files() == before
 
@@ -96,7 +96,7 @@ def test_a_named_pipe_does_not_wait_for_a_writer(tmp_path: Path) -> None:
 def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(ReadError, match="cannot read") as caught:
+    with pytest.raises(ReadError, match="the file cannot be read") as caught:
         open_source(tmp_path / "a")
     assert caught.value.__cause__.errno == errno.ELOOP
 
@@ -122,8 +122,8 @@ def test_permission_denied(tmp_path: Path) -> None:
         "    print(type(error).__name__, type(error.__cause__).__name__, isinstance(error, PermissionError), error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, secret], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("AccessDeniedError PermissionError True this user has no permission to read the file")
-    assert "secret.fits" in done.stdout
+    expected = f"AccessDeniedError PermissionError True {secret}: this user has no permission to read the file"
+    assert done.stdout.startswith(expected)
 
 
 def test_a_file_that_ends_early(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_closed_file_says_so(tmp_path: Path) -> None:
     source = open_source(tmp_path / "file")
     source.close()
     source.close()
-    with pytest.raises(ReadError, match="cannot read"):
+    with pytest.raises(ReadError, match="the file cannot be read"):
         source.read(0, 1)
 
 
@@ -378,7 +378,7 @@ def test_a_bucket_is_read_with_ranges(s3: FileServer) -> None:
 
 
 def test_a_missing_key(s3: FileServer) -> None:
-    with pytest.raises(MissingFileError, match="no file at s3://bucket/nothing"):
+    with pytest.raises(MissingFileError, match="s3://bucket/nothing: the file does not exist"):
         open_source("s3://bucket/nothing", retry=patient())
 
 
@@ -400,7 +400,7 @@ def test_no_credentials(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unreachable_endpoint(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_ENDPOINT_URL", nobody())
     forget_s3_clients()
-    with pytest.raises(TransientReadError, match=r"cannot read now s3://bucket/key: .*Connection refused"):
+    with pytest.raises(TransientReadError, match=r"s3://bucket/key: the file cannot be read now: .*Connection refused"):
         open_source("s3://bucket/key", retry=patient())
 
 
@@ -423,7 +423,9 @@ def test_any_other_uri_is_read_by_its_handle(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_uri() -> None:
-    with pytest.raises(ReadError, match="foo://place/file is no URI that can be read: No URI support for scheme"):
+    with pytest.raises(
+        ReadError, match="foo://place/file cannot be read: this kind of URI is not supported: No URI support for scheme"
+    ):
         open_source("foo://place/file")
 
 

@@ -258,7 +258,7 @@ def test_the_token_goes_to_the_hosts_that_are_named(
 def test_a_refusal_shows_no_token(tls: TlsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSSTCUTOUTS_TOKEN_HOSTS", "127.0.0.1")
     tls.refuse("/file", 403, b"<html>Authorization: Bearer geheim is not accepted</html>")
-    with pytest.raises(AuthenticationError, match="see that LSST_HTTP_AUTH_BEARER_TOKEN holds a token that") as caught:
+    with pytest.raises(AuthenticationError, match="check that LSST_HTTP_AUTH_BEARER_TOKEN is a token that") as caught:
         open_source(f"{tls.url}/file")
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
 
