@@ -232,7 +232,7 @@ def test_folders_patterns_lists_and_urls(tmp_path: Path, monkeypatch: pytest.Mon
             csvs,
             r"csvs: this folder contains no Parquet file .* but a.csv; give a file, or a pattern such as .*/csvs/\*.csv",
         ),
-        ([[1.0, 2.0]], "cannot be made from builtins.float"),
+        ([[1.0, 2.0]], "builtins.float cannot be read as a catalog"),
     ):
         with pytest.raises(CatalogError, match=words):
             Catalog.from_any(source)

@@ -365,7 +365,7 @@ def test_not_found_is_told_from_no_such_name(dp2_repo: SimulatedRepository) -> N
             repository.find(dp2_repo.tract, 20, "r")
         with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; this patch has bands i, r"):
             repository.find(dp2_repo.tract, 8, "g")
-        with pytest.raises(DatasetError, match="patch 0, band g; no band has one"):
+        with pytest.raises(DatasetError, match="patch 0, band g; this patch has no coadd in any band"):
             repository.find(dp2_repo.tract, 0, "g")
 
 

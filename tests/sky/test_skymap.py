@@ -258,7 +258,7 @@ def test_sizes_that_cannot_be() -> None:
     corners = corners_of(TanProjection((10, 5), (99, 49), (-PIXEL, 0, 0, PIXEL)), YX(100, 200))
     with pytest.raises(SkyMapError, match="cannot be divided by 3 x 2"):
         Tract.from_corners(3, corners, grid=YX(3, 2), pixel_scale=SCALE)
-    with pytest.raises(SkyMapError, match="at a pixel scale of 0.263 arcsec"):
+    with pytest.raises(SkyMapError, match=r"at a pixel scale of 0\.263 arcsec"):
         Tract.from_corners(3, corners, grid=YX(1, 1), pixel_scale=YX(0.263, 0.263))
     with pytest.raises(SkyMapError, match="3 corners"):
         Tract.from_corners(3, corners[:3], grid=YX(1, 1))

@@ -468,7 +468,7 @@ def test_a_package_that_is_missing() -> None:
     ],
     ids=repr,
 )
-def test_what_foreign_errors_mean(error: Exception, meaning: ErrorKind | None) -> None:
+def test_kinds_of_errors_of_other_packages(error: Exception, meaning: ErrorKind | None) -> None:
     assert error_kind(error) is meaning
 
 
