@@ -144,7 +144,9 @@ class Catalog:
         wanted = check_column_names(tuple(extra))
         if is_skycoord(ra):
             if dec is not None:
-                raise CatalogError("dec= is given beside a SkyCoord, which contains both RA and Dec; leave dec= out.")
+                raise CatalogError(
+                    "dec= is given together with a SkyCoord, which contains both RA and Dec; leave dec= out."
+                )
             ra, dec = degrees_icrs(ra)
             unit = "deg"
         elif dec is None:

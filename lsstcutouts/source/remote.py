@@ -169,10 +169,12 @@ class HttpSource:
             ) from error
         raise ReadError(f"{self.uri}: the server answers {response.status_code}; check the URL and the server")
 
-    def _may_be_missing(self, response: "Response", said: str) -> bool:
+    def _may_be_missing(self, response: "Response", message: str) -> bool:
         """Whether status 403 can mean a missing file: neither the answer nor the URL indicates an expired signature."""
         expiry = expiry_of(self._url)
-        return expiry is not None and expiry > _time_of(response) and not re.search("expire|skew", said, re.IGNORECASE)
+        return (
+            expiry is not None and expiry > _time_of(response) and not re.search("expire|skew", message, re.IGNORECASE)
+        )
 
     def _others_of_host(self) -> list[str]:
         """Return the URIs of a few other files of this host, the last opened one first."""
