@@ -1,1 +1,1 @@
-"""Targets: where on the sky to cut, and what travels along."""
+"""Reads and checks the catalog of targets: ids, sky positions and extra columns."""

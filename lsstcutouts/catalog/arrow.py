@@ -1,6 +1,6 @@
-"""Tables that pyarrow knows: Parquet and CSV files, pandas and Arrow tables.
+"""Reads tables with pyarrow: Parquet and CSV files, pandas and Arrow tables.
 
-Only the columns asked for are read or converted. Integers never pass through floats, so that 64-bit ids survive.
+Only the requested columns are read or converted. Integers are never converted to floats, so 64-bit ids stay exact.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..errors import CatalogError
-from .columns import Column, Source, some_rows
+from .columns import Column, OpenTable, format_rows
 
-__all__ = ["source_from_arrow", "source_from_csv", "source_from_pandas", "source_from_parquet"]
+__all__ = ["table_from_arrow", "table_from_csv", "table_from_pandas", "table_from_parquet"]
 
 
-def source_from_parquet(path: Path) -> Source:
-    """Return a Parquet file as a source; only its schema is read."""
+def table_from_parquet(path: Path) -> OpenTable:
+    """Open a Parquet file; only its schema is read."""
     schema = pq.read_schema(path)
     units = _units(schema)
 
@@ -32,15 +32,17 @@ def source_from_parquet(path: Path) -> Source:
                 table = file.read(columns=list(names))
             return {name: _column(table.column(name), units.get(name), str(path), name) for name in names}
         except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
-            raise CatalogError(f"{path}: cannot be read as Parquet: {error}") from error
+            raise CatalogError(
+                f"{path}: cannot read columns {list(names)} as Parquet: {error}; check that the file is complete."
+            ) from error
 
-    return Source(str(path), _unique_names(schema.names, str(path)), read)
+    return OpenTable(str(path), _unique_names(schema.names, str(path)), read)
 
 
-def source_from_csv(path: Path) -> Source:
-    """Return a comma-separated file with a header line as a source; lines before it that start with # are skipped.
+def table_from_csv(path: Path) -> OpenTable:
+    """Read a comma-separated file with a header line; lines before it that start with # are skipped.
 
-    Blanks around the names of the header do not count, and neither do those around texts then.
+    Spaces around the names in the header are removed; if there are any, spaces around texts are removed too.
     """
     with path.open("rb") as file:
         comments = 0
@@ -50,21 +52,21 @@ def source_from_csv(path: Path) -> Source:
     try:
         table = pa_csv.read_csv(path, read)
     except pa.ArrowInvalid:
-        # The types come from the first block, here of the whole file: perhaps a later line holds the first float or text.
+        # Types come from the first block. If a later line holds the first float or text, read the file as one block.
         read.block_size = min(path.stat().st_size + 1, 2**31 - 1)
         table = pa_csv.read_csv(path, read)
-    # Integers beyond int64 are taken for floats, which would lose digits.
+    # Integers above the int64 range are read as floats, which lose digits.
     large = [n for n, column in zip(table.column_names, table.columns, strict=True) if _beyond_int64(column)]
     if large:
         types = pa_csv.ConvertOptions(column_types=dict.fromkeys(large, pa.uint64()))
-        with suppress(pa.ArrowInvalid):  # of a column that holds floats, such as 1e300
+        with suppress(pa.ArrowInvalid):  # the column holds floats, such as 1e300
             table = pa_csv.read_csv(path, read, convert_options=types)
     names = [name.strip().strip('"').strip() for name in table.column_names]
     if names != table.column_names:
         table = pa.table(
             [pc.utf8_trim_whitespace(c) if pa.types.is_string(c.type) else c for c in table.columns], names=names
         )
-    return source_from_arrow(table, str(path))
+    return table_from_arrow(table, str(path))
 
 
 def _beyond_int64(column: pa.ChunkedArray) -> bool:
@@ -76,8 +78,8 @@ def _beyond_int64(column: pa.ChunkedArray) -> bool:
     return bool((values == np.trunc(values)).all())
 
 
-def source_from_pandas(frame: Any) -> Source:
-    """Return a pandas DataFrame as a source; named levels of its index count as columns."""
+def table_from_pandas(frame: Any) -> OpenTable:
+    """Open a pandas DataFrame; named levels of its index count as columns."""
     label = "pandas DataFrame"
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
     whole = frame.reset_index(level=levels) if levels else frame
@@ -87,16 +89,18 @@ def source_from_pandas(frame: Any) -> Source:
         try:
             table = pa.Table.from_pandas(whole[list(names)], preserve_index=False)
         except (pa.ArrowException, TypeError) as error:
-            raise CatalogError(f"{label}: a column among {list(names)} holds mixed types: {error}") from error
+            raise CatalogError(
+                f"{label}: one of the columns {list(names)} has mixed types: {error}; convert it to one type."
+            ) from error
         return {name: _column(table.column(name), None, label, name) for name in names}
 
-    return Source(label, texts, read)
+    return OpenTable(label, texts, read)
 
 
-def source_from_arrow(table: pa.Table, label: str) -> Source:
-    """Return an Arrow table as a source."""
+def table_from_arrow(table: pa.Table, label: str) -> OpenTable:
+    """Open an Arrow table; ``label`` names it in messages."""
     units = _units(table.schema)
-    return Source(
+    return OpenTable(
         label,
         _unique_names(table.schema.names, label),
         lambda names: {name: _column(table.column(name), units.get(name), label, name) for name in names},
@@ -106,12 +110,12 @@ def source_from_arrow(table: pa.Table, label: str) -> Source:
 def _unique_names(names: Sequence[str], label: str) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise CatalogError(f"{label}: column names {twice} occur more than once; rename or drop the others.")
+        raise CatalogError(f"{label}: column names {twice} occur more than once; rename or drop the duplicates.")
     return tuple(names)
 
 
 def _units(schema: pa.Schema) -> dict[str, str]:
-    """Return units by column: field metadata ``unit`` (Rubin's tools), else astropy's header in the schema."""
+    """Return units by column: field metadata ``unit`` (Rubin's tools), otherwise astropy's header in the schema."""
     found = _astropy_units(schema.metadata or {})
     for field in schema:
         unit = (field.metadata or {}).get(b"unit", b"").decode("utf-8", "replace")
@@ -148,22 +152,25 @@ def _column(column: pa.ChunkedArray, unit: str | None, label: str, name: str) ->
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return Column(_vectors(column, label, name), None, unit)
     raise CatalogError(
-        f"{label}: column {name!r} is of type {kind}; only numbers, booleans, texts and lists of numbers can be used."
+        f"{label}: column {name!r} has type {kind}, which is not supported; convert it to numbers, booleans, strings or"
+        " lists of numbers."
     )
 
 
 def _vectors(column: pa.ChunkedArray, label: str, name: str) -> NDArray[Any]:
-    """Return a column of lists as one array ``(N, K)``."""
+    """Return a column of N lists of K numbers as one array ``(N, K)``."""
     if column.null_count:
         empty = np.flatnonzero(column.is_null().to_numpy())
-        raise CatalogError(f"{label}: column {name!r} has no value in {some_rows(empty)}; fill it or leave it out.")
+        raise CatalogError(
+            f"{label}: column {name!r} has no value in {format_rows(empty)}; fill these rows or leave the column out."
+        )
     lists = column.combine_chunks()
     flat = _column(pa.chunked_array([lists.flatten()]), None, label, name)
     lengths = np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False))
     odd = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
     if len(odd) or isinstance(flat.values, list) or (flat.null is not None and flat.values.dtype.kind != "f"):
         raise CatalogError(
-            f"{label}: column {name!r} holds lists that do not make one array: lists of numbers, all as long as the"
-            f" first, are needed" + (f"; others in {some_rows(odd)}." if len(odd) else ".")
+            f"{label}: column {name!r} cannot be converted to one array; every list must hold numbers and have the length"
+            f" of the first" + (f", unlike {format_rows(odd)}." if len(odd) else ".")
         )
     return flat.values.reshape(len(lists), -1)

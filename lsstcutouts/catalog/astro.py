@@ -1,6 +1,6 @@
-"""Tables that astropy knows: FITS, VOTable and ECSV files, query results, its own tables and coordinates.
+"""Reads tables with astropy: FITS, VOTable and ECSV files, query results, astropy tables and coordinates.
 
-``astropy.table`` takes about a second to import and is imported only when such a table is met.
+``astropy.table`` takes about a second to import, so it is imported only when such a table is opened.
 """
 
 import gzip
@@ -13,51 +13,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
-from .columns import Column, Source, to_column
+from .columns import Column, OpenTable, to_column
 
 __all__ = [
     "degrees_icrs",
-    "source_from_astropy",
-    "source_from_ecsv",
-    "source_from_fits",
-    "source_from_query",
-    "source_from_votable",
+    "table_from_astropy",
+    "table_from_ecsv",
+    "table_from_fits",
+    "table_from_query",
+    "table_from_votable",
 ]
 
 
-def source_from_fits(path: Path) -> Source:
-    """Return the first table of a FITS file, possibly gzipped, as a source."""
+def table_from_fits(path: Path) -> OpenTable:
+    """Read the first table of a FITS file, which may be gzipped."""
     from astropy.io import fits
     from astropy.table import Table
 
     try:
-        # Reading a gzipped file whole checks its checksum first: astropy can loop for ever over a damaged one.
+        # gzip.decompress checks the checksum first: astropy can loop forever over a damaged gzip file.
         whole = BytesIO(gzip.decompress(path.read_bytes())) if path.suffix.lower() == ".gz" else path
         with fits.open(whole) as hdus:
             tables = [i for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
             if not tables:
-                raise CatalogError(f"{path}: holds no table, only images; give the file that holds the catalog.")
-            # Units of columns that nobody asks for are of no concern: no warning about their spelling. An empty text
-            # is a text and NaN a float: only what TNULL says is missing is masked.
+                raise CatalogError(f"{path}: contains no table, only images; give the file that contains the catalog.")
+            # No warnings about invalid units of columns that are not used. Only TNULL marks a value as missing: an
+            # empty string is a valid string, and NaN a valid float.
             table = Table.read(hdus, format="fits", hdu=tables[0], unit_parse_strict="silent", mask_invalid=False)
     except (fits.VerifyError, AttributeError, NameError) as error:
-        # The last two are how astropy trips over some damaged headers.
-        raise CatalogError(f"{path}: is no valid FITS file: {error}") from error
-    return source_from_astropy(table, str(path))
+        # astropy raises AttributeError and NameError for some damaged headers.
+        raise CatalogError(f"{path}: is not a valid FITS file: {error}; check that the file is complete.") from error
+    return table_from_astropy(table, str(path))
 
 
-def source_from_votable(path: Path, *, allow_overflow: bool = False) -> Source:
-    """Return the first table of a VOTable file as a source."""
+def table_from_votable(path: Path, *, allow_overflow: bool = False) -> OpenTable:
+    """Read the first table of a VOTable file."""
     from astropy.io.votable import parse
 
-    return source_from_query(parse(path, verify="ignore"), str(path), allow_overflow=allow_overflow)
+    return table_from_query(parse(path, verify="ignore"), str(path), allow_overflow=allow_overflow)
 
 
-def source_from_query(votable: Any, label: str, *, allow_overflow: bool) -> Source:
-    """Return the first table of an astropy ``VOTableFile``, such as a TAP service sends, as a source.
+def table_from_query(votable: Any, label: str, *, allow_overflow: bool) -> OpenTable:
+    """Open the first table of an astropy ``VOTableFile``, such as the result of a TAP query.
 
-    The service says with ``QUERY_STATUS`` before or behind the table whether the query succeeded and whether the result
-    is complete (DALI 1.1, section 4.4).
+    ``QUERY_STATUS``, before or after the table, says whether the query succeeded and whether the result is complete
+    (DALI 1.1, section 4.4).
     """
     status = {
         str(info.value).strip().upper(): str(info.content or "").strip()
@@ -65,35 +65,38 @@ def source_from_query(votable: Any, label: str, *, allow_overflow: bool) -> Sour
         if str(info.name).upper() == "QUERY_STATUS"
     }
     if "ERROR" in status:
-        raise CatalogError(f"{label}: the query failed: {status['ERROR'] or 'the service gave no reason'}")
+        raise CatalogError(
+            f"{label}: the query failed: {status['ERROR'] or 'the service gave no reason'}; correct the query and run it"
+            " again."
+        )
     tables = list(votable.iter_tables())
     if not tables:
-        raise CatalogError(f"{label}: holds no table; give the file that holds the result of the query.")
+        raise CatalogError(f"{label}: contains no table; give the file that contains the query result.")
     table = next((one for one in tables if not one.is_empty()), tables[0])
     if "OVERFLOW" in status and not allow_overflow:
         reason = f" ({status['OVERFLOW']})" if status["OVERFLOW"] else ""
         raise CatalogError(
-            f"{label}: the result of the query is cut off after {len(table.array)} rows (QUERY_STATUS=OVERFLOW{reason}),"
-            " so the catalog is incomplete. Raise the limit of the query (MAXREC, pyvo's maxrec=) or query in parts; if you"
-            " want only these rows, use SELECT TOP in the query or Catalog.from_any(..., allow_overflow=True)."
+            f"{label}: the query result is truncated after {len(table.array)} rows (QUERY_STATUS=OVERFLOW{reason}), so the"
+            " catalog is incomplete. Increase the row limit of the query (MAXREC, pyvo's maxrec=) or split the query; if"
+            " you want only these rows, use SELECT TOP in the query or Catalog.from_any(..., allow_overflow=True)."
         )
-    return source_from_astropy(table.to_table(use_names_over_ids=True), label)
+    return table_from_astropy(table.to_table(use_names_over_ids=True), label)
 
 
-def source_from_ecsv(path: Path) -> Source:
-    """Return an ECSV file as a source."""
+def table_from_ecsv(path: Path) -> OpenTable:
+    """Read an ECSV file."""
     from astropy.table import Table
 
     table = Table.read(path, format="ascii.ecsv")
     for column in table.columns.values():
         if getattr(column, "mask", None) is not None and column.dtype.kind == "U":
-            # ECSV writes an empty text and a missing one alike; astropy reads both as missing.
+            # ECSV writes empty and missing strings in the same way, and astropy reads both as missing.
             table[column.name] = column.filled("")
-    return source_from_astropy(table, str(path))
+    return table_from_astropy(table, str(path))
 
 
-def source_from_astropy(table: Any, label: str = "astropy Table") -> Source:
-    """Return an astropy ``Table`` or ``QTable`` as a source; a `SkyCoord` column counts as columns ``ra`` and ``dec``."""
+def table_from_astropy(table: Any, label: str = "astropy Table") -> OpenTable:
+    """Open an astropy ``Table`` or ``QTable``; a single `SkyCoord` column provides the columns ``ra`` and ``dec``."""
     coordinates = [name for name in table.colnames if hasattr(table[name], "transform_to")]
     if len(coordinates) == 1 and not {"ra", "dec"} & {name.lower() for name in table.colnames}:
         ra, dec = degrees_icrs(table[coordinates[0]], f"{label}: column {coordinates[0]!r}")
@@ -104,16 +107,16 @@ def source_from_astropy(table: Any, label: str = "astropy Table") -> Source:
     def read(names: Sequence[str]) -> dict[str, Column]:
         return {name: to_column(table[name], label, name) for name in names}
 
-    return Source(label, tuple(table.colnames), read)
+    return OpenTable(label, tuple(table.colnames), read)
 
 
 def degrees_icrs(coordinates: Any, label: str = "SkyCoord") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return RA and Dec, ``(N,)`` degrees ICRS, of an astropy ``SkyCoord`` in any frame, which may be a single one.
+    """Return RA and Dec, ``(N,)`` each, degrees ICRS, of an astropy ``SkyCoord`` in any frame, array or scalar.
 
     Raises
     ------
     CoordinateError
-        If they have more than one dimension, or a frame that astropy cannot transform to ICRS.
+        If the coordinates have more than one dimension, or astropy cannot transform them to ICRS.
     """
     from astropy.coordinates import ConvertError
     from astropy.units import UnitsError
@@ -121,7 +124,9 @@ def degrees_icrs(coordinates: Any, label: str = "SkyCoord") -> tuple[NDArray[np.
     try:
         icrs = coordinates.icrs
     except (ConvertError, UnitsError, ValueError, TypeError, AttributeError) as error:
-        raise CoordinateError(f"{label}: cannot be transformed to ICRS: {error}") from error
+        raise CoordinateError(
+            f"{label}: cannot be transformed to ICRS: {error}; give RA and Dec in degrees ICRS."
+        ) from error
     if icrs.ndim > 1:
-        raise CoordinateError(f"{label}: has the shape {icrs.shape}; one position a row is needed.")
+        raise CoordinateError(f"{label}: has shape {icrs.shape}; give one position per row, shape (N,).")
     return np.atleast_1d(icrs.ra.deg).astype(np.float64), np.atleast_1d(icrs.dec.deg).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Finding the columns that a catalog needs, and judging positions, ids and extra columns."""
+"""Finds the columns that a catalog needs, and checks positions, ids and extra columns."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
-from .columns import Column, Source, some_rows
+from .columns import Column, OpenTable, format_rows
 from .ids import Ids
 
 __all__ = [
@@ -19,16 +19,16 @@ __all__ = [
     "PositionColumnWarning",
     "PositionUnitWarning",
     "Unit",
-    "checked_ids",
-    "common_length",
-    "existing",
-    "extra_column",
-    "id_name",
-    "no_such_column",
-    "position_names",
+    "check_column_names",
+    "check_extra_column",
+    "check_ids",
+    "find_id_column",
+    "find_position_columns",
+    "missing_column_message",
     "positions_in_degrees",
-    "wanted_columns",
-    "warn_of_other_positions",
+    "require_column",
+    "row_count",
+    "warn_about_other_positions",
 ]
 
 RESERVED_NAMES = frozenset(
@@ -55,9 +55,9 @@ RESERVED_NAMES = frozenset(
         "object_hash",
     ]
 )
-"""Names that a batch uses itself and that no extra column may have."""
+"""Keys of a batch, which no extra column may use as its name."""
 
-_WHERE = "Catalog.from_any, or of `lsstcutouts plan`, whose output= a training takes as data.plan="
+_WHERE = "Catalog.from_any or `lsstcutouts plan` (training then reads its output= as data.plan=)"
 
 _POSITION_NAMES = (
     ("ra", "dec"),
@@ -73,66 +73,66 @@ _POSITION_NAMES = (
 ID_NAMES = (
     "object_id",
     "objectId",
-    "diaSourceId",  # before diaObjectId, which many rows of a table of DiaSources share
+    "diaSourceId",  # before diaObjectId, which is not unique in a table of DiaSources
     "diaObjectId",
-    "sourceId",  # of any capitals: SourceID
+    "sourceId",  # in any capitalisation: SourceID
     "source_id",
     "source",
 )
-"""Columns of ids, in order of priority."""
+"""Names of id columns, in order of priority."""
 
 type Unit = str | Sequence[str] | None
-"""Unit of both positions, or of RA and Dec: ``"hourangle,deg"`` or ``("hourangle", "deg")``."""
+"""Unit of both RA and Dec, or one unit each: ``"hourangle,deg"`` or ``("hourangle", "deg")``."""
 
 _DEGREES = {"deg": 1.0, "degree": 1.0, "degrees": 1.0}
 _RADIANS = dict.fromkeys(("rad", "radian", "radians"), 180.0 / np.pi)
 
 _ROUNDING = 2e-5
-"""Degrees by which a position may miss its range: 2 pi in float32 is 360.00001 degrees."""
+"""Degrees by which a position may exceed its range: 2 pi in float32 is 360.00001 degrees."""
 
 
 class PositionUnitWarning(UserWarning):
-    """Positions without a unit that would also make sense in radians; they are taken as degrees."""
+    """Positions without a unit could be radians; they are read as degrees."""
 
 
 class PositionColumnWarning(UserWarning):
-    """A table holds two pairs of position columns that differ; the warning says which one is used."""
+    """A table has several pairs of position columns with different values; the warning names the pair that is used."""
 
 
-def wanted_columns(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of extra columns, each once; `CatalogError` for a name that a batch uses itself."""
+def check_column_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of extra columns without duplicates; `CatalogError` for a name in `RESERVED_NAMES`."""
     names = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
     reserved = [name for name in names if name in RESERVED_NAMES]
     if reserved:
         raise CatalogError(
-            f"Columns {reserved} cannot be taken along: a batch uses these names itself. Rename them in the catalog, or"
-            " leave them out (object_id, ra and dec are always delivered)."
+            f"Columns {reserved} cannot be extra columns: a batch uses these names itself. Rename them in the catalog, or"
+            " leave them out of columns= (a batch always contains object_id, ra and dec)."
         )
     return names
 
 
-def existing(table: Source, name: str) -> str:
-    """Return ``name`` if the table has such a column; `CatalogError` with close names otherwise."""
+def require_column(table: OpenTable, name: str) -> str:
+    """Return ``name`` if the table has this column; otherwise raise `CatalogError` with similar names."""
     if name not in table.names:
-        raise CatalogError(no_such_column(table.label, name, table.names))
+        raise CatalogError(missing_column_message(table.label, name, table.names))
     return name
 
 
-def no_such_column(label: str, name: str, names: tuple[str, ...]) -> str:
-    """Return the message for a column that a table does not have."""
+def missing_column_message(label: str, name: str, names: tuple[str, ...]) -> str:
+    """Return the error message for a column that a table does not have."""
     by_lower = {other.lower(): other for other in names}
     close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3)]
     hint = f"did you mean {', '.join(map(repr, close))}? " if close else ""
-    return f"{label}: no column {name!r}; {hint}{_listed(names)}"
+    return f"{label}: no column {name!r}; {hint}{_column_list(names)}"
 
 
-def _listed(names: tuple[str, ...], most: int = 20) -> str:
+def _column_list(names: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"It has {', '.join(names[:most]) or 'no columns'}{more}."
+    return f"The columns are: {', '.join(names[:most]) or 'none'}{more}."
 
 
-def id_name(table: Source) -> str | None:
-    """Return the first column of ids that the table has, exact capitals before any; None without one."""
+def find_id_column(table: OpenTable) -> str | None:
+    """Return the name of the table's first id column, the exact capitalisation first; None if there is none."""
     for candidate in ID_NAMES:
         alike = [name for name in table.names if name.lower() == candidate.lower()]
         if not alike:
@@ -140,23 +140,23 @@ def id_name(table: Source) -> str | None:
         name = candidate if candidate in alike else alike[0]
         if candidate != "source":
             return name
-        try:  # a column of this name often says where a row comes from
-            checked_ids(table.read([name])[name], name, table.label)
+        try:  # a column named "source" often holds the origin of a row, not an id
+            check_ids(table.read([name])[name], name, table.label)
         except CatalogError:
             return None
         return name
     return None
 
 
-def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple[str, str]]:
-    """Return the names of the RA and Dec columns as given, or all that are found in order of priority."""
+def find_position_columns(table: OpenTable, ra: str | None, dec: str | None) -> list[tuple[str, str]]:
+    """Return the given names of the RA and Dec columns, or all pairs that the table has, in order of priority."""
     if ra is not None and dec is not None:
-        return [(existing(table, ra), existing(table, dec))]
+        return [(require_column(table, ra), require_column(table, dec))]
     if ra is not None or dec is not None:
-        raise CatalogError(f"{table.label}: give the names of both position columns, ra= and dec=, or of neither.")
+        raise CatalogError(f"{table.label}: only one position column is named; give both ra= and dec=, or neither.")
     found: list[tuple[str, str]] = []
     for pair in _POSITION_NAMES:
-        # Exact capitals before any.
+        # The exact capitalisation first.
         alike = [
             sorted((n for n in table.names if n.lower() == name.lower()), key=lambda n: n != name) for name in pair
         ]
@@ -166,65 +166,92 @@ def position_names(table: Source, ra: str | None, dec: str | None) -> list[tuple
     known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
     raise CatalogError(
         f"{table.label}: no position columns found ({known}...); name them with ra= and dec= of "
-        f"{_WHERE}. {_listed(table.names)}"
+        f"{_WHERE}. {_column_list(table.names)}"
     )
 
 
-def warn_of_other_positions(table: Source, columns: dict[str, Column], pairs: Sequence[tuple[str, str]]) -> None:
-    """Say which of several pairs of position columns is used, unless they agree within an arcsecond."""
+def warn_about_other_positions(table: OpenTable, columns: dict[str, Column], pairs: Sequence[tuple[str, str]]) -> None:
+    """Warn if the table has other position columns that differ from the used pair by more than an arcsecond."""
     (used, *others) = pairs
     for other in others:
         try:
             found = table.read(other)
             same = all(
                 found[b].unit == columns[a].unit
-                and np.allclose(_numbers(columns[a], a, ""), _numbers(found[b], b, ""), 0.0, 1 / 3600, equal_nan=True)
+                and np.allclose(
+                    _as_floats(columns[a], a, ""), _as_floats(found[b], b, ""), 0.0, 1 / 3600, equal_nan=True
+                )
                 for a, b in zip(used, other, strict=True)
             )
-        except CatalogError:  # of a column that nobody asked for
+        except CatalogError:  # an unused column may be invalid
             same = False
         if not same:
             warnings.warn(
-                f"{table.label}: positions are taken from {' and '.join(map(repr, used))}; {' and '.join(map(repr, other))}"
-                " hold others. Name the columns that you want with ra= and dec=.",
+                f"{table.label}: positions are read from {' and '.join(map(repr, used))}, but"
+                f" {' and '.join(map(repr, other))} have different values. Choose the columns with ra= and dec=.",
                 PositionColumnWarning,
                 skip_file_prefixes=(str(Path(__file__).parent),),
             )
 
 
-def common_length(columns: dict[str, Column], label: str) -> int:
-    """Return the number of rows, which is at least one and the same for all columns."""
+def row_count(columns: dict[str, Column], label: str) -> int:
+    """Return the number of rows; `CatalogError` if it is zero or differs between columns."""
     lengths = {name: len(column.values) for name, column in columns.items()}
     count = next(iter(lengths.values()))
     if len(set(lengths.values())) > 1:
-        raise CatalogError(f"{label}: columns differ in length: {lengths}.")
+        raise CatalogError(f"{label}: columns differ in length: {lengths}; give columns of one length.")
     if count == 0:
-        raise CatalogError(f"{label}: the catalog is empty; at least one target is needed.")
+        raise CatalogError(f"{label}: the catalog is empty; give at least one target.")
     return count
 
 
 def positions_in_degrees(
     ra: Column, dec: Column, names: tuple[str, str], unit: Unit, label: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return checked positions in degrees, ``(N,)`` each, RA wrapped to [0, 360)."""
+    """Return checked positions ``(ra, dec)`` in degrees, ``(N,)`` each, RA wrapped to [0, 360).
+
+    Parameters
+    ----------
+    ra, dec
+        Columns of N numbers.
+    names
+        Names of these columns, for messages.
+    unit
+        Unit of the numbers; if None, the unit of the columns, or degrees if they have none.
+    label
+        Name of the table, for messages.
+
+    Raises
+    ------
+    CatalogError
+        If a column does not hold numbers, or a unit is not an angle.
+    CoordinateError
+        If a position is missing, not finite or out of range.
+
+    Warns
+    -----
+    PositionUnitWarning
+        If positions without a unit could be radians.
+    """
     given = (unit, unit) if unit is None or isinstance(unit, str) else tuple(unit)
     if isinstance(unit, str) and "," in unit:
         given = tuple(one.strip() for one in unit.split(","))
     if len(given) != 2:
-        raise CatalogError(f"unit={unit!r}: give one unit for RA and Dec, or two, such as 'hourangle,deg'.")
+        raise CatalogError(f"unit={unit!r} is invalid; give one unit, or one each for RA and Dec: 'hourangle,deg'.")
     if unit is None and (ra.unit is None) != (dec.unit is None):
         raise CatalogError(
-            f"{label}: {names[0]!r} has the unit {ra.unit} and {names[1]!r} has {dec.unit}; state both, or unit=."
+            f"{label}: {names[0]!r} has unit {ra.unit} and {names[1]!r} has unit {dec.unit}; set both units in the table, or"
+            " give unit=."
         )
     unitless = unit is None and ra.unit is None
-    ra_deg = _numbers(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
-    dec_deg = _numbers(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
+    ra_deg = _as_floats(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
+    dec_deg = _as_floats(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
     _check_positions(ra_deg, dec_deg, names, label)
     if unitless and np.abs(ra_deg).max() <= 2 * np.pi and np.abs(dec_deg).max() <= np.pi / 2:
-        # Past this module, `from_any` and perhaps `from_arrays`: the warning points at the caller.
+        # skip_file_prefixes makes the warning point at the caller of this package's `from_any` or `from_arrays`.
         warnings.warn(
-            f"{label}: {names[0]!r} and {names[1]!r} have no unit and all lie within 2 pi and pi/2, so they may be"
-            " radians; they are taken as degrees. State the unit in the table, or with unit='deg' or unit='rad'.",
+            f"{label}: {names[0]!r} and {names[1]!r} have no unit and all values lie within 2 pi and pi/2, so they may be"
+            " radians; they are read as degrees. Set the unit in the table, or give unit='deg' or unit='rad'.",
             PositionUnitWarning,
             skip_file_prefixes=(str(Path(__file__).parent),),
         )
@@ -233,11 +260,11 @@ def positions_in_degrees(
     return wrapped, np.clip(dec_deg, -90.0, 90.0)
 
 
-def _numbers(column: Column, name: str, label: str) -> NDArray[np.float64]:
+def _as_floats(column: Column, name: str, label: str) -> NDArray[np.float64]:
     if isinstance(column.values, list) or column.values.dtype.kind not in "iuf" or column.values.ndim != 1:
         raise CatalogError(
-            f"{label}: column {name!r} holds no plain numbers; positions are needed as one number a row, in degrees or"
-            " with a unit (text such as 10h23m: convert it with astropy's SkyCoord first)."
+            f"{label}: column {name!r} does not hold one number per row; give positions as numbers, in degrees or with a"
+            " unit (convert text such as 10h23m with astropy's SkyCoord first)."
         )
     values = column.values.astype(np.float64)
     if column.null is not None:
@@ -255,7 +282,7 @@ def _degrees_per(unit: str, name: str, label: str) -> float:
         return float(units.Unit(unit).to(units.deg))
     except (ValueError, TypeError, units.UnitsError) as error:
         raise CatalogError(
-            f"{label}: {name!r} has the unit {unit!r}, which is not an angle; give unit='deg', 'rad' or 'hourangle'."
+            f"{label}: {name!r} has unit {unit!r}, which is not an angle; give unit='deg', 'rad' or 'hourangle'."
         ) from error
 
 
@@ -265,7 +292,7 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
         rows = np.flatnonzero(~finite)
         raise CoordinateError(
             f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are missing or not finite:"
-            f" {some_rows(rows)}. Remove these rows or give them positions."
+            f" {format_rows(rows)}. Remove these rows or give them positions."
         )
     inside = (ra >= -180.0 - _ROUNDING) & (ra <= 360.0 + _ROUNDING) & (np.abs(dec) <= 90.0 + _ROUNDING)
     if not inside.all():
@@ -273,69 +300,69 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
         first = f"{ra[rows[0]]:.6g}, {dec[rows[0]]:.6g}"
         raise CoordinateError(
             f"{label}: {len(rows)} of {len(ra)} positions ({names[0]!r}, {names[1]!r}) are out of range, the first"
-            f" ({first}) degrees: {some_rows(rows)}. RA must lie in -180 to 360 and Dec in -90 to 90; are the columns"
-            " swapped, or the unit another?"
+            f" ({first}) degrees: {format_rows(rows)}. RA must be in -180 to 360 and Dec in -90 to 90; check whether the"
+            " columns are swapped or the unit is wrong."
         )
 
 
-def checked_ids(column: Column, name: str, label: str) -> Ids:
-    """Return ids ``(N,)``, checked to be exact and unique: integers or texts."""
+def check_ids(column: Column, name: str, label: str) -> Ids:
+    """Return the ids ``(N,)``, integers or strings; `CatalogError` if one is missing, inexact or repeated."""
     values = column.values
     empty = np.zeros(len(values), np.bool_) if column.null is None else column.null
     if isinstance(values, list):
         empty = empty | np.array([not text.strip() for text in values], np.bool_)
     if empty.any():
         rows = np.flatnonzero(empty)
-        raise CatalogError(f"{label}: id column {name!r} is empty in {some_rows(rows)}; every target needs an id.")
+        raise CatalogError(f"{label}: id column {name!r} has no value in {format_rows(rows)}; give every target an id.")
     if isinstance(values, list):
         if len(set(values)) < len(values):
-            raise CatalogError(_repeated(np.array(values, object), name, label))
+            raise CatalogError(_repeated_ids_message(np.array(values, object), name, label))
         return values
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise CatalogError(
-            f"{label}: id column {name!r} holds neither integers nor texts; name another with object_id=, or drop it to"
+            f"{label}: id column {name!r} holds neither integers nor strings; choose another with object_id=, or drop it to"
             " use row numbers."
         )
-    ids = _whole(values, name, label)
+    ids = _as_integers(values, name, label)
     ordered = np.sort(ids)
     if (ordered[1:] == ordered[:-1]).any():
-        raise CatalogError(_repeated(ids, name, label))
+        raise CatalogError(_repeated_ids_message(ids, name, label))
     return ids
 
 
-def _whole(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
-    """Return ids as int64, or as uint64 where one is beyond int64; refuse any that this would change."""
+def _as_integers(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
+    """Return ids as int64, or as uint64 if one exceeds int64; `CatalogError` if the conversion would change one."""
     if values.dtype.kind == "u" and int(values.max(initial=0)) > np.iinfo(np.int64).max:
         return values.astype(np.uint64)
     if values.dtype.kind == "f":
-        # Beyond 2**53 neighbouring integers are one float: the ids have been damaged before they came here.
+        # Above 2**53 neighbouring integers have the same float value: such ids were already damaged in the table.
         bad = ~(np.isfinite(values) & (np.abs(values) < 2.0**53) & (values == np.trunc(values)))
         if bad.any():
             raise CatalogError(
-                f"{label}: id column {name!r} ({values.dtype}) holds values that are no exact 64-bit integers:"
-                f" {some_rows(np.flatnonzero(bad))}. Store ids as int64 or name another column with object_id=."
+                f"{label}: id column {name!r} ({values.dtype}) has values that are not exact 64-bit integers:"
+                f" {format_rows(np.flatnonzero(bad))}. Store ids as int64 or choose another column with object_id=."
             )
     return values.astype(np.int64)
 
 
-def _repeated(ids: NDArray[Any], name: str, label: str) -> str:
+def _repeated_ids_message(ids: NDArray[Any], name: str, label: str) -> str:
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]
     later = np.sort(order[1:][same])
     first = ids[later[0]]
     return (
         f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
-        f" {some_rows(np.flatnonzero(ids == first))}; repeated in {some_rows(later)}. Remove the repeats or name"
-        f" another column with object_id= of {_WHERE}."
+        f" {format_rows(np.flatnonzero(ids == first))}; repeated in {format_rows(later)}. Remove the repeated rows or"
+        f" choose another column with object_id= of {_WHERE}."
     )
 
 
-def extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
-    """Return the values of an extra column; only floats may be missing."""
+def check_extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
+    """Return the values of an extra column, ``(N, ...)``; `CatalogError` for missing values, except floats (NaN)."""
     if column.null is None or (not isinstance(column.values, list) and column.values.dtype.kind == "f"):
         return column.values
     rows = np.flatnonzero(column.null)
     raise CatalogError(
-        f"{label}: column {name!r} has no value in {some_rows(rows)}, {len(rows)} in all; only floats can be missing"
-        " (as NaN). Fill the gaps or leave the column out."
+        f"{label}: column {name!r} has no value in {format_rows(rows)}; only floats can be missing (as NaN). Fill these rows"
+        " or leave the column out."
     )

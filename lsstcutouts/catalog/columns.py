@@ -1,4 +1,4 @@
-"""One column of a table on its way into a catalog: values, what is missing, and the unit."""
+"""Converts the columns of a table: values, missing rows and the unit."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from numpy.typing import NDArray
 
 from ..errors import CatalogError
 
-__all__ = ["Column", "Source", "some_rows", "source_from_mapping", "source_of_parts", "to_column"]
+__all__ = ["Column", "OpenTable", "concatenate_tables", "format_rows", "table_from_mapping", "to_column"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """Values of one column, before they are judged.
+    """Values of one column, before they are checked.
 
     Attributes
     ----------
     values
         ``(N, ...)`` bool, integer or float array in native byte order, or a list of N strings.
     null
-        ``(N,)`` bool, which rows hold no value; `None` when every row has one.
+        ``(N,)`` bool, True for rows without a value; None if every row has one.
     unit
-        Unit as the table states it; `None` when it states none.
+        Unit in the table; None if it has none.
     """
 
     values: NDArray[Any] | list[str]
@@ -32,17 +32,17 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A table that has been opened: its columns are known and not read yet.
+class OpenTable:
+    """A table that is open: its column names are known, its columns are read on request.
 
     Attributes
     ----------
     label
-        What to call the table in messages.
+        Name of the table in messages.
     names
-        Its columns.
+        Names of its columns.
     read
-        Returns the named columns.
+        Function that returns the named columns.
     """
 
     label: str
@@ -50,52 +50,54 @@ class Source:
     read: Callable[[Sequence[str]], dict[str, Column]]
 
 
-def some_rows(rows: Iterable[int], most: int = 5) -> str:
-    """Return "rows 3, 7 and 12 more", for messages; rows count from 0."""
+def format_rows(rows: Iterable[int], most: int = 5) -> str:
+    """Return row numbers for messages, such as "rows 3, 7 and 12 more (counting from 0)"."""
     found = [int(row) for row in rows]
     shown = ", ".join(str(row) for row in found[:most])
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return f"{'row' if len(found) == 1 else 'rows'} {shown}{more} (counting from 0)"
 
 
-def source_from_mapping(table: Mapping[str, Any], label: str) -> Source:
-    """Return a mapping of names to arrays, Quantities, masked arrays or lists as a source."""
-    return Source(
+def table_from_mapping(table: Mapping[str, Any], label: str) -> OpenTable:
+    """Open a mapping of names to arrays, Quantities, masked arrays or lists."""
+    return OpenTable(
         label,
         tuple(name for name in table if isinstance(name, str)),
         lambda names: {name: to_column(table[name], label, name) for name in names},
     )
 
 
-def source_of_parts(parts: Sequence[Source], label: str) -> Source:
-    """Return several tables, one behind the other, as one source with the columns of the first."""
+def concatenate_tables(parts: Sequence[OpenTable], label: str) -> OpenTable:
+    """Return the rows of several tables as one table with the columns of the first."""
 
     def read(names: Sequence[str]) -> dict[str, Column]:
         for part in parts:
             for name in names:
                 if name not in part.names:
-                    raise CatalogError(f"{part.label}: no column {name!r}, which {parts[0].label} has.")
+                    raise CatalogError(
+                        f"{part.label}: no column {name!r}, which {parts[0].label} has; give files with the same columns."
+                    )
         tables = [(part.label, part.read(names)) for part in parts]
         return {name: _joined_column(name, [(label, table[name]) for label, table in tables]) for name in names}
 
-    return Source(label, parts[0].names, read)
+    return OpenTable(label, parts[0].names, read)
 
 
 def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
-    """Return the column of several tables; its numbers get the smallest type that holds all of them exactly."""
+    """Return a column of several tables as one; numbers get the smallest type that holds all of them exactly."""
     parts = [part for part in parts if len(part[1].values)] or parts[:1]
     filled = [part for part in parts if part[1].null is None or not part[1].null.all()] or parts
     first_label, first = filled[0]
     for label, column in filled[1:]:
         if column.unit != first.unit:
             raise CatalogError(
-                f"{label}: column {name!r} has the unit {column.unit}, and {first.unit} in {first_label}; write both with"
-                " one unit."
+                f"{label}: column {name!r} has unit {column.unit}, but {first.unit} in {first_label}; convert both to one"
+                " unit."
             )
         if _kind(column) != _kind(first):
             raise CatalogError(
-                f"{label}: column {name!r} holds {_kind(column)}, and {_kind(first)} in {first_label}; write both with"
-                " one type."
+                f"{label}: column {name!r} holds {_kind(column)}, but {_kind(first)} in {first_label}; convert both to one"
+                " type."
             )
     nulls = [np.zeros(len(c.values), np.bool_) if c.null is None else c.null for _, c in parts]
     null = _if_any(np.concatenate(nulls))
@@ -105,7 +107,7 @@ def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
     dtype = _common_type(name, [(label, np.asarray(column.values)) for label, column in filled])
     arrays = []
     for (_, column), missing in zip(parts, nulls, strict=True):
-        if missing.all():  # perhaps of another kind, since nothing told the type
+        if missing.all():  # its type can be wrong, since no value determined it
             arrays.append(np.zeros((len(missing), *first.values.shape[1:]), dtype))
         else:
             arrays.append(np.asarray(column.values).astype(dtype))
@@ -115,9 +117,9 @@ def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
 
 
 def _kind(column: Column) -> str:
-    """Return what may stand in one column together, in words."""
+    """Return the kind of a column's values for messages; only values of one kind can be joined."""
     if isinstance(column.values, list):
-        return "texts"
+        return "strings"
     each = "booleans" if column.values.dtype.kind == "b" else "numbers"
     return each if column.values.ndim == 1 else f"arrays {column.values.shape[1:]} of {each}"
 
@@ -128,7 +130,7 @@ def _common_type(name: str, parts: Sequence[tuple[str, NDArray[Any]]]) -> np.dty
     if dtype.kind != "f" or not whole:
         return dtype
     low, high = min(int(v.min(initial=0)) for _, v in whole), max(int(v.max(initial=0)) for _, v in whole)
-    if len(whole) == len(parts):  # int64 and uint64: numpy would make floats of them
+    if len(whole) == len(parts):  # int64 and uint64: numpy would convert them to floats
         if high <= np.iinfo(np.int64).max:
             return np.dtype(np.int64)
         if low >= 0:
@@ -137,42 +139,44 @@ def _common_type(name: str, parts: Sequence[tuple[str, NDArray[Any]]]) -> np.dty
         return np.dtype(np.float64)
     label = next(label for label, values in whole if {int(values.max()), int(values.min())} & {low, high})
     raise CatalogError(
-        f"{label}: column {name!r} holds integers from {low} to {high}, which no type holds exactly together with those of"
-        " the other files; write all files with one type."
+        f"{label}: column {name!r} holds integers from {low} to {high}, and no type can hold these and the values of the"
+        " other files exactly; write all files with one type."
     )
 
 
 def to_column(values: Any, label: str, name: str) -> Column:
-    """Return anything like an array as a column.
+    """Convert an array or sequence to a column.
 
     Parameters
     ----------
     values
-        numpy array, masked array, astropy column or Quantity, or a sequence.
+        numpy array ``(N, ...)``, masked array, astropy column or Quantity, or a sequence.
     label, name
-        The table and the column, for messages.
+        Names of the table and the column, for messages.
 
     Raises
     ------
     CatalogError
-        If the values are of a kind that no batch can carry.
+        If a batch cannot hold values of this type.
     """
     unit = getattr(values, "unit", None)
     try:
-        # An astropy Quantity or masked array gives its bare numbers here; its unit and mask are taken apart.
+        # This drops the unit of an astropy Quantity and the mask of a masked array; both are read separately.
         array = np.array(getattr(values, "unmasked", values))
         if array.dtype.kind == "f" and isinstance(values, list | tuple):
             array = _exact_integers(values, array)
     except ValueError as error:
-        raise CatalogError(f"{label}: column {name!r} has rows of different shapes: {error}") from error
+        raise CatalogError(
+            f"{label}: column {name!r} has rows of different shapes: {error}; give rows of one shape."
+        ) from error
     if array.ndim == 0:
-        raise CatalogError(f"{label}: column {name!r} is a single value; one value a row is needed.")
+        raise CatalogError(f"{label}: column {name!r} is a single value; give one value per row.")
     null = _null_rows(getattr(values, "mask", None), array.shape)
     return _plain_column(array, null, str(unit) if unit is not None and str(unit) else None, label, name)
 
 
 def _exact_integers(items: Sequence[Any], array: NDArray[Any]) -> NDArray[Any]:
-    """Return integers as uint64 where numpy has made floats of them, since one is beyond int64."""
+    """Return integers as uint64 if numpy converted them to floats because one exceeds int64."""
     if array.dtype.kind == "f" and all(isinstance(item, int | np.integer) for item in items):
         if min(items) < 0:
             return np.array(items, object)
@@ -196,9 +200,10 @@ def _plain_column(
         return Column(_decode(array, label, name), null, unit)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise CatalogError(
-            f"{label}: column {name!r} is of type {array.dtype}; only numbers, booleans and one text a row can be used."
+            f"{label}: column {name!r} has type {array.dtype}, which is not supported; convert it to numbers, booleans or"
+            " one string per row."
         )
-    # FITS is big-endian; torch refuses arrays that are not in the machine's own order.
+    # FITS is big-endian, and torch accepts only arrays in native byte order.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     if null is not None and native.dtype.kind == "f":
         native = np.where(null.reshape(-1, *(1,) * (native.ndim - 1)), native.dtype.type(np.nan), native)
@@ -211,26 +216,28 @@ def _decode(array: NDArray[Any], label: str, name: str) -> list[str]:
     try:
         return [text.decode("utf-8") for text in array.tolist()]
     except UnicodeDecodeError as error:
-        raise CatalogError(f"{label}: column {name!r} holds bytes that are not UTF-8 text: {error}") from error
+        raise CatalogError(
+            f"{label}: column {name!r} has bytes that are not UTF-8 text: {error}; encode the texts as UTF-8."
+        ) from error
 
 
 def _object_column(
     array: NDArray[Any], null: NDArray[np.bool_] | None, unit: str | None, label: str, name: str
 ) -> Column:
-    """Return an object array that holds Python strings or numbers, `None` where a row is empty."""
+    """Convert an object array of Python strings or numbers, in which None marks a missing value."""
     items = array.tolist()
     empty = np.array([item is None or item is np.ma.masked for item in items], np.bool_)
     null = empty if null is None else null | empty
     present = [item for item, missing in zip(items, null, strict=True) if not missing]
     if not present or array.ndim != 1:
-        raise CatalogError(f"{label}: column {name!r} holds no plain values; give numbers, booleans or texts.")
+        raise CatalogError(f"{label}: column {name!r} holds no simple values; give numbers, booleans or strings.")
     if all(isinstance(item, str | bytes) for item in present):
         texts = ["" if missing else item for item, missing in zip(items, null, strict=True)]
         return Column([t.decode("utf-8") if isinstance(t, bytes) else t for t in texts], _if_any(null), unit)
     filled = [present[0] if missing else item for item, missing in zip(items, null, strict=True)]
     typed = _exact_integers(filled, np.array(filled))
     if typed.dtype.kind not in "biuf":
-        raise CatalogError(f"{label}: column {name!r} mixes types or holds objects; give numbers, booleans or texts.")
+        raise CatalogError(f"{label}: column {name!r} has mixed types or objects; give numbers, booleans or strings.")
     return _plain_column(typed, _if_any(null), unit, label, name)
 
 

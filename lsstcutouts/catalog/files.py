@@ -1,4 +1,4 @@
-"""From anything that a user may hand over to an opened table."""
+"""Opens a catalog of any supported kind: files, tables, coordinates, query results and mappings."""
 
 import glob
 import os
@@ -15,71 +15,71 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import CatalogError
-from .arrow import source_from_arrow, source_from_csv, source_from_pandas, source_from_parquet
+from .arrow import table_from_arrow, table_from_csv, table_from_pandas, table_from_parquet
 from .astro import (
     degrees_icrs,
-    source_from_astropy,
-    source_from_ecsv,
-    source_from_fits,
-    source_from_query,
-    source_from_votable,
+    table_from_astropy,
+    table_from_ecsv,
+    table_from_fits,
+    table_from_query,
+    table_from_votable,
 )
-from .columns import Source, source_from_mapping, source_of_parts
+from .columns import OpenTable, concatenate_tables, table_from_mapping
 
-__all__ = ["files_of", "is_skycoord", "open_source"]
+__all__ = ["files_of", "is_skycoord", "open_table"]
 
 _PARQUET = (".parquet", ".parq", ".pq")
 
-_READERS: dict[str, Callable[[Path], Source]] = {
-    **dict.fromkeys(_PARQUET, source_from_parquet),
-    ".csv": source_from_csv,
-    ".ecsv": source_from_ecsv,
-    ".fits": source_from_fits,
-    ".fits.gz": source_from_fits,
-    ".fit": source_from_fits,
-    ".vot": source_from_votable,
-    ".votable": source_from_votable,
-    ".xml": source_from_votable,
+_READERS: dict[str, Callable[[Path], OpenTable]] = {
+    **dict.fromkeys(_PARQUET, table_from_parquet),
+    ".csv": table_from_csv,
+    ".ecsv": table_from_ecsv,
+    ".fits": table_from_fits,
+    ".fits.gz": table_from_fits,
+    ".fit": table_from_fits,
+    ".vot": table_from_votable,
+    ".votable": table_from_votable,
+    ".xml": table_from_votable,
 }
 
 
-def open_source(source: Any, *, allow_overflow: bool = False) -> Source:
-    """Return a file or a table, or several of them one behind the other, as a source.
+def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
+    """Open a file or a table, or several of them as one table.
 
     Raises
     ------
     CatalogError
-        If it is of no known kind, is not there, or cannot be read as what its name says.
+        If the kind is not supported, the file does not exist, or it cannot be read in the format of its suffix.
     """
     if isinstance(source, str | os.PathLike):
         files = files_of(source)
         parts = [_open_file(file, allow_overflow=allow_overflow) for file in files]
-        return parts[0] if len(parts) == 1 else source_of_parts(parts, os.fspath(source))
+        return parts[0] if len(parts) == 1 else concatenate_tables(parts, os.fspath(source))
     if isinstance(source, Sequence) and not isinstance(source, bytes):
-        parts = [open_source(one, allow_overflow=allow_overflow) for one in source]
+        parts = [open_table(one, allow_overflow=allow_overflow) for one in source]
         if not parts:
             raise CatalogError("The catalog is an empty list; give at least one file.")
-        return parts[0] if len(parts) == 1 else source_of_parts(parts, f"{parts[0].label} and {len(parts) - 1} more")
+        return parts[0] if len(parts) == 1 else concatenate_tables(parts, f"{parts[0].label} and {len(parts) - 1} more")
     if is_skycoord(source):
         ra, dec = degrees_icrs(source)
-        return source_from_mapping({"ra": ra, "dec": dec}, "SkyCoord")
+        return table_from_mapping({"ra": ra, "dec": dec}, "SkyCoord")
     if hasattr(source, "votable") and hasattr(source, "to_table"):  # pyvo's results
-        return source_from_query(source.votable, type(source).__name__, allow_overflow=allow_overflow)
+        return table_from_query(source.votable, type(source).__name__, allow_overflow=allow_overflow)
     if _is_a(source, "astropy", "VOTableFile"):
-        return source_from_query(source, "VOTableFile", allow_overflow=allow_overflow)
+        return table_from_query(source, "VOTableFile", allow_overflow=allow_overflow)
     if _is_a(source, "astropy", "Table"):
-        return source_from_astropy(source)
+        return table_from_astropy(source)
     if _is_a(source, "pandas", "DataFrame"):
-        return source_from_pandas(source)
+        return table_from_pandas(source)
     if hasattr(source, "__arrow_c_stream__"):
-        return source_from_arrow(pa.table(source), f"{type(source).__module__.partition('.')[0]} table")
+        return table_from_arrow(pa.table(source), f"{type(source).__module__.partition('.')[0]} table")
     if isinstance(source, Mapping):
-        return source_from_mapping(source, "arrays")
+        return table_from_mapping(source, "arrays")
     if isinstance(source, np.ndarray) and source.dtype.names is not None:
-        return source_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
+        return table_from_mapping({name: source[name] for name in source.dtype.names}, "structured array")
     raise CatalogError(
-        f"A catalog cannot be made from {type(source).__module__}.{type(source).__qualname__}; give a path, a list of"
-        " paths, an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table, a mapping of arrays, or use"
+        f"{type(source).__module__}.{type(source).__qualname__} cannot be read as a catalog; give a path, a list of paths,"
+        " an astropy Table or SkyCoord, a pandas DataFrame, a pyarrow Table or a mapping of arrays, or use"
         " Catalog.from_arrays(ra, dec)."
     )
 
@@ -90,51 +90,51 @@ def is_skycoord(source: Any) -> bool:
 
 
 def files_of(source: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a path, a ``file://`` URL, a glob or a folder of Parquet files, in the order of their names.
+    """Return the files of a path, a ``file://`` URL, a glob pattern or a folder of Parquet files, sorted by name.
 
     Raises
     ------
     CatalogError
-        If it is a URL of another kind, or nothing is there.
+        If it is another kind of URL, or no file matches.
     """
     text = os.fspath(source)
     url = urlsplit(text)
     if "://" in text and url.scheme != "file":
-        raise CatalogError(f"{text}: only files of this machine can be read as a catalog; download it first.")
+        raise CatalogError(f"{text}: a catalog cannot be read from this kind of URL; download the file first.")
     path = Path(unquote(url.path) if url.scheme == "file" else text).expanduser()
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob refuses absolute ones
         if not found:
-            raise CatalogError(f"{path}: no file matches this pattern.")
+            raise CatalogError(f"{path}: no file matches this pattern; check the folder and the pattern.")
         return [file for one in found for file in (_parquet_files(one) if one.is_dir() else [one])]
     return _parquet_files(path) if path.is_dir() else [path]
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files below a folder, without hidden ones and the sample of rows that HATS keeps beside its data."""
+    """Return the Parquet files below a folder, except hidden files and the sample of rows (thumbnail) of a HATS catalog."""
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     seen = [path for path in below if not any(part.startswith((".", "_")) for part in path.parts)]
-    files = [p for p in seen if _READERS.get(_suffix(p)) is source_from_parquet and p.name != "data_thumbnail.parquet"]
+    files = [p for p in seen if _READERS.get(_suffix(p)) is table_from_parquet and p.name != "data_thumbnail.parquet"]
     if not files:
         others = f" but {', '.join(path.as_posix() for path in seen[:3])}" if seen else ""
         raise CatalogError(
-            f"{folder}: this folder holds no Parquet file ({', '.join(_PARQUET)}){others}; give a file, or a pattern such as"
-            f" {folder / '*.csv'}."
+            f"{folder}: this folder contains no Parquet file ({', '.join(_PARQUET)}){others}; give a file, or a pattern such"
+            f" as {folder / '*.csv'}."
         )
     return [folder / file for file in files]
 
 
 def _is_a(source: Any, package: str, name: str) -> bool:
-    """Tell whether an object is of a class of a package that need not be imported to know."""
+    """Whether an object is an instance of a package's class, without importing the package."""
     return any(base.__name__ == name and base.__module__.split(".")[0] == package for base in type(source).__mro__)
 
 
-def _open_file(path: Path, *, allow_overflow: bool) -> Source:
+def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
     reader = _reader(path)
     if not path.exists():
-        raise CatalogError(f"{path}: no such file{_similar(path)}.")
-    if reader is source_from_votable:
-        reader = partial(source_from_votable, allow_overflow=allow_overflow)
+        raise CatalogError(f"{path}: this file does not exist{_similar(path)}.")
+    if reader is table_from_votable:
+        reader = partial(table_from_votable, allow_overflow=allow_overflow)
     try:
         return reader(path)
     except CatalogError:
@@ -143,25 +143,25 @@ def _open_file(path: Path, *, allow_overflow: bool) -> Source:
         kind = _suffix(path).lstrip(".")
         raise CatalogError(
             f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
-            " that its name ends in the suffix of its format."
+            " that its suffix fits its format."
         ) from error
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix that tells the format, lower case, ``.fits.gz`` as one."""
+    """Return the suffix that determines the format, in lower case, with ``.gz`` included as in ``.fits.gz``."""
     last = path.suffix.lower()
     return path.with_suffix("").suffix.lower() + last if last == ".gz" else last
 
 
-def _reader(path: Path) -> Callable[[Path], Source]:
+def _reader(path: Path) -> Callable[[Path], OpenTable]:
     suffix = _suffix(path)
     if suffix not in _READERS:
         raise CatalogError(
-            f"{path}: the suffix {suffix!r} names no table format known here; known are {', '.join(_READERS)}, and folders"
-            " of Parquet files."
+            f"{path}: the suffix {suffix!r} is not a supported table format; give {', '.join(_READERS)}, or a folder of"
+            " Parquet files."
         )
     if suffix == ".csv" and path.is_file() and _is_ecsv(path):
-        return source_from_ecsv
+        return table_from_ecsv
     return _READERS[suffix]
 
 
@@ -171,8 +171,8 @@ def _is_ecsv(path: Path) -> bool:
 
 
 def _similar(path: Path) -> str:
-    """Return a hint at files of similar names in the same folder."""
+    """Return a hint about files with similar names in the same folder."""
     if not path.parent.is_dir():
-        return f" (nor a folder {path.parent})"
+        return f" (the folder {path.parent} does not exist)"
     close = get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=3)
     return f" (did you mean {', '.join(close)}?)" if close else f" in {path.parent.resolve()}"

@@ -1,4 +1,4 @@
-"""Ids of targets, which are numbers or texts: rows of them, joined, looked up, and the hash that random numbers come from."""
+"""Selects, concatenates, finds and hashes ids of targets, which are integers or strings."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,41 +7,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ids", "Values", "hashed", "joined", "places", "taken"]
+__all__ = ["Ids", "Values", "concatenate_columns", "hash_ids", "rows_of_ids", "take_rows"]
 
 type Ids = NDArray[np.int64] | NDArray[np.uint64] | list[str]
-"""One id a target: int64, uint64 where one is beyond int64, or texts."""
+"""One id per target, ``(N,)``: int64, uint64 if one exceeds int64, or a list of strings."""
 
 type Values = NDArray[Any] | list[str]
-"""A column ``(N, ...)``: numbers as an array, texts as a list."""
+"""A column ``(N, ...)``: numbers as an array, strings as a list."""
 
 
-def taken[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -> V:
-    """Return some rows of a column, by number or by a mask."""
+def take_rows[V: (NDArray[Any], list[str], Values)](values: V, rows: NDArray[Any]) -> V:
+    """Return some rows of a column ``(N, ...)``, by row numbers ``(n,)`` or a bool mask ``(N,)``."""
     if isinstance(values, list):
         numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return [values[row] for row in numbers.tolist()]
     return values[rows]  # type: ignore[no-any-return]
 
 
-def joined[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
-    """Return columns of one kind, one behind the other."""
+def concatenate_columns[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]) -> V:
+    """Return the rows of several columns of one kind as one column."""
     if isinstance(parts[0], list):
         return [text for part in parts for text in part]
     return np.concatenate(parts)
 
 
-def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
-    """Return ``(n,)`` the row of each wanted id among the known ones, -1 where it is not there.
+def rows_of_ids(known: Ids, wanted: Any) -> NDArray[np.int64]:
+    """Return the row of each wanted id among the known ids, ``(n,)`` int64; -1 if it is not among them.
 
-    Exact for all 64-bit integers; a text never equals a number.
+    Exact for all 64-bit integers; a string never equals a number.
 
     Parameters
     ----------
     known
-        ``(N,)``, each once.
+        ``(N,)`` unique ids.
     wanted
-        ``(n,)`` integers or texts.
+        ``(n,)`` integers or strings.
     """
     if isinstance(known, list):
         row = {text: i for i, text in enumerate(known)}
@@ -50,7 +50,7 @@ def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
     array = np.asarray(wanted)
     if array.dtype.kind not in "iu" or not len(known):
         return np.full(len(array), -1, np.int64)
-    # numpy would compare int64 with uint64 as floats.
+    # numpy compares int64 with uint64 as floats, which is not exact.
     limits = np.iinfo(known.dtype)
     there = np.array([limits.min <= int(end) <= limits.max for end in (array.min(initial=0), array.max(initial=0))])
     inside = np.ones(len(array), bool)
@@ -62,10 +62,10 @@ def places(known: Ids, wanted: Any) -> NDArray[np.int64]:
     return np.where(inside & (known[row_of] == same), row_of, -1)
 
 
-def hashed(ids: Ids) -> NDArray[np.int64]:
-    """Return ``(N,)`` the 64-bit numbers that what is random per target depends on, the same on every machine.
+def hash_ids(ids: Ids) -> NDArray[np.int64]:
+    """Return a 64-bit number per id, ``(N,)`` int64, that seeds per-target random numbers; equal on every machine.
 
-    An integer stands for itself (its 64 bits); of a text it is the start of the SHA-256 of its UTF-8 bytes.
+    For an integer it is its own 64 bits; for a string the first 8 bytes of the SHA-256 of its UTF-8 bytes.
     """
     if isinstance(ids, list):
         digests = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)

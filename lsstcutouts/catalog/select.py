@@ -1,4 +1,4 @@
-"""Subsets of a catalog by an expression on its columns."""
+"""Selects rows of a catalog by an expression on its columns."""
 
 import ast
 import difflib
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 
-__all__ = ["expression_columns", "matching"]
+__all__ = ["expression_columns", "matching_rows"]
 
-_COMPARES: Mapping[type[ast.cmpop], str] = {
+_COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Eq: "equal",
     ast.NotEq: "not_equal",
     ast.Lt: "less",
@@ -32,79 +32,83 @@ _ARITHMETIC: Mapping[type[ast.operator], str] = {
     ast.Pow: "power_checked",
 }
 _FUNCTIONS = {"abs": "abs_checked", "sqrt": "sqrt", "log10": "log10", "exp": "exp", "floor": "floor"}
-"""Functions that an expression may call, and Arrow's names for them."""
+"""Functions that an expression may call, with their Arrow names."""
 
 _EXACT = pa.decimal256(20, 0)
-"""Type that holds every 64-bit integer with or without a sign; sums and products get more digits."""
+"""Type that holds every signed and unsigned 64-bit integer; Arrow gives sums and products more digits."""
 
 _TYPES: Mapping[type, pa.DataType] = {int: pa.int64(), float: pa.float64()}
-"""Types of constants."""
+"""Arrow types of constants."""
 
-_WAYS = (
-    "an expression compares columns with numbers and texts and joins them with and, or, not: "
+_SYNTAX = (
+    "compare columns with numbers and strings, and combine comparisons with and, or, not, such as: "
     "mag_i < 23 and kind in ('lens', 'galaxy')"
 )
 
 
 def expression_columns(expression: str) -> tuple[str, ...]:
-    """Return the columns that an expression names, in their order.
+    """Return the names of the columns in an expression, in order of appearance.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be read.
+        If the expression has a syntax error or an operation that is not allowed.
     """
-    tree = _parsed(expression)
+    tree = _parse(expression)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called]
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda n: (n.lineno, n.col_offset))))
 
 
-def matching(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
-    """Return ``(count,)`` which rows an expression is true for; where a value is missing or NaN, it is not.
+def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
+    """Return a bool mask ``(count,)`` of the rows for which an expression is true.
+
+    A comparison with a missing value or NaN is not true.
 
     Parameters
     ----------
     expression
-        In Python's words: comparisons (chains and ``in`` as well), ``and``, ``or``, ``not``, ``+ - * / **`` and the
-        functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` over columns, numbers and texts. Arrow evaluates it,
-        whole numbers as 64-bit integers and others as float64, whatever the type of the column.
+        In Python syntax: comparisons (also chained, and ``in``), ``and``, ``or``, ``not``, ``+ - * / **`` and the
+        functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` of columns, numbers and strings. Arrow evaluates it:
+        integers as 64-bit integers and floats as float64, whatever the type of the column.
     columns
-        Name to ``(count,)`` values.
+        Values ``(count,)`` by column name.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be read, names a column that is not there, compares what cannot be compared, or leaves the range
-        of 64-bit integers.
+        If the expression has a syntax error or an operation that is not allowed, names an unknown column, compares
+        types that cannot be compared, or exceeds the range of 64-bit integers.
     """
     names = expression_columns(expression)
     unknown = [name for name in names if name not in columns]
     if unknown:
         close = difflib.get_close_matches(unknown[0], columns, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(columns) or 'none'}"
-        raise ConfigurationError(f"{expression!r} names the column {unknown[0]!r}, which the catalog lacks; {hint}")
+        hint = f"did you mean {' or '.join(close)}?" if close else f"the columns are: {', '.join(columns) or 'none'}"
+        raise ConfigurationError(f"{expression!r} names column {unknown[0]!r}, which the catalog does not have; {hint}")
     try:
-        table = {name: pa.array(_wide(name, columns[name]), from_pandas=True) for name in names}
+        table = {name: pa.array(_as_64_bit(name, columns[name]), from_pandas=True) for name in names}
         exact = any(pa.types.is_uint64(column.type) for column in table.values())
-        if exact:  # beyond int64: decimals hold every 64-bit integer, and what becomes of it
+        if exact:  # uint64 values: decimals hold every 64-bit integer and the results of arithmetic with them
             table = {n: c.cast(_EXACT) if pa.types.is_integer(c.type) else c for n, c in table.items()}
         rows = pa.table({**table, "": pa.array(np.arange(count))})
-        found = rows.filter(_Translation(expression, rows.schema, exact=exact).of(_parsed(expression).body))[""]
+        found = rows.filter(_ArrowBuilder(expression, rows.schema, exact=exact).build(_parse(expression).body))[""]
     except pa.ArrowException as error:
         hint = "; multiply by 1.0 first to compute with floats" if "overflow" in str(error) else ""
-        raise ConfigurationError(f"{expression!r} cannot be worked out: {error}{hint}") from error
+        raise ConfigurationError(f"{expression!r} cannot be evaluated: {error}{hint}") from error
     mask = np.zeros(count, bool)
     mask[found.to_numpy()] = True
     return mask
 
 
-def _wide(name: str, values: Any) -> Any:
-    """Return a column in 64 bits: smaller types would overflow silently. uint64 only where a value needs it."""
+def _as_64_bit(name: str, values: Any) -> Any:
+    """Return a column in 64 bits, since smaller types overflow silently; uint64 only if a value needs it."""
     if not isinstance(values, np.ndarray):
         return values
     if values.ndim > 1:
-        raise ConfigurationError(f"column {name!r} holds arrays, which an expression cannot compare")
+        raise ConfigurationError(
+            f"column {name!r} holds arrays, which an expression cannot compare; use a column with one value per row"
+        )
     if values.dtype.kind == "f":
         return values.astype(np.float64, copy=False)
     if values.dtype.kind in "iu" and int(values.max(initial=0)) <= np.iinfo(np.int64).max:
@@ -116,26 +120,26 @@ def _beyond_int64(value: Any) -> bool:
     return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
-def _parsed(expression: str) -> ast.Expression:
+def _parse(expression: str) -> ast.Expression:
     try:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError) as error:
-        place = getattr(error, "offset", None) or 1
-        message = f"{expression!r} cannot be read at character {place}: {_WAYS}"
+        position = getattr(error, "offset", None) or 1
+        message = f"{expression!r} has a syntax error at character {position}; {_SYNTAX}"
         raise ConfigurationError(message) from error
     for node in ast.walk(tree):
-        if isinstance(node, ast.expr) and not isinstance(node, tuple(_Translation.KINDS)):
-            raise _refusal(expression, node)
+        if isinstance(node, ast.expr) and not isinstance(node, tuple(_ArrowBuilder.KINDS)):
+            raise _not_allowed(expression, node)
     return tree
 
 
-def _refusal(expression: str, node: ast.AST, why: str = "") -> ConfigurationError:
+def _not_allowed(expression: str, node: ast.AST, why: str = "") -> ConfigurationError:
     text = ast.get_source_segment(expression.strip(), node) or type(node).__name__
-    return ConfigurationError(f"{expression!r} cannot be used: {text!r} {why or 'is not allowed there'}; {_WAYS}")
+    return ConfigurationError(f"{expression!r} is not allowed: {text!r} {why or 'is not supported here'}; {_SYNTAX}")
 
 
-class _Translation:
-    """From Python's syntax to an expression of Arrow."""
+class _ArrowBuilder:
+    """Builds an Arrow expression from a Python syntax tree."""
 
     KINDS: Mapping[type[ast.expr], str] = {
         ast.BoolOp: "_bool",
@@ -155,21 +159,21 @@ class _Translation:
 
         self._expression, self._schema, self._pc, self._exact = expression, schema, pc, exact
 
-    def of(self, node: ast.expr) -> Any:
-        """Return Arrow's expression for a part of the tree."""
+    def build(self, node: ast.expr) -> Any:
+        """Return the Arrow expression of a node."""
         translate: Callable[[Any], Any] = getattr(self, self.KINDS[type(node)])
         return translate(node)
 
     def _function(self, name: str, *arguments: ast.expr) -> Any:
-        values = [self.of(argument) for argument in arguments]
+        values = [self.build(argument) for argument in arguments]
         kinds = [self._kind(argument) for argument in arguments]
-        if set(kinds) == {"integer", "float"}:  # Arrow itself refuses integers beyond 2**53 here
+        if set(kinds) == {"integer", "float"}:  # Arrow raises for integers above 2**53 here
             pairs = zip(values, kinds, strict=True)
             values = [v.cast("float64", safe=False) if kind == "integer" else v for v, kind in pairs]
         return getattr(self._pc, name)(*values)
 
     def _kind(self, node: ast.expr) -> str:
-        """Return "integer" or "float" where the type of a part of the tree is one of these, and else nothing."""
+        """Return "integer" or "float" for a node of such a type, an empty string for any other."""
         if isinstance(node, ast.Name | ast.Constant):
             kind = self._schema.field(node.id).type if isinstance(node, ast.Name) else _TYPES.get(type(node.value))
             if kind is None:
@@ -187,7 +191,7 @@ class _Translation:
         return ""
 
     def _bool(self, node: ast.BoolOp) -> Any:
-        first, *rest = (self.of(value) for value in node.values)
+        first, *rest = (self.build(value) for value in node.values)
         for other in rest:
             first = first & other if isinstance(node.op, ast.And) else first | other
         return first
@@ -195,19 +199,19 @@ class _Translation:
     def _binary(self, node: ast.BinOp) -> Any:
         name = _ARITHMETIC.get(type(node.op))
         if name is None:
-            why = "uses & or |: write and, or" if isinstance(node.op, ast.BitAnd | ast.BitOr) else ""
-            raise _refusal(self._expression, node, why)
-        if name == "divide":  # of whole numbers, too
-            left, right = (self.of(side).cast("float64", safe=False) for side in (node.left, node.right))
+            why = "uses & or |; use and, or instead" if isinstance(node.op, ast.BitAnd | ast.BitOr) else ""
+            raise _not_allowed(self._expression, node, why)
+        if name == "divide":  # as in Python, also of two integers
+            left, right = (self.build(side).cast("float64", safe=False) for side in (node.left, node.right))
             return left / right
         return self._function(name, node.left, node.right)
 
     def _unary(self, node: ast.UnaryOp) -> Any:
         if isinstance(node.op, ast.Not):
-            return ~self.of(node.operand)
+            return ~self.build(node.operand)
         if isinstance(node.op, ast.USub):
             return self._function("negate_checked", node.operand)
-        raise _refusal(self._expression, node)
+        raise _not_allowed(self._expression, node)
 
     def _compare(self, node: ast.Compare) -> Any:
         left, result = node.left, None
@@ -218,26 +222,26 @@ class _Translation:
 
     def _one_comparison(self, left: ast.expr, how: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(how, ast.In | ast.NotIn):
-            values = self.of(right)
+            values = self.build(right)
             if not isinstance(values, list):
-                raise _refusal(self._expression, right, "must be a list of values")
-            column = self.of(left)
-            if self._exact and values:  # `isin` knows columns of exactly the type of its values alone
+                raise _not_allowed(self._expression, right, "must be a list of values")
+            column = self.build(left)
+            if self._exact and values:  # `isin` needs a column of exactly the type of its values
                 found = reduce(operator.or_, (self._pc.equal(column, self._scalar(value)) for value in values))
                 return found if isinstance(how, ast.In) else ~found
-            # Arrow finds a missing value in no list, so that it would be outside of every one.
+            # For Arrow a missing value is in no list, so `not in` would be true for it.
             within = [value for value in values if not _beyond_int64(value)]
             found = self._pc.if_else(column.is_valid(), column.isin(within), self._pc.scalar(None))
             return found if isinstance(how, ast.In) else ~found
-        name = _COMPARES.get(type(how))
+        name = _COMPARISONS.get(type(how))
         if name is None:
-            raise _refusal(self._expression, left, "is compared with is: write ==")
+            raise _not_allowed(self._expression, left, "is compared with `is`; use == instead")
         return self._function(name, left, right)
 
     def _call(self, node: ast.Call) -> Any:
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name not in _FUNCTIONS or node.keywords or len(node.args) != 1:
-            raise _refusal(self._expression, node, f"is none of the functions {', '.join(_FUNCTIONS)}")
+            raise _not_allowed(self._expression, node, f"is not one of the functions {', '.join(_FUNCTIONS)}")
         return self._function(_FUNCTIONS[name], node.args[0])
 
     def _name(self, node: ast.Name) -> Any:
@@ -245,7 +249,7 @@ class _Translation:
 
     def _constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, bool | int | float | str):
-            raise _refusal(self._expression, node)
+            raise _not_allowed(self._expression, node)
         return self._scalar(node.value)
 
     def _scalar(self, value: bool | float | str) -> Any:
@@ -255,7 +259,7 @@ class _Translation:
         if whole and _beyond_int64(value):
             return self._pc.scalar(Decimal(value))
         scalar = self._pc.scalar(value)
-        # As a bare literal Arrow would make it as small as it can, and compute in float32 or 8 bits.
+        # Arrow gives a literal the smallest type that fits and would compute in float32 or 8 bits.
         return scalar.cast("int64" if whole else "float64") if whole or isinstance(value, float) else scalar
 
     def _values(self, node: ast.Tuple | ast.List | ast.Set) -> list[Any]:

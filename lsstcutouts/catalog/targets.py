@@ -1,4 +1,4 @@
-"""The catalog itself."""
+"""The catalog of targets: ids, positions and extra columns, checked."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,41 +12,41 @@ from ..errors import CatalogError
 from .astro import degrees_icrs
 from .checks import (
     Unit,
-    checked_ids,
-    common_length,
-    existing,
-    extra_column,
-    id_name,
-    no_such_column,
-    position_names,
+    check_column_names,
+    check_extra_column,
+    check_ids,
+    find_id_column,
+    find_position_columns,
+    missing_column_message,
     positions_in_degrees,
-    wanted_columns,
-    warn_of_other_positions,
+    require_column,
+    row_count,
+    warn_about_other_positions,
 )
-from .columns import Source, source_from_mapping
-from .files import is_skycoord, open_source
-from .ids import Ids, Values, taken
-from .select import matching
+from .columns import OpenTable, table_from_mapping
+from .files import is_skycoord, open_table
+from .ids import Ids, Values, take_rows
+from .select import matching_rows
 
 __all__ = ["Catalog"]
 
 
 @dataclass(frozen=True, eq=False)
 class Catalog:
-    """Targets as a struct of arrays, in the order of the table they came from.
+    """Targets as arrays, in the row order of the table.
 
-    Make one with `from_any` or `from_arrays`, which check what they take.
+    Create a catalog with `from_any` or `from_arrays`, which check their input.
 
     Attributes
     ----------
     object_id
-        ``(N,)``, unique: int64, uint64 where one is beyond int64, or a list of texts.
+        ``(N,)``, unique: int64, uint64 if one exceeds int64, or a list of strings.
     ra, dec
         ``(N,)``, degrees ICRS; RA in [0, 360), Dec in [-90, 90].
     columns
-        Extra columns that travel with each target: ``(N, ...)`` arrays, texts as lists.
+        Extra columns that a batch contains for each target: ``(N, ...)`` arrays, strings as lists.
     source
-        Where the targets came from, for messages.
+        File or table that the targets come from, for messages.
     """
 
     object_id: Ids
@@ -67,39 +67,39 @@ class Catalog:
         unit: Unit = None,
         allow_overflow: bool = False,
     ) -> "Catalog":
-        """Return the catalog that files or a table hold.
+        """Read a catalog from files, a table, coordinates or a query result.
 
         Parameters
         ----------
         source
-            A catalog (returned as it is; ``columns`` must be among its own); the path or ``file://`` URL of a Parquet
+            A catalog (returned unchanged; it must have all ``columns``); the path or ``file://`` URL of a Parquet
             (``.parquet``, ``.pq``; also a folder of them), CSV, ECSV, FITS (first table) or VOTable (``.vot``,
-            ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, one behind the
-            other; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
-            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. The files of one catalog may have
-            different types for a column as long as one type holds all values exactly.
+            ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, which are
+            concatenated; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
+            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. A column may have different types in the
+            files of one catalog as long as one type holds all values exactly.
         ra, dec
-            Names of the position columns. By default the first pair found, whatever its capitals, of ``ra dec``,
+            Names of the position columns. By default the first pair found, in any capitalisation, of ``ra dec``,
             ``coord_ra coord_dec``, ``raJ2000 decJ2000``, ``RAJ2000 DEJ2000``, ``ra_icrs dec_icrs``, ``RA_ICRS
             DE_ICRS``, ``ra_deg dec_deg``, ``right_ascension declination``, ``ALPHA_J2000 DELTA_J2000``.
         object_id
-            Name of the id column, of integers or texts. By default the first of ``object_id``, ``objectId``,
-            ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, whatever its capitals, else the
-            row number. A column ``source`` that is no id, since values repeat or are missing, does not count.
+            Name of the id column, of integers or strings. By default the first of ``object_id``, ``objectId``,
+            ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, in any capitalisation, otherwise
+            the row number. A column ``source`` with repeated or missing values is not used as id.
         columns
-            Names of extra columns to take along.
+            Names of extra columns that each batch contains.
         unit
-            Unit of both positions, such as ``"deg"`` or ``"rad"``, or of RA and Dec, such as ``"hourangle,deg"``; goes
-            before the unit that the table states. A table without units is taken to be in degrees.
+            Unit of both RA and Dec, such as ``"deg"`` or ``"rad"``, or one each, such as ``"hourangle,deg"``; overrides
+            the unit in the table. The default is the unit in the table, or degrees if it has none.
         allow_overflow
-            Whether the result of a query may be cut off at the limit of rows (``QUERY_STATUS=OVERFLOW``). By default
-            that is an error, since most of the targets may be missing.
+            Whether a query result may be truncated at the row limit (``QUERY_STATUS=OVERFLOW``). By default this is
+            an error, since most of the targets may be missing.
 
         Raises
         ------
         CatalogError
-            If the table cannot be read, is empty, lacks a column, repeats an id, has a column that no batch can
-            carry, or is the result of a query that failed or was cut off.
+            If the table cannot be read, is empty, lacks a column, repeats an id, has a column of an unsupported type,
+            or is the result of a query that failed or was truncated.
         CoordinateError
             If a position is missing, not finite or out of range.
 
@@ -108,14 +108,14 @@ class Catalog:
         PositionUnitWarning
             If positions without a unit all lie within 2 pi and pi / 2.
         PositionColumnWarning
-            If there are several pairs of position columns, with different values.
+            If several pairs of position columns have different values.
         """
-        wanted = wanted_columns(columns)
+        wanted = check_column_names(columns)
         if isinstance(source, Catalog):
             return source._checked_for(wanted)
-        table = open_source(source, allow_overflow=allow_overflow)
-        ids = existing(table, object_id) if object_id is not None else id_name(table)
-        return cls._from_table(table, position_names(table, ra, dec), ids, wanted, unit)
+        table = open_table(source, allow_overflow=allow_overflow)
+        ids = require_column(table, object_id) if object_id is not None else find_id_column(table)
+        return cls._from_table(table, find_position_columns(table, ra, dec), ids, wanted, unit)
 
     @classmethod
     def from_arrays(
@@ -127,54 +127,60 @@ class Catalog:
         *,
         unit: Unit = None,
     ) -> "Catalog":
-        """Return a catalog of positions in degrees ICRS, or in the unit given or that the arrays carry.
+        """Create a catalog from arrays of positions, in degrees ICRS unless ``unit`` or the arrays say otherwise.
 
         Parameters
         ----------
         ra, dec
-            ``(N,)`` numbers or astropy Quantities; or a ``SkyCoord`` alone.
+            ``(N,)`` numbers or astropy Quantities; or a ``SkyCoord`` as ``ra`` without ``dec``.
         object_id
-            ``(N,)`` integers or texts; the row number by default.
+            ``(N,)`` integers or strings; the row number by default.
         columns
-            Extra columns, each ``(N, ...)`` or N texts.
+            Extra columns, each ``(N, ...)`` or N strings.
         unit
-            As in `from_any`, whose errors and warnings apply.
+            As in `from_any`; its errors and warnings apply too.
         """
         extra = dict(columns or {})
-        wanted = wanted_columns(tuple(extra))
+        wanted = check_column_names(tuple(extra))
         if is_skycoord(ra):
             if dec is not None:
-                raise CatalogError("A SkyCoord holds both RA and Dec: leave dec out.")
+                raise CatalogError(
+                    "dec= is given together with a SkyCoord, which contains both RA and Dec; leave dec= out."
+                )
             ra, dec = degrees_icrs(ra)
             unit = "deg"
         elif dec is None:
-            raise CatalogError("Give ra and dec, or a SkyCoord.")
+            raise CatalogError("dec= is missing; give ra= and dec=, or a SkyCoord.")
         arrays: dict[str, Any] = {"ra": np.atleast_1d(ra), "dec": np.atleast_1d(dec), **extra}
         if object_id is not None:
             one = isinstance(object_id, str | bytes) or np.ndim(object_id) == 0
             arrays["object_id"] = [object_id] if one else object_id
         ids = None if object_id is None else "object_id"
-        return cls._from_table(source_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
+        return cls._from_table(table_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
 
     @classmethod
     def _from_table(
         cls,
-        table: Source,
+        table: OpenTable,
         positions: Sequence[tuple[str, str]],
         id_column: str | None,
         wanted: Sequence[str],
         unit: Unit,
     ) -> "Catalog":
         position = positions[0]
-        names = [*position, *([] if id_column is None else [id_column]), *(existing(table, name) for name in wanted)]
+        names = [
+            *position,
+            *([] if id_column is None else [id_column]),
+            *(require_column(table, name) for name in wanted),
+        ]
         found = table.read(list(dict.fromkeys(names)))
-        count = common_length(found, table.label)
+        count = row_count(found, table.label)
         ra, dec = positions_in_degrees(found[position[0]], found[position[1]], position, unit, table.label)
-        warn_of_other_positions(table, found, positions)
+        warn_about_other_positions(table, found, positions)
         ids: Ids = np.arange(count, dtype=np.int64)
         if id_column is not None:
-            ids = checked_ids(found[id_column], id_column, table.label)
-        extra = {name: extra_column(found[name], name, table.label) for name in wanted}
+            ids = check_ids(found[id_column], id_column, table.label)
+        extra = {name: check_extra_column(found[name], name, table.label) for name in wanted}
         return cls(ids, ra, dec, extra, table.label)
 
     def __len__(self) -> int:
@@ -184,36 +190,37 @@ class Catalog:
         return self.take(rows)
 
     def take(self, rows: slice | ArrayLike) -> "Catalog":
-        """Return the catalog of some rows, in their order.
+        """Return a catalog of some rows, in the given order.
 
         Parameters
         ----------
         rows
-            Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. No rows at all, or a row twice, is allowed here.
+            Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. It may be empty or repeat rows.
         """
         index = rows if isinstance(rows, slice) else np.asarray(rows, None if np.size(rows) else np.int64)
         chosen = np.atleast_1d(np.arange(len(self))[index])
-        columns = {name: taken(values, chosen) for name, values in self.columns.items()}
-        return type(self)(taken(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
+        columns = {name: take_rows(values, chosen) for name, values in self.columns.items()}
+        return type(self)(take_rows(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
 
     def select(self, expression: str) -> "Catalog":
-        """Return the catalog of the rows that an expression is true for, such as ``"mag_i < 23 and label == 1"``.
+        """Return a catalog of the rows for which an expression is true, such as ``"mag_i < 23 and label == 1"``.
 
         Parameters
         ----------
         expression
-            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the words of `lsstcutouts.catalog.select.matching`.
+            On ``object_id``, ``ra``, ``dec`` and the extra columns, in the syntax of
+            `lsstcutouts.catalog.select.matching_rows`.
 
         Raises
         ------
         ConfigurationError
-            If it cannot be read, or does not fit the columns.
+            If the expression has a syntax error or does not fit the columns.
         """
         own = {"object_id": self.object_id, "ra": self.ra, "dec": self.dec}
-        return self.take(matching(expression, {**own, **self.columns}, len(self)))
+        return self.take(matching_rows(expression, {**own, **self.columns}, len(self)))
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content: ids, positions and extra columns in row order, whatever the machine."""
+        """Return the SHA-256 of ids, positions and extra columns in row order; equal on every machine."""
         digest = hashlib.sha256(b"lsstcutouts catalog 1")
         _hash_values(digest, self.object_id)
         _hash_values(digest, self.ra)
@@ -226,7 +233,7 @@ class Catalog:
     def _checked_for(self, wanted: Sequence[str]) -> Self:
         missing = [name for name in wanted if name not in self.columns]
         if missing:
-            raise CatalogError(no_such_column(self.source, missing[0], tuple(self.columns)))
+            raise CatalogError(missing_column_message(self.source, missing[0], tuple(self.columns)))
         return self
 
 

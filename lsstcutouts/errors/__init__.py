@@ -1,41 +1,41 @@
-"""Everything that can go wrong, in one tree.
+"""The exceptions of this package, in one tree.
 
-Each class is also the built-in kind that a caller would catch without knowing this package, and says
-whether trying again can help (``transient``)::
+Each class also derives from the built-in exception that a caller would catch without knowing this package. The
+attribute ``transient`` says whether a retry can succeed::
 
     LsstCutoutsError
-    ├── ConfigurationError(ValueError)          an argument or setting that cannot work
-    ├── CatalogError(ValueError)                the table of targets: columns, ids, an empty table
-    │   └── CoordinateError                     positions that are not finite or out of range
-    ├── RepositoryError(OSError)                the Butler repository as a whole
+    ├── ConfigurationError(ValueError)          an argument or setting is invalid
+    ├── CatalogError(ValueError)                the catalog is invalid: a column, an id, no rows
+    │   └── CoordinateError                     a position is not finite or out of range
+    ├── RepositoryError(OSError)                the Butler repository cannot be opened or queried
     │   ├── RepositoryNotFoundError(FileNotFoundError)
-    │   ├── RepositoryUnavailableError(ConnectionError)  no answer now: trying again can help
-    │   └── AuthenticationError(PermissionError)  it, or a file server, wants (other) credentials
-    ├── CollectionError(LookupError)            no such collection, or none given
-    ├── DatasetError(LookupError)               no such dataset type, or no dataset where one is needed
-    ├── SkyMapError(LookupError)                no such skymap, or one whose geometry cannot be known
+    │   ├── RepositoryUnavailableError(ConnectionError)  no answer now: a retry can succeed
+    │   └── AuthenticationError(PermissionError)  the repository or a file server refuses the credentials
+    ├── CollectionError(LookupError)            the collection does not exist, or none is given
+    ├── DatasetError(LookupError)               the dataset type or the dataset does not exist
+    ├── SkyMapError(LookupError)                the skymap does not exist, or its geometry is unknown
     ├── CoverageError(LookupError)              no target lies on any coadd
-    ├── PlanError(ValueError)                   a plan file that is damaged or does not fit its use
-    ├── LeakError(ValueError)                   splits of the targets that share pixels, where that is not allowed
-    ├── ResumeError(ValueError)                 a place in an epoch that means other batches now
-    ├── StatisticsError(ValueError)             statistics of pixels that are damaged, or do not fit their use
-    ├── GeometryMismatchError(ValueError)       a file whose pixel grid is not the tract's
-    ├── FluxUnitError(ValueError)               pixel values that cannot be turned into nJy
-    ├── MissingBandError(LookupError)           a band that a target lacks, where that is not allowed
-    ├── QualityError(ValueError)                a target that fails the quality policy, where that is not allowed
-    ├── ReadError(OSError)                      a file that exists in the plan and cannot be read
-    │   ├── MissingFileError(FileNotFoundError) the repository names it, the storage does not hold it
-    │   ├── AccessDeniedError(PermissionError)  a file that this user may not read, while others can be read
-    │   ├── CorruptFileError                    bytes that are not what the file's own structure says
-    │   ├── UnsupportedFormatError              a FITS feature that no reader here knows
-    │   └── TransientReadError                  a passing failure: trying again can help
+    ├── PlanError(ValueError)                   the plan file is damaged or does not fit its use
+    ├── LeakError(ValueError)                   splits share pixels, and that is not allowed
+    ├── ResumeError(ValueError)                 a checkpoint cannot be resumed with these settings
+    ├── StatisticsError(ValueError)             the pixel statistics are damaged or do not fit their use
+    ├── GeometryMismatchError(ValueError)       the pixel grid of a file is not that of its tract
+    ├── FluxUnitError(ValueError)               pixel values cannot be converted to nJy
+    ├── MissingBandError(LookupError)           a target lacks a band, and that is not allowed
+    ├── QualityError(ValueError)                a target fails the quality policy, and that is not allowed
+    ├── ReadError(OSError)                      a file of the plan cannot be read
+    │   ├── MissingFileError(FileNotFoundError) the repository lists the file, but the storage does not have it
+    │   ├── AccessDeniedError(PermissionError)  the user may not read this file, but can read others
+    │   ├── CorruptFileError                    the bytes contradict the structure of the file
+    │   ├── UnsupportedFormatError              the file uses a FITS feature that this package cannot read
+    │   └── TransientReadError                  a temporary failure: a retry can succeed
     │       └── ReadTimeoutError(TimeoutError)
-    ├── WriteError(OSError)                     a file that cannot be written, such as on a full disk
-    ├── PlaneError(LookupError)                 a plane or mask plane that a file does not have
-    ├── PixelMismatchError(AssertionError)      two ways of reading that give different pixels
-    ├── WorkerError(RuntimeError)               a worker process that died, of a signal or by itself
-    ├── MemoryBudgetError(MemoryError)          a budget that cannot be met on this machine
-    └── DependencyError(ImportError)            an optional package that this call needs
+    ├── WriteError(OSError)                     a file cannot be written, for example on a full disk
+    ├── PlaneError(LookupError)                 a file does not have the plane or mask plane
+    ├── PixelMismatchError(AssertionError)      two readers return different pixels
+    ├── WorkerError(RuntimeError)               a worker process of a loader ended unexpectedly
+    ├── MemoryBudgetError(MemoryError)          the machine cannot meet the memory budget
+    └── DependencyError(ImportError)            an optional package is not installed
 """
 
 from typing import ClassVar
@@ -78,80 +78,80 @@ __all__ = [
 
 
 class LsstCutoutsError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base class of every exception that this package raises."""
 
     transient: ClassVar[bool] = False
-    """Whether the same call can succeed when it is tried again."""
+    """Whether a retry of the same call can succeed."""
 
 
 class ConfigurationError(LsstCutoutsError, ValueError):
-    """An argument or a setting that cannot work."""
+    """An argument or a setting is invalid."""
 
 
 class CatalogError(LsstCutoutsError, ValueError):
-    """A catalog that cannot be used as it is; the message names rows and columns."""
+    """The catalog is invalid; the message names rows and columns."""
 
 
 class CoordinateError(CatalogError):
-    """Positions that are not finite or lie outside the sphere's ranges."""
+    """A position is not finite, or its RA or Dec is out of range."""
 
 
 class RepositoryError(LsstCutoutsError, OSError):
-    """A Butler repository that cannot be opened or asked."""
+    """A Butler repository cannot be opened or queried."""
 
 
 class RepositoryNotFoundError(RepositoryError, FileNotFoundError):
-    """No Butler repository where one was said to be."""
+    """There is no Butler repository at this path, URL or label."""
 
 
 class AuthenticationError(RepositoryError, PermissionError):
-    """A repository or file server that wants (other) credentials, or fresh signed URLs; no fault of a file."""
+    """A repository or file server needs credentials, other credentials or new signed URLs; no file is at fault."""
 
 
 class RepositoryUnavailableError(RepositoryError, ConnectionError):
-    """A repository, or its server, that gives no answer now."""
+    """A repository, or its server, does not answer now."""
 
     transient = True
 
 
 class CollectionError(LsstCutoutsError, LookupError):
-    """A collection that the repository does not have, or none given where one is needed."""
+    """The repository does not have the collection, or no collection is given."""
 
 
 class DatasetError(LsstCutoutsError, LookupError):
-    """A dataset type or dataset that the repository does not have."""
+    """The repository does not have the dataset type or the dataset."""
 
 
 class SkyMapError(LsstCutoutsError, LookupError):
-    """A skymap that the repository does not have or whose geometry cannot be known."""
+    """The repository does not have the skymap, or the geometry of the skymap cannot be determined."""
 
 
 class CoverageError(LsstCutoutsError, LookupError):
-    """Not one target lies on any coadd; the message says where the coverage is."""
+    """No target lies on any coadd; the message says which area the coadds cover."""
 
 
 class PlanError(LsstCutoutsError, ValueError):
-    """A plan that is damaged, of another version, or does not fit what is asked of it."""
+    """A plan is damaged, has another format version, or does not fit its use."""
 
 
 class LeakError(LsstCutoutsError, ValueError):
-    """Splits of the targets that share pixels, where that is not allowed."""
+    """Two splits share pixels, and ``leaks="raise"`` does not allow that."""
 
 
 class ResumeError(LsstCutoutsError, ValueError):
-    """A place in an epoch, from a checkpoint, that means other batches now."""
+    """Training cannot resume: the position of the checkpoint means other batches with these settings."""
 
 
 class StatisticsError(LsstCutoutsError, ValueError):
-    """Statistics of pixels that cannot be fitted, are damaged, or do not fit what is asked of them."""
+    """Pixel statistics cannot be fitted, are damaged, or do not fit their use."""
 
 
 class GeometryMismatchError(LsstCutoutsError, ValueError):
-    """A file whose pixel grid is not the one of its tract."""
+    """The pixel grid of a file is not the pixel grid of its tract."""
 
 
 class FluxUnitError(LsstCutoutsError, ValueError):
-    """Pixel values whose unit cannot be turned into nJy."""
+    """The unit of pixel values cannot be converted to nJy."""
 
 
 class MissingBandError(LsstCutoutsError, LookupError):
@@ -163,54 +163,54 @@ class QualityError(LsstCutoutsError, ValueError):
 
 
 class ReadError(LsstCutoutsError, OSError):
-    """A file that the repository holds and that cannot be read."""
+    """A file that the repository lists cannot be read."""
 
 
 class MissingFileError(ReadError, FileNotFoundError):
-    """The repository names the file, the storage does not hold it."""
+    """The repository lists the file, but the storage does not have it."""
 
 
 class AccessDeniedError(ReadError, PermissionError):
-    """A file that this user may not read, or that S3 does not say is missing, while others can be read."""
+    """The user may not read this file, but can read others; S3 may also refuse a file that is missing."""
 
 
 class CorruptFileError(ReadError):
-    """Bytes that are not what the file's own structure says."""
+    """The bytes of a file contradict its structure: it is damaged or truncated."""
 
 
 class UnsupportedFormatError(ReadError):
-    """A FITS feature that neither the fast path nor the fallback can read."""
+    """The file uses a FITS feature that neither the fast path nor the fallback can read."""
 
 
 class TransientReadError(ReadError):
-    """A read that failed for a passing reason, such as a time-out."""
+    """A read failed for a temporary reason, such as a lost connection."""
 
     transient = True
 
 
 class ReadTimeoutError(TransientReadError, TimeoutError):
-    """A read that took longer than is allowed."""
+    """A read took longer than the time limit."""
 
 
 class WriteError(LsstCutoutsError, OSError):
-    """A file that cannot be written, such as on a full disk; what was written of it is removed."""
+    """A file cannot be written, for example on a full disk; the incomplete file is removed."""
 
 
 class PlaneError(LsstCutoutsError, LookupError):
-    """A plane, or a named mask plane, that a file does not have."""
+    """A file does not have the plane, or the named mask plane."""
 
 
 class PixelMismatchError(LsstCutoutsError, AssertionError):
-    """Two ways of reading the same pixels that give different ones."""
+    """Two readers return different values for the same pixels."""
 
 
 class WorkerError(LsstCutoutsError, RuntimeError):
-    """A worker process of a loader that died: killed, crashed or ended before its time."""
+    """A worker process of a loader was killed, crashed or ended too early."""
 
 
 class MemoryBudgetError(LsstCutoutsError, MemoryError):
-    """A memory budget that cannot be met on this machine."""
+    """The machine cannot meet the memory budget."""
 
 
 class DependencyError(LsstCutoutsError, ImportError):
-    """An optional package that this call needs; the message says how to install it."""
+    """An optional package that this call needs is not installed; the message says how to install it."""

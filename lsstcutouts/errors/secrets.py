@@ -1,4 +1,4 @@
-"""Signed URLs and tokens: what they are, and how they stay out of messages, tracebacks and logs."""
+"""Recognises signed URLs and tokens, and removes them from messages, tracebacks and logs."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 __all__ = ["expiry_of", "hide_secrets", "is_signed", "without_query", "without_secrets"]
 
 _SIGNATURES = {"signature", "x-amz-signature", "x-goog-signature", "sig"}
-"""Parameters of Amazon, Google and CloudFront (versions 2 and 4), and Azure."""
+"""Query parameters of Amazon, Google and CloudFront (signature versions 2 and 4), and Azure."""
 
 _QUERY = re.compile(r"\?[^\s'\")>\]]*=[^\s'\")>\]]*")
 _SECRET = re.compile(
@@ -17,7 +17,7 @@ _SECRET = re.compile(
     r"|\b(?:signature|x-amz-security-token):\s*|\bbearer\s+(?!token\b))[^\s&'\",;)>\]]+",
     re.IGNORECASE,
 )
-"""Values of parameters and headers that give access, and the names of the keys that they were made with."""
+"""Values of parameters and headers that grant access, and the ids of the keys that signed them."""
 
 _LOGGERS = (
     "urllib3.connectionpool",
@@ -28,16 +28,16 @@ _LOGGERS = (
     "lsst.resources.http",
     "lsst.resources._resourcePath",
 )
-"""What writes URLs, signatures and headers of requests to the log, mostly at the level DEBUG."""
+"""Loggers that write URLs, signatures and request headers, mostly at level DEBUG."""
 
 
 def is_signed(uri: str) -> bool:
-    """Return whether a URI holds a signature, so that whoever has it has access."""
+    """Return whether a URI contains a signature, which grants access to everyone who has the URI."""
     return "?" in uri and not _SIGNATURES.isdisjoint(_query(uri))
 
 
 def expiry_of(url: str) -> float | None:
-    """Return when a signed URL expires, in seconds since 1970; None where it does not say."""
+    """Return when a signed URL expires, in seconds since 1970 (UTC); None if the URL has no expiry time."""
     query = _query(url)
     with contextlib.suppress(ValueError, OverflowError):
         if "expires" in query:  # Amazon and Google, version 2; CloudFront
@@ -57,7 +57,7 @@ def _query(url: str) -> dict[str, str]:
 
 
 def without_query(uri: str) -> str:
-    """Return a URI without its query and password, which can be what gives access, for messages."""
+    """Return a URI without its query and password, which can grant access; for messages."""
     if not uri.startswith(("http://", "https://")):
         return uri
     parts = urlsplit(uri)
@@ -65,15 +65,15 @@ def without_query(uri: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without queries of URLs, signatures and tokens."""
+    """Return a text with URL queries, signatures and tokens replaced by ``...``."""
     return _SECRET.sub(r"\1...", _QUERY.sub("?...", text))
 
 
 def hide_secrets(error: BaseException) -> None:
-    """Take queries of URLs, signatures and tokens out of the words of an exception and of all that it was made of."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        one = waiting.pop()
+    """Remove URL queries, signatures and tokens from an exception and from all exceptions that it wraps, in place."""
+    pending, seen = [error], set[int]()
+    while pending:
+        one = pending.pop()
         if id(one) in seen:
             continue
         seen.add(id(one))
@@ -81,16 +81,16 @@ def hide_secrets(error: BaseException) -> None:
         if args != one.args:
             one.args = args
         linked = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
-        waiting += [other for other in linked if isinstance(other, BaseException)]
+        pending += [other for other in linked if isinstance(other, BaseException)]
 
 
-def _hidden(record: logging.LogRecord) -> bool:
-    """Take signatures and tokens out of a log record; a filter that keeps every record."""
+def _redact(record: logging.LogRecord) -> bool:
+    """Remove signatures and tokens from a log record (a logging filter that keeps every record)."""
     text = record.getMessage()
-    if (shown := without_secrets(text)) != text:
-        record.msg, record.args = shown, ()
+    if (redacted := without_secrets(text)) != text:
+        record.msg, record.args = redacted, ()
     return True
 
 
 for _name in _LOGGERS:
-    logging.getLogger(_name).addFilter(_hidden)
+    logging.getLogger(_name).addFilter(_redact)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..source.byte_source import ByteSource, LocalSource
-from ..source.gzipped import inflated
+from ..source.gzipped import inflate
 from .headers import BLOCK, BadStructureError, GzippedFileError, Hdu, NoHeaderError, read_hdu, table_column, table_dtype
 
 __all__ = ["FileStructure", "file_structure", "table_rows"]
@@ -143,7 +143,7 @@ def file_structure(source: ByteSource) -> FileStructure:
     try:
         primary = read_hdu(source, 0, 0)
     except GzippedFileError:
-        source = inflated(source)
+        source = inflate(source)
         primary = read_hdu(source, 0, 0)
     return FileStructure(source, primary, _index(source, primary))
 

@@ -1,1 +1,1 @@
-"""What to read for each target: plain arrays, made once from a Butler repository, saved as Parquet, carried by workers."""
+"""Plans what to read for each target: plain arrays, made once from a Butler repository and saved as Parquet."""

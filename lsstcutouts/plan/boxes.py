@@ -1,7 +1,7 @@
-"""Boxes of targets and the patches under them: arrays to arrays, no repository.
+"""Computes the boxes of targets and the patches under them, from arrays only (no repository).
 
-Patches under a box form a rectangle of the tract's grid, so that ``low`` and ``high``, the ``(N, 2)`` first and
-last row and column of each rectangle, say all.
+The patches under a box form a rectangle of the tract's patch grid. ``low`` and ``high``, the ``(N, 2)`` first and last
+row and column of the rectangles, describe them completely.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,27 @@ from numpy.typing import NDArray
 from ..sky.geometry import YX, box_start
 from ..sky.skymap import SkyMap, Tract
 
-__all__ = ["Boxes", "PatchRanges", "covered_pixels", "of_each_tract", "patch_key", "patch_of_key"]
+__all__ = ["PatchRanges", "TargetBoxes", "covered_pixels", "patch_key", "patch_of_key", "rows_by_tract"]
 
 type Ints = NDArray[np.int64]
 
 _AT_ONCE = 4_000_000
-"""Array elements that `covered_pixels` works on at a time: 16 MB."""
+"""Number of array elements that `covered_pixels` processes at a time: 16 MB."""
 
 
 @dataclass(frozen=True, eq=False)
-class Boxes:
-    """Boxes of ``(N,)`` targets on their tracts."""
+class TargetBoxes:
+    """Boxes of N targets on their tracts.
+
+    Attributes
+    ----------
+    tract, patch
+        ``(N,)`` numbers of the tract, and of the patch whose inner region contains or is nearest to the target.
+    yx0
+        ``(N, 2)`` first pixel ``(y, x)`` of the box, tract pixels.
+    offset
+        ``(N, 2)`` target position minus middle of the box, pixels ``(y, x)``.
+    """
 
     tract: Ints
     patch: Ints
@@ -35,10 +45,22 @@ class Boxes:
     def around(
         cls, skymap: SkyMap, tract: Ints, ra: NDArray[np.float64], dec: NDArray[np.float64], size: YX[int]
     ) -> Self:
-        """Return the box of each target on its tract: the one place where sky becomes pixels."""
+        """Return the box of each target on its tract; sky positions are converted to pixels nowhere else.
+
+        Parameters
+        ----------
+        skymap
+            Skymap that has all tracts of ``tract``.
+        tract
+            ``(N,)`` tract of each target.
+        ra, dec
+            ``(N,)`` positions, degrees ICRS.
+        size
+            Rows and columns of a box, pixels.
+        """
         patch = np.zeros(len(tract), np.int64)
         centre = np.zeros((len(tract), 2))
-        for one, rows in of_each_tract(skymap.tracts, tract):
+        for one, rows in rows_by_tract(skymap.tracts, tract):
             yx = one.projection.sky_to_pixel(ra[rows], dec[rows])
             patch[rows] = one.nearest_patch(yx.y, yx.x)
             centre[rows] = np.column_stack([yx.y, yx.x])
@@ -53,8 +75,8 @@ class Boxes:
         return type(self)(self.tract[rows], self.patch[rows], self.yx0[rows], self.offset[rows])
 
 
-def of_each_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tract, Ints]]:
-    """Yield each tract with the rows that lie on it."""
+def rows_by_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tract, Ints]]:
+    """Yield each tract with the rows ``(n,)`` of ``tract`` ``(N,)`` that have its number."""
     if not len(tract):
         return
     order = np.argsort(tract, kind="stable")
@@ -64,25 +86,27 @@ def of_each_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tr
 
 
 def patch_key(tract: Ints, patch: Ints) -> Ints:
-    """Return one number for a tract and a patch."""
+    """Return one integer that identifies a tract and a patch, ``(N,)`` each."""
     return (tract << 32) + patch
 
 
 def patch_of_key(key: int) -> tuple[int, int]:
-    """Return tract and patch of a number that `patch_key` made."""
+    """Return the tract and patch of a key made by `patch_key`."""
     return key >> 32, key & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, eq=False)
 class PatchRanges:
-    """The patches whose files may reach under each box: a rectangle of the tract's grid.
+    """The patches whose files may overlap each box: a rectangle of the tract's patch grid.
 
     Attributes
     ----------
     low, high
-        ``(N, 2)`` first and last row and column.
-    step, grid
-        ``(N, 2)`` pixels of an inner region, and patches of the tract.
+        ``(N, 2)`` first and last patch row and column ``(y, x)``.
+    step
+        ``(N, 2)`` rows and columns of an inner region, pixels.
+    grid
+        ``(N, 2)`` number of patches ``(y, x)`` of the tract.
     """
 
     low: Ints
@@ -91,10 +115,13 @@ class PatchRanges:
     grid: Ints
 
     @classmethod
-    def under(cls, boxes: Boxes, skymap: SkyMap, size: YX[int], border: YX[int]) -> Self:
-        """Return the patches under boxes, for files that reach ``border`` pixels beyond their inner region."""
+    def under(cls, boxes: TargetBoxes, skymap: SkyMap, size: YX[int], border: YX[int]) -> Self:
+        """Return the patches under boxes, for files that extend ``border`` pixels beyond their inner region.
+
+        ``size`` is the shape of the boxes, and ``size`` and ``border`` are in pixels ``(y, x)``.
+        """
         step, grid = (np.ones((len(boxes), 2), np.int64) for _ in range(2))
-        for one, rows in of_each_tract(skymap.tracts, boxes.tract):
+        for one, rows in rows_by_tract(skymap.tracts, boxes.tract):
             step[rows], grid[rows] = one.inner, one.grid
         reach = np.asarray(border)
         low = np.clip((boxes.yx0 - reach) // step, 0, grid - 1)
@@ -103,24 +130,24 @@ class PatchRanges:
 
     @property
     def shape(self) -> Ints:
-        """``(N, 2)`` rows and columns of each rectangle."""
+        """Number of patch rows and columns of each rectangle, ``(N, 2)``."""
         return self.high - self.low + 1
 
     def __getitem__(self, rows: Ints) -> Self:
         return type(self)(self.low[rows], self.high[rows], self.step[rows], self.grid[rows])
 
     def patches(self) -> tuple[Ints, Ints]:
-        """Return owner and patch number of every patch of every rectangle, row by row."""
-        shape = self.shape
-        count = shape.prod(axis=1)
-        owner = np.repeat(np.arange(len(count)), count)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-        row, column = np.divmod(place, shape[owner, 1])
+        """Return the box index and patch number, ``(M,)`` each, of every patch of every rectangle, row by row."""
+        shape = self.shape  # (N, 2)
+        count = shape.prod(axis=1)  # (N,)
+        owner = np.repeat(np.arange(len(count)), count)  # (M,)
+        index = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)  # (M,) within its rectangle
+        row, column = np.divmod(index, shape[owner, 1])
         return owner, (self.low[owner, 0] + row) * self.grid[owner, 1] + self.low[owner, 1] + column
 
-    def others(self, boxes: Boxes) -> tuple[Ints, Ints]:
-        """Return, as in `ragged`, the keys of the patches of each rectangle besides the box's own patch."""
-        # Most rectangles are the box's own patch alone.
+    def others(self, boxes: TargetBoxes) -> tuple[Ints, Ints]:
+        """Return the keys of the patches of each rectangle except the box's own patch, as ``(start, keys)`` of `ragged`."""
+        # Most rectangles contain only the box's own patch.
         several = np.flatnonzero((self.high > self.low).any(axis=1))
         owner, patch = self[several].patches()
         owner = several[owner]
@@ -133,20 +160,20 @@ class PatchRanges:
 def covered_pixels(
     yx0: Ints, size: YX[int], ranges: PatchRanges, has_file: NDArray[np.bool_], border: YX[int], *, clipped: bool
 ) -> Ints:
-    """Return ``(N,)`` pixels of each box that lie under some file, summed over the bands.
+    """Return the number of pixels of each box that are covered by a file, ``(N,)``, summed over the bands.
 
     Parameters
     ----------
     yx0, size
-        First pixels ``(N, 2)`` and shape of the boxes.
+        First pixels ``(N, 2)``, tract pixels, and shape of the boxes, pixels ``(y, x)``.
     ranges
-        Patches under them.
+        Patches under the boxes.
     has_file
-        ``(M, B)`` for every patch that `PatchRanges.patches` lists: whether there is a file.
+        ``(M, B)`` whether each patch that `PatchRanges.patches` lists has a file in each band.
     border
-        Pixels by which a file reaches beyond its inner region.
+        Pixels ``(y, x)`` by which a file extends beyond its inner region.
     clipped
-        Whether files end where the tract does.
+        Whether files are cut off at the edge of their tract.
     """
     shape = ranges.shape
     last = np.cumsum(shape.prod(axis=1))
@@ -168,7 +195,10 @@ def covered_pixels(
 def _pieces(
     yx0: Ints, size: YX[int], ranges: PatchRanges, border: YX[int], axis: int, count: int, *, clipped: bool
 ) -> tuple[Ints, NDArray[np.float32]]:
-    """Cut one side of boxes where files begin and end: lengths ``(N, S)``, and which files hold each piece ``(N, S, count)``."""
+    """Split one axis of boxes at the edges of files.
+
+    Returns the lengths of the pieces ``(N, S)``, pixels, and whether each file covers each piece ``(N, S, count)``.
+    """
     begin, step = yx0[:, axis, None], ranges.step[:, axis, None]
     inner = (ranges.low[:, axis, None] + np.arange(count)) * step
     low, high = inner - border[axis], inner + step + border[axis]
@@ -183,7 +213,7 @@ def _pieces(
 
 
 def _union(y: tuple[Ints, NDArray[np.float32]], x: tuple[Ints, NDArray[np.float32]], files: NDArray[np.bool_]) -> Ints:
-    """Return the pixels ``(N,)`` under files ``(N, ny, nx, B)``, each pixel of a band counted once."""
+    """Return the number of pixels ``(N,)`` under files ``(N, ny, nx, B)``; each pixel counts once per band."""
     (height, in_row), (width, in_column) = y, x
     n, ny, nx, bands = files.shape
     by_column = in_column[:, None] @ files.astype(np.float32).reshape(n, ny, nx, bands)  # (N, ny, Sx, B)

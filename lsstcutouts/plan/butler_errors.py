@@ -1,4 +1,4 @@
-"""The seam between a Butler and this package's errors, and the words that help with a wrong name."""
+"""Opens a Butler, translates its exceptions to this package's errors, and suggests names for unknown ones."""
 
 import difflib
 import os
@@ -36,27 +36,27 @@ from ..errors import (
     RepositoryNotFoundError,
     RepositoryUnavailableError,
 )
-from ..errors.foreign import Trouble, trouble_of, words_of
+from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets, without_query
 from ..source.remote import download
 
-__all__ = ["asking", "instead", "open_butler", "reading"]
+__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors"]
 
 type _Meaning = tuple[type[LsstCutoutsError], str]
-"""Our class, and what to do."""
+"""Exception class of this package, and what the user can do (the end of the message)."""
 
-_SIGN_IN = (
-    "; set BUTLER_RUBIN_ACCESS_TOKEN to a token of the server that may read images (read:image), or for storage of "
-    "your own AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_ACCESS_ADVICE = (
+    "; set BUTLER_RUBIN_ACCESS_TOKEN to a token of this server with the scope read:image or, for your own S3 storage, set "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
-_PAGE = "the server answers with a web page, most likely for logging in"
-_DATABASE = "; see that the registry database which the repository's butler.yaml names is there, whole and readable"
-_PASSING = ("locked", "connection", "connect to server", "timeout expired", "starting up", "too many clients")
-"""What SQLite and PostgreSQL say when the same question can be answered later."""
+_WEB_PAGE = "the server answers with a web page, probably a login page"
+_DATABASE_ADVICE = "; check that the registry database named in the repository's butler.yaml exists and can be read"
+_TRANSIENT = ("locked", "connection", "connect to server", "timeout expired", "starting up", "too many clients")
+"""Parts of messages of SQLite and PostgreSQL that mean that a retry can succeed."""
 
-_PASSWORD = ("authentication failed", "no pg_hba.conf entry", "no password supplied", "permission denied")
+_REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password supplied", "permission denied")
 
-_OF_THE_BUTLER: tuple[tuple[type[Exception], _Meaning], ...] = (
+_BUTLER_ERRORS: tuple[tuple[type[Exception], _Meaning], ...] = (
     (MissingCollectionError, (CollectionError, "; give another name with collections=")),
     (ButlerCollectionError, (CollectionError, "; give collections=")),
     (MissingDatasetTypeError, (DatasetError, "; give another name with dataset_type=")),
@@ -65,42 +65,45 @@ _OF_THE_BUTLER: tuple[tuple[type[Exception], _Meaning], ...] = (
     (ButlerUserError, (ConfigurationError, "")),
     (
         pydantic.ValidationError,
-        (RepositoryError, "; this is no Butler server's answer: see that the URL is the repository's"),
+        (RepositoryError, "; this is not the answer of a Butler server: check the URL of the repository"),
     ),
-    (yaml.YAMLError, (RepositoryError, "; see its butler.yaml")),
+    (yaml.YAMLError, (RepositoryError, "; correct its butler.yaml")),
 )
 
-_OF_OTHERS: dict[Trouble, _Meaning] = {
-    Trouble.MISSING: (RepositoryNotFoundError, "; see that the path or URL is the repository's"),
-    Trouble.DENIED: (AuthenticationError, "; ask for the right to read its files and folders"),
-    Trouble.CREDENTIALS: (AuthenticationError, _SIGN_IN),
-    Trouble.TRUNCATED: (RepositoryError, ""),
-    Trouble.TIMEOUT: (RepositoryUnavailableError, "; the server does not answer in time: try again later"),
-    Trouble.UNAVAILABLE: (
+_OTHER_ERRORS: dict[ErrorKind, _Meaning] = {
+    ErrorKind.MISSING: (RepositoryNotFoundError, "; check the path or URL of the repository"),
+    ErrorKind.DENIED: (AuthenticationError, "; ask for read permission for its files and folders"),
+    ErrorKind.CREDENTIALS: (AuthenticationError, _ACCESS_ADVICE),
+    ErrorKind.TRUNCATED: (RepositoryError, ""),
+    ErrorKind.TIMEOUT: (
         RepositoryUnavailableError,
-        "; see that the URL (repository name, host, port) is right and the server is up, or try again later",
+        "; the server did not answer within the time limit: try again later",
     ),
-    Trouble.DEPENDENCY: (
+    ErrorKind.UNAVAILABLE: (
+        RepositoryUnavailableError,
+        "; check the URL (repository name, host, port) and that the server is running, or try again later",
+    ),
+    ErrorKind.DEPENDENCY: (
         DependencyError,
-        "; install the package, for a Butler server with: pip install 'lsstcutouts[remote]'",
+        "; install the package; for a Butler server: pip install 'lsstcutouts[remote]'",
     ),
-    Trouble.OTHER: (RepositoryError, ""),
+    ErrorKind.OTHER: (RepositoryError, ""),
 }
 
 
-class asking:  # noqa: N801 - reads as a clause of `with`
-    """Turn what a Butler raises in the block into this package's errors, with the cause chained.
+class translate_butler_errors:  # noqa: N801 - used like a function in `with`
+    """Translate exceptions of a Butler query in a ``with`` block to this package's errors, with the cause chained.
 
     Parameters
     ----------
-    question
-        Beginning of the message: which repository is asked for what.
+    problem
+        Start of the message: which repository, and what failed.
     others
-        Built-in kinds that mean trouble of the repository as well; elsewhere they would be mistakes of this package.
+        Further built-in exceptions that become `RepositoryError`; without this they would count as bugs of this package.
     """
 
-    def __init__(self, question: str, others: tuple[type[Exception], ...] = ()) -> None:
-        self._question = question
+    def __init__(self, problem: str, others: tuple[type[Exception], ...] = ()) -> None:
+        self._problem = problem
         self._others = others
 
     def __enter__(self) -> None:
@@ -113,23 +116,23 @@ class asking:  # noqa: N801 - reads as a clause of `with`
         if isinstance(error, LsstCutoutsError | RecursionError):
             return
         if isinstance(error, pydantic.ValidationError) and _is_web_page(error):
-            raise AuthenticationError(f"{self._question}: {_PAGE}{_SIGN_IN}") from error
+            raise AuthenticationError(f"{self._problem}: {_WEB_PAGE}{_ACCESS_ADVICE}") from error
         meaning = _meaning(error)
         if meaning is None and isinstance(error, (RuntimeError, *self._others)):
             meaning = (RepositoryError, "")
         if meaning is not None:
-            raise meaning[0](f"{self._question}: {_words(error)}{meaning[1]}") from error
+            raise meaning[0](f"{self._problem}: {_error_text(error)}{meaning[1]}") from error
 
 
-class reading:  # noqa: N801 - reads as a clause of `with`
-    """Turn what a Butler raises in the block, where it reads a file, into this package's errors.
+class translate_file_errors:  # noqa: N801 - used like a function in `with`
+    """Translate exceptions of a Butler that reads a file in a ``with`` block to this package's errors.
 
     Parameters
     ----------
     uri
-        The file.
+        The file, for the message.
     what
-        What is read of it.
+        The part of the file that is read, for the message.
     """
 
     def __init__(self, uri: str, what: str) -> None:
@@ -144,14 +147,16 @@ class reading:  # noqa: N801 - reads as a clause of `with`
         hide_secrets(error)
         if isinstance(error, LsstCutoutsError):
             return
-        says = f"{self._uri}: the Butler cannot read {self._what}: {words_of(error)}"
-        if trouble_of(error) is Trouble.CREDENTIALS:
-            raise AuthenticationError(f"{says}{_SIGN_IN}") from error
+        message = f"{self._uri}: the Butler cannot read {self._what}: {error_text(error)}"
+        if error_kind(error) is ErrorKind.CREDENTIALS:
+            raise AuthenticationError(f"{message}{_ACCESS_ADVICE}") from error
         if isinstance(error, ImportError):
-            raise DependencyError(f"{says}; it needs the LSST stack for this, lsstcutouts does not") from error
+            raise DependencyError(
+                f"{message}; the Butler needs the LSST stack to read this file, lsstcutouts does not"
+            ) from error
         if type(error).__name__ == "FileIntegrityError":
-            raise CorruptFileError(f"{says}; transfer the file again") from error
-        raise ReadError(says) from error
+            raise CorruptFileError(f"{message}; transfer the file again") from error
+        raise ReadError(message) from error
 
 
 def open_butler(repo: str | os.PathLike[str]) -> Butler:
@@ -160,37 +165,37 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
     Raises
     ------
     RepositoryNotFoundError
-        There is none of that path, URL or label.
+        If there is no repository at this path, URL or label.
     AuthenticationError
-        It wants (other) credentials.
+        If the repository needs credentials, or refuses those that are set.
     RepositoryUnavailableError
-        It gives no answer now.
+        If the repository does not answer now.
     DependencyError
-        A package is missing for this kind of repository.
+        If a package for this kind of repository is not installed.
     RepositoryError
-        It cannot be opened for another reason.
+        If it cannot be opened for another reason.
     """
     name = os.fspath(repo)
-    shown = without_query(name)  # a signature in it gives access
-    # A butler.yaml that is YAML and yet no configuration ends in one of these.
+    shown = without_query(name)  # a signature in the query grants access
+    # A butler.yaml that is valid YAML but not a valid configuration raises one of these.
     others = (TypeError, ValueError, LookupError, AttributeError)
-    with asking(f"the Butler repository {shown!r} cannot be opened", others):
+    with translate_butler_errors(f"the Butler repository {shown!r} cannot be opened", others):
         try:
             config = _configuration(name)
             _check_server(name, config)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
-            if trouble_of(error) is not Trouble.MISSING:  # any status but 200, when butler.yaml is read over HTTP
+            if error_kind(error) is not ErrorKind.MISSING:  # over HTTP, another error status for butler.yaml
                 raise
-            hint = "; the folder exists but holds no butler.yaml" if Path(name).is_dir() else ""
+            hint = ": the folder contains no butler.yaml" if Path(name).is_dir() else ""
             raise RepositoryNotFoundError(
                 f"no Butler repository {shown!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
-                f" ({words_of(error)})"
+                f" ({error_text(error)})"
             ) from error
 
 
 def _configuration(name: str) -> ButlerConfig:
-    """Return a repository's configuration, one from the web without sending a token that is for file servers."""
+    """Return the configuration of a repository; over HTTP, without sending the token of the file servers."""
     uri = Butler.get_repo_uri(name, return_label=True)
     if uri.scheme not in {"http", "https"}:
         return ButlerConfig(name)
@@ -202,53 +207,55 @@ def _configuration(name: str) -> ButlerConfig:
 
 
 def _check_server(name: str, config: ButlerConfig) -> None:
-    """Refuse a configuration from the web that names a server on another host: it would be sent the user's token."""
+    """Raise `AuthenticationError` if a remote configuration names a server on another host, which would get the token."""
     server = urlsplit(str(config["remote_butler", "url"]) if ("remote_butler", "url") in config else "").netloc
     origin = config.configDir
     if server and origin is not None and not origin.isLocal and server != urlsplit(str(origin)).netloc:
         raise AuthenticationError(
-            f"the butler.yaml of {name!r} names a server on another host, {server}, which would be sent your token; give "
-            "that server's URL as the repository if you trust it"
+            f"the butler.yaml of {name!r} names a server on another host, {server}, which would receive your token; if you "
+            "trust that server, give its URL as the repository"
         )
 
 
-def instead(name: str, known: Sequence[str]) -> str:
-    """Return the end of a message about a name that is not known: close ones, else what there is."""
+def suggest(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message about an unknown name: similar names, otherwise the known names."""
     close = difflib.get_close_matches(name, known, n=3)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
-    return f"; there is: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}" if known else "; there is none"
+    listed = f"{', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
+    return f"; there are: {listed}" if known else "; there are none"
 
 
 def _meaning(error: Exception) -> _Meaning | None:
-    for kind, meaning in _OF_THE_BUTLER:
+    for kind, meaning in _BUTLER_ERRORS:
         if isinstance(error, kind):
             return meaning
     if isinstance(error, SQLAlchemyError):
-        return _database(error)
+        return _database_error(error)
     if isinstance(error, RuntimeError) and "access credentials" in str(error):
-        return AuthenticationError, _SIGN_IN
-    trouble = trouble_of(error)
-    return None if trouble is None else _OF_OTHERS[trouble]
+        return AuthenticationError, _ACCESS_ADVICE
+    trouble = error_kind(error)
+    return None if trouble is None else _OTHER_ERRORS[trouble]
 
 
 def _is_web_page(error: pydantic.ValidationError) -> bool:
-    """Whether a model was to be made of a web page."""
+    """Whether the invalid input of a model was a web page."""
     return any(re.search(r"<(?:!doctype\s+)?html\b", str(one["input"])[:400], re.IGNORECASE) for one in error.errors())
 
 
-def _database(error: SQLAlchemyError) -> _Meaning:
-    """Return what an error of the registry's database means: its driver tells only in words."""
-    says = str(error).lower()
-    if any(words in says for words in _PASSWORD):
-        return AuthenticationError, "; see the credentials for the registry database (~/.lsst/db-auth.yaml)"
-    if any(words in says for words in _PASSING):
-        return RepositoryUnavailableError, "; see that the registry database is up, or try again later"
-    return RepositoryError, _DATABASE
+def _database_error(error: SQLAlchemyError) -> _Meaning:
+    """Return the meaning of an error of the registry database, which only its message shows."""
+    message = str(error).lower()
+    if any(part in message for part in _REFUSED):
+        return AuthenticationError, "; check the credentials for the registry database (~/.lsst/db-auth.yaml)"
+    if any(part in message for part in _TRANSIENT):
+        return RepositoryUnavailableError, "; check that the registry database is running, or try again later"
+    return RepositoryError, _DATABASE_ADVICE
 
 
-def _words(error: Exception) -> str:
-    words, cause = words_of(error), error.__cause__
-    # A server error of the client says only that there was one.
-    told = isinstance(cause, Exception) and type(error).__name__ == "ButlerServerError"
-    return f"{words} ({words_of(cause)})" if told and cause is not None else words
+def _error_text(error: Exception) -> str:
+    text, cause = error_text(error), error.__cause__
+    # The message of a ButlerServerError does not say what went wrong; its cause does.
+    if isinstance(cause, Exception) and type(error).__name__ == "ButlerServerError":
+        return f"{text} ({error_text(cause)})"
+    return text

@@ -1,4 +1,4 @@
-"""The plan itself: every target's box, and the files under it."""
+"""The plan: the box of every target, and the files under it."""
 
 import hashlib
 import json
@@ -10,64 +10,63 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, places
+from ..catalog.ids import Ids, Values, rows_of_ids
 from ..errors import PlanError
 from ..errors.secrets import is_signed
 from ..order.blocks import block_ids
 from ..order.lanes import lane_ids
 from ..sky.geometry import YX, TanProjection
-from ..source.writing import whole_file
+from ..source.writing import atomic_file
 from .parquet import from_arrow, to_arrow
-from .tables import Column, FileTable, PatchTable, PlanSummary, Rejected, SharedReading
+from .tables import FileTable, PatchTable, PlanSummary, Rejected, SharedReading
 
 __all__ = ["CutoutPlan"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CutoutPlan:
-    """Every target's box and the files under it; ``(N,)`` arrays of targets that will be delivered.
+    """The box of every target and the files under it; arrays ``(N,)`` of N targets.
 
     Attributes
     ----------
     repo, collections, dataset_type, skymap
-        Where the plan comes from; for messages and provenance.
+        Origin of the plan; for messages and provenance.
     bands
-        Channel order of the cutouts, ``B`` names.
+        Names of the B bands, in the channel order of the cutouts.
     size
         Rows and columns of a cutout, pixels.
     block_shape
-        Rows and columns of a locality block, pixels from the corner of the primary patch.
+        Rows and columns of a locality block, pixels, counted from the corner of the primary patch.
     tile_shape
-        Rows and columns of a compressed tile of a sample file's image, pixels; only for estimates.
+        Rows and columns of a compressed tile of the image, pixels, from one file; only for estimates.
     border
-        Pixels by which a file reaches beyond its patch's inner region, above and below, left and right; from a
-        sample file.
+        Pixels ``(y, x)`` by which a file extends beyond its patch's inner region on each side, from one file.
     psf_shape
-        Rows and columns of a sample file's PSF kernels; None where the files carry no PSF that can be read.
+        Rows and columns of the PSF kernels, pixels, from one file; None if the files have no readable PSF.
     row
         Row of the catalog.
     object_id, ra, dec
-        Identity and position; degrees ICRS. Ids are int64, uint64 where one is beyond int64, or a list of texts.
+        Id and position; degrees ICRS. Ids are int64, uint64 if one exceeds int64, or a list of strings.
     primary
-        Row of ``patches``: the patch whose inner region holds the target.
+        Row of ``patches``: the patch whose inner region contains the target.
     other_tract
-        Whether a target is cut from another tract than the one that the skymap gives its position to.
+        Whether the cutout comes from another tract than the one to which the skymap assigns the target.
     yx0
-        ``(N, 2)`` first pixel of the box, tract pixels.
+        ``(N, 2)`` first pixel ``(y, x)`` of the box, tract pixels.
     offset
-        ``(N, 2)`` float32, target minus middle of the box, pixels ``(y, x)``.
+        ``(N, 2)`` float32, target position minus middle of the box, pixels ``(y, x)``.
     others_start, others
-        Further patches under the box, as in `ragged`, in ascending order of the patch number.
+        Rows of ``patches``: further patches under the box, as ``(start, values)`` of `ragged`, by patch number.
     patches, files
-        The tables that ``primary`` and ``others`` point into.
+        Tables to which ``primary`` and ``others`` refer.
     projections
-        Tract number to the tract's projection, the reference WCS of its cutouts.
+        Projection of each tract by its number: the reference WCS of its cutouts.
     rejected
-        Catalog rows that are not among the targets.
+        Catalog rows that are not targets.
     columns
-        Catalog columns that travel with the samples, ``(N, ...)`` each.
+        Extra catalog columns that a batch contains, ``(N, ...)`` each.
     tile_bytes
-        Compressed bytes of image plane per pixel in a sample file; only for estimates.
+        Compressed bytes of the image plane per pixel, from one file; only for estimates.
     """
 
     repo: str
@@ -94,7 +93,7 @@ class CutoutPlan:
     files: FileTable
     projections: Mapping[int, TanProjection]
     rejected: Rejected
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, Values] = field(default_factory=dict)
     tile_bytes: float = 0.0
 
     def __len__(self) -> int:
@@ -108,29 +107,29 @@ class CutoutPlan:
 
     @property
     def tract(self) -> NDArray[np.int64]:
-        """``(N,)`` tract of each target."""
+        """Number of the tract of each target, ``(N,)``."""
         return self.patches.tract[self.primary]
 
     @property
     def patch(self) -> NDArray[np.int64]:
-        """``(N,)`` primary patch of each target."""
+        """Number of the primary patch of each target, ``(N,)``."""
         return self.patches.patch[self.primary]
 
     def targets_of(self, object_id: Any) -> NDArray[np.int64]:
-        """Return ``(n,)`` the targets with these ids, -1 for an id that is not among them."""
-        return places(self.object_id, object_id)
+        """Return the target index, ``(n,)``, of each of n ids; -1 for an id that is not in the plan."""
+        return rows_of_ids(self.object_id, object_id)
 
     def others_of(self, target: int) -> list[int]:
-        """Return the rows of ``patches`` under a target's box, besides the primary one."""
+        """Return the rows of ``patches`` under the box of a target, except the primary patch."""
         return self.others[self.others_start[target] : self.others_start[target + 1]].tolist()  # type: ignore[no-any-return]
 
     def blocks(self, targets: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-        """Return dense ids of the locality block of each target (all of them by default)."""
+        """Return the block id, ``(n,)`` from 0 without gaps, of each target (all targets by default)."""
         chosen = np.arange(len(self)) if targets is None else targets
         return block_ids(self.primary[chosen], self._in_patch(chosen), self.block_shape)
 
     def sky_groups(self, *, blocks: bool) -> NDArray[np.str_]:
-        """Return for each target the name of its patch, or of its block of sky, for splits by area."""
+        """Return the name of the patch or, with ``blocks``, of the locality block of each target, ``(N,)``."""
         parts = [self.tract, self.patch]
         if blocks:
             parts += list((self._in_patch(np.arange(len(self))) // np.asarray(self.block_shape)).T)
@@ -140,20 +139,20 @@ class CutoutPlan:
         return chosen
 
     def _in_patch(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the ``(n, 2)`` middle of each box from the corner of its primary patch, pixels."""
+        """Return the middle of each box, ``(n, 2)`` pixels ``(y, x)`` from the corner of its primary patch."""
         middle = self.yx0[targets].astype(np.int64) + np.asarray(self.size) // 2
         corner = self.patches.inner[self.primary[targets]][:, [0, 2]]
         return np.asarray(middle - corner, np.int64)
 
     def bands_missing(self) -> dict[str, int]:
-        """Return for each band the number of targets for which no patch under the box has a file."""
+        """Return for each band the number of targets without a file under their box."""
         present = self.patches.files[self.primary] >= 0  # (N, B)
         owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
         np.logical_or.at(present, owner, self.patches.files[self.others] >= 0)
         return {band: int(count) for band, count in zip(self.bands, (~present).sum(axis=0), strict=True)}
 
     def summary(self, *, ranks: int = 1) -> PlanSummary:
-        """Return counts of targets, patches, files, missing bands and bytes; and what so many ranks read twice."""
+        """Return counts of targets, patches, files, missing bands and bytes, and what several ranks read more than once."""
         tracts, per_tract = np.unique(self.tract, return_counts=True)
         used, per_patch = np.unique(self.primary, return_counts=True)
         names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
@@ -177,13 +176,13 @@ class CutoutPlan:
         )
 
     def patches_under(self, targets: NDArray[np.int64]) -> int:
-        """Return the number of patches under the boxes of targets that have a coadd."""
+        """Return the number of patches with a coadd under the boxes of targets ``(n,)``."""
         owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
         under = np.union1d(self.primary[targets], self.others[np.isin(owner, targets)])
         return int((self.patches.files[under] >= 0).any(axis=1).sum())
 
     def _bytes_to_read(self) -> int:
-        """Estimate the compressed image bytes under the boxes: distinct tiles times the files there."""
+        """Estimate the compressed image bytes under the boxes: each distinct tile once for every file of its patch."""
         tiles, _ = self._tiles_under(np.arange(len(self)))
         return int(self._bytes_of(np.unique(tiles)))
 
@@ -193,13 +192,14 @@ class CutoutPlan:
         return float((per_patch * (self.patches.files >= 0).sum(axis=1)).sum() * pixels * self.tile_bytes)
 
     def _tiles_under(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return ``(M,)`` tiles under boxes, as numbers that begin with the primary patch, and the place of the box.
+        """Return the tiles under boxes, ``(M,)`` keys of patch, row and column, and the index of each tile's box, ``(M,)``.
 
-        All of a box counts as pixels of its primary patch's file, whose first pixel is ``border`` before the inner region.
+        As an approximation, all pixels of a box count as pixels of its primary patch's file, which starts ``border``
+        pixels before the inner region.
         """
         inner, border = self.patches.inner[self.primary[targets]], np.asarray(self.border)
         first = self.yx0[targets] - (inner[:, [0, 2]] - border)
-        last = inner[:, [1, 3]] - inner[:, [0, 2]] + 2 * border - 1  # pixel of the file, from its first
+        last = inner[:, [1, 3]] - inner[:, [0, 2]] + 2 * border - 1  # last pixel, counted from the file's first pixel
         low, high = (np.clip(at, 0, last) // self.tile_shape for at in (first, first + np.asarray(self.size) - 1))
         steps = (high - low).max(axis=0, initial=0) + 1
         corner = self.primary[targets].astype(np.int64) << 40
@@ -208,15 +208,15 @@ class CutoutPlan:
         return tiles, np.tile(np.arange(len(targets)), len(touched))
 
     def shared_reading(self, ranks: int, targets: NDArray[np.int64] | None = None) -> SharedReading:
-        """Return what ranks that share targets (all of them by default) read beside each other.
+        """Return which files and bytes several ranks read more than once, for targets ``(n,)`` (all by default).
 
         Each rank reads its own lane, a part of the sky (`lsstcutouts.order.lanes.lane_ids`).
         """
         chosen = np.arange(len(self)) if targets is None else targets
         lane = lane_ids(self.blocks(chosen), ranks)
-        tiles, place = self._tiles_under(chosen)
+        tiles, box = self._tiles_under(chosen)
         distinct, inverse = np.unique(tiles, return_inverse=True)
-        read = np.unique(inverse.reshape(-1) * ranks + lane[place]) // ranks  # a row for each rank and tile
+        read = np.unique(inverse.reshape(-1) * ranks + lane[box]) // ranks  # one element per rank and tile
         once, total = self._bytes_of(distinct), self._bytes_of(distinct[read])
         used = np.unique(self.primary[chosen].astype(np.int64) * ranks + lane) // ranks
         patches, count = np.unique(used, return_counts=True)
@@ -224,7 +224,7 @@ class CutoutPlan:
         return SharedReading(ranks, int(files.sum()), int(files[count > 1].sum()), total / once - 1.0 if once else 0.0)
 
     def fingerprint(self) -> str:
-        """Return a hash of everything that decides which pixels each row of the plan gives."""
+        """Return the SHA-256 of everything that determines the pixels of each target."""
         digest = hashlib.sha256(json.dumps([self.dataset_type, self.skymap, self.bands, self.size]).encode())
         ids = self.object_id
         texts = np.frombuffer("\0".join(ids).encode(), np.uint8) if isinstance(ids, list) else ids
@@ -234,9 +234,9 @@ class CutoutPlan:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan to a Parquet file: a row for each catalog row, delivered or not, and tables as metadata.
+        """Write the plan to a Parquet file: one row per catalog row, including rejected rows; small tables as metadata.
 
-        The file appears whole or not at all. Where it holds signed URLs, which give access to whoever reads them, only
+        The file is written atomically. If it contains signed URLs, which grant access to everyone who reads them, only
         its owner may read it (mode 0600).
 
         Raises
@@ -246,17 +246,17 @@ class CutoutPlan:
         """
         import pyarrow.parquet
 
-        with whole_file(path, private=any(map(is_signed, self.files.uri))) as part:
+        with atomic_file(path, private=any(map(is_signed, self.files.uri))) as part:
             pyarrow.parquet.write_table(to_arrow(self), part)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a plan that `save` wrote.
+        """Read a plan that `save` has written.
 
         Raises
         ------
         PlanError
-            If the file is missing, damaged, no plan, or a plan of another version of the format.
+            If the file does not exist, is damaged, is not a plan, or has another format version.
         """
         import pyarrow
         import pyarrow.parquet
@@ -265,6 +265,7 @@ class CutoutPlan:
             table = pyarrow.parquet.read_table(path)
         except (OSError, pyarrow.ArrowException) as error:
             raise PlanError(
-                f"cannot read the plan {os.fspath(path)!r}: {error}; make it again with build_plan"
+                f"the plan {os.fspath(path)!r} cannot be read: {error}; check the path, or make the plan again with "
+                "build_plan"
             ) from error
         return cls(**from_arrow(table, os.fspath(path)))

@@ -1,4 +1,4 @@
-"""A plan as one Parquet table: a row for each catalog row, delivered or not; the small tables as metadata."""
+"""Converts a plan to and from one Arrow table: one row per catalog row, and small tables as metadata."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..catalog.ids import joined
+from ..catalog.ids import Values, concatenate_columns
 from ..errors import PlanError
 from ..sky.geometry import YX, TanProjection
-from .tables import Column, FileTable, PatchTable, Rejected
+from .tables import FileTable, PatchTable, Rejected
 
 if TYPE_CHECKING:
     from .cutout_plan import CutoutPlan
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["from_arrow", "to_arrow"]
 
 _FORMAT = 3
-"""Version of the Parquet layout; a plan of another version is refused."""
+"""Version of the Parquet layout; a plan of another version cannot be read."""
 
 _TARGETS = ("row", "object_id", "ra", "dec", "primary", "other_tract")
 _REJECTED = ("row", "object_id", "ra", "dec", "reason", "tract", "patch")
@@ -25,14 +25,14 @@ _META = b"lsstcutouts.plan"
 
 
 def to_arrow(plan: "CutoutPlan") -> Any:
-    """Return an Arrow table: targets first, rejected rows behind them with a reason."""
+    """Return a plan as an Arrow table: the targets first, then the rejected rows with their reasons."""
     import pyarrow
 
     lost = plan.rejected
     none = np.zeros(len(lost), np.int64)
     arrays: dict[str, Any] = {
         "row": np.concatenate([plan.row, lost.row]),
-        "object_id": joined([plan.object_id, lost.object_id]),
+        "object_id": concatenate_columns([plan.object_id, lost.object_id]),
         "ra": np.concatenate([plan.ra, lost.ra]),
         "dec": np.concatenate([plan.dec, lost.dec]),
         "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
@@ -50,11 +50,13 @@ def to_arrow(plan: "CutoutPlan") -> Any:
         {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan.others.astype(np.int32))}
     )
     for name, values in plan.columns.items():
-        table = table.append_column(f"column.{name}", _column_to_arrow(joined([values, lost.columns[name]])))
+        table = table.append_column(
+            f"column.{name}", _column_to_arrow(concatenate_columns([values, lost.columns[name]]))
+        )
     return table.replace_schema_metadata({_META: json.dumps(_metadata(plan)).encode()})
 
 
-def _column_to_arrow(values: Column) -> Any:
+def _column_to_arrow(values: Values) -> Any:
     import pyarrow
 
     if isinstance(values, list):
@@ -87,18 +89,25 @@ def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
 
 
 def from_arrow(table: Any, path: str) -> dict[str, Any]:
-    """Return the constructor's arguments from a table that `to_arrow` made."""
+    """Return the constructor's arguments of a plan from a table made by `to_arrow`.
+
+    Raises
+    ------
+    PlanError
+        If the table is not a plan or has another format version; ``path`` is for the message.
+    """
     import pyarrow
 
     blob = (table.schema.metadata or {}).get(_META)
     if blob is None:
         raise PlanError(
-            f"{path!r} is a Parquet file but not a plan; give it as a catalog, or make a plan with build_plan"
+            f"{path!r} is a Parquet file, but not a plan; give it as the catalog, or make a plan with build_plan"
         )
     meta = json.loads(blob)
     if meta.get("format") != _FORMAT:
         raise PlanError(
-            f"{path!r} is a plan of format {meta.get('format')}, this version reads {_FORMAT}; make it again"
+            f"{path!r} is a plan of format {meta.get('format')}, but this version of lsstcutouts reads format {_FORMAT}; make "
+            "the plan again with build_plan"
         )
     own = [n for n in table.column_names if n not in {"object_id", "others"} and not n.startswith("column.")]
     arrays = {n: table[n].to_numpy() for n in own}
@@ -136,11 +145,11 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
     }
 
 
-def _part(values: Column, rows: slice) -> Column:
+def _part(values: Values, rows: slice) -> Values:
     return values[rows] if isinstance(values, list) else values[rows].copy()
 
 
-def _columns_from_arrow(table: Any, described: Mapping[str, Any]) -> Iterator[tuple[str, Column]]:
+def _columns_from_arrow(table: Any, described: Mapping[str, Any]) -> Iterator[tuple[str, Values]]:
     for name, kind in described.items():
         column = table[f"column.{name}"]
         if kind is None:

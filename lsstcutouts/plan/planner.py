@@ -17,12 +17,12 @@ from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, TanProjection
 from ..sky.skymap import SkyMap, Tract
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size
-from .boxes import Boxes, PatchRanges, covered_pixels, patch_key, patch_of_key
+from .boxes import PatchRanges, TargetBoxes, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
 from .locations import LocatedFile
 from .read_options import TRACTS, ReadOptions, check_choice
 from .repository import Repository, as_names
-from .sample import Sample, first_sample
+from .sample import CoaddSample, first_sample
 from .tables import FileTable, PatchTable, Reason, Rejected
 
 __all__ = ["Planner", "build_plan"]
@@ -66,7 +66,7 @@ class Planner:
         self._every_tract: SkyMap | None = None
         self._tracts_with_coadds: set[int] | None = None
         self._files: dict[tuple[int, int], dict[str, LocatedFile]] = {}
-        self._known_sample: Sample | None = None
+        self._known_sample: CoaddSample | None = None
         self._clipped: bool | None = None
 
     def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
@@ -162,7 +162,7 @@ class Planner:
     def _under(self, catalog: Catalog, tract: Ints, size: YX[int]) -> "_Under":
         """Return the boxes of the rows that have a tract, and the patches and files under them."""
         row, skymap = np.flatnonzero(tract >= 0), self._known_skymap()
-        boxes = Boxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
+        boxes = TargetBoxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
         start, others = PatchRanges.under(boxes, skymap, size, self._sample().border).others(boxes)
         patches, files, primary, others = self._tables(skymap, boxes, others)
         has_file = (patches.files >= 0).any(axis=1)
@@ -212,7 +212,7 @@ class Planner:
     def _covered_pixels(self, ra: Floats, dec: Floats, tract: Ints, size: YX[int]) -> Ints:
         """Return ``(N,)`` pixels, summed over the bands, that the files of given tracts hold of boxes around positions."""
         border, skymap = self._sample().border, self._known_skymap()
-        boxes = Boxes.around(skymap, tract, ra, dec, size)
+        boxes = TargetBoxes.around(skymap, tract, ra, dec, size)
         ranges = PatchRanges.under(boxes, skymap, size, border)
         owner, patch = ranges.patches()
         unique, index = np.unique(patch_key(tract[owner], patch), return_inverse=True)
@@ -246,7 +246,7 @@ class Planner:
                 continue  # a broken file is for the reader to find
         return None
 
-    def _tables(self, skymap: SkyMap, boxes: Boxes, others: Ints) -> tuple[PatchTable, FileTable, Ints, Ints]:
+    def _tables(self, skymap: SkyMap, boxes: TargetBoxes, others: Ints) -> tuple[PatchTable, FileTable, Ints, Ints]:
         """Return the tables of patches and files, and the rows of primary and other patches in them."""
         keys = np.concatenate([patch_key(boxes.tract, boxes.patch), others])
         unique, rows = np.unique(keys, return_inverse=True)
@@ -278,7 +278,7 @@ class Planner:
                 self._files[one.tract, one.patch][one.band] = one
         return self._files
 
-    def _sample(self) -> Sample:
+    def _sample(self) -> CoaddSample:
         """Return border, block shape and compression of the first coadd that can be read."""
         if self._known_sample is None:
             self._known_sample = first_sample(self.repository)
@@ -335,7 +335,7 @@ class _Under:
     """Boxes of catalog rows ``row``, and what lies under them: as in a `CutoutPlan`, of ``n`` rows."""
 
     row: Ints
-    boxes: Boxes
+    boxes: TargetBoxes
     others_start: Ints
     others: Ints
     primary: Ints

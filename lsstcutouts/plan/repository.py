@@ -1,4 +1,4 @@
-"""A Butler repository as a plan sees it."""
+"""Queries a Butler repository for coadds, bands, tracts and skymaps."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -17,26 +17,26 @@ from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, Box, TanProjection
 from ..sky.skymap import KNOWN_RINGS, RingsGeometry, SkyMap
 from ..source.retry import Retry
-from .butler_errors import asking, instead, open_butler, reading
-from .locations import LocatedFile, located
-from .tracts import bare_tract, centre_of, known_tract, tract_of
+from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors
+from .locations import LocatedFile, locate_files
+from .tracts import known_tract, outline_tract, tract_centre, tract_from_records
 
 __all__ = ["Repository", "as_names"]
 
 _DIMENSIONS = {"band", "skymap", "tract", "patch"}
 _SAMPLES = 20
 _RETRY = Retry()
-"""A `RemoteButler` waits on its own, up to 120 s for a byte or for a server that says when to come back; a SQLite
-registry up to 300 s for a lock. Either uses up the minute of this, so that nothing waits much longer than that."""
+"""Retries of queries. A `RemoteButler` itself waits up to 120 s for a byte or as long as the server asks (Retry-After); a
+SQLite registry waits up to 300 s for a lock. Both waits count for the time limit of one minute here."""
 
 
 def as_names(value: str | Iterable[str]) -> tuple[str, ...]:
-    """Return a name, or several, as a tuple of names."""
+    """Return one name or several names as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 class Repository:
-    """A Butler repository, opened for reading coadds of one dataset type.
+    """A Butler repository, open for reading coadds of one dataset type.
 
     Parameters
     ----------
@@ -47,16 +47,16 @@ class Repository:
     dataset_type
         A dataset type with the dimensions tract, patch and band.
     skymap
-        Name of the skymap; by default the one that the coadds have.
+        Name of the skymap; by default the skymap of the coadds.
     retry
-        How often and how long it is asked again when it gives no answer.
+        Number and duration of retries if the repository does not answer.
 
     Raises
     ------
     RepositoryNotFoundError, AuthenticationError, RepositoryUnavailableError, RepositoryError
-        If there is no repository, or it cannot be asked.
+        If there is no repository, or it cannot be queried.
     CollectionError, DatasetError, SkyMapError
-        If it does not hold what is named; the message lists what it does hold.
+        If the repository does not have this collection, dataset type or skymap; the message lists those it has.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Repository:
     ) -> None:
         self.collections = as_names(collections)
         if not self.collections:
-            raise CollectionError("no collection given; name one, such as collections='dp2'")
+            raise CollectionError("no collection is given; give at least one, such as collections='dp2'")
         self.dataset_type = dataset_type
         self._retry = retry
         self._pixel_scale: YX[float] | None = None
@@ -108,18 +108,18 @@ class Repository:
     def bands(self) -> tuple[str, ...]:
         """Return the bands that have coadds, sorted."""
 
-        def question(butler: Butler) -> list[str]:
+        def run_query(butler: Butler) -> list[str]:
             with butler.query() as query:
                 joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
                 return [str(data_id["band"]) for data_id in joined.data_ids(["band"])]
 
-        return tuple(sorted(self._ask("bands", question)))
+        return tuple(sorted(self._ask("bands", run_query)))
 
     def check_bands(self, bands: Sequence[str]) -> None:
-        """Raise `ConfigurationError` for a band that neither a coadd nor a filter of the repository has.
+        """Raise `ConfigurationError` for a band that no coadd and no filter of the repository has.
 
-        A subset that ``Butler.transfer_from`` made has no records of filters; a repository may have filters in whose
-        bands there is no coadd yet.
+        Both are needed: a subset made by ``Butler.transfer_from`` has no filter records, and a repository can have
+        filters without coadds yet.
         """
         filters = self._ask(
             "physical_filter records",
@@ -130,52 +130,54 @@ class Repository:
             return
         known = self.bands()
         for band in bands:
-            # Where there is no coadd at all, that is what is wrong, not the band.
+            # Without any coadd the band is not the problem; the missing coadds are reported later.
             if band not in named.union(known) and known:
-                raise ConfigurationError(f"no band {band!r} in {self.where}{instead(band, known)}")
+                raise ConfigurationError(f"no band {band!r} in {self.where}{suggest(band, known)}")
 
     @property
     def storage_class(self) -> str:
-        """Name of the coadds' storage class: ``CellCoadd`` for `lsst.images` files, ``ExposureF`` for afw's."""
+        """Storage class of the coadds: ``CellCoadd`` for files of `lsst.images`, ``ExposureF`` for those of ``lsst.afw``."""
         return str(
             self._ask("dataset types", lambda butler: butler.get_dataset_type(self.dataset_type).storageClass_name)
         )
 
     def count(self, **data_id: int | str) -> int:
-        """Return the number of coadds, of those with a given ``band``, ``tract`` or ``patch`` if asked."""
+        """Return the number of coadds, or of those with the given ``band``, ``tract`` or ``patch``."""
         if unknown := sorted(data_id.keys() - _DIMENSIONS):
             raise ConfigurationError(
-                f"coadds have no {unknown[0]!r}{instead(unknown[0], sorted(_DIMENSIONS))} (asked of {self.where})"
+                f"coadds have no dimension {unknown[0]!r} ({self.where}){suggest(unknown[0], sorted(_DIMENSIONS))}"
             )
 
-        def question(butler: Butler) -> int:
+        def run_query(butler: Butler) -> int:
             with butler.query() as query:
                 found = query.datasets(self.dataset_type, self.collections).where({"skymap": self.skymap, **data_id})
                 return int(found.count())
 
-        return self._ask(f"the number of coadds with {data_id}" if data_id else "the number of coadds", question)
+        return self._ask(f"the number of coadds with {data_id}" if data_id else "the number of coadds", run_query)
 
     def tracts(self) -> list[int]:
-        """Return the tracts that have coadds, ascending."""
+        """Return the numbers of the tracts that have coadds, in ascending order."""
 
-        def question(butler: Butler) -> list[int]:
+        def run_query(butler: Butler) -> list[int]:
             with butler.query() as query:
                 joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
                 return sorted(int(data_id["tract"]) for data_id in joined.data_ids(["tract"]))
 
-        return self._ask("tracts", question)
+        return self._ask("tracts", run_query)
 
     def find(self, tract: int, patch: int, band: str) -> LocatedFile:
-        """Return one coadd, or say which part of its name is wrong: a Butler tells only that there is none.
+        """Return one coadd.
+
+        If it does not exist, the error names the wrong part of the data ID; a Butler only says that there is no dataset.
 
         Raises
         ------
         ConfigurationError
-            Neither a coadd nor a filter of the repository has the band.
+            If no coadd and no filter of the repository has the band.
         SkyMapError
-            The skymap has no such tract, or the tract no such patch.
+            If the skymap does not have the tract, or the tract does not have the patch.
         DatasetError
-            There is no coadd of that patch in that band.
+            If the patch has no coadd in the band.
         """
         found = self.locate([(tract, patch)], [band])
         if found:
@@ -184,56 +186,58 @@ class Repository:
         known = self.skymap_of([tract]).tracts.get(tract)
         if known is None:
             numbers = [str(number) for number in self.tracts()]
-            raise SkyMapError(f"no tract {tract} in skymap {self.skymap!r}{instead(str(tract), numbers)}")
+            raise SkyMapError(f"no tract {tract} in skymap {self.skymap!r}{suggest(str(tract), numbers)}")
         if not 0 <= patch < known.grid.y * known.grid.x:
-            raise SkyMapError(f"tract {tract} has the patches 0 to {known.grid.y * known.grid.x - 1}, none is {patch}")
+            raise SkyMapError(
+                f"no patch {patch} in tract {tract}, which has patches 0 to {known.grid.y * known.grid.x - 1}"
+            )
         bands = sorted(one.band for one in self.locate([(tract, patch)], self.bands()))
-        there = f"; there is {', '.join(bands)}" if bands else "; no band has one"
-        raise DatasetError(f"no {self.where} for tract {tract}, patch {patch}, band {band}{there}")
+        hint = f"; this patch has bands {', '.join(bands)}" if bands else "; this patch has no coadd in any band"
+        raise DatasetError(f"no {self.where} for tract {tract}, patch {patch}, band {band}{hint}")
 
     def read_image(self, one: LocatedFile, box: Box) -> NDArray[np.float32]:
-        """Return image pixels as the Butler's own formatter reads them.
+        """Return the image pixels of a box, ``(y, x)`` in the unit of the file, read by the Butler's own formatter.
 
-        Slow, and independent of this package's readers: for comparing with them. Only for the storage class
-        ``CellCoadd``; others need the LSST stack.
+        It is slow and independent of this package's readers, to compare with them. Only the storage class ``CellCoadd``
+        can be read without the LSST stack.
 
         Raises
         ------
         ReadError
-            If the Butler cannot read them.
+            If the Butler cannot read the pixels.
         DependencyError
-            If it needs the LSST stack for that.
+            If the Butler needs the LSST stack to read them.
         """
         from lsst import images
 
         bbox = images.Box.factory[box.y0 : box.y1, box.x0 : box.x1]
-        with reading(one.name, str(box)):
+        with translate_file_errors(one.name, str(box)):
             ref = self._butler.get_dataset(UUID(one.dataset_id))
             image = self._butler.get(ref.makeComponentRef("image"), parameters={"bbox": bbox}) if ref else None
         if image is None:
-            raise DatasetError(f"{self.where}: there is no dataset {one.dataset_id} any more")
+            raise DatasetError(f"{self.where}: the dataset {one.dataset_id} no longer exists; make the plan again")
         return np.asarray(image.array, np.float32)
 
     def samples(self) -> list[LocatedFile]:
-        """Return a few coadds, any; an empty list where the collections hold none."""
+        """Return a few arbitrary coadds; an empty list if the collections have none."""
 
-        def question(butler: Butler) -> list[LocatedFile]:
+        def run_query(butler: Butler) -> list[LocatedFile]:
             with butler.query() as query:
                 found = query.datasets(self.dataset_type, self.collections).where(skymap=self.skymap)
                 refs = list(found.limit(_SAMPLES))
-            return located(butler, refs, self.where)
+            return locate_files(butler, refs, self.where)
 
-        return self._ask("a first coadd", question)
+        return self._ask("a first coadd", run_query)
 
     def skymap_of(self, tracts: Sequence[int] | None = None) -> SkyMap:
-        """Return the skymap with the named tracts, or with every tract that has coadds and the tracts beside those.
+        """Return the skymap with the given tracts, or with all tracts that have coadds and their neighbours.
 
-        Tracts that the repository has no record of are left out.
+        Tracts without a record in the repository are left out.
 
         Raises
         ------
         SkyMapError
-            If the records do not say how the skymap is divided.
+            If the records do not determine the geometry of the tracts.
         """
         records = self._records_of(tracts)
         if self.rings is not None:
@@ -242,25 +246,25 @@ class Repository:
         patches = self._last_patches(sorted(held))
         scale, unreadable = self._scale()
         try:
-            known = {r.id: tract_of(r, patches.get(r.id), scale) for r in records if r.id in held}
+            known = {r.id: tract_from_records(r, patches.get(r.id), scale) for r in records if r.id in held}
         except SkyMapError as error:
             if unreadable is None:
                 raise
             raise unreadable from error
         if tracts is not None:
             return SkyMap(self.skymap, known)
-        # The skymap may give a position to a tract without coadds, where one with coadds overlaps it.
-        middles = np.array([centre_of(r) for r in records]).reshape(-1, 3)
+        # A position can belong to a tract without coadds that overlaps a tract with coadds.
+        middles = np.array([tract_centre(r) for r in records]).reshape(-1, 3)
         is_held = np.array([r.id in held for r in records], bool)
-        reach = 2 * max((t.radius for t in known.values()), default=0.0)
-        beside = (middles @ middles[is_held].T >= np.cos(reach)).any(axis=1) & ~is_held
-        bare = {records[i].id: bare_tract(records[i], scale) for i in np.flatnonzero(beside).tolist()}
-        return SkyMap(self.skymap, known, bare=bare)
+        reach = 2 * max((t.radius for t in known.values()), default=0.0)  # radians
+        near = (middles @ middles[is_held].T >= np.cos(reach)).any(axis=1) & ~is_held
+        neighbours = {records[i].id: outline_tract(records[i], scale) for i in np.flatnonzero(near).tolist()}
+        return SkyMap(self.skymap, known, neighbours=neighbours)
 
     def locate(self, patches: Iterable[tuple[int, int]], bands: Sequence[str]) -> list[LocatedFile]:
-        """Return every coadd of these ``(tract, patch)`` pairs in these bands, in one query.
+        """Return every coadd of these ``(tract, patch)`` pairs in these bands, with one query.
 
-        A combination that is missing from the result is one that the repository does not hold.
+        The repository has no coadd for a combination that is not in the result.
         """
         pairs = sorted({(int(t), int(p)) for t, p in patches})
         if not pairs:
@@ -268,39 +272,42 @@ class Repository:
         tract, patch = zip(*pairs, strict=True)
         table = Table({"tract": tract, "patch": patch, "skymap": np.full(len(pairs), self.skymap)})
 
-        def question(butler: Butler) -> list[LocatedFile]:
+        def run_query(butler: Butler) -> list[LocatedFile]:
             with butler.query() as query:
                 found = query.join_data_coordinate_table(table).datasets(self.dataset_type, self.collections)
                 refs = list(found.where("band IN (:bands)", bind={"bands": list(bands)}))
-            return located(butler, refs, self.where)
+            return locate_files(butler, refs, self.where)
 
-        return self._ask("coadds", question)
+        return self._ask("coadds", run_query)
 
-    def _ask[T](self, what: str, question: Callable[[Butler], T]) -> T:
-        """Return the Butler's answer; asked again while it is unavailable."""
+    def _ask[T](self, what: str, run_query: Callable[[Butler], T]) -> T:
+        """Return the result of a query, with retries; ``what`` names the query in messages."""
 
         def once() -> T:
-            with asking(f"{self.name!r}, asked for {what}"):
-                return question(self._butler)
+            with translate_butler_errors(f"{self.name!r}: the query for {what} failed"):
+                return run_query(self._butler)
 
         return self._retry.call(once, f"{self.name}, {what}")
 
     def _records_of(self, tracts: Sequence[int] | None) -> list[Any]:
-        """Return the records of the named tracts, or of all, as far as there are any."""
+        """Return the records of the given tracts, or of all tracts; a tract without a record is left out."""
         if tracts is not None and not tracts:
             return []
 
-        def question(butler: Butler) -> list[Any]:
+        def run_query(butler: Butler) -> list[Any]:
             with butler.query() as query:
                 if tracts is None:
                     return list(query.dimension_records("tract").where(skymap=self.skymap))
                 table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
                 return list(query.join_data_coordinate_table(table).dimension_records("tract"))
 
-        return self._ask("tract records", question)
+        return self._ask("tract records", run_query)
 
     def _scale(self) -> tuple[YX[float] | None, ReadError | None]:
-        """Return the arcseconds a pixel of the first coadd that can be read and fits its tract; else what is wrong with one."""
+        """Return the pixel scale ``(y, x)``, arcseconds, of the first readable coadd that fits its tract, and an error if not.
+
+        Both can be None: there is no coadd, or none fits its tract.
+        """
         unreadable: ReadError | None = None
         if self._pixel_scale is None:
             samples = self.samples()
@@ -310,10 +317,10 @@ class Repository:
                     with open_coadd(one.uri, size=one.size, others=[other.uri for other in samples]) as coadd:
                         projection = coadd.projection
                     scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
-                    bare_tract(record, scale)
+                    outline_tract(record, scale)
                 except SkyMapError:
                     continue
-                except ReadError as error:  # one damaged file; the reader finds it
+                except ReadError as error:  # one damaged file; the reader reports it later
                     unreadable = error
                     continue
                 self._pixel_scale = scale
@@ -321,21 +328,21 @@ class Repository:
         return self._pixel_scale, unreadable
 
     def _last_patches(self, tracts: Sequence[int]) -> dict[int, Any]:
-        """Return the patch record with the highest place in each tract; a subset of a repository lacks some."""
+        """Return the patch record with the highest row and column of each tract; a subset repository lacks some patches."""
         if not tracts:
             return {}
         table = Table({"tract": list(tracts), "skymap": np.full(len(tracts), self.skymap)})
 
-        def question(butler: Butler) -> list[Any]:
+        def run_query(butler: Butler) -> list[Any]:
             with butler.query() as query:
                 return list(query.join_data_coordinate_table(table).dimension_records("patch"))
 
-        records = self._ask("patch records", question)
+        records = self._ask("patch records", run_query)
         return {r.tract: r for r in sorted(records, key=lambda r: (r.cell_y + r.cell_x, r.id))}
 
     def _check_collections(self) -> None:
-        def question(butler: Butler) -> tuple[str, list[str]]:
-            """Return the first name that is not known, and then every one that is."""
+        def run_query(butler: Butler) -> tuple[str, list[str]]:
+            """Return the first unknown collection and the names of all collections."""
             for name in self.collections:
                 try:
                     butler.collections.query(name)
@@ -343,31 +350,31 @@ class Repository:
                     return name, sorted(butler.collections.query("*"))
             return "", []
 
-        name, known = self._ask("collections", question)
+        name, known = self._ask("collections", run_query)
         if name:
-            raise CollectionError(f"no collection {name!r} in {self.name!r}{instead(name, known)}")
+            raise CollectionError(f"no collection {name!r} in {self.name!r}{suggest(name, known)}")
 
     def _check_dataset_type(self) -> None:
         wanted = self.dataset_type
 
-        def question(butler: Butler) -> tuple[set[str] | None, list[str]]:
-            """Return the dimensions of the dataset type; where there is none, the names that there are."""
+        def run_query(butler: Butler) -> tuple[set[str] | None, list[str]]:
+            """Return the dimensions of the dataset type or, if it does not exist, None and all dataset types."""
             try:
                 return set(butler.get_dataset_type(wanted).dimensions.required), []
             except MissingDatasetTypeError:
                 return None, sorted(t.name for t in butler.registry.queryDatasetTypes())
 
-        dimensions, known = self._ask("dataset types", question)
+        dimensions, known = self._ask("dataset types", run_query)
         if dimensions is None:
-            raise DatasetError(f"no dataset type {wanted!r} in {self.name!r}{instead(wanted, known)}")
+            raise DatasetError(f"no dataset type {wanted!r} in {self.name!r}{suggest(wanted, known)}")
         if dimensions != _DIMENSIONS:
             raise DatasetError(
-                f"dataset type {wanted!r} has the dimensions {', '.join(sorted(dimensions)) or 'none'}; cutouts need "
-                "images with tract, patch and band, such as 'deep_coadd'"
+                f"dataset type {wanted!r} has the dimensions {', '.join(sorted(dimensions)) or 'none'}; give a dataset type "
+                "with tract, patch and band, such as 'deep_coadd'"
             )
 
     def _choose_skymap(self, wanted: str | None) -> str:
-        def question(butler: Butler) -> list[str]:
+        def run_query(butler: Butler) -> list[str]:
             with butler.query() as query:
                 known = sorted(r.name for r in query.dimension_records("skymap"))
                 if wanted is None and len(known) > 1:
@@ -375,18 +382,18 @@ class Repository:
                     known = sorted(str(d["skymap"]) for d in joined.data_ids(["skymap"]))
             return known
 
-        known = self._ask("skymaps", question)
+        known = self._ask("skymaps", run_query)
         if wanted is None and len(known) == 1:
             return known[0]
         if wanted is None:
-            have = f"several skymaps ({', '.join(known)}); name one with skymap=" if known else "no skymap"
-            raise SkyMapError(f"{self.where}: there is {have}")
+            found = f"several skymaps ({', '.join(known)}); choose one with skymap=" if known else "no skymap"
+            raise SkyMapError(f"{self.where}: the repository has {found}")
         if wanted not in known:
-            raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{instead(wanted, known)}")
+            raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{suggest(wanted, known)}")
         return wanted
 
     def _known_rings(self) -> RingsGeometry | None:
-        """Return the layout of the skymap, where its record's hash is that of a known ring skymap."""
+        """Return the layout of a known ring skymap, by the hash of its record; None for other skymaps."""
         records = self._ask(
             "the skymap record", lambda butler: butler.query_dimension_records("skymap", skymap=self.skymap)
         )

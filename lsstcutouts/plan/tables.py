@@ -1,4 +1,4 @@
-"""The tables that a plan is made of, and what they amount to."""
+"""The tables of a plan, and its summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,22 +12,20 @@ from numpy.typing import NDArray
 from ..catalog.ids import Ids, Values
 from ..sky.geometry import Box
 
-__all__ = ["Column", "FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
-
-type Column = Values
+__all__ = ["FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
 
 class Reason(IntEnum):
-    """Why a catalog row is not in the plan."""
+    """Reason why a catalog row is not a target of the plan."""
 
     OUTSIDE_TRACTS = 1
-    """The tract that the skymap gives the position to has no coadds, or no tract with coadds holds the position."""
+    """The tract of the position has no coadds, or no tract with coadds contains the position."""
     NO_COADD = 2
-    """No coadd of its own tract lies under the box, in any of the bands."""
+    """No coadd of its tract lies under the box, in any band."""
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """The reason as text."""
         return {
             Reason.OUTSIDE_TRACTS: "no coadds in its tract",
             Reason.NO_COADD: "no coadd in any band under the box",
@@ -36,7 +34,7 @@ class Reason(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Rejected:
-    """Catalog rows that the plan does not deliver, each with its reason; ``(R,)`` arrays.
+    """Catalog rows that are not targets of the plan, with reasons; arrays ``(R,)``.
 
     Attributes
     ----------
@@ -45,7 +43,8 @@ class Rejected:
     reason
         Values of `Reason`.
     tract, patch
-        The row's own tract and patch; -1 where no tract is known, and for the patch where the tract has no coadds.
+        Numbers of the tract and patch of the position; -1 if no tract is known, and for the patch if the tract has no
+        coadds.
     columns
         The catalog columns of the plan, ``(R, ...)`` each.
     """
@@ -57,13 +56,13 @@ class Rejected:
     reason: NDArray[np.uint8]
     tract: NDArray[np.int64]
     patch: NDArray[np.int64]
-    columns: Mapping[str, Column] = field(default_factory=dict)
+    columns: Mapping[str, Values] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.row)
 
     def texts(self) -> tuple[NDArray[np.int64], list[str]]:
-        """Return ``(R,)`` the number of each row's reason, and the reasons, with tract and patch, for people."""
+        """Return the distinct reasons as texts with tract and patch, and the index of each row's text, ``(R,)``."""
         key = (self.reason.astype(np.int64) << 58) + ((self.tract + 1) << 27) + self.patch
         _, first, number = np.unique(key, return_index=True, return_inverse=True)
         texts = [
@@ -75,7 +74,7 @@ class Rejected:
         return number.reshape(-1), texts
 
     def by_tract(self) -> dict[Reason, dict[int, int]]:
-        """Return the number of rows by reason and own tract."""
+        """Return the number of rows by reason and tract."""
         counts: dict[Reason, dict[int, int]] = {}
         for reason in np.unique(self.reason).tolist():
             tracts, rows = np.unique(self.tract[self.reason == reason], return_counts=True)
@@ -83,7 +82,7 @@ class Rejected:
         return counts
 
     def lines(self) -> list[str]:
-        """Return the reasons for people, with the number of rows of each tract, the first few of each kind."""
+        """Return lines of text with the number of rows for each reason and tract, for the first few tracts."""
         lines = []
         for reason, tracts in self.by_tract().items():
             named = list(tracts.items())[:_TRACTS_NAMED]
@@ -94,7 +93,7 @@ class Rejected:
 
 
 _TRACTS_NAMED = 5
-"""Tracts that a summary names for each reason."""
+"""Number of tracts that a summary names for each reason."""
 
 
 def _reason_text(reason: Reason, tract: int, patch: str = "") -> str:
@@ -107,16 +106,16 @@ def _reason_text(reason: Reason, tract: int, patch: str = "") -> str:
 
 @dataclass(frozen=True, eq=False)
 class PatchTable:
-    """The patches that targets of a plan may need; ``(P,)`` arrays.
+    """The patches that the targets of a plan may need; arrays ``(P,)``.
 
     Attributes
     ----------
     tract, patch
-        Numbers of the skymap.
+        Numbers in the skymap.
     inner
         ``(P, 4)`` inner regions ``(y0, y1, x0, x1)``, tract pixels.
     files
-        ``(P, B)`` row of the file table for each band, -1 where the repository holds none.
+        ``(P, B)`` row of the file table for each band, -1 if the repository has no coadd.
     """
 
     tract: NDArray[np.int64]
@@ -128,12 +127,12 @@ class PatchTable:
         return len(self.tract)
 
     @cached_property
-    def places(self) -> NDArray[np.int64]:
-        """``(F, 2)`` row and band of each file."""
-        places = np.zeros((int(self.files.max(initial=-1)) + 1, 2), np.int64)
+    def row_and_band(self) -> NDArray[np.int64]:
+        """Row of this table and index of the band of each file, ``(F, 2)``."""
+        row_and_band = np.zeros((int(self.files.max(initial=-1)) + 1, 2), np.int64)
         rows, bands = np.nonzero(self.files >= 0)
-        places[self.files[rows, bands]] = np.column_stack([rows, bands])
-        return places
+        row_and_band[self.files[rows, bands]] = np.column_stack([rows, bands])
+        return row_and_band
 
     def inner_box(self, index: int) -> Box:
         """Return the inner region of one patch, tract pixels."""
@@ -142,19 +141,19 @@ class PatchTable:
 
 @dataclass(frozen=True, eq=False)
 class FileTable:
-    """The files of a plan: one coadd (tract, patch, band) each.
+    """The F files of a plan: one coadd (tract, patch, band) each.
 
     Attributes
     ----------
     uri
-        Where the bytes are; a local path or a URI that ``lsst.resources`` reads.
+        A local path or a URI that ``lsst.resources`` reads.
     size
-        Bytes; -1 where the repository does not say.
+        Size in bytes; -1 if the repository did not record it.
     dataset_id
         UUID of the dataset in the repository.
     """
 
-    uri: tuple[str, ...] = field(repr=False)  # signed ones give access
+    uri: tuple[str, ...] = field(repr=False)  # a signed URI grants access
     size: tuple[int, ...]
     dataset_id: tuple[str, ...]
 
@@ -163,22 +162,22 @@ class FileTable:
 
     @property
     def remote(self) -> bool:
-        """Whether some files are not on this machine's file systems."""
+        """Whether some files are not on a local file system."""
         return any("://" in uri for uri in self.uri)
 
 
 @dataclass(frozen=True)
 class SharedReading:
-    """What ranks read beside each other.
+    """Files and bytes that several ranks read more than once.
 
     Attributes
     ----------
     ranks
-        How many there are.
+        Number of ranks.
     files, shared_files
-        Files under the targets' primary patches, and those of them that more than one rank reads.
+        Number of files of the targets' primary patches, and of those that more than one rank reads.
     read_twice
-        Bytes that a further rank reads again, of those that one process would read.
+        Bytes that ranks read again, as a fraction of the bytes that a single process would read.
     """
 
     ranks: int
@@ -188,21 +187,21 @@ class SharedReading:
 
     def __str__(self) -> str:
         return (
-            f"{self.ranks} ranks: {self.shared_files} of {self.files} files are read by more than one, "
-            f"{self.read_twice:.1%} of the bytes again"
+            f"{self.ranks} ranks: {self.shared_files} of {self.files} files are read by more than one rank, "
+            f"{self.read_twice:.1%} of the bytes are read again"
         )
 
 
 @dataclass(frozen=True)
 class PlanSummary:
-    """What a plan amounts to, for people (``str``) and machines (``as_dict``)."""
+    """Counts of a plan, as text (``str``) or as plain values (``as_dict``)."""
 
     targets: int
     other_tract: int
-    """Targets that are cut from another tract than their own."""
+    """Number of targets whose cutout comes from another tract than their own."""
     rejected: Mapping[str, int]
     rejected_tracts: Mapping[str, Mapping[int, int]]
-    """Rejected rows by reason and own tract; tract -1 where none is known."""
+    """Number of rejected rows by reason and tract; tract -1 if none is known."""
     rejected_lines: tuple[str, ...]
     tracts: Mapping[int, int]
     patches: int
@@ -216,10 +215,10 @@ class PlanSummary:
     shared: SharedReading | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
+        """Return plain values for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["shared"] = None if self.shared is None else asdict(self.shared)
-        del plain["rejected_lines"]  # said for people
+        del plain["rejected_lines"]  # repeats `rejected_tracts` as text
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
 
     def __str__(self) -> str:
@@ -237,7 +236,10 @@ class PlanSummary:
 
 
 def ragged(lists: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return lists of integers as ``(start (N + 1,), values (M,))``; list i is ``values[start[i]:start[i + 1]]``."""
+    """Return N lists of integers as arrays ``start`` ``(N + 1,)`` and ``values`` ``(M,)``.
+
+    List i is ``values[start[i]:start[i + 1]]``.
+    """
     start = np.zeros(len(lists) + 1, np.int64)
     np.cumsum([len(one) for one in lists], out=start[1:])
     return start, np.fromiter((v for one in lists for v in one), np.int64, int(start[-1]))

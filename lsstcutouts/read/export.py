@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
-from ..catalog.ids import hashed
+from ..catalog.ids import hash_ids
 from ..errors import ConfigurationError, WriteError
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX, Box, TanProjection
-from ..source.writing import whole_file
+from ..source.writing import atomic_file
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -200,7 +200,7 @@ def _name(arrays: Mapping[str, Array], i: int) -> str:
     if isinstance(identity, str):
         shown = quote(identity, safe="+")
         identity = (
-            shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hashed([identity])[0]) & (2**64 - 1):016x}"
+            shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hash_ids([identity])[0]) & (2**64 - 1):016x}"
         )
     return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}.fits"
 
@@ -221,7 +221,7 @@ def _write(path: Path, hdus: list[Any]) -> None:
     """Write a file under another name and let it take its place when it is whole."""
     from astropy.io.fits import HDUList
 
-    with whole_file(path) as part, part.open("wb") as stream:
+    with atomic_file(path) as part, part.open("wb") as stream:
         HDUList(hdus).writeto(stream)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..catalog.ids import Values, hashed, joined, taken
+from ..catalog.ids import Values, concatenate_columns, hash_ids, take_rows
 from ..catalog.targets import Catalog
 from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from ..fits.memory import Memory
@@ -251,7 +251,9 @@ class LsstDataFetcher:
         ids = batch["object_id"]
         _, once = np.unique(np.asarray(ids), return_index=True)
         ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
-        plan = self.plan(Catalog.from_arrays(ra, dec, taken(ids if isinstance(ids, list) else np.asarray(ids), once)))
+        plan = self.plan(
+            Catalog.from_arrays(ra, dec, take_rows(ids if isinstance(ids, list) else np.asarray(ids), once))
+        )
         return write_fits(
             batch,
             directory,
@@ -318,7 +320,7 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Ba
     minus = np.full(len(lost), -1, np.int64)
     fill: dict[str, Values] = {
         "object_id": lost.object_id,
-        "object_hash": hashed(lost.object_id),
+        "object_hash": hash_ids(lost.object_id),
         "ra": lost.ra,
         "dec": lost.dec,
         "tract": minus,
@@ -331,7 +333,7 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Ba
     whole: Batch = {}
     for name, values in batch.items():
         if name in fill:
-            whole[name] = taken(joined([values, fill[name]]), order)
+            whole[name] = take_rows(concatenate_columns([values, fill[name]]), order)
             continue
         array = np.asarray(values)
         extra = np.full((len(lost), *array.shape[1:]), np.nan if name in nan else 0, array.dtype)

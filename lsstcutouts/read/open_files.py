@@ -70,7 +70,7 @@ class OpenFiles:
 
 def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
     """Return tract, patch and band of a file."""
-    row, band = plan.patches.places[file].tolist()
+    row, band = plan.patches.row_and_band[file].tolist()
     return int(plan.patches.tract[row]), int(plan.patches.patch[row]), plan.bands[band]
 
 
@@ -97,7 +97,7 @@ def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
 
 def _check_identity(coadd: Coadd, plan: CutoutPlan, file: int) -> None:
     """Refuse a file that is another coadd's: by what the Butler wrote into its header, and by its place."""
-    row, band = plan.patches.places[file].tolist()
+    row, band = plan.patches.row_and_band[file].tolist()
     wanted = {"tract": str(plan.patches.tract[row]), "patch": str(plan.patches.patch[row]), "band": plan.bands[band]}
     for name, value in wanted.items():
         if (says := coadd.data_id.get(name, value)) != value:

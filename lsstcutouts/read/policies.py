@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import hashed
+from ..catalog.ids import hash_ids
 from ..errors import MissingBandError, QualityError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import POLICY_BITS, Outcome, Quality
@@ -93,7 +93,7 @@ def _fill(work: Work, n: int, plan: CutoutPlan, options: ReaderOptions, finite: 
             # By the band's name: the noise stays when the bands are given in another order.
             channel = zlib.crc32(plan.bands[band].encode())
             identity = plan.object_id[work.targets[n]]
-            number = int(hashed([identity])[0]) if isinstance(identity, str) else int(identity)
+            number = int(hash_ids([identity])[0]) if isinstance(identity, str) else int(identity)
             _draw_noise(work, n, band, (options.seed, number, channel))
     elif math.isnan(options.fill):
         known = covered[n] if finite is None else covered[n] & finite

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..catalog.ids import hashed, taken
+from ..catalog.ids import hash_ids, take_rows
 from ..errors import ConfigurationError
 from ..fits.kernels import load_kernels
 from ..fits.memory import Memory
@@ -258,7 +258,7 @@ class CutoutReader:
         plan = self.plan
         primary = plan.primary[targets]
         rows: Batch = {
-            "object_id": taken(plan.object_id, targets),
+            "object_id": take_rows(plan.object_id, targets),
             "ra": plan.ra[targets],
             "dec": plan.dec[targets],
             "tract": plan.patches.tract[primary],
@@ -267,9 +267,9 @@ class CutoutReader:
             "offset": plan.offset[targets],
         }
         if isinstance(ids := rows["object_id"], list):
-            rows["object_hash"] = hashed(ids)
+            rows["object_hash"] = hash_ids(ids)
         for name in plan.columns if self.options.columns is None else self.options.columns:
-            rows[name] = taken(plan.columns[name], targets)
+            rows[name] = take_rows(plan.columns[name], targets)
         return rows
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import joined, taken
+from ..catalog.ids import concatenate_columns, take_rows
 from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome, Quality
-from ..source.writing import whole_file
+from ..source.writing import atomic_file
 from .batch_report import Account, Failure
 
 __all__ = ["Report"]
@@ -56,8 +56,8 @@ class Report:
         catalog_row = np.concatenate([plan.row[targets], lost.row if lost else []]).astype(np.int64)
         order = np.argsort(catalog_row, kind="stable")
         self.row = catalog_row[order]
-        ids = taken(plan.object_id, targets)
-        self.object_id = taken(joined([ids, lost.object_id]) if lost else ids, order)
+        ids = take_rows(plan.object_id, targets)
+        self.object_id = take_rows(concatenate_columns([ids, lost.object_id]) if lost else ids, order)
         rejected = lost.reason if lost else np.zeros(0, np.uint8)
         self.outcome = np.concatenate([np.full(len(targets), Outcome.NOT_READ, np.uint8), rejected])[order]
         self.other_tract = np.concatenate([plan.other_tract[targets], np.zeros(len(rejected), bool)])[order]
@@ -215,5 +215,5 @@ class Report:
             **{f"quality_{band}": self.quality[:, b] for b, band in enumerate(self.bands)},
         }
         table = pyarrow.table(dict(columns)).replace_schema_metadata({_META: json.dumps(self.as_dict())})
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             pyarrow.parquet.write_table(table, part)

@@ -142,7 +142,7 @@ class TileReader:
         """Return how many rows of units the plan's targets need; None for all of them."""
         if self._depths is None or source == "mask" or not coadd.decodes_rows(source):
             return None
-        patch = int(self._plan.patches.places[file, 0])
+        patch = int(self._plan.patches.row_and_band[file, 0])
         return self._depths.rows(patch, coadd.bbox, coadd.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
 
     def _decoded(self, coadd: Coadd, source: str, units: Sequence[int], rows: Sequence[int] | None) -> list[Unit]:

@@ -1,1 +1,1 @@
-"""Boxes on the tract's pixel grid, projections, and the choice of tract and patch."""
+"""Boxes on the tract's pixel grid, projections, and the tract and patch of sky positions."""

@@ -1,4 +1,4 @@
-"""Integer boxes on the tract's pixel grid, and the gnomonic projection that ties the grid to the sky.
+"""Integer boxes on the tract's pixel grid, and the gnomonic projection between the grid and the sky.
 
 Pixel coordinates follow the FITS and Rubin convention that the *centre* of the first pixel of the tract is
 ``(0.0, 0.0)``; axes are ``(y, x)`` wherever both occur.
@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["YX", "Box", "TanProjection", "box_start", "projection_from_corners"]
 
 _AT_POLE = 1e-8
-"""Radians from a pole within which a tangent point is the pole: a tangent point found from corners is good to 5e-9
-for tracts of 200 px, to 1e-11 for those of Rubin's skymaps."""
+"""Radians: a tangent point closer to a pole than this is the pole. The error of a tangent point that is computed from
+corners is 5e-9 for tracts of 200 px, and 1e-11 for those of Rubin's skymaps."""
 
 
 class YX[T](NamedTuple):
-    """A pair in ``(y, x)`` order: a position, a shape or a step."""
+    """A pair in ``(y, x)`` order: a position, a shape or a step, in pixels unless stated otherwise."""
 
     y: T
     x: T
@@ -39,12 +39,12 @@ class Box(NamedTuple):
 
     @property
     def start(self) -> YX[int]:
-        """First pixel."""
+        """First pixel ``(y, x)``, tract pixels."""
         return YX(self.y0, self.x0)
 
     @property
     def shape(self) -> YX[int]:
-        """Number of rows and columns; never negative."""
+        """Number of rows and columns; never negative, 0 for an empty box."""
         return YX(max(0, self.y1 - self.y0), max(0, self.x1 - self.x0))
 
     @property
@@ -58,7 +58,7 @@ class Box(NamedTuple):
         return self.shape.y * self.shape.x
 
     def intersection(self, other: "Box") -> "Box":
-        """Return the common box, which may be empty."""
+        """Return the box of the common pixels, which may be empty."""
         return Box(max(self.y0, other.y0), min(self.y1, other.y1), max(self.x0, other.x0), min(self.x1, other.x1))
 
     def contains(self, other: "Box") -> bool:
@@ -66,28 +66,29 @@ class Box(NamedTuple):
         return self.y0 <= other.y0 and other.y1 <= self.y1 and self.x0 <= other.x0 and other.x1 <= self.x1
 
     def shifted(self, by: YX[int]) -> "Box":
-        """Return the same box moved by ``by`` pixels."""
+        """Return the box moved by ``by`` pixels ``(y, x)``."""
         return Box(self.y0 + by.y, self.y1 + by.y, self.x0 + by.x, self.x1 + by.x)
 
     def relative_to(self, origin: YX[int]) -> "Box":
-        """Return the box in the pixels of an array whose first pixel is ``origin``."""
+        """Return the box in pixels of an array whose element ``[0, 0]`` is the pixel ``origin``."""
         return self.shifted(YX(-origin.y, -origin.x))
 
     def slices(self, origin: YX[int] = YX(0, 0)) -> tuple[slice, slice]:
-        """Return the index of this box in an array whose first pixel is ``origin``."""
+        """Return the slices ``(y, x)`` that select this box in an array whose element ``[0, 0]`` is the pixel ``origin``."""
         return slice(self.y0 - origin.y, self.y1 - origin.y), slice(self.x0 - origin.x, self.x1 - origin.x)
 
 
 def box_start(centre: ArrayLike, size: ArrayLike) -> NDArray[np.int64]:
     """Return the first pixel of boxes of exactly ``size`` pixels around ``centre``.
 
-    The one place where positions are rounded: ``floor(centre - (size - 1) / 2 + 0.5)``, so that the middle
-    of the box, ``start + (size - 1) / 2``, lies within half a pixel of the centre for odd and even sizes.
+    The formula is ``start = floor(centre - (size - 1) / 2 + 0.5)``; positions are rounded nowhere else. The middle of
+    the box, ``start + (size - 1) / 2``, lies within half a pixel of the centre for odd and even sizes. The result is
+    int64 tract pixels in the broadcast shape of ``centre`` and ``size``.
 
     Parameters
     ----------
     centre
-        Positions in tract pixels, any shape.
+        Positions in tract pixels, any shape, for example ``(N, 2)`` in the order ``(y, x)``.
     size
         Number of pixels along the same axis or axes, broadcast against ``centre``.
     """
@@ -108,7 +109,7 @@ class TanProjection:
     crpix
         Pixel of the tangent point ``(x, y)``, 0-based tract pixels.
     cd
-        ``(cd1_1, cd1_2, cd2_1, cd2_2)``, degrees a pixel, for ``LONPOLE`` 180, at the poles, too.
+        ``(cd1_1, cd1_2, cd2_1, cd2_2)``, degrees per pixel, for ``LONPOLE`` 180 (also at the poles).
     """
 
     crval: tuple[float, float]
@@ -117,12 +118,16 @@ class TanProjection:
 
     @property
     def pixel_scale(self) -> YX[float]:
-        """Arcseconds a pixel along rows and columns, at the tangent point."""
+        """Arcseconds per pixel along ``(y, x)``, at the tangent point."""
         c11, c12, c21, c22 = self.cd
         return YX(y=float(np.hypot(c12, c22)) * 3600, x=float(np.hypot(c11, c21)) * 3600)
 
     def sky_to_pixel(self, ra: ArrayLike, dec: ArrayLike) -> YX[NDArray[np.float64]]:
-        """Return tract pixels of positions in degrees ICRS; NaN on the far hemisphere."""
+        """Return the tract pixels of positions in degrees ICRS.
+
+        ``ra`` and ``dec`` have any shape, broadcast against each other; ``y`` and ``x`` have the broadcast shape.
+        Positions 90 degrees or more from the tangent point give NaN.
+        """
         alpha = np.radians(np.asarray(ra, np.float64) - self.crval[0])
         delta = np.radians(np.asarray(dec, np.float64))
         delta0 = np.radians(self.crval[1])
@@ -139,7 +144,7 @@ class TanProjection:
         return YX(y=np.asarray(y), x=np.asarray(x))
 
     def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return ``(ra, dec)`` in degrees ICRS, RA in [0, 360), of tract pixels."""
+        """Return ``(ra, dec)`` in degrees ICRS, RA in [0, 360), of tract pixels of any shape."""
         dx = np.asarray(x, np.float64) - self.crpix[0]
         dy = np.asarray(y, np.float64) - self.crpix[1]
         c11, c12, c21, c22 = self.cd
@@ -151,7 +156,7 @@ class TanProjection:
         return np.asarray(ra % 360.0), np.asarray(dec)
 
     def header(self, origin: YX[int] = YX(0, 0)) -> dict[str, Any]:
-        """Return FITS WCS keywords for an array whose first pixel is the tract pixel ``origin``."""
+        """Return FITS WCS keywords for an array whose element ``[0, 0]`` is the tract pixel ``origin``."""
         return {
             "CTYPE1": "RA---TAN",
             "CTYPE2": "DEC--TAN",
@@ -171,23 +176,25 @@ class TanProjection:
 
 
 def projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
-    """Return the projection whose one pixel, 0 to 1 on both axes, has these corners; x falls towards the east.
+    """Return the projection of a grid of one pixel, 0 to 1 on both axes, with these corners.
+
+    x decreases towards the east. The homography is exact, since a gnomonic projection is projective.
 
     Parameters
     ----------
     corners
-        ``(4, 3)`` unit vectors, in any order.
+        ``(4, 3)`` unit vectors ``(x, y, z)`` in ICRS, in any order.
     """
-    # North is that of the tangent point, not of the middle: half a pixel apart, they differ by any angle at a pole.
+    # Use the north of the tangent point, not of the middle: near a pole the two can differ by any angle.
     turned = _homography(_sorted_corners(corners, *_east_north(*_ra_dec(corners.mean(axis=0)))))
     ra, dec = _ra_dec(turned[2])
     east, north = _east_north(ra, dec)
     h = _homography(_sorted_corners(corners, east, north))
-    # At the north pole the default of LONPOLE turns a tract by half a turn, except for writers that give 180. lsst.skymap
-    # puts the tangent point half a pixel before the middle of a tract: that tells which of the two it is.
+    # At the north pole the default LONPOLE (0) rotates a tract by 180 degrees compared to LONPOLE 180. lsst.skymap puts
+    # the tangent point half a pixel before the middle of a tract, which shows which of the two was used.
     if dec == np.pi / 2 and (h[:2] @ h[2] > 0.5 - 1e-7).all():
         h = _homography(_sorted_corners(corners, -east, -north))
-    tangent = np.cross(east, north)  # h[2], but exactly at a pole
+    tangent = np.cross(east, north)  # h[2], made exact at a pole
     crpix = h[:2] @ tangent / (h[2] @ tangent)
     forward = np.array([[h[k] @ east, h[k] @ north] for k in range(2)])  # tangent plane (radians) to (x, y)
     cd = np.degrees(np.linalg.inv(forward))
@@ -199,14 +206,14 @@ def projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:
 
 
 def _east_north(ra: float, dec: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the unit vectors to the east and north of a position, radians."""
+    """Return the unit vectors ``(3,)`` towards east and north at a position in radians."""
     east = np.array([-np.sin(ra), np.cos(ra), 0.0])
     north = np.array([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)])
     return east, north
 
 
 def _ra_dec(vector: NDArray[np.float64]) -> tuple[float, float]:
-    """Return right ascension and declination of a vector, radians; RA 0 at a pole, as the skymaps have it."""
+    """Return right ascension and declination of a vector, radians; RA is 0 at a pole, as in the skymaps."""
     x, y, z = vector / np.linalg.norm(vector)
     if np.hypot(x, y) < _AT_POLE:
         return 0.0, float(np.copysign(np.pi / 2, z))
@@ -216,16 +223,16 @@ def _ra_dec(vector: NDArray[np.float64]) -> tuple[float, float]:
 def _sorted_corners(
     corners: NDArray[np.float64], east: NDArray[np.float64], north: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the corners as those of tract pixel (0, 0), (0, nx), (ny, nx), (ny, 0); x falls towards the east."""
+    """Return the corners in the order ``(y, x)`` = (0, 0), (0, nx), (ny, nx), (ny, 0); x decreases towards the east."""
     from_middle = corners - corners.mean(axis=0)
-    angle = np.arctan2(from_middle @ north, -(from_middle @ east))  # 0 towards growing x
+    angle = np.arctan2(from_middle @ north, -(from_middle @ east))  # 0 towards increasing x
     return corners[np.argsort(angle)]  # (-135, -45, 45, 135) degrees
 
 
 def _homography(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the matrix ``(3, 3)`` that maps four ordered corners to (0, 0), (1, 0), (1, 1), (0, 1) in ``(x, y)``.
 
-    Its last row, the denominator, is the tangent point, whichever corner comes first.
+    Its last row, the denominator, is the tangent point, whichever corner is first.
     """
     x, y = np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
     zero = np.zeros((4, 3))

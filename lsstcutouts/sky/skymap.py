@@ -1,7 +1,7 @@
-"""Sky to tract to patch, from the Butler's dimension records alone (no ``lsst.skymap``).
+"""Finds the tract and patch of sky positions, from the Butler's dimension records alone (no ``lsst.skymap``).
 
-Rubin skymaps project each tract with a gnomonic (``TAN``) projection, which is projective: the four
-corners of the tract's region, as unit vectors, fix the whole map from sky to pixels exactly.
+Rubin skymaps project each tract with a gnomonic (``TAN``) projection, which is projective: the four corners of the
+tract's region, as unit vectors, determine the whole transformation from sky to pixels exactly.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from .geometry import YX, Box, TanProjection, projection_from_corners
 __all__ = ["KNOWN_RINGS", "RingsGeometry", "SkyMap", "Tract", "check_projection", "unit_vectors"]
 
 WCS_TOLERANCE = 0.01
-"""Pixels by which a file's WCS may differ from its tract's, anywhere in the file."""
+"""Largest allowed difference between the WCS of a file and that of its tract, anywhere in the file, pixels."""
 
-_CHECKED = 21
-"""Pixels along each side of a file where its WCS is compared."""
+_GRID_POINTS = 21
+"""Number of pixels along each side of a file at which the WCSs are compared."""
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Return ``(N, 3)`` unit vectors of positions in degrees."""
+    """Return the unit vectors ``(N, 3)``, ``(x, y, z)`` in ICRS, of positions ``(N,)`` in degrees ICRS."""
     alpha, delta = np.radians(np.asarray(ra, np.float64)), np.radians(np.asarray(dec, np.float64))
     return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
 
@@ -37,9 +37,9 @@ class Tract:
     Attributes
     ----------
     id
-        Tract number of the skymap.
+        Tract number in the skymap.
     projection
-        Sky to tract pixels.
+        Projection between sky and tract pixels.
     grid
         Number of patches ``(y, x)``.
     inner
@@ -53,12 +53,12 @@ class Tract:
 
     @property
     def bbox(self) -> Box:
-        """The tract's pixels: the union of the inner regions."""
+        """The union of the inner regions, tract pixels."""
         return Box(0, self.grid.y * self.inner.y, 0, self.grid.x * self.inner.x)
 
     @property
     def radius(self) -> float:
-        """Radians from the tangent point to the farthest corner, or a little more."""
+        """Upper bound of the distance from the tangent point to any corner, radians."""
         return float(np.arccos(_cosine(self, 0.0)))
 
     @classmethod
@@ -71,7 +71,7 @@ class Tract:
         inner: YX[int] | None = None,
         pixel_scale: YX[float] | None = None,
     ) -> "Tract":
-        """Return the tract whose region has these corners.
+        """Return the tract with these corners.
 
         Parameters
         ----------
@@ -80,29 +80,39 @@ class Tract:
         corners
             ``(4, 3)`` unit vectors, in any order: the outer edges of the tract's corner pixels.
         grid, inner
-            Number of patches, or pixels of a patch's inner region, ``(y, x)``: one follows from the other.
+            Number of patches ``(y, x)``, or rows and columns of a patch's inner region; give one of them.
         pixel_scale
-            Arcseconds a pixel at the tangent point, of a file or of a known skymap. Where it is not known, it follows
-            from the tangent point, which ``lsst.skymap`` puts half a pixel before the middle of a tract of an even
+            Arcseconds per pixel ``(y, x)`` at the tangent point, from a file or a known skymap. If None, it is computed
+            from the tangent point, which ``lsst.skymap`` puts half a pixel before the middle of a tract with an even
             number of pixels.
 
         Raises
         ------
         SkyMapError
-            If the region is not a quadrilateral or its sides are not whole numbers of patches and pixels.
+            If the region does not have four corners, or a side is not a whole number of patches and pixels.
         """
         if corners.shape != (4, 3):
-            raise SkyMapError(f"tract {tract}: its region has {len(corners)} corners instead of 4")
+            raise SkyMapError(
+                f"tract {tract}: its region has {len(corners)} corners, but cutouts need 4; use a skymap of TAN tracts, "
+                "such as a RingsSkyMap"
+            )
         parts = grid or inner
         if parts is None:
-            raise SkyMapError(f"tract {tract}: neither the number of patches nor their size is known")
+            raise SkyMapError(
+                f"tract {tract}: the number and the size of its patches are unknown; give grid= or inner="
+            )
         unit = projection_from_corners(corners)  # one pixel is one tract side here
         if pixel_scale is None:
             side = _side_from_tangent_point(tract, unit, parts)
         else:
-            side = YX(*(_whole(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True)))
+            side = YX(
+                *(_whole_pixels(tract, whole, one) for whole, one in zip(unit.pixel_scale, pixel_scale, strict=True))
+            )
         if side.y % parts.y or side.x % parts.x:
-            raise SkyMapError(f"tract {tract}: its {side.y} x {side.x} px are no whole number of patches ({parts})")
+            raise SkyMapError(
+                f"tract {tract}: {side.y} x {side.x} px (y, x) cannot be divided by {parts.y} x {parts.x}; check the "
+                "skymap and tract records of the repository"
+            )
         other = YX(y=side.y // parts.y, x=side.x // parts.x)
         projection = TanProjection(
             crval=unit.crval,
@@ -112,7 +122,10 @@ class Tract:
         return cls(tract, projection, grid or other, inner or other)
 
     def patch_at(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
-        """Return the patch whose inner region holds each tract pixel position; -1 outside the tract."""
+        """Return the number of the patch whose inner region contains each position; -1 outside the tract.
+
+        ``y`` and ``x`` are tract pixels of one shape, which the result has too.
+        """
         row = np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y)
         col = np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x)
         inside = (row >= 0) & (row < self.grid.y) & (col >= 0) & (col < self.grid.x)
@@ -120,13 +133,16 @@ class Tract:
             return np.where(inside, row * self.grid.x + col, -1).astype(np.int64)
 
     def nearest_patch(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
-        """Return the patch whose inner region holds each tract pixel position or, outside the tract, is nearest."""
+        """Return the number of the patch whose inner region contains each position or, outside the tract, is nearest.
+
+        ``y`` and ``x`` are tract pixels of one shape, which the result has too.
+        """
         row = np.clip(np.floor((np.asarray(y, np.float64) + 0.5) / self.inner.y), 0, self.grid.y - 1)
         col = np.clip(np.floor((np.asarray(x, np.float64) + 0.5) / self.inner.x), 0, self.grid.x - 1)
         return np.asarray(row * self.grid.x + col, np.int64)
 
     def is_at_edge(self, patch: int) -> bool:
-        """Whether a patch is one of the outermost of its tract."""
+        """Whether a patch lies at the edge of its tract."""
         row, col = divmod(patch, self.grid.x)
         return row in {0, self.grid.y - 1} or col in {0, self.grid.x - 1}
 
@@ -136,27 +152,31 @@ class Tract:
         return Box.from_start(YX(row * self.inner.y, col * self.inner.x), self.inner)
 
 
-def _whole(tract: int, side: float, scale: float) -> int:
-    """Return a tract side, arcseconds, as whole pixels."""
+def _whole_pixels(tract: int, side: float, scale: float) -> int:
+    """Return the length of a tract side in whole pixels, from its length and the pixel scale in arcseconds."""
     pixels = side / scale
     if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
         raise SkyMapError(
-            f"tract {tract}: a side of {pixels:.3f} px of {scale:.6g} arcsec is not whole; is the pixel scale another one?"
+            f"tract {tract}: a side is {pixels:.3f} px at a pixel scale of {scale:.6g} arcsec, which is not a whole number; "
+            "check that the files and the skymap belong together"
         )
     return round(pixels)
 
 
 def _side_from_tangent_point(tract: int, unit: TanProjection, parts: YX[int]) -> YX[int]:
-    """Return the pixels along a tract's sides from how far its tangent point is off its middle, half a pixel."""
-    off = YX(y=0.5 - unit.crpix[1], x=0.5 - unit.crpix[0])  # tract sides
+    """Return the pixels along the sides of a tract, given that its tangent point is half a pixel from its middle."""
+    off = YX(y=0.5 - unit.crpix[1], x=0.5 - unit.crpix[0])  # as a fraction of the tract's side
     sides = [0.5 / max(o, 1e-7) / n for o, n in zip(off, parts, strict=True)]
     if any(abs(side - round(side)) > 0.2 or round(side) < 1 for side in sides) or min(off) < 1e-6:
-        raise SkyMapError(f"tract {tract}: its region alone does not tell the pixel scale; no file of it can be read")
+        raise SkyMapError(
+            f"tract {tract}: the pixel scale cannot be determined from the tract's region alone, and no coadd could be "
+            "read to measure it; check that the files exist and are readable"
+        )
     return YX(*(round(side) * n for side, n in zip(sides, parts, strict=True)))
 
 
 class PixelToSky(Protocol):
-    """The way from tract pixels to the sky that a file gives, whatever distortions it has."""
+    """Transformation from tract pixels to the sky, from a file's WCS, with or without distortion."""
 
     @property
     def crval(self) -> tuple[float, float]:
@@ -164,65 +184,81 @@ class PixelToSky(Protocol):
         ...
 
     def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return ``(ra, dec)`` in degrees ICRS of tract pixels."""
+        """Return ``(ra, dec)`` in degrees ICRS of tract pixels of any shape."""
         ...
 
 
 def check_projection(
     mine: PixelToSky, reference: TanProjection, bbox: Box, what: str, whose: str = "its tract"
 ) -> None:
-    """Raise `GeometryMismatchError` if two projections differ by more than 0.01 px anywhere in a box.
+    """Check that two projections agree within `WCS_TOLERANCE` everywhere in a box.
 
-    The message names the file, ``what``, and the tract, ``whose``.
+    They are compared on a grid of `_GRID_POINTS` pixels per side, edges included: a SIP distortion, a polynomial of
+    order nine at most, can be zero at the corners and large elsewhere.
 
-    Looked at on a grid of pixels, first and last ones among them: the polynomials of a SIP distortion, of ninth
-    order at most, can vanish in the corners and nowhere else.
+    Parameters
+    ----------
+    mine, reference
+        Projections of the file and of its tract.
+    bbox
+        Pixels of the file, tract pixels.
+    what, whose
+        Names of the file and of the tract, for the message.
+
+    Raises
+    ------
+    GeometryMismatchError
+        If they differ by more.
     """
-    # The files of a patch have one projection: it is looked at once for all bands.
-    away, y, x = _once(mine, reference, bbox) if isinstance(mine, TanProjection) else _farthest(mine, reference, bbox)
+    # The files of a patch have the same projection in all bands: compare it once.
+    away, y, x = (
+        _cached_largest_offset(mine, reference, bbox)
+        if isinstance(mine, TanProjection)
+        else _largest_offset(mine, reference, bbox)
+    )
     if not away <= WCS_TOLERANCE:
         raise GeometryMismatchError(
-            f"{what}: its WCS is {away:.3f} px away from that of {whose} at pixel (y={y:.0f}, "
-            f"x={x:.0f}) (reference tangent point {reference.crval}, the file's {mine.crval}); the file does not "
-            "belong to this tract and skymap, or its header is damaged"
+            f"{what}: its WCS differs by {away:.3f} px from that of {whose} at pixel (y={y:.0f}, x={x:.0f}) (tangent point "
+            f"{mine.crval} in the file, {reference.crval} in the tract); the file belongs to another tract or skymap, or "
+            "its header is damaged: remove it from the collection or transfer it again"
         )
 
 
-def _farthest(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
-    """Return how far two projections are apart where they are farthest, and that pixel ``(y, x)``."""
+def _largest_offset(mine: PixelToSky, reference: TanProjection, bbox: Box) -> tuple[float, float, float]:
+    """Return the largest distance between two projections, pixels, and the pixel ``(y, x)`` where it occurs."""
     y, x = np.meshgrid(
-        np.linspace(bbox.y0, bbox.y1 - 1, _CHECKED), np.linspace(bbox.x0, bbox.x1 - 1, _CHECKED), indexing="ij"
+        np.linspace(bbox.y0, bbox.y1 - 1, _GRID_POINTS), np.linspace(bbox.x0, bbox.x1 - 1, _GRID_POINTS), indexing="ij"
     )
     yx = reference.sky_to_pixel(*mine.pixel_to_sky(y, x))
     away = np.hypot(yx.y - y, yx.x - x)
-    worst = np.unravel_index(np.argmax(away), away.shape)  # a NaN counts as the greatest
+    worst = np.unravel_index(np.argmax(away), away.shape)  # argmax returns a NaN first
     return float(away[worst]), float(y[worst]), float(x[worst])
 
 
-_once = lru_cache(maxsize=256)(_farthest)
+_cached_largest_offset = lru_cache(maxsize=256)(_largest_offset)
 
 
 @dataclass(frozen=True)
 class RingsGeometry:
-    """The tract layout of a ``RingsSkyMap`` (version 1), by formula.
+    """Computes the tract layout of a ``RingsSkyMap`` (version 1).
 
-    Rings of equal height in Dec, each cut into tracts equally wide in RA, and one tract at each pole.
-    Source: lsst/skymap, ``python/lsst/skymap/ringsSkyMap.py``.
+    The sky is divided into rings of equal height in Dec, each ring into tracts of equal width in RA, and one tract
+    covers each pole. Source: lsst/skymap, ``python/lsst/skymap/ringsSkyMap.py``.
 
     Attributes
     ----------
     inner
-        Rows and columns of a patch's inner region.
+        Rows and columns of a patch's inner region, pixels.
     grid
-        Number of patches of a tract.
+        Number of patches ``(y, x)`` of a tract.
     pixel_scale
-        Arcseconds a pixel at the tangent point.
+        Arcseconds per pixel at the tangent point.
     border
-        Pixels by which a file reaches beyond its inner region.
+        Pixels by which a file extends beyond its inner region on each side.
     clipped
-        Whether files end where their tract does.
+        Whether files are cut off at the edge of their tract.
     rings, ra_start
-        Number of rings, and RA of the first tract of each, degrees.
+        Number of rings, and RA of the first tract of each ring, degrees.
     """
 
     inner: YX[int]
@@ -235,28 +271,31 @@ class RingsGeometry:
 
     @property
     def height(self) -> float:
-        """Height of a ring, radians; the two polar caps together count as one more ring."""
+        """Height of a ring, radians; the two polar caps together have the height of one ring."""
         return float(np.pi / (self.rings + 1))
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
-        """``(rings,)`` number of tracts in each ring, from south to north."""
+        """Number of tracts in each ring, ``(rings,)``, from south to north."""
         south = self.height * (np.arange(self.rings) + 0.5) - np.pi / 2
         nearest = np.minimum(np.abs(south), np.abs(south + self.height))
         return (2 * np.pi * np.cos(nearest) / self.height).astype(np.int64) + 1
 
     @cached_property
     def first(self) -> NDArray[np.int64]:
-        """``(rings + 1,)`` number of the first tract of each ring, and of the north cap."""
+        """Number of the first tract of each ring and of the north cap, ``(rings + 1,)``."""
         return np.concatenate([[1], 1 + np.cumsum(self.counts)])
 
     @property
     def tracts(self) -> int:
-        """Number of tracts of the whole sky."""
+        """Number of tracts on the whole sky."""
         return int(self.first[-1]) + 1
 
     def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return the tract that ``RingsSkyMap.findTract`` chooses (not the one with the nearest centre)."""
+        """Return the tract ``(N,)`` that ``RingsSkyMap.findTract`` assigns to positions ``(N,)`` in degrees ICRS.
+
+        It is not always the tract with the nearest centre.
+        """
         start = self.height / 2 - np.pi / 2
         delta = np.radians(np.asarray(dec, np.float64))
         ring = np.clip(((delta - start) / self.height).astype(np.int64), 0, self.rings - 1)
@@ -269,7 +308,10 @@ class RingsGeometry:
     def near(
         self, ra: NDArray[np.float64], dec: NDArray[np.float64], radius: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return all pairs ``(row, tract)``, ``(M,)`` each, of positions and tracts centred within ``radius`` degrees."""
+        """Return all pairs ``(row, tract)``, ``(M,)`` each, of a position and a tract whose centre is within ``radius``.
+
+        Positions ``(N,)`` and ``radius`` are in degrees.
+        """
         reach, delta = np.radians(radius) + 1e-9, np.radians(np.asarray(dec, np.float64))
         turn = np.radians((np.asarray(ra, np.float64) - self.ra_start) % 360.0)
         ring = np.floor((delta + np.pi / 2) / self.height - 0.5).astype(np.int64)
@@ -290,9 +332,9 @@ class RingsGeometry:
         delta: NDArray[np.float64],
         reach: float,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the pairs of positions and tracts of one ring for each, by the spherical law of cosines."""
+        """Return the pairs for one given ring per position, by the spherical law of cosines; angles in radians."""
         centre = self.height * (ring + 1) - np.pi / 2
-        # At a pole every RA is equally far: the tiny divisor makes that all of the ring, or nothing.
+        # At a pole every RA is at the same distance: with a tiny divisor either all tracts of the ring match, or none.
         across = np.maximum(np.cos(centre) * np.cos(delta), 1e-300)
         cosine = (np.cos(reach) - np.sin(centre) * np.sin(delta)) / across
         half = np.arccos(np.clip(cosine, -1, 1))
@@ -302,13 +344,13 @@ class RingsGeometry:
         last = np.floor((turn + half) / width).astype(np.int64)
         many = np.where(cosine > 1, 0, np.minimum(last - first + 1, count))
         owner = np.repeat(np.arange(len(rows)), many)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
-        return rows[owner], self.first[ring[owner]] + (first[owner] + place) % count[owner]
+        index = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
+        return rows[owner], self.first[ring[owner]] + (first[owner] + index) % count[owner]
 
     def centre(self, tract: int) -> tuple[float, float]:
-        """Return the tangent point of a tract, degrees."""
+        """Return the tangent point ``(ra, dec)`` of a tract, degrees ICRS; `SkyMapError` for an unknown tract."""
         if not 0 <= tract < self.tracts:
-            raise SkyMapError(f"no tract {tract}: this skymap has the tracts 0 to {self.tracts - 1}")
+            raise SkyMapError(f"no tract {tract}: this skymap has tracts 0 to {self.tracts - 1}")
         if tract in {0, self.tracts - 1}:
             return 0.0, -90.0 if tract == 0 else 90.0
         ring = int(np.searchsorted(self.first, tract, side="right")) - 1
@@ -324,45 +366,44 @@ KNOWN_RINGS: Mapping[str, RingsGeometry] = {
     "1e5fa85fe242606426528f5f7b8dbf01cbaaff9e": RingsGeometry(YX(4000, 4000), YX(7, 7), 0.2, 100, clipped=True),
     "e29fe9f1008e359f36a3677e7d69cc439376d1e6": RingsGeometry(YX(4000, 4000), YX(9, 9), 0.168, 100, clipped=True),
 }
-"""Hash of a skymap's dimension record to its layout: the hash covers every setting of the skymap, so equal
-hashes mean equal geometry. All four are those of real records: of the DP1 and DP2 registries, of ``DC2`` in
-lsst/ap_verify_ci_dc2 (``config/export.yaml``), of ``hsc_rings_v1`` in lsst/testdata_jointcal (``hsc/exports.yaml``)."""
+"""Layout by the hash of a skymap's dimension record. The hash covers every setting of the skymap, so equal hashes mean
+equal geometry. All hashes come from real records: the DP1 and DP2 registries, ``DC2`` in lsst/ap_verify_ci_dc2
+(``config/export.yaml``), and ``hsc_rings_v1`` in lsst/testdata_jointcal (``hsc/exports.yaml``)."""
 
 
 @dataclass(frozen=True)
 class SkyMap:
-    """The tracts of one skymap that matter here.
+    """The tracts of one skymap, as far as the coadds need them.
 
     Attributes
     ----------
     name
-        The skymap's name in the repository.
+        Name of the skymap in the repository.
     tracts
-        Tract number to tract.
+        Tracts by number.
     rings
-        The layout, where the skymap is a known ring skymap.
-    bare
-        Elsewhere: tracts beside those, which have no coadds. They take part in the choice of a position's own tract;
-        each counts as one patch.
+        Layout of a known ring skymap; None for other skymaps.
+    neighbours
+        Only for other skymaps: neighbouring tracts without coadds, each as one patch. A position may belong to them.
     """
 
     name: str
     tracts: Mapping[int, Tract]
     rings: RingsGeometry | None = None
-    bare: Mapping[int, Tract] = field(default_factory=dict)
+    neighbours: Mapping[int, Tract] = field(default_factory=dict)
 
     def find(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return ``(N,)`` numbers of the tracts that the skymap gives positions in degrees to; -1 for none.
+        """Return the number of the tract, ``(N,)``, to which each position ``(N,)`` in degrees ICRS belongs; -1 for none.
 
-        On a known ring skymap the choice is ``RingsSkyMap.findTract``'s, and the tract need not be among ``tracts``;
-        elsewhere the nearest tract centre among the tracts that contain the position.
+        On a known ring skymap it is the tract that ``RingsSkyMap.findTract`` returns, which may be missing from
+        ``tracts``; on other skymaps it is the tract with the nearest centre among those that contain the position.
         """
         if self.rings is not None:
             return self.rings.find(ra, dec)
         sky = unit_vectors(ra, dec)
         best = np.full(len(sky), -1, np.int64)
         nearest = np.full(len(sky), -np.inf)
-        for number, tract in (*self.tracts.items(), *self.bare.items()):
+        for number, tract in (*self.tracts.items(), *self.neighbours.items()):
             closeness = sky @ unit_vectors(*tract.projection.crval)
             near = np.flatnonzero((closeness > nearest) & (closeness >= _cosine(tract, 0.0)))
             yx = tract.projection.sky_to_pixel(ra[near], dec[near])
@@ -373,9 +414,10 @@ class SkyMap:
     def near(
         self, ra: NDArray[np.float64], dec: NDArray[np.float64], margin: float
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return pairs ``(row, tract)``, ``(M,)`` each: every tract that may come within ``margin`` pixels of a position.
+        """Return pairs ``(row, tract)``, ``(M,)`` each: every tract that may lie within ``margin`` pixels of a position.
 
-        On a known ring skymap that is so for any tract of the sky, known here or not; elsewhere for ``tracts``.
+        Positions ``(N,)`` are in degrees ICRS. On a known ring skymap all tracts of the sky are searched, on other
+        skymaps only ``tracts``.
         """
         if self.rings is not None:
             side = np.asarray(self.rings.inner) * np.asarray(self.rings.grid)
@@ -390,14 +432,15 @@ class SkyMap:
 
 
 def _cosine(tract: Tract, margin: float) -> float:
-    """Return the cosine of the angle from a tract's tangent point that everything within ``margin`` pixels has at most."""
+    """Return the cosine of the largest angle between a tract's tangent point and any point within ``margin`` pixels."""
     radius = _radius(np.asarray(tract.bbox.shape), max(tract.projection.pixel_scale), margin)
     return float(np.cos(np.radians(min(radius, 90.0))))
 
 
 def _radius(side: NDArray[np.int64], scale: float, margin: float) -> float:
-    """Return degrees from a tangent point within which everything is that lies ``margin`` pixels around a tract.
+    """Return an upper bound of the distance, degrees, from a tract's tangent point to points within ``margin`` pixels.
 
-    An angle is shorter than its gnomonic image; two pixels more allow for a tangent point off the tract's middle.
+    ``side`` is the tract's shape in pixels ``(y, x)``. An angle is smaller than its gnomonic image; two extra pixels
+    allow for a tangent point that is not in the middle of the tract.
     """
     return float((np.hypot(*side) / 2 + np.sqrt(2) * margin + 2) * scale / 3600)

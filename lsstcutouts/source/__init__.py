@@ -1,1 +1,1 @@
-"""Bytes of files: local, remote, gzipped; retries, locks, and files that are written whole or not at all."""
+"""Reads bytes of local, remote and gzipped files, with retries; writes files atomically."""

@@ -1,4 +1,4 @@
-"""Bytes of one file, from wherever it is: read at an offset, by any number of threads."""
+"""Reads bytes of one file, local or remote, at any offset and from any number of threads."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ReadError, TransientReadError
 from ..errors.secrets import without_query
-from .read_errors import complete, translated
+from .read_errors import check_length, translate_errors
 from .remote import HttpSource, RemoteSource
 from .retry import Retry
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 __all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "Streams", "open_source"]
 
 _LARGEST_READ = 8 << 20
-"""Bytes after which a run of neighbouring tiles is split, so that one call never holds a whole file."""
+"""Largest size in bytes of one read of neighbouring tiles, so that one call never holds a whole file in memory."""
 
 _RETRY = Retry()
 
 
 class ByteSource(Protocol):
-    """One file as bytes; safe for many threads at once."""
+    """Bytes of one file; safe for concurrent reads from several threads."""
 
     uri: str
     size: int
     gap: int
-    """Unwanted bytes that are cheaper to read than a second request."""
+    """Reading this many unneeded bytes costs less than a second request."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``offset``, or raise a `~lsstcutouts.errors.ReadError`."""
+        """Return exactly ``length`` bytes from ``offset``; `~lsstcutouts.errors.ReadError` if that is impossible."""
         ...
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class ByteSource(Protocol):
 
 
 class LocalSource:
-    """A file of this machine, read with ``pread``: no shared position, no lock, no interpreter lock held."""
+    """A local file, read with ``pread``: without a shared file position, a lock or the GIL."""
 
     gap = 16 << 10
     _retry: Retry = _RETRY
@@ -60,15 +60,15 @@ class LocalSource:
 
     def _open(self, path: str) -> int:
         """Open the file and return its size."""
-        with translated(self.uri):
-            # Without O_NONBLOCK a named pipe would wait for a writer, for ever; to files it makes no difference.
+        with translate_errors(self.uri):
+            # Without O_NONBLOCK opening a named pipe would wait for a writer forever; for files it has no effect.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._finalizer = weakref.finalize(self, os.close, self._fd)
             status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise ReadError(f"{self.uri} is {kind}, not a FITS file")
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise ReadError(f"{self.uri} is {kind}; give the path of a FITS file")
         return status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
@@ -76,32 +76,32 @@ class LocalSource:
         try:
             return self._read(offset, length)
         except TransientReadError:
-            # A network file system that does not answer; tried again only here, off the path of every tile.
+            # A network file system did not answer. Retry only now, since `Retry.call` would slow down every read.
             return self._retry.call(lambda: self._read(offset, length), self.uri)
 
     def _read(self, offset: int, length: int) -> bytes:
-        with translated(self.uri):
+        with translate_errors(self.uri):
             data = os.pread(self._fd, length, offset)
             while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
                 data += more
-        return complete(data, offset, length, self.uri)
+        return check_length(data, offset, length, self.uri)
 
     def read_into(self, offset: int, to: memoryview) -> None:
         """Fill ``to`` with the bytes from ``offset``."""
-        with translated(self.uri):
+        with translate_errors(self.uri):
             count = os.preadv(self._fd, [to], offset)
-        if count < len(to):  # the end of the file, or a passing failure: `read` says which
+        if count < len(to):  # end of file or a transient failure: `read` finds out which
             to[count:] = self.read(offset + count, len(to) - count)
 
     def close(self) -> None:
-        """Close the file descriptor; reads after this raise."""
+        """Close the file descriptor; later reads raise an error."""
         self._fd = -1
         if self._finalizer is not None:
             self._finalizer()
 
 
 class SourceFile(io.RawIOBase):
-    """A source as a seekable file object, for readers that want one."""
+    """A seekable file object over a `ByteSource`, for readers that need one."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -120,13 +120,13 @@ class SourceFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to ``offset`` and return the new position."""
+        """Move to ``offset`` and return the new position in bytes."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
         self._at = start + offset
         return self._at
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill ``buffer`` as far as the file goes and return the number of bytes."""
+        """Read bytes into ``buffer`` up to the end of the file and return their number."""
         view = memoryview(buffer).cast("B")
         length = max(0, min(len(view), self._source.size - self._at))
         if length:
@@ -138,33 +138,33 @@ class SourceFile(io.RawIOBase):
 def open_source(
     uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = _RETRY, others: Sequence[str] = ()
 ) -> ByteSource:
-    """Open a path, a ``file://`` URI or any URI that ``lsst.resources`` knows.
+    """Open a path, a ``file://`` URI or any URI that ``lsst.resources`` supports.
 
     Parameters
     ----------
     uri
-        Where the file is.
+        Path or URI of the file.
     retry
-        How often and how long passing failures are tried again, now and in every read.
+        Number and duration of retries of transient failures, of opening and of every read.
     others
-        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
+        URIs of other files. If the host refuses this file, a few of them show whether it refuses every file.
 
     Raises
     ------
     MissingFileError
-        There is no such file.
+        If the file does not exist.
     AccessDeniedError, AuthenticationError
-        It may not be read: this file alone, or none with these credentials.
+        If this user may not read this file, or no file with these credentials.
     ReadTimeoutError, TransientReadError
-        There was no answer, or none that helps, also when it was tried again.
+        If there is no valid answer after all retries.
     ReadError
-        It cannot be opened for another reason: a directory, a server that knows no byte ranges.
+        If it cannot be opened for another reason, such as a directory or a server without byte ranges.
     DependencyError
-        The package for this kind of URI is not installed.
+        If the package for this kind of URI is not installed.
     """
     if isinstance(uri, os.PathLike) or (isinstance(uri, str) and "://" not in uri):
         return LocalSource(os.fspath(uri), str(uri), retry)
-    with translated(without_query(str(uri))):
+    with translate_errors(without_query(str(uri))):
         path = _resource(uri)
     if path.isLocal:
         return LocalSource(path.ospath, str(path), retry)
@@ -178,13 +178,16 @@ def _resource(uri: "str | ResourcePath") -> "ResourcePath":
     try:
         return ResourcePath(uri, forceDirectory=False)
     except (NotImplementedError, ValueError) as error:
-        raise ReadError(f"{without_query(str(uri))} is no URI that can be read: {error}") from error
+        raise ReadError(
+            f"{without_query(str(uri))} cannot be read: this kind of URI is not supported: {error}; use a path or a file,"
+            " http(s), s3 or gs URI"
+        ) from error
 
 
 class Streams:
-    """The bytes of several extents in memory, those that lie close together read at once.
+    """Reads several extents of a file into memory, neighbouring extents with one read.
 
-    They lie in memory of the calling thread, and are overwritten by its next ones.
+    The memory belongs to the calling thread, and its next `Streams` overwrites it.
 
     Parameters
     ----------
@@ -193,26 +196,26 @@ class Streams:
     offsets, sizes
         ``(n,)`` int64 extents in bytes, in any order.
     padding
-        What follows the last byte of every read in memory.
+        Bytes that are appended in memory to every read.
     """
 
     def __init__(
         self, source: ByteSource, offsets: NDArray[np.int64], sizes: NDArray[np.int64], padding: bytes = b""
     ) -> None:
         runs = _runs(offsets.tolist(), sizes.tolist(), source.gap)
-        self._buffer, self._address = _room.get(sum(stop - start + len(padding) for _, start, stop in runs))
+        self._buffer, self._address = _thread_buffer.get(sum(stop - start + len(padding) for _, start, stop in runs))
         self._at, self._sizes = np.empty(len(offsets), np.int64), sizes
         at = 0
         for members, start, stop in runs:
             end = at + stop - start
-            _fill(source, start, self._buffer[at:end])
+            _read_into(source, start, self._buffer[at:end])
             self._buffer[end : end + len(padding)] = padding
             self._at[members] = offsets[members] - (start - at)
             at = end + len(padding)
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
-        """``(n,)`` where each extent begins in memory."""
+        """Memory address of the first byte of each extent, ``(n,)``."""
         return (self._at + self._address).astype(np.uint64)
 
     def views(self) -> list[memoryview]:
@@ -220,14 +223,14 @@ class Streams:
         return [self._buffer[at : at + size] for at, size in zip(self._at.tolist(), self._sizes.tolist(), strict=True)]
 
 
-class _Room(threading.local):
-    """Memory of one thread for compressed bytes: fresh memory of this size costs as much as reading it."""
+class _ThreadBuffer(threading.local):
+    """Reuses memory for compressed bytes in each thread, since new memory of this size costs as much as reading it."""
 
     def __init__(self) -> None:
         self._array = np.empty(0, np.uint8)
 
     def get(self, length: int) -> tuple[memoryview, int]:
-        """Return memory of a length and its address; the next call overwrites it."""
+        """Return ``length`` bytes of memory and their address; the next call overwrites them."""
         array = self._array
         if length > len(array):
             array = np.empty(length + length // 2, np.uint8)
@@ -236,10 +239,10 @@ class _Room(threading.local):
         return memoryview(array)[:length], int(array.__array_interface__["data"][0])
 
 
-_room = _Room()
+_thread_buffer = _ThreadBuffer()
 
 
-def _fill(source: ByteSource, offset: int, to: memoryview) -> None:
+def _read_into(source: ByteSource, offset: int, to: memoryview) -> None:
     if isinstance(source, LocalSource):
         source.read_into(offset, to)
     else:
@@ -247,7 +250,7 @@ def _fill(source: ByteSource, offset: int, to: memoryview) -> None:
 
 
 def _runs(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[tuple[list[int], int, int]]:
-    """Group extents into runs of bytes: members, first byte, byte after the last."""
+    """Group extents into runs to be read at once: indices of the extents, first byte, byte after the last."""
     runs: list[tuple[list[int], int, int]] = []
     members: list[int] = []
     start = stop = 0

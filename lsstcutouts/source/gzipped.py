@@ -1,4 +1,4 @@
-"""Files that are gzipped as a whole (``.fits.gz``): inflated once, then read like any local file."""
+"""Decompresses files that are gzipped as a whole (``.fits.gz``), so that they are read like any local file."""
 
 import io
 import os
@@ -10,12 +10,12 @@ from typing import Any
 from ..errors import CorruptFileError, UnsupportedFormatError, WriteError
 from .byte_source import ByteSource, LocalSource, SourceFile
 
-__all__ = ["MOST_INFLATED", "inflated"]
+__all__ = ["MAX_INFLATED_BYTES", "inflate"]
 
-MOST_INFLATED = 4 << 30
-"""Bytes that a gzipped file may inflate to: twenty times a DP0.2 coadd (4200 x 4200 pixels in three planes).
+MAX_INFLATED_BYTES = 4 << 30
+"""Largest decompressed size, bytes: twenty times a DP0.2 coadd (4200 x 4200 pixels in three planes).
 
-gzip shrinks zeros a thousandfold, so that without a bound a damaged or hostile file of a few megabytes fills a disk.
+gzip compresses zeros by a factor of 1000, so without a limit a damaged or malicious file of a few MB fills a disk.
 """
 
 _CHUNK = 1 << 20
@@ -23,7 +23,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class InflatedSource(LocalSource):
-    """The content of a gzipped file in a temporary file without a name, which is gone when it is closed or dropped."""
+    """The content of a gzipped file in an unnamed temporary file, which is deleted when the source is closed."""
 
     def __init__(self, fd: int, uri: str) -> None:
         self.uri = uri
@@ -32,73 +32,78 @@ class InflatedSource(LocalSource):
         self.size = os.fstat(fd).st_size
 
 
-def inflated(source: ByteSource) -> InflatedSource:
-    """Return the content of a gzipped file and close the file.
+def inflate(source: ByteSource) -> InflatedSource:
+    """Decompress a gzipped file and close it.
 
-    It is written to the folder for temporary files (``TMPDIR``), one megabyte of memory at a time.
+    The content is written to the folder for temporary files (``TMPDIR``) and needs one megabyte of memory.
 
     Raises
     ------
     CorruptFileError
-        The file is cut off, or its checksum is not that of its content.
+        If the file is truncated or its checksum is wrong.
     UnsupportedFormatError
-        The content is larger than `MOST_INFLATED`.
+        If the content is larger than `MAX_INFLATED_BYTES`.
     WriteError
-        There is no room for it.
+        If the content cannot be written, for example on a full disk.
     """
     with _temporary(source.uri) as file:
-        _inflate(source, file)
+        _write_content(source, file)
         content = InflatedSource(os.dup(file.fileno()), source.uri)
     source.close()
     return content
 
 
 def _temporary(uri: str) -> "io.FileIO":
-    """Return an open temporary file without a name and without a buffer."""
+    """Return an open, unnamed and unbuffered temporary file."""
     try:
         return tempfile.TemporaryFile("w+b", buffering=0)
     except OSError as error:
-        raise _no_room(uri, error) from error
+        raise _write_error(uri, error) from error
 
 
-def _inflate(source: ByteSource, file: "io.FileIO") -> None:
-    """Write the content of a gzipped file to another; like gzip, ignore what follows its last member."""
+def _write_content(source: ByteSource, file: "io.FileIO") -> None:
+    """Write the content of a gzipped file to another file; bytes after the last gzip member are ignored, as gzip does."""
     with io.BufferedReader(SourceFile(source), _CHUNK) as raw:
         data = raw.read(_CHUNK)
         while data.startswith(_GZIP):
             member = zlib.decompressobj(wbits=31)
             while not member.eof:
-                chunk = _next(member, data, source.uri)
-                if file.tell() + len(chunk) > MOST_INFLATED:
-                    raise UnsupportedFormatError(f"{source.uri} inflates to more than {MOST_INFLATED} bytes")
+                chunk = _next_chunk(member, data, source.uri)
+                if file.tell() + len(chunk) > MAX_INFLATED_BYTES:
+                    raise UnsupportedFormatError(
+                        f"{source.uri}: the gzip content is larger than the limit of {MAX_INFLATED_BYTES} bytes; decompress"
+                        " the file with gunzip"
+                    )
                 try:
                     _write(file, chunk)
                 except OSError as error:
-                    raise _no_room(source.uri, error) from error
+                    raise _write_error(source.uri, error) from error
                 data = member.unused_data if member.eof else member.unconsumed_tail or raw.read(_CHUNK)
                 if not (chunk or data or member.eof):
-                    raise CorruptFileError(f"{source.uri}: damaged or truncated gzip file: it ends too early")
+                    raise CorruptFileError(
+                        f"{source.uri}: damaged or truncated gzip file: it ends too early; transfer the file again"
+                    )
             data = data if len(data) >= len(_GZIP) else data + raw.read(_CHUNK)
 
 
-def _next(member: Any, data: bytes, uri: str) -> bytes:
-    """Return the next bytes of a member's content."""
+def _next_chunk(member: Any, data: bytes, uri: str) -> bytes:
+    """Return the next decompressed bytes of a gzip member."""
     try:
         chunk: bytes = member.decompress(data, _CHUNK)
     except zlib.error as error:
-        raise CorruptFileError(f"{uri}: damaged or truncated gzip file: {error}") from error
+        raise CorruptFileError(f"{uri}: damaged or truncated gzip file: {error}; transfer the file again") from error
     return chunk
 
 
 def _write(file: "io.FileIO", chunk: bytes) -> None:
-    """Write all of a chunk: a raw file may take less at a time."""
+    """Write all of a chunk, since one write to a raw file can be partial."""
     view = memoryview(chunk)
     while view:
         view = view[file.write(view) :]
 
 
-def _no_room(uri: str, error: OSError) -> WriteError:
+def _write_error(uri: str, error: OSError) -> WriteError:
     return WriteError(
-        f"cannot inflate {uri} into the folder for temporary files {tempfile.gettempdir()} (set TMPDIR to choose "
-        f"another): {error}"
+        f"{uri} cannot be decompressed into the temporary folder {tempfile.gettempdir()}: {error}; free space there, or set "
+        "TMPDIR to another folder"
     )

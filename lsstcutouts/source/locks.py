@@ -1,4 +1,4 @@
-"""Locks that a forked process can take."""
+"""A lock that a forked process can acquire."""
 
 import os
 import threading
@@ -9,10 +9,10 @@ __all__ = ["ForkLock"]
 
 
 class ForkLock:
-    """A lock that is free in a forked process, whatever thread of the parent held it when the process was forked.
+    """A lock that is unlocked in a forked process, even if a thread of the parent held it during the fork.
 
-    An ordinary lock stays locked there for ever, since the thread that held it is not there. What the lock guards must
-    be usable as any thread may leave it half-way.
+    An ordinary lock would stay locked there forever, since the thread that holds it does not exist in the child.
+    The protected data must be valid even if a thread was interrupted while it held the lock.
     """
 
     __slots__ = ("__weakref__", "_lock")
@@ -28,7 +28,7 @@ class ForkLock:
         self._lock.release()
 
     def renew(self) -> None:
-        """Forget who holds it."""
+        """Replace the lock with an unlocked one."""
         self._lock = threading.Lock()
 
 

@@ -1,4 +1,4 @@
-"""The seam between files and this package's errors: what storage and network raise becomes a `ReadError`."""
+"""Translates exceptions of storage and network libraries to this package's errors, mostly `ReadError`."""
 
 from dataclasses import dataclass
 
@@ -13,87 +13,98 @@ from ..errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from ..errors.foreign import Trouble, trouble_of, words_of
+from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets
 
-__all__ = ["complete", "translated"]
+__all__ = ["check_length", "translate_errors"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Translation:
-    kind: type[LsstCutoutsError]
-    lead: str
+class _ReadErrorRule:
+    error: type[LsstCutoutsError]
+    problem: str
     advice: str = ""
 
 
-_CREDENTIALS = "; set the credentials that this kind of storage needs"
-
-_TRANSLATIONS = {
-    Trouble.MISSING: _Translation(MissingFileError, "no file at"),
-    Trouble.DENIED: _Translation(
-        AccessDeniedError, "this user may not read", "; ask for the right to read it and the folders above it"
+_RULES = {
+    ErrorKind.MISSING: _ReadErrorRule(
+        MissingFileError, "the file does not exist", "; check the path, or make the plan again if files were moved"
     ),
-    Trouble.CREDENTIALS: _Translation(AuthenticationError, "not allowed to read", _CREDENTIALS),
-    Trouble.TRUNCATED: _Translation(
-        CorruptFileError, "read past the end of", "; the file is shorter than expected: fetch or transfer it again"
+    ErrorKind.DENIED: _ReadErrorRule(
+        AccessDeniedError,
+        "this user has no permission to read the file",
+        "; ask for read permission for the file and its folders",
     ),
-    Trouble.TIMEOUT: _Translation(
+    ErrorKind.CREDENTIALS: _ReadErrorRule(
+        AuthenticationError, "access is refused", "; set the credentials for this storage"
+    ),
+    ErrorKind.TRUNCATED: _ReadErrorRule(
+        CorruptFileError, "the file is shorter than expected", "; transfer or download it again"
+    ),
+    ErrorKind.TIMEOUT: _ReadErrorRule(
         ReadTimeoutError,
-        "no answer in time for",
-        "; see that the server or disk is well, or allow more with LSST_HTTP_TIMEOUT_READ (seconds)",
+        "no answer within the time limit",
+        "; check the server or disk, or increase the limit with LSST_HTTP_TIMEOUT_READ (seconds)",
     ),
-    Trouble.UNAVAILABLE: _Translation(
-        TransientReadError, "cannot read now", "; see that the server is up and can be reached from here"
+    ErrorKind.UNAVAILABLE: _ReadErrorRule(
+        TransientReadError,
+        "the file cannot be read now",
+        "; check that the server is running and can be reached from this machine",
     ),
-    Trouble.DEPENDENCY: _Translation(
-        DependencyError, "a package is missing that is needed to read", "; pip install 'lsst-resources[https,s3,gs]'"
+    ErrorKind.DEPENDENCY: _ReadErrorRule(
+        DependencyError,
+        "a package needed to read this file is not installed",
+        "; pip install 'lsst-resources[https,s3,gs]'",
     ),
-    Trouble.OTHER: _Translation(ReadError, "cannot read"),
+    ErrorKind.OTHER: _ReadErrorRule(ReadError, "the file cannot be read"),
 }
 
 
-class translated:  # noqa: N801 - reads as a clause of `with`; a class, since a generator costs 1 microsecond a read
-    """Turn what the operating system, ``lsst.resources`` or a client below it raises in the block into our errors.
+class translate_errors:  # noqa: N801 - used like a function in `with`; a class, since a generator adds 1 microsecond a read
+    """Translate exceptions of the operating system and of ``lsst.resources`` in a ``with`` block to our errors.
 
     Parameters
     ----------
     uri
         The file, for the message.
-    access
-        What to do where access is refused; the end of the message.
+    access_advice
+        What the user can do if access is refused; the end of the message.
     """
 
-    __slots__ = ("_access", "_uri")
+    __slots__ = ("_access_advice", "_uri")
 
-    def __init__(self, uri: str, access: str = "") -> None:
-        self._uri, self._access = uri, access
+    def __init__(self, uri: str, access_advice: str = "") -> None:
+        self._uri, self._access_advice = uri, access_advice
 
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Exception):
             return
         hide_secrets(error)
-        if isinstance(error, LsstCutoutsError) or (trouble := trouble_of(error)) is None:
+        if isinstance(error, LsstCutoutsError) or (kind := error_kind(error)) is None:
             return
-        how = _TRANSLATIONS[trouble]
-        advice = self._access or how.advice if trouble is Trouble.CREDENTIALS else how.advice
-        raise how.kind(f"{how.lead} {self._uri}: {words_of(error)}{advice}") from error
+        rule = _RULES[kind]
+        advice = self._access_advice or rule.advice if kind is ErrorKind.CREDENTIALS else rule.advice
+        raise rule.error(f"{self._uri}: {rule.problem}: {error_text(error)}{advice}") from error
 
 
-def complete(data: bytes, offset: int, length: int, uri: str) -> bytes:
-    """Return ``data``, or raise if it is not ``length`` bytes: the file ended, or the server sent something else."""
+def check_length(data: bytes, offset: int, length: int, uri: str) -> bytes:
+    """Return ``data``; `ReadError` if it does not have ``length`` bytes: the file ended or the server sent more."""
     if len(data) < length:
-        raise CorruptFileError(f"{uri} ends at byte {offset + len(data)}, inside what should reach {offset + length}")
+        raise CorruptFileError(
+            f"{uri} ends at byte {offset + len(data)}, but should contain bytes up to {offset + length}; transfer or "
+            "download it again"
+        )
     if len(data) > length:
-        raise no_ranges(uri)
+        raise ranges_ignored_error(uri)
     return data
 
 
-def no_ranges(uri: str) -> ReadError:
-    """Return the error for a server that sends whole files where a range of bytes is asked for."""
+def ranges_ignored_error(uri: str) -> ReadError:
+    """Return the error for a server that ignores a range request and sends the whole file."""
     return ReadError(
         f"{uri}: the server ignores byte ranges and sends the whole file for every tile; use a server that answers 206 "
-        "to a Range request, or copy the files to a disk"
+        "to Range requests, or copy the files to a local disk"
     )

@@ -1,4 +1,4 @@
-"""Trying again: only what can pass by itself, a few times, within a bounded time."""
+"""Retries calls that fail for a transient reason, a few times and within a time limit."""
 
 import logging
 import random
@@ -10,31 +10,31 @@ from typing import Protocol
 from ..errors import LsstCutoutsError
 from .locks import ForkLock
 
-__all__ = ["Pace", "Retry", "SystemPace"]
+__all__ = ["Clock", "Retry", "SystemClock"]
 
 _log = logging.getLogger(__name__)
 
 
-class Pace(Protocol):
-    """Time and chance, as a retry sees them."""
+class Clock(Protocol):
+    """Time and random numbers for `Retry`, replaceable in tests."""
 
     def now(self) -> float:
-        """Return seconds of a clock that never goes back."""
+        """Return seconds of a monotonic clock."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
         ...
 
     def draw(self) -> float:
-        """Return a number of the uniform distribution over [0, 1)."""
+        """Return a random number, uniform in [0, 1)."""
         ...
 
 
-class SystemPace:
-    """The machine's clock and its own source of chance.
+class SystemClock:
+    """The system's clock and random numbers.
 
-    Not the generator of `random`, whose state forked workers share: they would all wait the same time and meet again.
+    The global generator of `random` is not used: forked workers share its state and would all wait the same time.
     """
 
     def now(self) -> float:
@@ -42,56 +42,56 @@ class SystemPace:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
         time.sleep(seconds)
 
     def draw(self) -> float:
-        """Return a number of the uniform distribution over [0, 1)."""
+        """Return a random number, uniform in [0, 1)."""
         return random.SystemRandom().random()
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how long a call is tried that fails for a passing reason.
+    """Retries a call that fails for a transient reason.
 
-    Exponential backoff with full jitter: before try ``n + 1`` it waits a uniform share of ``first * 2**(n - 1)``
-    seconds, so that a thousand readers which a server turned away do not come back together (Brooker 2015,
+    Exponential backoff with full jitter: after try ``n`` it waits a uniformly random part of ``first * 2**(n - 1)``
+    seconds, so that a thousand readers that a server refused do not return at the same time (Brooker 2015,
     "Exponential Backoff And Jitter", AWS Architecture Blog).
 
-    The longest that a call can take is ``total`` and the time of one try that begins just before it is over.
+    A call takes at most ``total`` seconds plus the duration of one try that starts just before that.
 
     Attributes
     ----------
     tries
-        How often in all: four outlast a restarted proxy and do not hide a server that is down.
+        Largest number of tries: four are enough to outlast the restart of a proxy, and do not hide a dead server.
     first, longest
-        Seconds: bounds of the first and of any wait.
+        Longest wait after the first try, and after any try, seconds.
     total
-        Seconds in all, tries included: libraries below that try again themselves use it up, so that their tries and
-        these do not multiply. After a minute a person would rather be told.
-    pace
-        Clock, sleep and chance.
+        Time limit for all tries, seconds. Retries of the libraries below count too, so that the two do not multiply.
+        After a minute a user should see the error.
+    clock
+        Clock, sleep and random numbers.
     """
 
     tries: int = 4
     first: float = 0.5
     longest: float = 8.0
     total: float = 60.0
-    pace: Pace = field(default_factory=SystemPace)
+    clock: Clock = field(default_factory=SystemClock)
 
     def call[T](self, function: Callable[[], T], name: str) -> T:
-        """Return what the function returns.
+        """Return the result of the function, with retries.
 
-        An error that is not ``transient`` is raised at once. The last of several bears a note that counts the tries.
+        An error that is not ``transient`` is raised at once. After several tries, a note on the error gives their number.
 
         Parameters
         ----------
         function
-            What may fail. It is called again from the beginning.
+            Function to call; a retry calls it again.
         name
-            What is tried, such as a URI: its first failure is logged, later ones are not.
+            What the call does or reads, such as a URI: the first failure of each name is logged.
         """
-        start = self.pace.now()
+        start = self.clock.now()
         tried = 0
         while True:
             try:
@@ -99,36 +99,36 @@ class Retry:
             except LsstCutoutsError as error:
                 tried += 1
                 wait = self._wait(tried)
-                spent = self.pace.now() - start
+                spent = self.clock.now() - start
                 if not error.transient or tried >= self.tries or spent + wait > self.total:
                     if tried > 1:
                         error.add_note(f"tried {tried} times in {spent:.1f} s")
                     raise
-                _said.once(name, error)
-            self.pace.sleep(wait)
+                _failure_log.log_first(name, error)
+            self.clock.sleep(wait)
 
     def _wait(self, tried: int) -> float:
-        """Return the seconds to wait after the ``tried``-th failure."""
-        return self.pace.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
+        """Return the seconds to wait after failure number ``tried``."""
+        return self.clock.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
 
 
-class _Said:
-    """Logs the first failure of each name; forgets all of them before the memory for names grows large."""
+class _FailureLog:
+    """Logs the first failure of each name; forgets all names when there are ``max_names``."""
 
-    most = 10_000
+    max_names = 10_000
 
     def __init__(self) -> None:
         self._lock = ForkLock()
         self._names: set[str] = set()
 
-    def once(self, name: str, error: Exception) -> None:
+    def log_first(self, name: str, error: Exception) -> None:
         with self._lock:
             known = name in self._names
-            if len(self._names) >= self.most:
+            if len(self._names) >= self.max_names:
                 self._names.clear()
             self._names.add(name)
         if not known:
-            _log.warning("trying again (said once for %s): %s", name, error)
+            _log.warning("retrying %s (logged once): %s", name, error)
 
 
-_said = _Said()
+_failure_log = _FailureLog()

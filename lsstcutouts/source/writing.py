@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files atomically: a file appears complete or not at all."""
 
 import contextlib
 import os
@@ -8,26 +8,26 @@ from pathlib import Path
 
 from ..errors import WriteError
 
-__all__ = ["whole_file"]
+__all__ = ["atomic_file"]
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
-    """Give another name to write under; what was written takes its place when the block ends without an error.
+def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write to; it is renamed to ``path`` if the ``with`` block succeeds.
 
-    Folders are made as needed. Nothing is left behind by a block that fails.
+    Missing folders are created. If the block fails, the temporary file is removed.
 
     Parameters
     ----------
     path
-        Where the file is to be.
+        Final path of the file.
     private
-        Whether only its owner may read it (mode 0600), from before it is written.
+        Whether only its owner may read it (mode 0600), even while it is written.
 
     Raises
     ------
     WriteError
-        If the file cannot be written, such as on a full disk.
+        If the file cannot be written, for example on a full disk.
     """
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -35,11 +35,13 @@ def whole_file(path: str | os.PathLike[str], *, private: bool = False) -> Iterat
         target.parent.mkdir(parents=True, exist_ok=True)
         if private:
             part.touch(0o600)
-            part.chmod(0o600)  # one that was left there keeps its mode
+            part.chmod(0o600)  # touch does not change the mode of a leftover file
         yield part
         part.replace(target)
     except OSError as error:
-        raise WriteError(f"cannot write {os.fspath(path)!r}: {error}") from error
+        raise WriteError(
+            f"{os.fspath(path)!r} cannot be written: {error}; check the folder, its permissions and the free disk space"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog.id_lists import read_ids
-from ..catalog.ids import Ids, places, taken
+from ..catalog.ids import Ids, rows_of_ids, take_rows
 from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
 from .groups import split_groups
@@ -84,11 +84,11 @@ def _by_ids(plan: CutoutPlan, ids: Mapping[str, Any]) -> dict[str, Rows]:
     rows = {}
     for name, wanted in lists.items():
         targets = plan.targets_of(wanted)
-        strange = np.flatnonzero((targets < 0) & (places(plan.rejected.object_id, wanted) < 0))
+        strange = np.flatnonzero((targets < 0) & (rows_of_ids(plan.rejected.object_id, wanted) < 0))
         if len(strange):
             kind = "texts" if isinstance(plan.object_id, list) else "numbers"
             raise ConfigurationError(
-                f"splits[{name!r}] lists {_some(taken(wanted, strange))}, which the catalog does not hold; its ids are {kind}"
+                f"splits[{name!r}] lists {_some(take_rows(wanted, strange))}, which the catalog does not hold; its ids are {kind}"
             )
         rows[name] = np.unique(targets[targets >= 0])
     for name, other in combinations(lists, 2):

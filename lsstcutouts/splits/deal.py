@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.select import matching
+from ..catalog.select import matching_rows
 from ..errors import ConfigurationError, LeakError
 from ..plan.cutout_plan import CutoutPlan
 from .assign import assigned
@@ -87,7 +87,7 @@ def _selected(parts: Parts, options: SplitOptions) -> Parts:
         if name in options.expressions:
             expression = options.expressions[name]
             columns = {**{own: getattr(plan, own) for own in OWN_COLUMNS}, **plan.columns}
-            kept = rows[matching(expression, columns, len(plan))[rows]]
+            kept = rows[matching_rows(expression, columns, len(plan))[rows]]
             if len(rows) and not len(kept):
                 raise ConfigurationError(f"select={expression!r} leaves none of the {len(rows)} targets of {name!r}")
             _log.info("select=%r leaves %d of %d targets of %r", expression, len(kept), len(rows), name)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, taken
+from ..catalog.ids import Ids, take_rows
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX, TanProjection
 from .cells import neighbours
@@ -47,7 +47,7 @@ class Boxes:
     def of(cls, plan: CutoutPlan, rows: NDArray[np.int64]) -> Self:
         """Return the boxes of targets of a plan."""
         return cls(
-            taken(plan.object_id, rows),
+            take_rows(plan.object_id, rows),
             plan.tract[rows],
             plan.yx0[rows].astype(np.int64),
             plan.size,
@@ -59,7 +59,7 @@ class Boxes:
 
     def take(self, rows: NDArray[np.int64]) -> "Boxes":
         """Return some of the boxes."""
-        return Boxes(taken(self.object_id, rows), self.tract[rows], self.yx0[rows], self.size, self.projections)
+        return Boxes(take_rows(self.object_id, rows), self.tract[rows], self.yx0[rows], self.size, self.projections)
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,13 @@ def _first(
     count: int,
 ) -> list[Example]:
     """Return the first examples by object id among the known ones and these pairs."""
-    order = np.lexsort((np.asarray(taken(others.object_id, theirs)), np.asarray(taken(boxes.object_id, mine))))[:count]
+    order = np.lexsort((np.asarray(take_rows(others.object_id, theirs)), np.asarray(take_rows(boxes.object_id, mine))))[
+        :count
+    ]
     mine, theirs = mine[order], theirs[order]
     side = np.asarray(boxes.size) - np.abs(boxes.yx0[mine] - others.yx0[theirs])
     pixels = np.where(boxes.tract[mine] == others.tract[theirs], side.prod(axis=1), -1)
-    ids = (np.asarray(taken(boxes.object_id, mine)), np.asarray(taken(others.object_id, theirs)))
+    ids = (np.asarray(take_rows(boxes.object_id, mine)), np.asarray(take_rows(others.object_id, theirs)))
     columns = (*ids, boxes.tract[mine], pixels)
     return sorted({*known, *zip(*(c.tolist() for c in columns), strict=True)})[:count]
 

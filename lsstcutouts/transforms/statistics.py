@@ -10,7 +10,7 @@ from typing import Any, Self
 import yaml
 
 from ..errors import StatisticsError
-from ..source.writing import whole_file
+from ..source.writing import atomic_file
 
 __all__ = ["DEFAULT_SAMPLE", "QUANTILES", "BandStatistics", "Statistics"]
 
@@ -195,7 +195,7 @@ class Statistics:
             If it cannot be written.
         """
         text = yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             part.write_text(_TITLE + text, encoding="utf-8")
 
     @classmethod

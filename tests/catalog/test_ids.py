@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lsstcutouts import CutoutDataModule, CutoutDataset, CutoutLoader, LsstDataFetcher, write_fits
 from lsstcutouts.app.callbacks import PredictionWriter, WorstPredictions
 from lsstcutouts.app.training.pictures import picture_of_highest
-from lsstcutouts.catalog.ids import hashed, joined, places, taken
+from lsstcutouts.catalog.ids import concatenate_columns, hash_ids, rows_of_ids, take_rows
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, LeakError, PlanError
 from lsstcutouts.models import LensClassifier, LensFinder
@@ -51,31 +51,31 @@ SETS = st.one_of(
 def test_ids_are_found_exactly(known: list[Any], wanted: list[Any]) -> None:
     """Python's own integers and dictionaries know no rounding."""
     row = {one: i for i, one in enumerate(known)}
-    assert places(as_ids(known), as_ids(wanted)).tolist() == [row.get(one, -1) for one in wanted]
+    assert rows_of_ids(as_ids(known), as_ids(wanted)).tolist() == [row.get(one, -1) for one in wanted]
 
 
 def test_rows_of_columns() -> None:
-    assert taken(["a", "b", "c"], np.array([2, 0])) == ["c", "a"]
-    assert taken(["a", "b", "c"], np.array([True, False, True])) == ["a", "c"]
-    assert taken(np.arange(3), np.array([2, 0])).tolist() == [2, 0]
-    assert joined([["a"], [], ["b"]]) == ["a", "b"]
-    assert joined([IDS["uint64"][:1], IDS["uint64"][1:]]).tolist() == IDS["uint64"].tolist()
+    assert take_rows(["a", "b", "c"], np.array([2, 0])) == ["c", "a"]
+    assert take_rows(["a", "b", "c"], np.array([True, False, True])) == ["a", "c"]
+    assert take_rows(np.arange(3), np.array([2, 0])).tolist() == [2, 0]
+    assert concatenate_columns([["a"], [], ["b"]]) == ["a", "b"]
+    assert concatenate_columns([IDS["uint64"][:1], IDS["uint64"][1:]]).tolist() == IDS["uint64"].tolist()
 
 
 @given(st.lists(st.text(max_size=5), max_size=4))
 def test_the_hash_of_a_text_is_the_same_everywhere(texts: list[str]) -> None:
     expected = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:8], "little", signed=True) for t in texts]
-    assert hashed(texts).tolist() == expected
+    assert hash_ids(texts).tolist() == expected
 
 
 def test_numbers_stand_for_themselves() -> None:
     """So that what is random for a target stays what it was."""
     numbers = np.array([5, -1, 2**63 - 1])
-    assert hashed(numbers).tolist() == numbers.tolist()
+    assert hash_ids(numbers).tolist() == numbers.tolist()
     big = torch.from_numpy(IDS["uint64"])
     keys = random_keys(big, 1, 2)
     assert len(set(keys.tolist())) == COUNT
-    assert keys.tolist() == random_keys(torch.from_numpy(hashed(IDS["uint64"])), 1, 2).tolist()
+    assert keys.tolist() == random_keys(torch.from_numpy(hash_ids(IDS["uint64"])), 1, 2).tolist()
     small = torch.tensor([1, 2, 3])
     assert random_keys(small.to(torch.uint64), 1, 2).tolist() == random_keys(small, 1, 2).tolist()
 
@@ -112,8 +112,8 @@ def test_a_plan_keeps_ids(plan: CutoutPlan, catalog: Catalog, kind: str, tmp_pat
     assert {0, 7} <= set(plan.rejected.row.tolist())
     plan.save(tmp_path / "plan.parquet")
     for one in (plan, CutoutPlan.load(tmp_path / "plan.parquet"), pickle.loads(pickle.dumps(plan))):
-        assert plain(one.object_id) == plain(taken(catalog.object_id, rows))
-        assert plain(one.rejected.object_id) == plain(taken(catalog.object_id, one.rejected.row))
+        assert plain(one.object_id) == plain(take_rows(catalog.object_id, rows))
+        assert plain(one.rejected.object_id) == plain(take_rows(catalog.object_id, one.rejected.row))
         assert type(one.object_id) is type(catalog.object_id)
         assert one.fingerprint() == plan.fingerprint()
         assert one.targets_of(one.object_id).tolist() == list(range(len(one)))
@@ -135,7 +135,7 @@ def test_batches_keep_ids_and_choices_follow_them(plan: CutoutPlan, catalog: Cat
             ids = batch["object_id"]
             if kind == "text":
                 assert isinstance(ids, list)
-                assert batch["object_hash"].tolist() == hashed(ids).tolist()
+                assert batch["object_hash"].tolist() == hash_ids(ids).tolist()
             else:
                 assert ids.dtype == torch.uint64
                 assert "object_hash" not in batch
@@ -153,7 +153,7 @@ def test_noise_is_that_of_the_id(dp2_repo: SimulatedRepository, catalog: Catalog
     with LsstDataFetcher(dp2_repo.root, **options) as fetcher:
         whole = fetcher.fetch_plan(fetcher.plan(catalog))
         part = fetcher.fetch_plan(fetcher.plan(catalog[3:]))
-        at = places(whole["object_id"], part["object_id"])
+        at = rows_of_ids(whole["object_id"], part["object_id"])
         np.testing.assert_array_equal(np.asarray(whole["image"])[at], part["image"])
 
 
@@ -163,7 +163,7 @@ def test_a_fetch_gives_ids_back(dp2_repo: SimulatedRepository, catalog: Catalog,
         assert plain(batch["object_id"]) == plain(catalog.object_id)
         assert type(batch["object_id"]) is type(catalog.object_id)
         if kind == "text":
-            np.testing.assert_array_equal(batch["object_hash"], hashed(catalog.object_id))
+            np.testing.assert_array_equal(batch["object_hash"], hash_ids(catalog.object_id))
         assert set(np.flatnonzero(np.asarray(batch["tract"]) == -1)) >= {0, 7}
         assert plain(fetcher.report.object_id) == plain(catalog.object_id)
         fetcher.report.save(tmp_path / "report.parquet")

@@ -36,7 +36,7 @@ from lsstcutouts.errors import (
     RepositoryUnavailableError,
     SkyMapError,
 )
-from lsstcutouts.plan.butler_errors import asking
+from lsstcutouts.plan.butler_errors import translate_butler_errors
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.sky.geometry import YX, Box
@@ -44,13 +44,13 @@ from lsstcutouts.source.retry import Retry
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
 
 from ..source.test_byte_source import nobody
-from ..source.test_retry import FakePace
+from ..source.test_retry import FakeClock
 from ..support.server import CERTIFICATE, LOGIN_PAGE, FileServer, Store, TlsStore, serving, xml
 
 
 def patient() -> Retry:
     """Return a retry that does not wait."""
-    return Retry(pace=FakePace())
+    return Retry(clock=FakeClock())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def own(small: SimulatedRepository, tmp_path: Path) -> Path:
     ("name", "words"),
     [
         ("nowhere", "no Butler repository 'nowhere'; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"),
-        (".", "no Butler repository '.'; the folder exists but holds no butler.yaml"),
+        (".", "no Butler repository '.': the folder contains no butler.yaml"),
     ],
 )
 def test_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str) -> None:
@@ -152,7 +152,7 @@ def _cut(database: Path) -> None:
 )
 def test_a_registry_database_that_is_not_whole(own: Path, damage: Any, words: str) -> None:
     damage(own / "gen3.sqlite3")
-    with pytest.raises(RepositoryError, match=f"{words}.*see that the registry database") as caught:
+    with pytest.raises(RepositoryError, match=f"{words}.*check that the registry database") as caught:
         Repository(own, "dp2")
     assert isinstance(caught.value.__cause__, sqlalchemy.exc.DatabaseError)
     assert not caught.value.transient
@@ -164,7 +164,7 @@ def test_a_database_that_breaks_while_it_is_asked(own: Path) -> None:
         with sqlite3.connect(own / "gen3.sqlite3") as database:
             database.execute("DROP TABLE dataset_tags_00000001")
         database.close()
-        with pytest.raises(RepositoryError, match=r"asked for coadds: Table .* is missing from database"):
+        with pytest.raises(RepositoryError, match=r"the query for coadds failed: Table .* is missing from database"):
             repository.locate([(5063, 5)], "g")
 
 
@@ -181,15 +181,18 @@ def test_a_database_that_breaks_while_it_is_asked(own: Path) -> None:
 )
 def test_words_of_databases(words: str, kind: type[LsstCutoutsError]) -> None:
     """PostgreSQL's cannot be made here, and SQLite waits five minutes for a lock: only their words are known."""
-    with pytest.raises(kind, match="'repo', asked for x: ") as caught, asking("'repo', asked for x"):
+    with (
+        pytest.raises(kind, match="'repo': the query for x failed: ") as caught,
+        translate_butler_errors("'repo': the query for x failed"),
+    ):
         raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception(words))
     assert type(caught.value) is kind
 
 
 def test_a_repository_that_comes_back(small: SimulatedRepository) -> None:
     """A Butler whose database is locked twice, as the retry sees it."""
-    pace = FakePace()
-    with Repository(small.root, small.collections, retry=Retry(pace=pace)) as repository:
+    clock = FakeClock()
+    with Repository(small.root, small.collections, retry=Retry(clock=clock)) as repository:
         failures = [1, 1]
 
         def question(butler: Butler) -> int:
@@ -199,7 +202,7 @@ def test_a_repository_that_comes_back(small: SimulatedRepository) -> None:
             return 7
 
         assert repository._ask("a number", question) == 7
-    assert pace.slept == [0.5, 1.0]
+    assert clock.slept == [0.5, 1.0]
 
 
 def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository) -> None:
@@ -220,15 +223,15 @@ def test_mistakes_of_this_package_are_not_dressed_up(small: SimulatedRepository)
     ("changes", "kind", "words"),
     [
         ({"collections": "dp3"}, CollectionError, "no collection 'dp3' in .*; did you mean 'dp2'"),
-        ({"collections": ("dp2", "zzzz")}, CollectionError, "no collection 'zzzz' in .*; there is: .*dp2"),
-        ({"collections": ()}, CollectionError, "no collection given; name one, such as"),
+        ({"collections": ("dp2", "zzzz")}, CollectionError, "no collection 'zzzz' in .*; there are: .*dp2"),
+        ({"collections": ()}, CollectionError, "no collection is given; give at least one, such as"),
         ({"dataset_type": "deep_coad"}, DatasetError, "no dataset type 'deep_coad' in .*; did you mean 'deep_coadd'"),
         (
             {"skymap": "simulated_dp2_2x2_50x50"},
             SkyMapError,
             "no skymap .*; did you mean 'simulated_dp2_2x2_50x50_10x10'",
         ),
-        ({"skymap": "hsc"}, SkyMapError, "no skymap 'hsc' in .*; there is: simulated"),
+        ({"skymap": "hsc"}, SkyMapError, "no skymap 'hsc' in .*; there are: simulated"),
     ],
 )
 def test_wrong_names(small: SimulatedRepository, changes: dict[str, Any], kind: type[Exception], words: str) -> None:
@@ -241,7 +244,7 @@ def test_a_dataset_type_with_other_dimensions(own: Path) -> None:
     with Butler.from_config(str(own), writeable=True) as butler:
         for name, dimensions in (("flat", {"band"}), ("packages", ())):
             butler.registry.registerDatasetType(DatasetType(name, dimensions, "ExposureF", universe=butler.dimensions))
-    with pytest.raises(DatasetError, match="'flat' has the dimensions band; cutouts need images with tract, patch"):
+    with pytest.raises(DatasetError, match="'flat' has the dimensions band; give a dataset type with tract, patch"):
         Repository(own, "dp2", "flat")
     with pytest.raises(DatasetError, match="'packages' has the dimensions none"):
         Repository(own, "dp2", "packages")
@@ -328,7 +331,7 @@ def healpix(butler: Butler) -> list[Any]:
 def test_every_word_of_a_butler(
     small: SimulatedRepository, question: Any, kind: type[Exception], cause: str, words: str
 ) -> None:
-    refused = pytest.raises(kind, match=f"{small.root}', asked for x: .*{words}")
+    refused = pytest.raises(kind, match=f"{small.root}': the query for x failed: .*{words}")
     with Repository(small.root, small.collections, retry=patient()) as repository, refused as caught:
         repository._ask("x", question)
     assert type(caught.value) is kind
@@ -339,10 +342,10 @@ def test_every_word_of_a_butler(
 @pytest.mark.parametrize(
     ("data_id", "words"),
     [
-        ({"tract": "abc"}, "asked for the number of coadds with .*abc.*do not agree"),
+        ({"tract": "abc"}, "the query for the number of coadds with .*abc.* failed: .*do not agree"),
         ({"band": 3}, "do not agree"),
-        ({"tracts": 5}, "coadds have no 'tracts'; did you mean 'tract'"),
-        ({"visit": 5}, "coadds have no 'visit'; there is: band, patch, skymap, tract"),
+        ({"tracts": 5}, "coadds have no dimension 'tracts' .*; did you mean 'tract'"),
+        ({"visit": 5}, "coadds have no dimension 'visit' .*; there are: band, patch, skymap, tract"),
     ],
 )
 def test_wrong_data_ids(small: SimulatedRepository, data_id: dict[str, Any], words: str) -> None:
@@ -354,15 +357,15 @@ def test_not_found_is_told_from_no_such_name(dp2_repo: SimulatedRepository) -> N
     """A Butler answers None to all of these."""
     with Repository(dp2_repo.root, "dp2") as repository:
         assert repository.find(dp2_repo.tract, 8, "r").patch == 8
-        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there is: g, i, r$"):
+        with pytest.raises(ConfigurationError, match=r"no band 'x' in .*; there are: g, i, r$"):
             repository.find(dp2_repo.tract, 8, "x")
         with pytest.raises(SkyMapError, match=r"no tract 5062 in skymap 'simulated.*; did you mean '5063'"):
             repository.find(5062, 8, "r")
-        with pytest.raises(SkyMapError, match="tract 5063 has the patches 0 to 19, none is 20"):
+        with pytest.raises(SkyMapError, match="no patch 20 in tract 5063, which has patches 0 to 19"):
             repository.find(dp2_repo.tract, 20, "r")
-        with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; there is i, r"):
+        with pytest.raises(DatasetError, match="tract 5063, patch 8, band g; this patch has bands i, r"):
             repository.find(dp2_repo.tract, 8, "g")
-        with pytest.raises(DatasetError, match="patch 0, band g; no band has one"):
+        with pytest.raises(DatasetError, match="patch 0, band g; this patch has no coadd in any band"):
             repository.find(dp2_repo.tract, 0, "g")
 
 
@@ -428,7 +431,7 @@ def test_coadds_without_a_file_are_named(own: Path, caplog: pytest.LogCaptureFix
     with Repository(own, "dp2") as repository:
         assert [one.band for one in repository.locate([(5063, patch)], "gr")] == ["r"]
     assert "1 of 2 'deep_coadd' in dp2" in caplog.text
-    assert f"have no file; they count as absent: tract 5063, patch {patch}, band g" in caplog.text
+    assert f"have no file, and are treated as missing: tract 5063, patch {patch}, band g" in caplog.text
 
 
 def test_a_datastore_that_trusts_the_disk(own: Path) -> None:
@@ -449,7 +452,7 @@ def test_coadds_stored_in_pieces_are_refused(own: Path) -> None:
         database.execute("UPDATE file_datastore_records SET component = 'image'")
     database.close()
     with (
-        pytest.raises(DatasetError, match="is stored in 1 files, one for each component"),
+        pytest.raises(DatasetError, match="is stored in 1 files, one per component"),
         Repository(own, "dp2") as it,
     ):
         it.samples()
@@ -459,7 +462,7 @@ def test_coadds_in_an_archive_are_refused(own: Path) -> None:
     with sqlite3.connect(own / "gen3.sqlite3") as database:
         database.execute("UPDATE file_datastore_records SET path = 'all.zip#zip-path=a.fits'")
     database.close()
-    with pytest.raises(DatasetError, match="is inside an archive"), Repository(own, "dp2") as repository:
+    with pytest.raises(DatasetError, match="is inside the archive"), Repository(own, "dp2") as repository:
         repository.samples()
 
 
@@ -556,7 +559,7 @@ def butler_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[B
 
 
 def ask(server: ButlerServer) -> None:
-    Repository(f"{server.url}/repo", "dp2", retry=Retry(tries=2, pace=FakePace()))
+    Repository(f"{server.url}/repo", "dp2", retry=Retry(tries=2, clock=FakeClock()))
 
 
 @pytest.mark.parametrize(
@@ -565,8 +568,12 @@ def ask(server: ButlerServer) -> None:
         (401, AuthenticationError, "401.*BUTLER_RUBIN_ACCESS_TOKEN"),
         (403, AuthenticationError, "403.*read:image"),
         (302, RepositoryError, "302"),
-        (404, RepositoryNotFoundError, "404.*see that the path or URL is the repository's"),
-        (500, RepositoryUnavailableError, "500.*see that the URL .repository name, host, port. is right"),
+        (404, RepositoryNotFoundError, "404.*check the path or URL of the repository"),
+        (
+            500,
+            RepositoryUnavailableError,
+            "500.*check the URL .repository name, host, port. and that the server is running",
+        ),
         (503, RepositoryUnavailableError, "503.*try again later"),
         (0, RepositoryUnavailableError, "disconnected"),
     ],
@@ -601,19 +608,20 @@ def test_what_a_butler_server_sends_on(butler_server: ButlerServer, name: str, k
 def test_a_page_of_html_is_no_butler(butler_server: ButlerServer) -> None:
     """A page for logging in is a refusal of access, from the server and in the place of its configuration."""
     butler_server.answer = (200, "text/html", b"<html>please log in</html>")
-    with pytest.raises(AuthenticationError, match=r"answers with a web page.*logging in.*BUTLER_RUBIN_ACC") as caught:
+    with pytest.raises(AuthenticationError, match=r"answers with a web page.*login page.*BUTLER_RUBIN_ACC") as caught:
         ask(butler_server)
     assert isinstance(caught.value.__cause__, pydantic.ValidationError)
     butler_server.configuration = b"<!DOCTYPE html>\n<html><head><title>Sign in: here</title></head></html>"
     with pytest.raises(
-        AuthenticationError, match=r"/repo/butler\.yaml: 127\.0\.0\.1 answers with a web page \('Sign in: here'\)"
+        AuthenticationError,
+        match=r"/repo/butler\.yaml: access is refused: 127\.0\.0\.1 answers with a web page \('Sign in: here'\)",
     ):
         ask(butler_server)
 
 
 def test_another_answer_is_no_butlers(butler_server: ButlerServer) -> None:
     butler_server.answer = (200, "application/json", b"[1, 2]")
-    with pytest.raises(RepositoryError, match="no Butler server's answer") as caught:
+    with pytest.raises(RepositoryError, match="not the answer of a Butler server") as caught:
         ask(butler_server)
     assert type(caught.value) is RepositoryError
 
@@ -672,7 +680,7 @@ def test_a_configuration_that_is_refused(tmp_path: Path, status: int, body: byte
     """The token of a Butler server would not help: it is not sent for the butler.yaml."""
     with serving(tmp_path, Store) as server:
         server.refuse("butler.yaml", status, body)
-        reason = rf"not allowed to read {server.url}/repo/butler\.yaml: 127\.0\.0\.1.*{words}.*LSSTCUTOUTS_TOKEN_HOSTS"
+        reason = rf"{server.url}/repo/butler\.yaml: access is refused: 127\.0\.0\.1.*{words}.*LSSTCUTOUTS_TOKEN_HOSTS"
         with pytest.raises(AuthenticationError, match=reason):
             Repository(f"{server.url}/repo", "dp2")
         server.refuse("butler.yaml", status, body)
@@ -745,7 +753,7 @@ def child() -> list[str]:
     """
     code = (
         "import sys, tempfile, pathlib\n"
-        "from lsstcutouts.plan import Repository\n"
+        "from lsstcutouts.plan.repository import Repository\n"
         "from lsstcutouts.errors import LsstCutoutsError\n"
         "from lsstcutouts.source.retry import Retry\n"
         "def said(repo):\n"
@@ -767,7 +775,7 @@ def child() -> list[str]:
 def test_nobody_answers(child: list[str]) -> None:
     assert child[0].startswith("RepositoryUnavailableError ConnectionError the Butler repository 'http://127.0.0.1:")
     assert "Connection refused" in child[0]
-    assert "see that the URL (repository name, host, port) is right" in child[0]
+    assert "check the URL (repository name, host, port) and that the server is running" in child[0]
 
 
 def test_the_remote_extra_is_missing(child: list[str]) -> None:

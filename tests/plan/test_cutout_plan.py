@@ -166,7 +166,7 @@ def test_what_is_no_plan_is_refused(plan: CutoutPlan, tmp_path: Path, damage: st
         pyarrow.parquet.write_table(
             table.replace_schema_metadata({b"lsstcutouts.plan": json.dumps(meta).encode()}), path
         )
-    words = {"first": "is a plan of format 1, this version reads 3; make it again"}
+    words = {"first": "is a plan of format 1, but this version of lsstcutouts reads format 3; make the plan again"}
     with pytest.raises(PlanError, match=rf"plan\.parquet.*{words.get(damage, 'build_plan')}"):
         CutoutPlan.load(path)
 

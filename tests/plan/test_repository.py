@@ -82,7 +82,7 @@ def test_bands_of_coadds_and_of_filters(dp2_repo: SimulatedRepository) -> None:
     with Repository(dp2_repo.root, "dp2") as repository:
         assert repository.bands() == ("g", "i", "r")  # those that have coadds
         repository.check_bands("ugrizy")  # known to the instrument, whether or not there are coadds
-        with pytest.raises(ConfigurationError, match=r"no band 'x' in 'deep_coadd' in dp2.*; there is: g, i, r"):
+        with pytest.raises(ConfigurationError, match=r"no band 'x' in 'deep_coadd' in dp2.*; there are: g, i, r"):
             repository.check_bands("grx")
 
 
@@ -111,7 +111,7 @@ def test_a_subset_without_records_of_filters(dp2_repo: SimulatedRepository, tmp_
         with Repository(root, run) as repository:
             assert repository.bands() == ("g", "r")
             repository.check_bands("rg")
-            with pytest.raises(ConfigurationError, match=r"no band 'i' in .*; there is: g, r"):
+            with pytest.raises(ConfigurationError, match=r"no band 'i' in .*; there are: g, r"):
                 repository.check_bands("gi")
             located = repository.locate([(dp2_repo.tract, p) for p in (8, 9, 14)], "rg")
             assert sorted((one.patch, one.band) for one in located) == [(9, "g"), (9, "r"), (14, "g"), (14, "r")]
@@ -129,7 +129,7 @@ def test_a_subset_without_records_of_filters(dp2_repo: SimulatedRepository, tmp_
             )
         # No coadd at all, and no filter: that is what is wrong, whichever band is asked for.
         target.collections.register("nothing")
-        with pytest.raises(CoverageError, match="there is no 'deep_coadd' in nothing"):
+        with pytest.raises(CoverageError, match="there is no dataset 'deep_coadd' in nothing"):
             build_plan(dp2_repo.truth, root, collections="nothing", bands="gr", size=16)
 
 
@@ -230,7 +230,7 @@ def test_a_tract_without_coadds_owns_its_positions(tmp_path: Path) -> None:
         butler.registry.insertDimensionData("tract", beside.tract_record(), far.tract_record())
     with Repository(repo.root, repo.collections) as repository:
         skymap = repository.skymap_of()
-        assert (set(skymap.tracts), set(skymap.bare)) == ({1}, {2})
+        assert (set(skymap.tracts), set(skymap.neighbours)) == ({1}, {2})
         assert skymap.find(*np.array([beside.centre]).T).tolist() == [2]
 
 

@@ -171,7 +171,7 @@ def test_a_band_on_another_grid_is_named_with_its_tract(
     plan, path = plan_of(repo), file_of(repo, 9, "r")
     with fits.open(path, mode="update", disable_image_compression=True) as hdus:
         hdus["IMAGE"].header["CRPIX1"] += 0.011
-    words = rf"{path} \(patch 9, band r\): its WCS is 0\.011 px away from that of tract {repo.tract} of skymap '{repo.skymap}'"
+    words = rf"{path} \(patch 9, band r\): its WCS differs by 0\.011 px from that of tract {repo.tract} of skymap '{repo.skymap}'"
     with pytest.raises(GeometryMismatchError, match=words):
         read(plan, on_read_error=policy)
     others = np.flatnonzero(

@@ -69,7 +69,10 @@ def test_refused_access_ends_the_pass(plan: CutoutPlan, store: Store, policy: st
 def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store) -> None:
     rows = np.flatnonzero(plan.patch == 9)
     store.refuse("/9/r/", 403, xml("AccessDenied", "Access Denied"))
-    with pytest.raises(AccessDeniedError, match=r"no file at .*/9/r/.*, or this user may not read it.*patch 9, band r"):
+    with pytest.raises(
+        AccessDeniedError,
+        match=r"/9/r/.*: the file does not exist, or this user has no permission to read it.*patch 9, band r",
+    ):
         deliver(plan, rows)
     masked = deliver(plan, rows, on_read_error="mask")
     lost = (masked.batch["quality"] & Quality.READ_ERROR) != 0

@@ -29,18 +29,18 @@ from lsstcutouts.errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from lsstcutouts.errors.foreign import Trouble, status_trouble, trouble_of, words_of
+from lsstcutouts.errors.error_classes import ErrorKind, error_kind, error_text, status_kind
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.source.byte_source import LocalSource, open_source
-from lsstcutouts.source.remote import HttpSource, Limits, RemoteSource
+from lsstcutouts.source.remote import HttpSource, RemoteSource, TimeLimits
 from lsstcutouts.source.retry import Retry
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.server import FileServer, serving
-from .test_retry import FakePace
+from .test_retry import FakeClock
 
 DATA = bytes(range(256)) * 400
-QUICK = Limits(connect=1, silence=0.3, whole=0.4)
+QUICK = TimeLimits(connect=1, idle=0.3, total=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
 
 def patient() -> Retry:
     """Return a retry that does not wait."""
-    return Retry(pace=FakePace())
+    return Retry(clock=FakeClock())
 
 
 def nobody() -> str:
@@ -68,7 +68,7 @@ def nobody() -> str:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match=r"no file at .*gone\.fits: .*No such file") as caught:
+    with pytest.raises(MissingFileError, match=r"gone\.fits: the file does not exist: .*No such file") as caught:
         open_source(tmp_path / "gone.fits")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
@@ -82,21 +82,21 @@ def test_a_path_through_a_file(tmp_path: Path) -> None:
 
 def test_a_directory(tmp_path: Path) -> None:
     before = open_files()
-    with pytest.raises(ReadError, match="is a directory, not a FITS file"):
+    with pytest.raises(ReadError, match="is a directory; give the path of a FITS file"):
         open_source(tmp_path)
     assert open_files() == before
 
 
 def test_a_named_pipe_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ReadError, match="no regular file"):
+    with pytest.raises(ReadError, match="not a regular file"):
         open_source(tmp_path / "pipe")
 
 
 def test_links_in_a_circle(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    with pytest.raises(ReadError, match="cannot read") as caught:
+    with pytest.raises(ReadError, match="the file cannot be read") as caught:
         open_source(tmp_path / "a")
     assert caught.value.__cause__.errno == errno.ELOOP
 
@@ -110,7 +110,7 @@ def test_permission_denied(tmp_path: Path) -> None:
     secret.write_bytes(DATA)
     secret.chmod(0)
     if os.geteuid() != 0:
-        with pytest.raises(AccessDeniedError, match="this user may not read"):
+        with pytest.raises(AccessDeniedError, match="this user has no permission to read the file"):
             open_source(secret)
         return
     code = (
@@ -122,14 +122,14 @@ def test_permission_denied(tmp_path: Path) -> None:
         "    print(type(error).__name__, type(error.__cause__).__name__, isinstance(error, PermissionError), error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, secret], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("AccessDeniedError PermissionError True this user may not read")
-    assert "secret.fits" in done.stdout
+    expected = f"AccessDeniedError PermissionError True {secret}: this user has no permission to read the file"
+    assert done.stdout.startswith(expected)
 
 
 def test_a_file_that_ends_early(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(DATA[:100])
     source = LocalSource(str(tmp_path / "short"), "short")
-    with pytest.raises(CorruptFileError, match="short ends at byte 100, inside what should reach 150"):
+    with pytest.raises(CorruptFileError, match="short ends at byte 100, but should contain bytes up to 150"):
         source.read(50, 100)
 
 
@@ -146,7 +146,7 @@ def test_a_closed_file_says_so(tmp_path: Path) -> None:
     source = open_source(tmp_path / "file")
     source.close()
     source.close()
-    with pytest.raises(ReadError, match="cannot read"):
+    with pytest.raises(ReadError, match="the file cannot be read"):
         source.read(0, 1)
 
 
@@ -156,7 +156,7 @@ def test_a_slow_disk_is_asked_again(tmp_path: Path) -> None:
     source = SlowDisk(str(tmp_path / "file"), "file", patient())
     assert source.read(10, 20) == DATA[10:30]
     source.failures = 99
-    with pytest.raises(ReadTimeoutError, match="no answer in time") as caught:
+    with pytest.raises(ReadTimeoutError, match="file: no answer within the time limit") as caught:
         source.read(10, 20)
     assert isinstance(caught.value, TimeoutError)
 
@@ -165,10 +165,10 @@ class SlowDisk(LocalSource):
     failures = 2
 
     def _read(self, offset: int, length: int) -> bytes:
-        from lsstcutouts.source.read_errors import translated
+        from lsstcutouts.source.read_errors import translate_errors
 
         self.failures -= 1
-        with translated(self.uri):
+        with translate_errors(self.uri):
             if self.failures >= 0:
                 raise OSError(errno.ETIMEDOUT, "Connection timed out")
         return super()._read(offset, length)
@@ -202,10 +202,14 @@ def test_many_threads_read_one_file(server: FileServer) -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "words"),
     [
-        ("401/data", AuthenticationError, "127.0.0.1:.* answers 401 Unauthorized; give a token that 127.0.0.1 accepts"),
+        (
+            "401/data",
+            AuthenticationError,
+            "127.0.0.1:.* answers 401 Unauthorized; set LSST_HTTP_AUTH_BEARER_TOKEN to a token that 127.0.0.1 accepts",
+        ),
         ("403/data", AuthenticationError, "127.0.0.1:.* answers 403 Forbidden; .*LSST_HTTP_AUTH_BEARER_TOKEN"),
-        ("404/data", MissingFileError, "no file at .* 404 Not Found"),
-        ("410/data", MissingFileError, "no file at .* 410 Gone"),
+        ("404/data", MissingFileError, "data: the file does not exist: .* 404 Not Found"),
+        ("410/data", MissingFileError, "data: the file does not exist: .* 410 Gone"),
         ("416/data", CorruptFileError, "the file is shorter than expected"),
         ("501/data", ReadError, "501 Not Implemented"),
         ("empty", CorruptFileError, "416"),
@@ -230,7 +234,7 @@ def test_answers_that_stay(server: FileServer, path: str, kind: type[LsstCutouts
         ("502/data", TransientReadError, "502 Bad Gateway"),
         ("503/data", TransientReadError, "503 Service Unavailable"),
         ("504/data", ReadTimeoutError, "504 Gateway Timeout"),
-        ("slow/data", ReadTimeoutError, "no answer in time .*LSST_HTTP_TIMEOUT_READ"),
+        ("slow/data", ReadTimeoutError, "data: no answer within the time limit: .*LSST_HTTP_TIMEOUT_READ"),
         ("closed/data", TransientReadError, "Remote end closed connection"),
     ],
 )
@@ -253,7 +257,7 @@ def test_an_answer_that_passes(server: FileServer) -> None:
     ("path", "kind", "words"),
     [
         ("cut/data", TransientReadError, "broken"),
-        ("drip/data", ReadTimeoutError, r"of 200 bytes came within 0\.4 s"),
+        ("drip/data", ReadTimeoutError, r"of 200 bytes arrived within 0\.4 s"),
         ("grown/data", CorruptFileError, r"had \d+ bytes when it was opened and now has"),
     ],
 )
@@ -263,15 +267,15 @@ def test_bodies_that_go_wrong(server: FileServer, path: str, kind: type[LsstCuto
     start = time.monotonic()
     with pytest.raises(kind, match=words):
         source.read(100, 200)
-    assert time.monotonic() - start < 4 * (QUICK.whole + 1)
+    assert time.monotonic() - start < 4 * (QUICK.total + 1)
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
         ("whole/data", "the server ignores byte ranges and sends the whole file"),
-        ("elsewhere/data", "asked for bytes 0-0, the server sends 5-5"),
-        ("endless/data", r"answers 206 and Content-Range 'bytes 0-0/\*'"),
+        ("elsewhere/data", "the server sends bytes 5-5 instead of the requested 0-0"),
+        ("endless/data", r"answers 206 with Content-Range 'bytes 0-0/\*'"),
         ("302/data", "answers 302"),
     ],
 )
@@ -282,7 +286,7 @@ def test_servers_that_do_not_know_ranges(server: FileServer, path: str, words: s
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(TransientReadError, match="see that the server is up") as caught:
+    with pytest.raises(TransientReadError, match="check that the server is running") as caught:
         open_source(f"{nobody()}/coadd.fits", retry=patient())
     assert isinstance(caught.value.__cause__, requests.ConnectionError)
 
@@ -334,8 +338,8 @@ def test_limits_come_from_the_environment(
 ) -> None:
     monkeypatch.setenv("LSST_HTTP_TIMEOUT_CONNECT", text)
     monkeypatch.setenv("LSST_HTTP_TIMEOUT_READ", text)
-    limits = Limits.from_environment()
-    assert (limits.connect, limits.silence, limits.whole) == expected
+    limits = TimeLimits.from_environment()
+    assert (limits.connect, limits.idle, limits.total) == expected
 
 
 # S3
@@ -374,7 +378,7 @@ def test_a_bucket_is_read_with_ranges(s3: FileServer) -> None:
 
 
 def test_a_missing_key(s3: FileServer) -> None:
-    with pytest.raises(MissingFileError, match="no file at s3://bucket/nothing"):
+    with pytest.raises(MissingFileError, match="s3://bucket/nothing: the file does not exist"):
         open_source("s3://bucket/nothing", retry=patient())
 
 
@@ -396,7 +400,7 @@ def test_no_credentials(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unreachable_endpoint(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("S3_ENDPOINT_URL", nobody())
     forget_s3_clients()
-    with pytest.raises(TransientReadError, match=r"cannot read now s3://bucket/key: .*Connection refused"):
+    with pytest.raises(TransientReadError, match=r"s3://bucket/key: the file cannot be read now: .*Connection refused"):
         open_source("s3://bucket/key", retry=patient())
 
 
@@ -414,12 +418,14 @@ def test_any_other_uri_is_read_by_its_handle(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(ReadError, match="is closed"):
         source.read(0, 1)
-    with pytest.raises(MissingFileError, match="no file at"):
+    with pytest.raises(MissingFileError, match="gone: the file does not exist"):
         RemoteSource(ResourcePath((tmp_path / "gone").as_uri()), patient())
 
 
 def test_an_unknown_kind_of_uri() -> None:
-    with pytest.raises(ReadError, match="foo://place/file is no URI that can be read: No URI support for scheme"):
+    with pytest.raises(
+        ReadError, match="foo://place/file cannot be read: this kind of URI is not supported: No URI support for scheme"
+    ):
         open_source("foo://place/file")
 
 
@@ -443,27 +449,27 @@ def test_a_package_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), Trouble.CREDENTIALS),
-        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), Trouble.TRUNCATED),
-        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), Trouble.MISSING),
-        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), Trouble.CREDENTIALS),
-        (FileNotFoundError("no file 403"), Trouble.MISSING),
+        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), ErrorKind.CREDENTIALS),
+        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), ErrorKind.TRUNCATED),
+        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), ErrorKind.MISSING),
+        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), ErrorKind.CREDENTIALS),
+        (FileNotFoundError("no file 403"), ErrorKind.MISSING),
         (ValueError("status"), None),
         (ZeroDivisionError(), None),
-        (TimeoutError(), Trouble.TIMEOUT),
-        (ConnectionResetError(), Trouble.UNAVAILABLE),
+        (TimeoutError(), ErrorKind.TIMEOUT),
+        (ConnectionResetError(), ErrorKind.UNAVAILABLE),
         (
             requests.ConnectionError(requests.packages.urllib3.exceptions.ReadTimeoutError(None, "", "")),
-            Trouble.TIMEOUT,
+            ErrorKind.TIMEOUT,
         ),
-        (requests.exceptions.SSLError("certificate"), Trouble.OTHER),
-        (requests.exceptions.RetryError("too many 503 error responses"), Trouble.UNAVAILABLE),
-        (ImportError("s3fs is not available"), Trouble.DEPENDENCY),
+        (requests.exceptions.SSLError("certificate"), ErrorKind.OTHER),
+        (requests.exceptions.RetryError("too many 503 error responses"), ErrorKind.UNAVAILABLE),
+        (ImportError("s3fs is not available"), ErrorKind.DEPENDENCY),
     ],
     ids=repr,
 )
-def test_what_foreign_errors_mean(error: Exception, meaning: Trouble | None) -> None:
-    assert trouble_of(error) is meaning
+def test_kinds_of_errors_of_other_packages(error: Exception, meaning: ErrorKind | None) -> None:
+    assert error_kind(error) is meaning
 
 
 def test_s3_tells_an_expired_token_with_status_400() -> None:
@@ -472,17 +478,17 @@ def test_s3_tells_an_expired_token_with_status_400() -> None:
     def answer(status: int, code: str) -> ClientError:
         return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
 
-    assert trouble_of(answer(400, "ExpiredToken")) is Trouble.CREDENTIALS
-    assert trouble_of(answer(400, "InvalidArgument")) is Trouble.OTHER
-    assert trouble_of(answer(503, "SlowDown")) is Trouble.UNAVAILABLE
+    assert error_kind(answer(400, "ExpiredToken")) is ErrorKind.CREDENTIALS
+    assert error_kind(answer(400, "InvalidArgument")) is ErrorKind.OTHER
+    assert error_kind(answer(503, "SlowDown")) is ErrorKind.UNAVAILABLE
 
 
 def test_words_are_one_line() -> None:
-    assert words_of(RuntimeError("first\nsecond")) == "first"
-    assert words_of(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
-    assert words_of(RuntimeError()) == "RuntimeError"
+    assert error_text(RuntimeError("first\nsecond")) == "first"
+    assert error_text(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
+    assert error_text(RuntimeError()) == "RuntimeError"
 
 
 def test_every_status_means_something() -> None:
     for status in range(100, 600):
-        assert isinstance(status_trouble(status), Trouble)
+        assert isinstance(status_kind(status), ErrorKind)

@@ -109,16 +109,18 @@ def test_no_fits_inside(tmp_path: Path) -> None:
 
 
 def test_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gzipped, "MOST_INFLATED", 3 << 20)
+    monkeypatch.setattr(gzipped, "MAX_INFLATED_BYTES", 3 << 20)
     path = tmp_path / "bomb.fits.gz"
     path.write_bytes(gzip.compress(bytes(10 << 20), 9))
-    with pytest.raises(UnsupportedFormatError, match=r"bomb\.fits\.gz inflates to more than 3145728 bytes"):
+    with pytest.raises(
+        UnsupportedFormatError, match=r"bomb\.fits\.gz: the gzip content is larger than the limit of 3145728 bytes"
+    ):
         open_coadd(path)
 
 
 def test_no_folder_for_temporary_files(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(WriteError, match=r"cannot inflate .*coadd\.fits .*nowhere \(set TMPDIR") as caught:
+    with pytest.raises(WriteError, match=r"coadd\.fits cannot be decompressed into .*nowhere: .*set TMPDIR") as caught:
         open_coadd(path)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     assert not isinstance(caught.value, ReadError)

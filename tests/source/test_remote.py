@@ -17,7 +17,7 @@ from lsstcutouts.source.remote import HttpSource
 from lsstcutouts.source.retry import Retry
 
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
-from .test_retry import FakePace
+from .test_retry import FakeClock
 
 DATA = bytes(range(256)) * 1000
 EXPIRED = xml("AccessDenied", "Request has expired")
@@ -36,7 +36,7 @@ def signed(store: Store, name: str, life: float = 3600) -> str:
 
 
 def opened(uri: str, others: list[str] | None = None) -> HttpSource:
-    source = open_source(uri, retry=Retry(pace=FakePace()), others=others or [])
+    source = open_source(uri, retry=Retry(clock=FakeClock()), others=others or [])
     assert isinstance(source, HttpSource)
     return source
 
@@ -71,9 +71,9 @@ def opened(uri: str, others: list[str] | None = None) -> HttpSource:
             200,
             LOGIN_PAGE,
             {"Content_Type": "text/html"},
-            r"answers with a web page \('Sign in'\), most likely for logging in",
+            r"answers with a web page \('Sign in'\), probably a login page",
         ),
-        (200, b"\n<!-- x --><HTML>", {}, "answers with a web page, most likely"),
+        (200, b"\n<!-- x --><HTML>", {}, "answers with a web page, probably"),
     ],
 )
 @pytest.mark.parametrize("when", ["opened", "read"])
@@ -117,9 +117,11 @@ def test_other_answers_are_faults_of_a_file(
 
 def test_what_to_do_fits_the_kind_of_uri(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.refuse("/", 401)
-    with pytest.raises(AuthenticationError, match=r"signed, until 20\d\d-.* UTC: make the plan again"):
+    with pytest.raises(AuthenticationError, match=r"signed and valid until 20\d\d-.* UTC: make the plan again"):
         opened(signed(store, "a"))
-    with pytest.raises(AuthenticationError, match=r"give a token that 127\.0\.0\.1 accepts with LSST_HTTP_AUTH_BEARER"):
+    with pytest.raises(
+        AuthenticationError, match=r"set LSST_HTTP_AUTH_BEARER_TOKEN to a token that 127\.0\.0\.1 accepts"
+    ):
         opened(f"{store.url}/a")
     monkeypatch.setenv("LSST_HTTP_AUTH_BEARER_TOKEN", "geheim")
     with pytest.raises(
@@ -137,7 +139,8 @@ def test_one_refused_file_beside_others_that_are_served(store: Store) -> None:
     store.refuse("/b", 403, xml("AccessDenied", "Access Denied"))
     others = [signed(store, name) for name in ("a", "b", "other")]
     with pytest.raises(
-        AccessDeniedError, match=r"no file at .*/a, or this user may not read it: .*AccessDenied"
+        AccessDeniedError,
+        match=r"/a: the file does not exist, or this user has no permission to read it: .*AccessDenied",
     ) as caught:
         opened(others[0], others)  # the first file of all
     assert isinstance(caught.value, ReadError)
@@ -146,11 +149,11 @@ def test_one_refused_file_beside_others_that_are_served(store: Store) -> None:
     store.refuse("/other", 403, xml("AccessDenied"))
     (store.root / "c").write_bytes(DATA)
     source._others = [*others, signed(store, "c")]
-    with pytest.raises(AccessDeniedError, match=r"no file at .*/other"):
+    with pytest.raises(AccessDeniedError, match=r"/other: the file does not exist, or"):
         source.read(1, 2)
     # A file that was opened before counts as well.
     opened(signed(store, "c"))
-    with pytest.raises(AccessDeniedError, match=r"no file at .*/a"):
+    with pytest.raises(AccessDeniedError, match=r"/a: the file does not exist, or"):
         opened(others[0])
 
 
@@ -255,7 +258,7 @@ def test_the_token_goes_to_the_hosts_that_are_named(
 def test_a_refusal_shows_no_token(tls: TlsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSSTCUTOUTS_TOKEN_HOSTS", "127.0.0.1")
     tls.refuse("/file", 403, b"<html>Authorization: Bearer geheim is not accepted</html>")
-    with pytest.raises(AuthenticationError, match="see that LSST_HTTP_AUTH_BEARER_TOKEN holds a token that") as caught:
+    with pytest.raises(AuthenticationError, match="check that LSST_HTTP_AUTH_BEARER_TOKEN is a token that") as caught:
         open_source(f"{tls.url}/file")
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
 

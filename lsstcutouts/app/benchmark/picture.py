@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...fits.stages import STAGES
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from .entries import OURS, Entry, Profile, ceiling_of, find
 
 __all__ = ["write_pictures"]
@@ -72,7 +72,7 @@ def _write(path: Path, entries: Sequence[Entry], profiles: Sequence[Profile], ti
     left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
     _draw_rates(left, bars, entries, rows)
     _draw_stages(right, stacks, rows)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, dpi=110, format="png")
     return path
 

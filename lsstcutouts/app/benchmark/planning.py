@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...errors import PlanError
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from ...testing.dp2 import STORAGE_CLASS, datastore_formatter
 from ...testing.simulated_skymap import SimulatedSkyMap, skymap_of
 from ...testing.simulation import SimulatedRepository
@@ -139,7 +139,7 @@ def _catalog(field: Field, path: Path, targets: int, patches: int) -> Path:
         boxes = np.array([skymap.inner_box(patch) for _, patch in places])[which[mine]]
         y, x = (_between(rng, boxes[:, 2 * axis], boxes[:, 2 * axis + 1]) for axis in range(2))
         ra[mine], dec[mine] = skymap.sky(y, x)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         ids = np.arange(targets, dtype=np.int64)
         pyarrow.parquet.write_table(pa.table({"object_id": ids, "ra": ra, "dec": dec}), part)
     return path

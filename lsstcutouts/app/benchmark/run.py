@@ -19,7 +19,7 @@ from ...loader.device.transfer import resolved
 from ...loader.loader import CutoutLoader
 from ...read.cache.tile_cache import TileCache
 from ...read.reader import default_threads
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from ...testing.simulation import SimulatedRepository
 from .entries import Entry, Profile
 from .fields import Field, ensure_repository, field_of, own_field
@@ -200,7 +200,7 @@ class _Run:
             [str(file) for file in (*files, path)],
             self._shuffles,
         )
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             part.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
         return result
 

@@ -16,7 +16,7 @@ from ...order.shuffling import Shuffle
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...read.cache.tile_cache import TileCache
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
 from .ours import consume
@@ -184,6 +184,6 @@ def write_shuffle_picture(path: Path, entries: Sequence[ShuffleEntry], subtitle:
         panels[2].axhline(full.rate / 1000, color="#c1121f", linewidth=1, linestyle="--")
         panels[2].set_ylim(bottom=0)
         figure.suptitle(subtitle, fontsize=9, x=0.01, ha="left")
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             figure.savefig(part, dpi=150, format="png")
     return path

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...catalog.ids import Values, taken
-from ...catalog.ids import joined as joined_values
+from ...catalog.ids import Values, concatenate_columns, take_rows
 from ...errors import ConfigurationError, PlanError
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import Outcome
@@ -44,7 +43,7 @@ def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
             raise ConfigurationError(
                 f"predict_step gave the columns {names} for one batch and {list(part)} for another"
             )
-    return {name: joined_values([part[name] for part in filled]) for name in names}
+    return {name: concatenate_columns([part[name] for part in filled]) for name in names}
 
 
 def prediction_table(
@@ -90,7 +89,7 @@ def prediction_table(
     nowhere = np.full(len(lost), -1, np.int64)
     columns: dict[str, Any] = {
         "row": catalog_row[order],
-        "object_id": taken(joined_values([plan.object_id, lost.object_id]), order),
+        "object_id": take_rows(concatenate_columns([plan.object_id, lost.object_id]), order),
         "ra": np.concatenate([plan.ra, lost.ra])[order],
         "dec": np.concatenate([plan.dec, lost.dec])[order],
         "tract": np.concatenate([plan.tract, nowhere])[order],
@@ -99,7 +98,10 @@ def prediction_table(
         "outcome": _named(outcome, {int(o): o.name.lower() for o in Outcome}),
         "reason": causes,
         **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
-        **{name: _taken(joined_values([values, lost.columns[name]]), order) for name, values in plan.columns.items()},
+        **{
+            name: _taken(concatenate_columns([values, lost.columns[name]]), order)
+            for name, values in plan.columns.items()
+        },
     }
     about = {
         "version": __version__,

@@ -17,7 +17,7 @@ from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...plan.cutout_plan import CutoutPlan
 from ...read.report import Report
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from .prediction_table import joined, prediction_table, reserved_names
 from .ranks import gathered
 
@@ -102,7 +102,7 @@ class PredictionWriter(Callback):
         checkpoint = self.checkpoint or trainer.ckpt_path
         about = {"checkpoint": None if checkpoint is None else os.fspath(checkpoint), "limited": limited}
         table = prediction_table(plan, predicted, report, about)
-        with whole_file(self.path) as part:
+        with atomic_file(self.path) as part:
             pyarrow.parquet.write_table(table, part)
         self.table = table
         _say_unread(table, limited=limited)

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...catalog.ids import Values, joined, taken
+from ...catalog.ids import Values, concatenate_columns, take_rows
 from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
@@ -112,9 +112,9 @@ def worst(parts: list[Found], count: int) -> Found:
     filled = [part for part in parts if part]
     if not filled:
         return {}
-    whole = {name: joined([part[name] for part in filled]) for name in _COLUMNS}
+    whole = {name: concatenate_columns([part[name] for part in filled]) for name in _COLUMNS}
     order = np.argsort(-np.asarray(whole["loss"]), kind="stable")[:count]
-    return {name: taken(values, order) for name, values in whole.items()}
+    return {name: take_rows(values, order) for name, values in whole.items()}
 
 
 def _arrays(outputs: Any) -> Found:

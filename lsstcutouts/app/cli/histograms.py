@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from ...transforms.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def write_histograms(path: Path, pixels: Sequence[Pixels], statistics: Statistic
     figure.suptitle(
         f"Pixels of the training split: {statistics.dataset_type}, {statistics.targets} targets", fontsize=11
     )
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, dpi=120, format="png")
     return path
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from .failures import FAILURE
 
 __all__ = ["SweepSummary", "ranked", "settings_of"]
@@ -108,7 +108,7 @@ def _names(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with whole_file(path) as part, part.open("w", newline="") as file:
+    with atomic_file(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, _names(rows))
         writer.writeheader()
         writer.writerows(rows)

@@ -38,16 +38,22 @@ _STEPS = {
     ),
     "lsst": _Step("LSST packages", "packages", "check_lsst", None, f"{_AGAIN} lsst-daf-butler lsst-images"),
     "repository": _Step(
-        "Butler repository", "repository", "check_repository", "lsst", "give other repo=, collections= or dataset_type="
+        "Butler repository",
+        "repository_checks",
+        "check_repository",
+        "lsst",
+        "give other repo=, collections= or dataset_type=",
     ),
     "cutout": _Step(
         "cutouts equal a second reader",
-        "repository",
+        "repository_checks",
         "check_cutout",
         "repository",
         "restore the file, or report this line",
     ),
-    "resources": _Step("memory, disk, limits", "limits", "check_resources", None, "change the setting that is named"),
+    "resources": _Step(
+        "memory, disk, limits", "resources", "check_resources", None, "change the setting that is named"
+    ),
 }
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 

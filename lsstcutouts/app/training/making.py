@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ...catalog.select import expression_columns, matching
+from ...catalog.select import expression_columns, matching_rows
 from ...catalog.targets import Catalog
 from ...errors import CatalogError, ConfigurationError, LsstCutoutsError
 from ...loader.datamodule.module import CutoutDataModule
@@ -198,7 +198,9 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
         columns = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec, **catalog.columns}
         # Tract and patch are known when there is a plan; with such an expression all rows count.
         usable = expressions if all(set(expression_columns(one)) <= set(columns) for one in expressions) else set()
-        chosen = [matching(one, columns, len(catalog.ra)) for one in usable] or [np.ones(len(catalog.ra), np.bool_)]
+        chosen = [matching_rows(one, columns, len(catalog.ra)) for one in usable] or [
+            np.ones(len(catalog.ra), np.bool_)
+        ]
         rows = np.flatnonzero(np.any(chosen, axis=0))
         values = catalog.columns[label]
         found.append([values[i] for i in rows] if isinstance(values, list) else values[rows])
