@@ -6,10 +6,10 @@ like inside its file is a `PlaneLayout`, plain data that can be kept and sent to
 """
 
 from .coadd import Coadd, open_coadd
+from .intact_tiles import read_intact_tiles
 from .layout import PLANES, PlaneLayout
 from .pixels import Unit
 from .psf import PsfGrid
-from .salvage import salvage
 
 __all__ = [
     "PLANES",
@@ -18,5 +18,5 @@ __all__ = [
     "PsfGrid",
     "Unit",
     "open_coadd",
-    "salvage",
+    "read_intact_tiles",
 ]

@@ -61,20 +61,20 @@ def decode_fused(
         Unit.unwritten(memory, shape)
         for shape in zip(np.where(plausible, rows, 0).tolist(), columns.tolist(), strict=True)
     ]
-    status = _decoded(layout, tiles, rows * columns * plausible, units, streams)
+    status = _run_kernel(layout, tiles, rows * columns * plausible, units, streams)
     for unit, code in zip(units, status.tolist(), strict=True):
         unit.finite = code == 0
     return [unit if code >= 0 else None for unit, code in zip(units, np.where(plausible, status, -1), strict=True)]
 
 
-def _decoded(
+def _run_kernel(
     layout: PlaneLayout, tiles: NDArray[np.int64], counts: NDArray[np.int64], units: list[Unit], streams: Streams
 ) -> NDArray[np.int8]:
     """Fill the first pixels of tiles; return the kernel's status of each."""
     q = layout.quantisation
     if q is None or decode_rice is None:
         raise ValueError("the kernel does not know this plane")
-    sequence, starts = _random()
+    sequence, starts = _dither_arrays()
     blank = np.zeros(len(tiles), np.int64) if q.blank is None else np.broadcast_to(q.blank, len(layout.sizes))[tiles]
     status: NDArray[np.int8] = decode_rice(
         streams.addresses,
@@ -109,6 +109,6 @@ def _columns(layout: PlaneLayout, tiles: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 @cache
-def _random() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _dither_arrays() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     sequence, starts = dither_sequence()
     return sequence, np.array(starts, np.int64)

@@ -34,9 +34,9 @@ def check_binary(values: Labels, name: str) -> None:
     numbers = _numbers(values, name, "task=binary takes 0 and 1, task=classes takes texts")
     other = np.unique(numbers[(numbers != 0) & (numbers != 1)])
     if len(other):
-        better = "regression" if _fractional(other) else "classes"
+        better = "regression" if _has_fractions(other) else "classes"
         raise ConfigurationError(
-            f"the label column {name!r} holds {_some(other.tolist())}, but task=binary takes 0 and 1 only; use "
+            f"the label column {name!r} holds {_examples(other.tolist())}, but task=binary takes 0 and 1 only; use "
             f"task={better}"
         )
 
@@ -69,15 +69,15 @@ def class_values(values: Labels, name: str) -> list[int] | list[str]:
             )
     else:
         numbers = np.unique(_numbers(values, name, ""))
-        if _fractional(numbers):
+        if _has_fractions(numbers):
             raise ConfigurationError(
-                f"the label column {name!r} holds {_some(numbers.tolist())}, but task=classes takes texts or whole "
+                f"the label column {name!r} holds {_examples(numbers.tolist())}, but task=classes takes texts or whole "
                 "numbers; use task=regression"
             )
         found = numbers.astype(np.int64).tolist()
     if not 2 <= len(found) <= _MOST_CLASSES:
         raise ConfigurationError(
-            f"the label column {name!r} holds {len(found)} distinct values ({_some(found)}); task=classes takes 2 to "
+            f"the label column {name!r} holds {len(found)} distinct values ({_examples(found)}); task=classes takes 2 to "
             f"{_MOST_CLASSES}"
         )
     return found
@@ -92,11 +92,13 @@ def class_numbers(values: Labels, classes: Sequence[int] | Sequence[str], name: 
         If a label is none of them.
     """
     number = {value: i for i, value in enumerate(classes)}
-    plain = list(values) if _is_text(values) else _numbers(values, name, f"the classes are {_some(classes)}").tolist()
+    plain = (
+        list(values) if _is_text(values) else _numbers(values, name, f"the classes are {_examples(classes)}").tolist()
+    )
     unknown = sorted({value for value in plain if value not in number}, key=str)
     if unknown:
         raise ConfigurationError(
-            f"the label column {name!r} holds {_some(unknown)}, which is none of the classes ({_some(classes)})"
+            f"the label column {name!r} holds {_examples(unknown)}, which is none of the classes ({_examples(classes)})"
         )
     return np.array([number[value] for value in plain], np.int64)
 
@@ -125,7 +127,7 @@ def _is_text(values: Labels) -> bool:
 def _numbers(values: Labels, name: str, hint: str) -> NDArray[Any]:
     """Return ``(N,)`` finite numbers."""
     if _is_text(values):
-        raise ConfigurationError(f"the label column {name!r} holds texts ({_some(sorted(set(values)))}); {hint}")
+        raise ConfigurationError(f"the label column {name!r} holds texts ({_examples(sorted(set(values)))}); {hint}")
     numbers = np.asarray(values)
     if numbers.ndim != 1:
         raise ConfigurationError(
@@ -142,10 +144,10 @@ def _numbers(values: Labels, name: str, hint: str) -> NDArray[Any]:
     return numbers
 
 
-def _fractional(numbers: NDArray[Any]) -> bool:
+def _has_fractions(numbers: NDArray[Any]) -> bool:
     return bool((numbers != np.floor(numbers)).any())
 
 
-def _some(values: Sequence[Any]) -> str:
+def _examples(values: Sequence[Any]) -> str:
     shown = ", ".join(f"{value:.6g}" if isinstance(value, float) else repr(value) for value in values[:5])
     return shown + (", ..." if len(values) > 5 else "")

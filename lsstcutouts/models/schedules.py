@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
 
-__all__ = ["Constant", "Cosine", "OneCycle", "Schedule"]
+__all__ = ["Constant", "Cosine", "LearningRateSchedule", "OneCycle"]
 
 
-class Schedule(LRScheduler):
+class LearningRateSchedule(LRScheduler):
     """A schedule that is stepped after each batch and follows `factor` of the share of all steps that is done.
 
     Parameters
@@ -30,7 +30,7 @@ class Schedule(LRScheduler):
         self._steps: Callable[[], float] | None = None
         super().__init__(optimizer)
 
-    def of(self, steps: Callable[[], float]) -> None:
+    def set_total_steps(self, steps: Callable[[], float]) -> None:
         """Say where to ask for the number of all steps; until then the first rate holds."""
         self._steps = steps
 
@@ -49,7 +49,7 @@ class Schedule(LRScheduler):
         return {name: value for name, value in super().state_dict().items() if name != "_steps"}
 
 
-class OneCycle(Schedule):
+class OneCycle(LearningRateSchedule):
     """A rise along a line, then half a cosine to zero (Smith & Topin 2019, SPIE 11006).
 
     Parameters
@@ -75,7 +75,7 @@ class OneCycle(Schedule):
         return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
 
 
-class Cosine(Schedule):
+class Cosine(LearningRateSchedule):
     """Half a cosine from the highest rate down (Loshchilov & Hutter 2017, ICLR).
 
     Parameters
@@ -97,7 +97,7 @@ class Cosine(Schedule):
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class Constant(Schedule):
+class Constant(LearningRateSchedule):
     """The same rate in all steps."""
 
     def factor(self, done: float) -> float:  # noqa: ARG002

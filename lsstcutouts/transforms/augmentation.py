@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from .batch import TensorBatch
 from .hashing import random_keys, stream_of
 
-__all__ = ["Augmentation", "checked_number", "checked_size", "moved_by", "needed"]
+__all__ = ["Augmentation", "add_per_axis", "checked_number", "checked_size", "required_tensor"]
 
 
 class Augmentation(nn.Module):
@@ -46,19 +46,19 @@ class Augmentation(nn.Module):
         """Return ``(N,)`` keys of random numbers, other ones for each part of the choices."""
         repeat = batch.get("repeat")
         return random_keys(
-            self.needed(batch, "object_hash" if "object_hash" in batch else "object_id"),
+            self.required(batch, "object_hash" if "object_hash" in batch else "object_id"),
             self.seed,
             self.epoch,
             stream=self._stream + part,
             repeat=repeat if isinstance(repeat, Tensor) else None,
         )
 
-    def needed(self, batch: TensorBatch, name: str) -> Tensor:
+    def required(self, batch: TensorBatch, name: str) -> Tensor:
         """Return a tensor of the batch; `~lsstcutouts.errors.ConfigurationError` where it is not there."""
-        return needed(batch, name, type(self).__name__)
+        return required_tensor(batch, name, type(self).__name__)
 
 
-def needed(batch: TensorBatch, name: str, by: str) -> Tensor:
+def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
     """Return a tensor of the batch; `~lsstcutouts.errors.ConfigurationError` where it is not there."""
     value = batch.get(name)
     if not isinstance(value, Tensor):
@@ -85,6 +85,6 @@ def checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
-def moved_by(places: Tensor, by: Sequence[float]) -> Tensor:
-    """Return ``(N, 2)`` places plus a number for each axis, which stays out of device memory: a copy would be waited for."""
-    return torch.stack([places[:, 0] + by[0], places[:, 1] + by[1]], dim=1)
+def add_per_axis(positions: Tensor, by: Sequence[float]) -> Tensor:
+    """Return ``(N, 2)`` positions plus a number for each axis, which stays out of device memory: a copy would be waited for."""
+    return torch.stack([positions[:, 0] + by[0], positions[:, 1] + by[1]], dim=1)

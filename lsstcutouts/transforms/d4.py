@@ -28,18 +28,18 @@ class RandomD4(Augmentation):
         """Turn and mirror all planes ``(N, B, Y, X)`` of the batch."""
         planes = {name: v for name in PLANES if isinstance(v := batch.get(name), Tensor)}
         square = all(v.shape[-1] == v.shape[-2] for v in planes.values())
-        offset, wcs = self.needed(batch, "offset"), batch.get("wcs")
+        offset, wcs = self.required(batch, "offset"), batch.get("wcs")
         choice = (random_uniform(self.keys(batch), 1)[:, 0] * (8 if square else 4)).to(torch.int64)
-        turn = _Turn(choice, square)
-        moved: TensorBatch = {name: turn.plane(plane) for name, plane in planes.items()}
-        moved["offset"] = turn.offset(offset)
+        symmetry = _Symmetry(choice, square)
+        moved: TensorBatch = {name: symmetry.plane(plane) for name, plane in planes.items()}
+        moved["offset"] = symmetry.offset(offset)
         sides = next(((v.shape[-2], v.shape[-1]) for name, v in planes.items() if name != "psf"), None)
         if isinstance(wcs, Tensor) and sides is not None:
-            moved["wcs"] = turn.wcs(wcs, *sides)
+            moved["wcs"] = symmetry.wcs(wcs, *sides)
         return {**batch, **moved}
 
 
-class _Turn:
+class _Symmetry:
     """A symmetry for each of ``N`` targets: bit 0 mirrors y, bit 1 mirrors x, bit 2 then swaps the axes."""
 
     def __init__(self, choice: Tensor, square: bool) -> None:
@@ -51,7 +51,7 @@ class _Turn:
     def plane(self, plane: Tensor) -> Tensor:
         """Return ``(N, B, Y, X)``, turned, in the memory layout that came in."""
         height, width = plane.shape[-2:]
-        return gathered(plane, _sources(height, width, self._square, plane.device)[self._choice], height, width)
+        return gathered(plane, _source_pixels(height, width, self._square, plane.device)[self._choice], height, width)
 
     def offset(self, offset: Tensor) -> Tensor:
         """Return ``(N, 2)`` distances from the middle of the box, ``(y, x)``, turned."""
@@ -71,7 +71,7 @@ class _Turn:
         return torch.cat([wcs[:, :2], pixel, cd.reshape(-1, 4)], dim=1)
 
 
-def _sources(height: int, width: int, square: bool, device: torch.device) -> Tensor:
+def _source_pixels(height: int, width: int, square: bool, device: torch.device) -> Tensor:
     """Return ``(8, Y * X)`` numbers of the pixels that each symmetry takes; of four symmetries without ``square``."""
     elements = torch.arange(8 if square else 4, device=device).reshape(-1, 1, 1)
     y = torch.arange(height, device=device).reshape(1, -1, 1)

@@ -52,7 +52,7 @@ class BandDropout(Augmentation):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        values = [checked_number("probability", v, 0, 1) for v in _in_order(probability, bands)]
+        values = [checked_number("probability", v, 0, 1) for v in _per_band(probability, bands)]
         self.register_buffer("probability", torch.tensor(values, dtype=torch.float32), persistent=False)
         if maximum is not None and (isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1):
             raise ConfigurationError(f"maximum must be a number of bands from 1 on, got {maximum!r}")
@@ -62,7 +62,7 @@ class BandDropout(Augmentation):
 
     def dropped(self, batch: TensorBatch) -> Tensor:
         """Return which bands ``(N, B)`` are taken."""
-        present = self.needed(batch, "band_present")
+        present = self.required(batch, "band_present")
         count = present.shape[1]
         if self.probability.shape[0] not in {1, count}:
             raise ConfigurationError(f"BandDropout for {self.probability.shape[0]} bands cannot serve {count}")
@@ -88,7 +88,7 @@ class BandDropout(Augmentation):
         return {**batch, **changed}
 
 
-def _in_order(probability: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
+def _per_band(probability: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
     if isinstance(probability, Mapping):
         unknown = [band for band in probability if band not in bands]
         if unknown or not bands:

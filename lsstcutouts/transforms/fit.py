@@ -39,9 +39,9 @@ def sampled(plan: CutoutPlan, rows: NDArray[np.int64], count: int, *, seed: int)
 
     A hash of tract, box and seed chooses, so that neither the order of the catalog nor its ids matter, nor who asks.
     """
-    key = _mixed(plan.tract[rows], np.full(len(rows), seed, np.uint64))
+    key = _hashed(plan.tract[rows], np.full(len(rows), seed, np.uint64))
     for axis in (0, 1):
-        key = _mixed(plan.yx0[rows, axis], key)
+        key = _hashed(plan.yx0[rows, axis], key)
     chosen = rows[np.argsort(key, kind="stable")[:count]]
     order: NDArray[np.int64] = chosen[np.lexsort((plan.yx0[chosen, 1], plan.yx0[chosen, 0], plan.blocks(chosen)))]
     return order
@@ -99,12 +99,12 @@ def fit_statistics(
     scale = next((one.pixel_scale for one in plan.projections.values()), None)
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
-    for done, batch in _pixels(plan, targets, options, seed, per_target, cache, threads):
+    for done, batch in _read_pixels(plan, targets, options, seed, per_target, cache, threads):
         found += batch
         if progress is not None:
             progress(done, len(targets))
     return Statistics(
-        bands={b: _band(b, [one[i] for one in found], quantiles, sample) for i, b in enumerate(plan.bands)},
+        bands={b: _band_statistics(b, [one[i] for one in found], quantiles, sample) for i, b in enumerate(plan.bands)},
         unit=options.flux_unit,
         dataset_type=plan.dataset_type,
         size=(plan.size.y, plan.size.x),
@@ -123,7 +123,7 @@ def sample_options(options: ReadOptions) -> ReadOptions:
     return replace(options, planes=("image", "valid"), mask_planes=(), fill=0.0, missing_band=missing)
 
 
-def _pixels(
+def _read_pixels(
     plan: CutoutPlan,
     targets: NDArray[np.int64],
     options: ReadOptions,
@@ -140,7 +140,7 @@ def _pixels(
     pool = threads_for(plan, threads or default_threads())
 
     def chosen(delivery: Delivery) -> list[Pixels]:
-        return list(_of_targets(delivery, plan, seed, per_target))
+        return list(_valid_pixels(delivery, plan, seed, per_target))
 
     done = 0
     # An error ends the loop early; the threads must not outlive it.
@@ -150,7 +150,7 @@ def _pixels(
             yield done, result
 
 
-def _of_targets(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int) -> Iterator[Pixels]:
+def _valid_pixels(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int) -> Iterator[Pixels]:
     """Yield the valid pixels of each band of each target that was delivered."""
     batch = {name: np.asarray(delivery.batch[name]) for name in ("image", "valid", "tract", "yx0", "is_padding")}
     count = plan.size.y * plan.size.x
@@ -161,10 +161,10 @@ def _of_targets(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int
             place = [seed, *(int(v) & 0xFFFFFFFF for v in (batch["tract"][n], *batch["yx0"][n]))]
             some = np.random.default_rng(place).choice(count, per_target, replace=False)
             image, valid = image[:, some], valid[:, some]
-        yield [values[sound] for values, sound in zip(image, valid, strict=True)]
+        yield [values[good] for values, good in zip(image, valid, strict=True)]
 
 
-def _band(band: str, found: Iterable[Floats], quantiles: Sequence[float], sample: int) -> BandStatistics:
+def _band_statistics(band: str, found: Iterable[Floats], quantiles: Sequence[float], sample: int) -> BandStatistics:
     """Return the statistics of one band from the pixels of each target."""
     parts = [part for part in found if part.size]
     if not parts:
@@ -187,7 +187,7 @@ def _median_and_noise(pixels: Floats) -> tuple[float, float]:
     return float(median), _MAD_TO_SIGMA * float(np.median(np.abs(pixels - median)))
 
 
-def _mixed(values: NDArray[np.integer], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _hashed(values: NDArray[np.integer], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) of values and a key, in 64-bit arithmetic."""
     state = values.astype(np.int64).view(np.uint64) + key * np.uint64(0xD1B54A32D192ED03)
     state += np.uint64(0x9E3779B97F4A7C15)

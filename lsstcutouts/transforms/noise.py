@@ -46,7 +46,7 @@ class AddNoise(Augmentation):
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Add noise to ``image`` ``(N, B, Y, X)``."""
-        image, variance, ivar = self.needed(batch, "image"), batch.get("variance"), batch.get("ivar")
+        image, variance, ivar = self.required(batch, "image"), batch.get("variance"), batch.get("ivar")
         if not isinstance(variance, Tensor):
             if not isinstance(ivar, Tensor):
                 raise ConfigurationError("AddNoise needs the noise; add 'variance' or 'ivar' to planes")

@@ -63,35 +63,35 @@ class Normalise(nn.Module):
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Normalise ``image`` ``(N, B, Y, X)``."""
-        image, lost = self._image(batch), self._lost(batch)
-        result = self._normalised(image if self.inplace else image.clone(), lost)
-        if lost is not None:
-            result.masked_fill_(lost, 0.0)
-        spread = self._spread(batch, self._slope(result, lost)) if self.propagate else {}
-        return {**batch, **spread, "image": result}
+        image, zeroed = self._image(batch), self._zeroed(batch)
+        result = self._normalised(image if self.inplace else image.clone(), zeroed)
+        if zeroed is not None:
+            result.masked_fill_(zeroed, 0.0)
+        variances = self._rescaled_variance(batch, self._slope(result, zeroed)) if self.propagate else {}
+        return {**batch, **variances, "image": result}
 
     def inverse(self, batch: TensorBatch) -> TensorBatch:
         """Return a batch that `forward` gave, or a network's image in its place, in the image's unit again.
 
         Exact to the rounding of float32. Absent bands, and pixels that are not valid, are 0.
         """
-        image, lost = self._image(batch), self._lost(batch)
-        spread = self._spread(batch, 1 / self._slope(image, lost)) if self.propagate else {}
-        result = self._restored(image.clone(), lost)
-        if lost is not None:
-            result.masked_fill_(lost, 0.0)
-        return {**batch, **spread, "image": result}
+        image, zeroed = self._image(batch), self._zeroed(batch)
+        variances = self._rescaled_variance(batch, 1 / self._slope(image, zeroed)) if self.propagate else {}
+        result = self._restored(image.clone(), zeroed)
+        if zeroed is not None:
+            result.masked_fill_(zeroed, 0.0)
+        return {**batch, **variances, "image": result}
 
     @abstractmethod
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        """Return the image, written over or not, normalised; what stands in ``lost`` pixels is of no account."""
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        """Return the image, written over or not, normalised; what stands in ``zeroed`` pixels is of no account."""
 
     @abstractmethod
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
         """Return the reverse of `_normalised`."""
 
     @abstractmethod
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:
         """Return the derivative of the result by the image, where the result is ``normalised``."""
 
     def _image(self, batch: TensorBatch) -> Tensor:
@@ -110,7 +110,7 @@ class Normalise(nn.Module):
             raise ConfigurationError(f"{name} knows {self._channels} bands and cannot serve {image.shape[1]}")
         return image
 
-    def _lost(self, batch: TensorBatch) -> Tensor | None:
+    def _zeroed(self, batch: TensorBatch) -> Tensor | None:
         """Return what ends as 0: ``(N, B, 1, 1)`` absent bands, or ``(N, B, Y, X)`` pixels."""
         present, valid = batch.get("band_present"), batch.get("valid")
         absent = ~present[:, :, None, None] if isinstance(present, Tensor) else None
@@ -119,16 +119,16 @@ class Normalise(nn.Module):
         return ~valid if absent is None else ~valid | absent
 
     @staticmethod
-    def _spread(batch: TensorBatch, slope: Tensor) -> TensorBatch:
+    def _rescaled_variance(batch: TensorBatch, slope: Tensor) -> TensorBatch:
         """Return variance and its inverse after a change of scale."""
         square = slope.square()
-        spread: TensorBatch = {}
+        variances: TensorBatch = {}
         variance, ivar = batch.get("variance"), batch.get("ivar")
         if isinstance(variance, Tensor):
-            spread["variance"] = variance * square
+            variances["variance"] = variance * square
         if isinstance(ivar, Tensor):
-            spread["ivar"] = ivar / square
-        return spread
+            variances["ivar"] = ivar / square
+        return variances
 
 
 class NoiseAsinh(Normalise):
@@ -159,16 +159,16 @@ class NoiseAsinh(Normalise):
         super().__init__(keep_invalid=keep_invalid, propagate=propagate, inplace=inplace)
         self.softening, self.subtract_median = _positive("softening", softening), subtract_median
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         if self.subtract_median:
             image.sub_(self.median)
         return image.div_(self.softening * self.noise).asinh_()
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         image = image.sinh_().mul_(self.softening * self.noise)
         return image.add_(self.median) if self.subtract_median else image
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         return 1 / (self.softening * self.noise * normalised.cosh())
 
 
@@ -199,17 +199,17 @@ class ZScore(Normalise):
         self.subtract_median = subtract_median
         self.clip = None if clip is None else _positive("clip", clip)
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         if self.subtract_median:
             image.sub_(self.median)
         image.div_(self.noise)
         return image if self.clip is None else image.clamp_(-self.clip, self.clip)
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         image.mul_(self.noise)
         return image.add_(self.median) if self.subtract_median else image
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         return (1 / self.noise).expand_as(normalised)
 
 
@@ -241,28 +241,28 @@ class Lupton(Normalise):
         super().__init__(keep_invalid=keep_invalid, propagate=propagate, inplace=inplace)
         self.softening = _positive("softening", softening)
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        softened = self._mean(image, lost) / self.softening
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        softened = self._mean(image, zeroed) / self.softening
         return image.mul_(self._factor(softened))
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        return image.div_(self._slope(image, lost))
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        return image.div_(self._slope(image, zeroed))
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:
         # The same mean of the result is f(I), so that nothing has to be solved for.
-        return self._factor((self._mean(normalised, lost) * self._common).sinh())
+        return self._factor((self._mean(normalised, zeroed) * self._common).sinh())
 
     @property
     def _common(self) -> Tensor:
         return 1 / (1 / self.noise).mean()
 
-    def _mean(self, image: Tensor, lost: Tensor | None) -> Tensor:
+    def _mean(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
         """Return ``(N, 1, Y, X)``: the mean of ``image / noise`` over the bands that are there."""
         scaled = image / self.noise
-        if lost is None:
+        if zeroed is None:
             return scaled.mean(dim=1, keepdim=True)
-        there = (~lost).sum(dim=1, keepdim=True).clamp(min=1)
-        return scaled.masked_fill_(lost, 0.0).sum(dim=1, keepdim=True) / there
+        there = (~zeroed).sum(dim=1, keepdim=True).clamp(min=1)
+        return scaled.masked_fill_(zeroed, 0.0).sum(dim=1, keepdim=True) / there
 
     def _factor(self, softened: Tensor) -> Tensor:
         """Return ``f(I) / I`` over the common noise, from ``I / softening``; near 0 by its series."""

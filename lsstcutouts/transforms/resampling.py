@@ -12,12 +12,12 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from .batch import TensorBatch
 
-__all__ = ["KERNELS", "Sampler", "Shifter", "Turner", "check_kernel", "gathered", "resampled", "window"]
+__all__ = ["KERNELS", "RotationSampler", "Sampler", "ShiftSampler", "check_kernel", "gathered", "resampled", "window"]
 
 KERNELS = {"bilinear": 2, "cubic": 4, "quintic": 6}
 """Pixels a row and column that each kernel sums over."""
 
-CONTRIBUTES = 1e-4
+LEAST_WEIGHT = 1e-4
 """Least weight on each axis at which a pixel's mask bits and validity count: after turns by 90 degrees weights of nothing are 1e-5."""
 
 _INTERPOLATED = ("image", "variance", "ivar", "mask", "valid")
@@ -43,7 +43,7 @@ def gathered(plane: Tensor, index: Tensor, height: int, width: int) -> Tensor:
 
 def window(plane: Tensor, start: Tensor, height: int, width: int) -> Tensor:
     """Return ``(N, B, height, width)`` pixels from the first ones ``(N, 2)``, ``(y, x)``, on; 0 beyond the plane."""
-    index, inside = _places(
+    index, inside = _indices(
         start[:, 0].reshape(-1, 1, 1) + torch.arange(height, device=start.device).reshape(-1, 1),
         start[:, 1].reshape(-1, 1, 1) + torch.arange(width, device=start.device),
         plane.shape[-2],
@@ -53,7 +53,7 @@ def window(plane: Tensor, start: Tensor, height: int, width: int) -> Tensor:
     return gathered(plane, index, height, width).masked_fill_(~inside, 0)
 
 
-def _places(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def _indices(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return the flat index of pixels, the nearest one for those beyond the plane, and which lie in it, ``(N, 1, h, w)``."""
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
@@ -105,12 +105,12 @@ def resampled(batch: TensorBatch, sampler: Sampler) -> TensorBatch:
     pixel, ``valid`` is whether all are. A pixel that a place beyond the plane contributes to is 0 and not valid.
     """
     planes = {name: v for name in _INTERPOLATED if isinstance(v := batch.get(name), Tensor)}
-    changed = {name: _change(name, plane, sampler) for name, plane in planes.items()}
+    changed = {name: _resampled_plane(name, plane, sampler) for name, plane in planes.items()}
     beyond = {plane.shape[-2:]: sampler.outside(plane) for plane in planes.values()}
     return {name: v.masked_fill_(beyond[planes[name].shape[-2:]], 0) for name, v in changed.items()}
 
 
-def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
+def _resampled_plane(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
     if name == "mask":
         return sampler.union(plane)
     if name == "valid":
@@ -122,7 +122,7 @@ def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
     return sampler.weighted(plane, 2 if name == "variance" else 1)
 
 
-class Shifter:
+class ShiftSampler:
     """Samples windows that begin between pixels: a sum over rows, then over columns.
 
     Parameters
@@ -145,17 +145,17 @@ class Shifter:
         total = self._window(plane)
         weights = self._weights**power
         for axis, size in ((0, self._height), (1, self._width)):
-            parts = (total.narrow(2 + axis, k, size) * _spread(weights[:, axis, k]) for k in range(self._taps))
+            parts = (total.narrow(2 + axis, k, size) * _per_target(weights[:, axis, k]) for k in range(self._taps))
             total = sum(parts, torch.zeros((), device=plane.device))
         return total
 
     def union(self, plane: Tensor) -> Tensor:
         """Return the bits that any contributing pixel has, as `Sampler` says."""
         total = self._window(plane)
-        contributes = self._weights.abs() >= CONTRIBUTES
+        contributes = self._weights.abs() >= LEAST_WEIGHT
         for axis, size in ((0, self._height), (1, self._width)):
             parts = [
-                total.narrow(2 + axis, k, size) & _spread(contributes[:, axis, k], total) for k in range(self._taps)
+                total.narrow(2 + axis, k, size) & _per_target(contributes[:, axis, k], total) for k in range(self._taps)
             ]
             total = parts[0]
             for part in parts[1:]:
@@ -177,18 +177,18 @@ class Shifter:
         """Return which rows (axis 0) or columns ``(N, h)`` have all contributing pixels in the plane."""
         taps, count = torch.arange(self._taps, device=self._first.device), (self._height, self._width)[axis]
         at = self._first[:, axis].reshape(-1, 1, 1) + torch.arange(count, device=taps.device).reshape(-1, 1) + taps
-        idle = self._weights[:, axis].abs() < CONTRIBUTES
+        idle = self._weights[:, axis].abs() < LEAST_WEIGHT
         return (((at >= 0) & (at < size)) | idle.unsqueeze(1)).all(-1)
 
 
-def _spread(values: Tensor, bits: Tensor | None = None) -> Tensor:
+def _per_target(values: Tensor, bits: Tensor | None = None) -> Tensor:
     """Return ``(N,)`` values as ``(N, 1, 1, 1)``; with ``bits``, truth as all bits or none of that type."""
     if bits is not None and bits.dtype != torch.bool:
         values = -values.to(bits.dtype)
     return values.reshape(-1, 1, 1, 1)
 
 
-class Turner:
+class RotationSampler:
     """Samples pixels at ``source + turn @ (new pixel - target)``: turned about a place that goes from one to another.
 
     Parameters
@@ -208,8 +208,8 @@ class Turner:
         y = torch.arange(height, device=angle.device).reshape(-1, 1) - target[:, 0].reshape(-1, 1, 1)
         x = torch.arange(width, device=angle.device) - target[:, 1].reshape(-1, 1, 1)
         self._taps, self._height, self._width = KERNELS[kernel], height, width
-        self._y, self._wy = _split(source[:, 0].reshape(-1, 1, 1) + cosine * y - sine * x, kernel)
-        self._x, self._wx = _split(source[:, 1].reshape(-1, 1, 1) + cosine * x + sine * y, kernel)
+        self._y, self._wy = _whole_and_weights(source[:, 0].reshape(-1, 1, 1) + cosine * y - sine * x, kernel)
+        self._x, self._wx = _whole_and_weights(source[:, 1].reshape(-1, 1, 1) + cosine * x + sine * y, kernel)
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
         """Return the sums of a plane times its weights to a power, as `Sampler` says."""
@@ -245,12 +245,12 @@ class Turner:
         first = 1 - self._taps // 2
         for j in range(self._taps):
             for i in range(self._taps):
-                index, inside = _places(self._y + (first + j), self._x + (first + i), plane.shape[-2], plane.shape[-1])
+                index, inside = _indices(self._y + (first + j), self._x + (first + i), plane.shape[-2], plane.shape[-1])
                 y, x = self._wy[..., j].unsqueeze(1), self._wx[..., i].unsqueeze(1)
-                yield index, inside, y * x, (y.abs() >= CONTRIBUTES) & (x.abs() >= CONTRIBUTES)
+                yield index, inside, y * x, (y.abs() >= LEAST_WEIGHT) & (x.abs() >= LEAST_WEIGHT)
 
 
-def _split(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+def _whole_and_weights(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     """Return whole pixels before places, and weights around them."""
     whole = at.floor()
     return whole.to(torch.int64), _weights(kernel, at - whole)

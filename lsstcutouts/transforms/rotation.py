@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .augmentation import Augmentation, add_per_axis, checked_number, checked_size
 from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_sides
-from .resampling import KERNELS, Turner, check_kernel, resampled
+from .resampling import KERNELS, RotationSampler, check_kernel, resampled
 
 __all__ = ["RandomRotation"]
 
@@ -61,29 +61,29 @@ class RandomRotation(Augmentation):
         sides = pixel_sides(batch, "RandomRotation")
         height, width = self.size or sides
         self._check_margin(batch, sides, (height, width))
-        offset, angle, wcs, psf = self.needed(batch, "offset"), self.angles(batch), batch.get("wcs"), batch.get("psf")
-        source, target = (moved_by(offset, _middle(shape)) for shape in (sides, (height, width)))
-        turned = resampled(batch, Turner(angle, source, target, height, width, self.kernel))
+        offset, angle, wcs, psf = self.required(batch, "offset"), self.angles(batch), batch.get("wcs"), batch.get("psf")
+        source, target = (add_per_axis(offset, _center(shape)) for shape in (sides, (height, width)))
+        rotated = resampled(batch, RotationSampler(angle, source, target, height, width, self.kernel))
         if isinstance(wcs, Tensor):
-            turned["wcs"] = _turned_wcs(wcs, angle, source, target)
+            rotated["wcs"] = _rotated_wcs(wcs, angle, source, target)
         if isinstance(psf, Tensor):
             shape = psf.shape[-2], psf.shape[-1]
-            middle = moved_by(torch.zeros_like(offset), _middle(shape))
-            turned["psf"] = Turner(angle, middle, middle, *shape, self.kernel).weighted(psf)
-        return {**batch, **turned}
+            middle = add_per_axis(torch.zeros_like(offset), _center(shape))
+            rotated["psf"] = RotationSampler(angle, middle, middle, *shape, self.kernel).weighted(psf)
+        return {**batch, **rotated}
 
     def _check_margin(self, batch: TensorBatch, old: tuple[int, int], new: tuple[int, int]) -> None:
         """Raise if corners may come from beyond the cutout, and nothing in the batch could say so."""
-        least = self._least(new)
+        least = self._smallest_input(new)
         if all(a >= b for a, b in zip(old, least, strict=True)) or isinstance(batch.get("valid"), Tensor):
             return
         raise ConfigurationError(
-            f"cutouts of {old[0]} x {old[1]} pixels are too small to be turned by up to {self.max_angle:g} degrees and cut to "
+            f"cutouts of {old[0]} x {old[1]} pixels are too small to be rotated by up to {self.max_angle:g} degrees and cut to "
             f"{new[0]} x {new[1]}; fetch {least[0]} x {least[1]} or more and give size=({new[0]}, {new[1]}), or add 'valid' to "
             "planes to know the corners that are empty"
         )
 
-    def _least(self, size: tuple[int, int]) -> tuple[int, int]:
+    def _smallest_input(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width that hold all pixels for a target within half a pixel of the middle."""
         height, width = size
         if not self.max_angle:
@@ -97,11 +97,11 @@ class RandomRotation(Augmentation):
         return y, x
 
 
-def _middle(shape: tuple[int, int]) -> list[float]:
+def _center(shape: tuple[int, int]) -> list[float]:
     return [(n - 1) / 2 for n in shape]
 
 
-def _turned_wcs(wcs: Tensor, angle: Tensor, source: Tensor, target: Tensor) -> Tensor:
+def _rotated_wcs(wcs: Tensor, angle: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """Return ``(N, 8)`` rows of ``wcs`` over the new pixels: ``crval``, reference pixel ``(x, y)`` and CD matrix."""
     # Old pixels are source + turn (new pixels - target): the reference pixel goes the other way, CD takes the turn on.
     angle, source, target = (v.to(wcs.dtype) for v in (angle, source.flip(1), target.flip(1)))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .augmentation import Augmentation, add_per_axis, checked_number, checked_size
 from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
-from .resampling import KERNELS, Shifter, check_kernel, resampled, window
+from .resampling import KERNELS, ShiftSampler, check_kernel, resampled, window
 
 __all__ = ["RandomShift"]
 
@@ -71,26 +71,26 @@ class RandomShift(Augmentation):
         height, width = self.size or sides
         base = [(old - new) // 2 for old, new in zip(sides, (height, width), strict=True)]
         self._check_margin(sides)
-        start = -moved_by(self.shifts(batch), [-b for b in base])  # (N, 2)
+        start = -add_per_axis(self.shifts(batch), [-b for b in base])  # (N, 2)
         if self.subpixel:
-            moved = resampled(batch, Shifter(start, height, width, self.kernel))
+            moved = resampled(batch, ShiftSampler(start, height, width, self.kernel))
         else:
             whole = start.to(torch.int64)
             moved = {name: window(plane, whole, height, width) for name, plane in pixel_planes(batch).items()}
-        return {**batch, **moved, **self._places(batch, start, sides, (height, width))}
+        return {**batch, **moved, **self._positions(batch, start, sides, (height, width))}
 
-    def _places(
+    def _positions(
         self, batch: TensorBatch, start: Tensor, old: tuple[int, int], new: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Return what the batch says about places, with the first pixel at another one."""
-        offset, yx0, wcs = self.needed(batch, "offset"), batch.get("yx0"), batch.get("wcs")
+        """Return what the batch says about positions, with the first pixel at another one."""
+        offset, yx0, wcs = self.required(batch, "offset"), batch.get("yx0"), batch.get("wcs")
         middle = [(b - a) / 2 for a, b in zip(old, new, strict=True)]
-        places = {"offset": offset - moved_by(start, middle)}
+        positions = {"offset": offset - add_per_axis(start, middle)}
         if isinstance(yx0, Tensor):
-            places["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
+            positions["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
         if isinstance(wcs, Tensor):
-            places["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
-        return places
+            positions["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
+        return positions
 
     def _check_margin(self, sides: tuple[int, int]) -> None:
         if self.size is None:

@@ -47,7 +47,7 @@ class AsinhStretch(nn.Module):
         super().__init__()
         self.keep_invalid, self.inplace = keep_invalid, inplace
         self.bands = tuple(bands)
-        values = _in_order(scale, bands)
+        values = _per_band(scale, bands)
         if any(not value > 0 for value in values):
             raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")
         self.register_buffer("scale", torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
@@ -66,7 +66,7 @@ class AsinhStretch(nn.Module):
         return {**batch, "image": stretched}
 
 
-def _in_order(scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
+def _per_band(scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
     if isinstance(scale, Mapping):
         missing = [band for band in bands if band not in scale]
         if missing or not bands:

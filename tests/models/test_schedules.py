@@ -12,11 +12,11 @@ import torch
 
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensClassifier, LensFinder
-from lsstcutouts.models.schedules import Constant, Cosine, OneCycle, Schedule
+from lsstcutouts.models.schedules import Constant, Cosine, LearningRateSchedule, OneCycle
 
 
-def rates(schedule: Schedule, steps: int, among: int) -> list[float]:
-    schedule.of(lambda: among)
+def rates(schedule: LearningRateSchedule, steps: int, among: int) -> list[float]:
+    schedule.set_total_steps(lambda: among)
     found = []
     for _ in range(steps):
         found.append(schedule.optimizer.param_groups[0]["lr"])

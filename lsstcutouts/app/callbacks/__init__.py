@@ -3,7 +3,7 @@
 from .keep import KeepLast, KeepOnException
 from .monitor import CacheMonitor
 from .predictions import PredictionWriter
-from .throughput import Throughput
+from .training_speed import Throughput
 from .worst import WorstPredictions
 
 __all__ = ["CacheMonitor", "KeepLast", "KeepOnException", "PredictionWriter", "Throughput", "WorstPredictions"]

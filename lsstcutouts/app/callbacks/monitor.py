@@ -7,13 +7,13 @@ import lightning as L
 from ...errors import ConfigurationError
 from ...read.cache.budget import shown_bytes
 from ...read.cache.stats import CacheStats
-from .throughput import Throughput
+from .training_speed import Throughput
 
 __all__ = ["CacheMonitor"]
 
 
 @runtime_checkable
-class Watched(Protocol):
+class CacheSource(Protocol):
     """What a `CacheMonitor` watches: a `CutoutDataModule` or a `CutoutLoader`."""
 
     @property
@@ -57,7 +57,7 @@ class CacheMonitor(Throughput):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remember the figures at the start of an epoch."""
         super().on_train_epoch_start(trainer, pl_module)
-        source = _watched(trainer)
+        source = _cache_source(trainer)
         self._before = source.cache_info(), source.waited, self.targets, self.seconds
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -76,7 +76,7 @@ class CacheMonitor(Throughput):
 
     def _since(self, trainer: L.Trainer) -> tuple[CacheStats, float, int, float]:
         """Return figures, seconds waited, targets and seconds of the epoch so far."""
-        source = _watched(trainer)
+        source = _cache_source(trainer)
         stats, waited, targets, seconds = self._before
         return source.cache_info() - stats, source.waited - waited, self.targets - targets, self.seconds - seconds
 
@@ -97,10 +97,10 @@ class CacheMonitor(Throughput):
             logger.log_metrics(figures, step=trainer.global_step)
 
 
-def _watched(trainer: L.Trainer) -> Watched:
+def _cache_source(trainer: L.Trainer) -> CacheSource:
     """Return where the training's cutouts come from."""
     for source in (getattr(trainer, "datamodule", None), trainer.train_dataloader):
-        if isinstance(source, Watched):
+        if isinstance(source, CacheSource):
             return source
     raise ConfigurationError(
         "a CacheMonitor watches the cache of a CutoutDataModule or a CutoutLoader, and this training has neither; "

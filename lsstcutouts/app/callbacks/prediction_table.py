@@ -82,24 +82,27 @@ def prediction_table(
     order = np.argsort(catalog_row, kind="stable")
     if (np.diff(catalog_row[order]) == 0).any():
         raise PlanError("the plan holds a row of its catalog twice; make it again")
-    place = _places(plan, predicted["object_id"])  # (n,) numbers of targets
+    index_of_target = _target_indices(plan, predicted["object_id"])  # (n,) numbers of targets
     source = np.full(len(order), -1, np.int64)  # row of ``predicted`` for each catalog row
-    source[place] = np.arange(len(place))
+    source[index_of_target] = np.arange(len(index_of_target))
     source = source[order]
-    outcome, quality, causes = _account(plan, report, source >= 0, catalog_row[order])
-    nowhere = np.full(len(lost), -1, np.int64)
+    outcome, quality, causes = _row_outcomes(plan, report, source >= 0, catalog_row[order])
+    outside = np.full(len(lost), -1, np.int64)
     columns: dict[str, Any] = {
         "row": catalog_row[order],
         "object_id": taken(joined_values([plan.object_id, lost.object_id]), order),
         "ra": np.concatenate([plan.ra, lost.ra])[order],
         "dec": np.concatenate([plan.dec, lost.dec])[order],
-        "tract": np.concatenate([plan.tract, nowhere])[order],
-        "patch": np.concatenate([plan.patch, nowhere])[order],
-        **{name: _taken(values, source) for name, values in predicted.items() if name != "object_id"},
-        "outcome": _named(outcome, {int(o): o.name.lower() for o in Outcome}),
+        "tract": np.concatenate([plan.tract, outside])[order],
+        "patch": np.concatenate([plan.patch, outside])[order],
+        **{name: _take_or_null(values, source) for name, values in predicted.items() if name != "object_id"},
+        "outcome": _dictionary_array(outcome, {int(o): o.name.lower() for o in Outcome}),
         "reason": causes,
         **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
-        **{name: _taken(joined_values([values, lost.columns[name]]), order) for name, values in plan.columns.items()},
+        **{
+            name: _take_or_null(joined_values([values, lost.columns[name]]), order)
+            for name, values in plan.columns.items()
+        },
     }
     about = {
         "version": __version__,
@@ -121,25 +124,25 @@ def _counted(outcome: NDArray[np.uint8]) -> dict[str, int]:
     return {Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
 
 
-def _places(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
+def _target_indices(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
     """Return the numbers of the plan's targets with these ids."""
-    place = plan.targets_of(ids)
-    strange = np.flatnonzero(place < 0)
-    if len(strange):
+    index_of_target = plan.targets_of(ids)
+    unknown = np.flatnonzero(index_of_target < 0)
+    if len(unknown):
         raise PlanError(
-            f"object {ids[strange[0]]} was predicted, as were {len(strange) - 1} more, and is not in the plan"
+            f"object {ids[unknown[0]]} was predicted, as were {len(unknown) - 1} more, and is not in the plan"
         )
-    found, counts = np.unique(place, return_counts=True)
+    found, counts = np.unique(index_of_target, return_counts=True)
     twice = found[counts > 1]
     if len(twice):
         raise PlanError(
             f"{len(twice)} objects were predicted more than once, the first one is {plan.object_id[twice[0]]}: give "
             "each process its own rows, as a CutoutDataModule does"
         )
-    return place
+    return index_of_target
 
 
-def _account(
+def _row_outcomes(
     plan: CutoutPlan, report: Report, has: NDArray[np.bool_], catalog_row: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], Any]:
     """Return outcome, quality bits and reason of each catalog row."""
@@ -165,7 +168,7 @@ def _account(
     return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
 
 
-def _named(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
+def _dictionary_array(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
     """Return a name for each value, without an object a row."""
     import pyarrow
 
@@ -174,7 +177,7 @@ def _named(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
     return pyarrow.DictionaryArray.from_arrays(pyarrow.array(index), [names[key] for key in keys.tolist()])
 
 
-def _taken(values: Values, source: NDArray[np.int64]) -> Any:
+def _take_or_null(values: Values, source: NDArray[np.int64]) -> Any:
     """Return ``values[source]`` as Arrow values, null where ``source`` is -1; rows of arrays become lists."""
     import pyarrow
 

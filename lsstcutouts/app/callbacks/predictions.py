@@ -19,7 +19,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...read.report import Report
 from ...source.writing import whole_file
 from .prediction_table import joined, prediction_table, reserved_names
-from .ranks import gathered
+from .ranks import gather_on_first_rank
 
 __all__ = ["PredictionWriter"]
 
@@ -84,7 +84,7 @@ class PredictionWriter(Callback):
         loader = _loader(trainer)
         own = joined(self._parts)
         self._parts = []
-        everything = gathered((own, loader.report))
+        everything = gather_on_first_rank((own, loader.report))
         if everything is None:
             return
         predicted = joined([part for part, _ in everything])
@@ -105,10 +105,10 @@ class PredictionWriter(Callback):
         with whole_file(self.path) as part:
             pyarrow.parquet.write_table(table, part)
         self.table = table
-        _say_unread(table, limited=limited)
+        _warn_unread(table, limited=limited)
 
 
-def _say_unread(table: Any, *, limited: bool) -> None:
+def _warn_unread(table: Any, *, limited: bool) -> None:
     """Say that rows were not read, where nobody asked for that."""
     import pyarrow.compute
 

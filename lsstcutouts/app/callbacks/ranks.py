@@ -4,10 +4,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["gathered"]
+__all__ = ["gather_on_first_rank"]
 
 
-def gathered[T](value: T) -> list[T] | None:
+def gather_on_first_rank[T](value: T) -> list[T] | None:
     """Return the values of all processes in the first one, by rank, and None in the others; all must call it."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]

@@ -17,7 +17,7 @@ from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
 from ..mosaic import write_mosaic
-from .ranks import gathered
+from .ranks import gather_on_first_rank
 
 __all__ = ["WorstPredictions"]
 
@@ -77,7 +77,7 @@ class WorstPredictions(Callback):
         """Collect from all processes and draw."""
         if not self._wanted(trainer):
             return
-        everything = gathered(self._worst)
+        everything = gather_on_first_rank(self._worst)
         if everything is None:
             return
         found = worst(everything, self.count)
@@ -104,7 +104,7 @@ class WorstPredictions(Callback):
         title = f"largest loss after epoch {trainer.current_epoch + 1}, {''.join(plan.bands)}: score, truth, object_id"
         path = self.folder / f"worst-{trainer.current_epoch + 1:04d}.png"
         write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title, columns=6)
-        _log_picture(trainer, path)
+        _log_image(trainer, path)
 
 
 def worst(parts: list[Found], count: int) -> Found:
@@ -131,7 +131,7 @@ def _array(values: Tensor | list[str]) -> Values:
     return array
 
 
-def _log_picture(trainer: L.Trainer, path: Path) -> None:
+def _log_image(trainer: L.Trainer, path: Path) -> None:
     from matplotlib.image import imread
 
     for logger in trainer.loggers:

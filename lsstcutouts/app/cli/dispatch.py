@@ -16,7 +16,7 @@ from ... import __version__
 from ...errors import ConfigurationError, LsstCutoutsError
 from ..signatures import importing_from_here
 from .failures import note_failure
-from .mistakes import explained, in_words, ready
+from .override_errors import complete_arguments, corrected_arguments, short_message
 from .parser import texts_as_help
 from .quoting import hydra_arguments, with_run_folder
 from .verbs import CONFIGS, VERBS, overview, verb_help
@@ -44,23 +44,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        return _say(overview())
+        return _print(overview())
     name, *rest = arguments
     if name == "--version":
-        return _say(f"lsstcutouts {__version__}")
+        return _print(f"lsstcutouts {__version__}")
     if name not in VERBS:
-        return _complain(_unknown_verb(name), _USAGE)
+        return _print_error(_unknown_verb(name), _USAGE)
     if any(argument in {"-h", "--help"} for argument in rest):
-        return _say(verb_help(name))
+        return _print(verb_help(name))
     return _run(name, with_run_folder(rest) if name == "train" else rest)
 
 
-def _say(text: str) -> int:
+def _print(text: str) -> int:
     sys.stdout.write(text.rstrip("\n") + "\n")
     return _OK
 
 
-def _complain(text: str, status: int) -> int:
+def _print_error(text: str, status: int) -> int:
     sys.stderr.write(text + "\n")
     return status
 
@@ -82,28 +82,28 @@ def _run(name: str, arguments: list[str]) -> int:
     as_json, debug = (_is_set(flag, arguments) for flag in ("json", "debug"))
     results = sys.stdout if as_json else None
     try:
-        arguments = ready(name, arguments)
+        arguments = complete_arguments(name, arguments)
         try:
-            return _composed_and_called(name, arguments, results)
+            return _compose_and_call(name, arguments, results)
         except (HydraException, OmegaConfBaseException) as error:
-            arguments = explained(name, arguments, error)
-        return _composed_and_called(name, arguments, results)
+            arguments = corrected_arguments(name, arguments, error)
+        return _compose_and_call(name, arguments, results)
     except LsstCutoutsError as error:
-        return _explain(name, error, results, debug=debug)
+        return _report_error(name, error, results, debug=debug)
     except (HydraException, OmegaConfBaseException) as error:  # of several mistakes, or of one that nobody foresaw
-        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
+        return _report_error(name, ConfigurationError(short_message(error)), results, debug=debug)
     except OSError as error:  # verbs handle their own: this is hydra's, which makes the folder of the run
         message = f"the output folder cannot be written: {error.strerror}: {error.filename}; give another output="
-        return _explain(name, ConfigurationError(message), results, debug=debug)
+        return _report_error(name, ConfigurationError(message), results, debug=debug)
     except KeyboardInterrupt as stop:
-        return _complain(f"lsstcutouts {name}: interrupted{f': {stop}' if str(stop) else ''}", _INTERRUPTED)
+        return _print_error(f"lsstcutouts {name}: interrupted{f': {stop}' if str(stop) else ''}", _INTERRUPTED)
 
 
 def _is_set(flag: str, arguments: Sequence[str]) -> bool:
     return any(re.fullmatch(rf"\+{{0,2}}{flag}=true", argument, re.IGNORECASE) for argument in arguments)
 
 
-def _composed_and_called(name: str, arguments: Sequence[str], results: TextIO | None) -> int:
+def _compose_and_call(name: str, arguments: Sequence[str], results: TextIO | None) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
@@ -170,26 +170,26 @@ def _call(name: str, cfg: Any, results: TextIO | None) -> int:
 
     debug = cfg.get("debug", False) is True or os.environ.get(_FULL_ERROR) == "1"
     try:
-        _require(cfg)
+        _check_required(cfg)
         _check_types(name, cfg)
         result = _function(VERBS[name].target)(cfg)
     except LsstCutoutsError as error:
-        return _explain(name, error, results, debug=debug)
+        return _report_error(name, error, results, debug=debug)
     except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        return _explain(name, ConfigurationError(in_words(error)), results, debug=debug)
+        return _report_error(name, ConfigurationError(short_message(error)), results, debug=debug)
     except InstantiationException as error:
         # hydra wraps what a constructor raises; the constructor's own words are the clear ones.
         if not isinstance(error.__cause__, LsstCutoutsError):
-            return _unforeseen(error)
-        return _explain(name, error.__cause__, results, debug=debug)
+            return _report_bug(error)
+        return _report_error(name, error.__cause__, results, debug=debug)
     except Exception as error:  # noqa: BLE001 - a bug: shown with its traceback; a sweep goes on with its other jobs
-        return _unforeseen(error)
+        return _report_bug(error)
     if results is not None and result is not None:
         _write_json(results, result.as_dict())
     return int(getattr(result, "exit_status", _OK))
 
 
-def _unforeseen(error: Exception) -> int:
+def _report_bug(error: Exception) -> int:
     """Show an error that nobody foresaw, and keep the reason for the table of a sweep."""
     note_failure(error)
     traceback.print_exception(error)
@@ -209,7 +209,7 @@ def _check_types(name: str, cfg: Any) -> None:
             raise ConfigurationError(f"seed={value} must be a whole number")
 
 
-def _require(cfg: Any) -> None:
+def _check_required(cfg: Any) -> None:
     """Refuse a configuration that lacks settings, before anything heavy is imported."""
     from omegaconf import OmegaConf
 
@@ -225,14 +225,14 @@ def _function(target: str) -> Callable[[Any], Any]:
     return found
 
 
-def _explain(name: str, error: LsstCutoutsError, results: TextIO | None, *, debug: bool) -> int:
+def _report_error(name: str, error: LsstCutoutsError, results: TextIO | None, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     note_failure(error)
     if results is not None:
         _write_json(results, {"error": type(error).__name__, "message": str(error)})
     status = _USAGE if isinstance(error, ConfigurationError) else _FAILED
-    return _complain(f"lsstcutouts {name}: {type(error).__name__}: {error}", status)
+    return _print_error(f"lsstcutouts {name}: {type(error).__name__}: {error}", status)
 
 
 def _write_json(stream: TextIO, content: Any) -> None:

@@ -21,14 +21,14 @@ from ...transforms.statistics import Statistics
 from ..training.prepare import ensure_simulation
 from .histograms import Pixels, write_histograms
 
-__all__ = ["Normalised", "run"]
+__all__ = ["NormaliseResult", "run"]
 
 _PICTURED_PIXELS = 1 << 20
 """Pixels a band in the histograms."""
 
 
 @dataclass(frozen=True)
-class Normalised:
+class NormaliseResult:
     """Statistics, and the files that were written."""
 
     statistics: Statistics
@@ -53,7 +53,7 @@ class Normalised:
         return table
 
 
-def run(cfg: DictConfig) -> Normalised:
+def run(cfg: DictConfig) -> NormaliseResult:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
     # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> Normalised:
     output = Path(cfg.output)
     statistics.save(output)
     picture = _picture(data, statistics, output.with_suffix(".png")) if cfg.picture else None
-    result = Normalised(statistics, output, picture)
+    result = NormaliseResult(statistics, output, picture)
     if not cfg.json:
         console = Console(soft_wrap=True, highlight=False)
         console.print(result.table())

@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
-_MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
+_SPECIAL = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
 """Signs that hydra's grammar does not pass through as parts of a text."""
 
 _WITH_VALUE = frozenset(
@@ -54,16 +54,16 @@ def _quote_override(argument: str, *, sweep: bool) -> str:
     match = _OVERRIDE.fullmatch(argument)
     if match is None or match["value"] == "":
         return argument
-    key, value = match["key"], _at_home(match["value"])
+    key, value = match["key"], _expand_home(match["value"])
     return f"{key}={_quoted(value)}" if _is_literal(value, sweep=sweep) else f"{key}={value}"
 
 
-def _at_home(value: str) -> str:
+def _expand_home(value: str) -> str:
     return str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else value
 
 
 def _is_literal(value: str, *, sweep: bool) -> bool:
-    if not _MEANING.search(value):
+    if not _SPECIAL.search(value):
         return False
     if _exists(value):
         return True

@@ -10,11 +10,11 @@ from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
 from .plain import plain_settings
 
-__all__ = ["Simulated", "run"]
+__all__ = ["SimulateResult", "run"]
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulateResult:
     """What was written."""
 
     repository: SimulatedRepository
@@ -35,12 +35,12 @@ class Simulated:
         )
 
 
-def run(cfg: DictConfig) -> Simulated:
+def run(cfg: DictConfig) -> SimulateResult:
     """Write the repository that a configuration (``configs/simulate.yaml``) describes."""
     settings = plain_settings(cfg)
     config = SimulationConfig(**{field.name: settings[field.name] for field in fields(SimulationConfig)})
     root, overwrite = str(settings["root"]), bool(settings["overwrite"])
-    made = Simulated(simulate(root, config, progress=not settings["json"], overwrite=overwrite))
+    made = SimulateResult(simulate(root, config, progress=not settings["json"], overwrite=overwrite))
     if not settings["json"]:
         Console(soft_wrap=True, highlight=False).print(str(made), markup=False)
     return made

@@ -43,12 +43,12 @@ class SweepSummary(Callback):
     def on_job_end(self, config: DictConfig, job_return: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write what there is so far: a sweep may be interrupted."""
         if self._sweeps:
-            self._written(Path(OmegaConf.select(config, "hydra.sweep.dir")))
+            self._write_summary(Path(OmegaConf.select(config, "hydra.sweep.dir")))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show all jobs."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
-        rows = self._written(folder)
+        rows = self._write_summary(folder)
         if rows:
             console = Console()
             console.print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
@@ -56,7 +56,7 @@ class SweepSummary(Callback):
                 if "reason" in row:
                     console.print(f"job {row['job']} failed: {row['reason']}", markup=False, highlight=False)
 
-    def _written(self, folder: Path) -> list[dict[str, Any]]:
+    def _write_summary(self, folder: Path) -> list[dict[str, Any]]:
         """Collect the jobs from their folders, wherever they ran, and write them down."""
         jobs = [_job(path, self._start) for path in folder.glob("*/.hydra/overrides.yaml")]
         rows = ranked([job for job in jobs if job is not None], self.metric, self.mode)

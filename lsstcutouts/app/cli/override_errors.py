@@ -16,7 +16,7 @@ from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS
 
-__all__ = ["explained", "in_words", "ready"]
+__all__ = ["complete_arguments", "corrected_arguments", "short_message"]
 
 _OPTIONS = frozenset(
     [
@@ -50,7 +50,7 @@ _KEY = re.compile(r"(?P<prefix>[+~]{0,2})(?P<key>[^=]+?)(?:=(?P<value>.*))?", re
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
-def ready(verb: str, arguments: Sequence[str]) -> list[str]:
+def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """Return the arguments with what goes without saying.
 
     A repository or catalog of one's own means ``data=custom``; a model of one's own, ``model=my_model.Net`` or
@@ -90,7 +90,7 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
+def corrected_arguments(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
     """Return arguments that hydra takes where it refused these, or raise what is wrong with them.
 
     A setting that is not in the configuration files, but that the constructor of its group takes, only needs hydra's
@@ -109,7 +109,7 @@ def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str
     sweep = not SWEEP.isdisjoint(options)
     changed = [_checked(override, cfg, groups, targets, sweep=sweep) for override in overrides]
     if changed == overrides:
-        raise ConfigurationError(in_words(error)) from error
+        raise ConfigurationError(short_message(error)) from error
     return [*options, *changed]
 
 
@@ -271,7 +271,7 @@ def _did_you_mean(names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
-def in_words(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """Return the first line of an error of hydra or omegaconf, with the setting that it is about."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)

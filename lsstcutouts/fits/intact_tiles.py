@@ -9,10 +9,10 @@ from ..errors import ReadError
 from ..sky.geometry import Box
 from .coadd import Coadd
 
-__all__ = ["salvage"]
+__all__ = ["read_intact_tiles"]
 
 
-def salvage(coadd: Coadd, plane: str, unit: int) -> tuple[NDArray[Any], NDArray[np.bool_], list[ReadError]]:
+def read_intact_tiles(coadd: Coadd, plane: str, unit: int) -> tuple[NDArray[Any], NDArray[np.bool_], list[ReadError]]:
     """Decode a cache unit tile by tile.
 
     Returns

@@ -3,10 +3,10 @@
 from ..errors import CorruptFileError, UnsupportedFormatError
 from .headers import BadStructureError, UnknownFeatureError
 
-__all__ = ["Named"]
+__all__ = ["PlaneErrors"]
 
 
-class Named:
+class PlaneErrors:
     """Turn the room's own exceptions of the block into the package's, with file and plane."""
 
     __slots__ = ("_plane", "_uri")

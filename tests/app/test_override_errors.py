@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import HydraException
 
 from lsstcutouts.app.cli import main
-from lsstcutouts.app.cli.mistakes import explained, ready
+from lsstcutouts.app.cli.override_errors import complete_arguments, corrected_arguments
 from lsstcutouts.errors import ConfigurationError
 
 OWN = ["data.repo=sky", "data.collections=dp2", "data.catalog=my.csv"]
@@ -153,8 +153,8 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_what_goes_without_saying() -> None:
-    assert ready("train", ["data.repo=x"]) == ["data=custom", "data.repo=x"]
-    assert ready("normalise", ["data.catalog=x"]) == ["data=custom", "data.catalog=x"]
+    assert complete_arguments("train", ["data.repo=x"]) == ["data=custom", "data.repo=x"]
+    assert complete_arguments("normalise", ["data.catalog=x"]) == ["data=custom", "data.catalog=x"]
     for verb, given in (
         ("train", ["data=demo", "data.catalog=x"]),
         ("train", ["data.size=32"]),
@@ -163,13 +163,13 @@ def test_what_goes_without_saying() -> None:
         ("predict", ["checkpoint=x.ckpt", "data.catalog=x"]),
         ("train", ["model._target_=lsstcutouts.models.Regressor"]),
     ):
-        assert ready(verb, given) == given
+        assert complete_arguments(verb, given) == given
     whole = ["resume=auto", "data.repo=x", "data.catalog=y"]  # there may be no checkpoint yet
-    assert ready("train", whole) == ["data=custom", *whole]
+    assert complete_arguments("train", whole) == ["data=custom", *whole]
     own = ["model=custom", "optimizer=none", "scheduler=none", "model._target_=my.Net"]
-    assert ready("train", ["model=my.Net"]) == own
-    assert ready("train", ["model._target_=my.Net"]) == own
-    assert ready("train", ["model=my.Net", "optimizer=sgd"]) == [
+    assert complete_arguments("train", ["model=my.Net"]) == own
+    assert complete_arguments("train", ["model._target_=my.Net"]) == own
+    assert complete_arguments("train", ["model=my.Net", "optimizer=sgd"]) == [
         "model=custom",
         "scheduler=none",
         "optimizer=sgd",
@@ -179,9 +179,12 @@ def test_what_goes_without_saying() -> None:
 
 def test_arguments_of_constructors_that_no_file_lists() -> None:
     error = HydraException("could not override")
-    assert explained("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
-    assert explained("train", ["data.normalise_psf=true", "seed=1"], error) == ["++data.normalise_psf=true", "seed=1"]
+    assert corrected_arguments("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
+    assert corrected_arguments("train", ["data.normalise_psf=true", "seed=1"], error) == [
+        "++data.normalise_psf=true",
+        "seed=1",
+    ]
     own = ["model.network._target_=my.Net", "model.network.depth=3"]
-    assert explained("train", own, error) == [own[0], f"++{own[1]}"]
+    assert corrected_arguments("train", own, error) == [own[0], f"++{own[1]}"]
     with pytest.raises(ConfigurationError, match="could not override"):
-        explained("train", ["seed=1"], error)
+        corrected_arguments("train", ["seed=1"], error)
