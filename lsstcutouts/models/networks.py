@@ -11,18 +11,23 @@ __all__ = ["LensFinder"]
 
 
 class LensFinder(nn.Module):
-    """A few strided convolutions and a linear layer: image ``(N, B, Y, X)`` to one value ``(N,)`` or several ``(N, K)``.
+    """Small convolutional network: image ``(N, B, Y, X)`` to one value ``(N,)`` or several ``(N, K)`` per target.
 
     Parameters
     ----------
     bands
-        Input channels ``B``: their names, or how many.
+        Input channels ``B``: their names or their number.
     widths
-        Channels of each stage; every stage halves the image.
+        Channels of each stage; each stage is a convolution with stride 2.
     dropout
-        Share of features dropped before the last layer while training.
+        Dropout probability before the last layer.
     outputs
-        Values ``K`` for each target, such as one for each class; None for one value without an axis of its own.
+        Number ``K`` of values per target, such as one per class; None returns ``(N,)``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a width or ``outputs`` is less than 1, or there is no width.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class LensFinder(nn.Module):
         super().__init__()
         if not widths or min(widths) < 1 or (outputs is not None and outputs < 1):
             raise ConfigurationError(
-                f"widths={list(widths)} and outputs={outputs} must be positive, with one width or more"
+                f"widths={list(widths)} must be one or more integers >= 1, and outputs={outputs} None or >= 1"
             )
         stages: list[nn.Module] = []
         channels = bands if isinstance(bands, int) else len(bands)
@@ -51,7 +56,7 @@ class LensFinder(nn.Module):
         self.outputs = outputs
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return ``(N,)``, or ``(N, outputs)``."""
+        """Return ``(N,)`` or ``(N, outputs)`` for images ``(N, B, Y, X)``."""
         features: Tensor = self.features(image)
         pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
         values: Tensor = self.head(pooled)

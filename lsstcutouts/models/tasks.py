@@ -23,30 +23,31 @@ __all__ = ["Classifier", "LensClassifier", "Regressor", "Supervised"]
 
 
 class Supervised(L.LightningModule):
-    """What the models of this package have in common: train a network against one column of the catalog.
+    """Base class of the tasks: train a network to predict one column of the catalog.
 
     Parameters
     ----------
     network
-        Image ``(N, B, Y, X)`` to ``(N,)`` or ``(N, K)``, as the model says.
+        Module that maps images ``(N, B, Y, X)`` to ``(N,)`` or ``(N, K)``, depending on the task.
     lr
-        Highest learning rate of AdamW, where no ``optimizer`` is given.
+        Highest learning rate of AdamW, if ``optimizer`` is None.
     weight_decay
-        Of AdamW, likewise.
+        Weight decay of AdamW, if ``optimizer`` is None.
     label
-        Name of the catalog column, listed in the data module's ``columns``. Prediction does not need it.
+        Name of the catalog column; it must be in ``columns`` of the data module. Not needed for prediction.
     optimizer
-        Parameters to an optimizer, such as ``functools.partial(torch.optim.SGD, lr=0.05)``.
+        Function of the parameters that returns an optimizer, such as ``functools.partial(torch.optim.SGD, lr=0.05)``.
     scheduler
-        Optimizer to a schedule of the learning rate; by default `~lsstcutouts.models.schedules.OneCycle`. A
-        `~lsstcutouts.models.schedules.LearningRateSchedule` follows the share of the training that is done, also of a lengthened one.
+        Function of the optimizer that returns a learning-rate schedule; by default `~lsstcutouts.models.schedules.OneCycle`. A
+        `~lsstcutouts.models.schedules.LearningRateSchedule` depends on the fraction of training
+        done, also after ``max_epochs`` is raised.
     scheduler_interval
-        When the schedule is stepped; those of this package want ``"step"``.
+        When the schedule is stepped; the schedules of this package need ``"step"``.
 
     Raises
     ------
     ConfigurationError
-        In training, if labels cannot be learned from, or the network returns another shape.
+        In training, if the labels are invalid or the network returns a wrong shape.
     """
 
     def __init__(
@@ -60,25 +61,25 @@ class Supervised(L.LightningModule):
         scheduler_interval: Literal["step", "epoch"] = "step",
     ) -> None:
         super().__init__()
-        # Checkpoints hold plain values; networks and factories are code.
+        # Checkpoints contain only plain values, no networks or functions.
         self.save_hyperparameters("lr", "weight_decay", "label", "scheduler_interval")
         self.network, self.lr, self.weight_decay, self.label = network, lr, weight_decay, label
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
-        self._checked = False  # whether the labels of the whole training have been
+        self._checked = False  # whether `setup` has checked all labels
         self.trained_on: dict[str, Any] | None = None
-        """What a checkpoint says of the data of its training; the data module that predicts uses and checks it."""
+        """Description of the training data in the checkpoint; the data module uses and checks it for prediction."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember what the network was trained on."""
+        """Store the description of the training data."""
         self.trained_on = data_state(checkpoint)
 
     @abstractmethod
     def check(self, labels: Labels) -> None:
-        """Raise `ConfigurationError` for labels ``(N,)`` that cannot be learned from."""
+        """Raise `ConfigurationError` if labels ``(N,)`` are invalid for this task."""
 
     @abstractmethod
     def target(self, labels: Any) -> Tensor:
-        """Return what the losses compare with, ``(N,)``, from checked labels of a batch."""
+        """Return the training targets ``(N,)`` from the checked labels of a batch."""
 
     @abstractmethod
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
@@ -86,15 +87,15 @@ class Supervised(L.LightningModule):
 
     @abstractmethod
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
-        """Log what the validation measures, and return a ``score`` ``(N,)`` to show beside the truth."""
+        """Log the validation metrics, and return a ``score`` ``(N,)`` to compare with the truth."""
 
     @property
     def outputs(self) -> int | None:
-        """Values for each target that the network must return; None for ``(N,)``."""
+        """Number of values per target that the network must return; None for ``(N,)``."""
         return None
 
     def setup(self, stage: str) -> None:
-        """Check the labels of training and validation, where a data module knows them, before the first batch."""
+        """Check all labels of training and validation before the first batch, if there is a data module with plans."""
         splits = getattr(self.trainer.datamodule, "splits", {}) if stage == "fit" else {}  # type: ignore[attr-defined]
         used = [splits[name] for name in ("train", "val") if name in splits]
         found = [(plan.columns[self.label], rows) for plan, rows in used if self.label in plan.columns]
@@ -103,12 +104,12 @@ class Supervised(L.LightningModule):
         self._checked = bool(found)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return what the network does: ``(N,)``, or ``(N, K)``.
+        """Return the output of the network, ``(N,)`` or ``(N, K)``, for images ``(N, B, Y, X)``.
 
         Raises
         ------
         ConfigurationError
-            If it returns another shape.
+            If the network returns a wrong shape.
         """
         output: Tensor = self.network(image)
         wanted = (len(image),) if self.outputs is None else (len(image), self.outputs)
@@ -117,13 +118,13 @@ class Supervised(L.LightningModule):
         if not isinstance(output, Tensor) or output.shape != wanted:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ConfigurationError(
-                f"{type(self.network).__name__} returns {shape} for images {tuple(image.shape)}; {type(self).__name__} "
+                f"{type(self.network).__name__} returns {shape} for images {tuple(image.shape)}, but {type(self).__name__} "
                 f"needs a tensor of the shape {wanted}"
             )
         return output
 
     def training_step(self, batch: TensorBatch, _: int) -> Tensor:
-        """Return the loss of one batch, of rows that are no padding."""
+        """Return the mean loss of one batch, without padding rows."""
         output, target = self(batch["image"]), self._target(batch)
         real = (~batch["is_padding"]).float()  # type: ignore[operator]
         loss: Tensor = (self.losses(output.float(), target) * real).sum() / real.sum().clamp(min=1.0)
@@ -131,12 +132,12 @@ class Supervised(L.LightningModule):
         return loss
 
     def validation_step(self, batch: TensorBatch, _: int) -> dict[str, Any] | None:
-        """Collect loss and what the model measures, leaving out rows that only pad.
+        """Log the loss and the metrics of one batch, without padding rows.
 
         Returns
         -------
         dict or None
-            ``object_id``, ``score``, ``truth`` and ``loss`` ``(n,)`` of the other rows; None without any.
+            ``object_id``, ``score``, ``truth`` and ``loss``, ``(n,)`` each; None if all rows are padding.
         """
         real: Tensor = ~batch["is_padding"]  # type: ignore[operator]
         if not real.any():
@@ -146,14 +147,14 @@ class Supervised(L.LightningModule):
         score = self.measure(output, target)
         self.log("val_loss", losses.mean(), batch_size=len(target))
         ids: Any = batch["object_id"]
-        if isinstance(ids, Tensor):  # through int64: torch takes no rows of uint64 on CUDA
+        if isinstance(ids, Tensor):  # through int64: torch cannot index uint64 on CUDA
             ids = ids.view(torch.int64)[real].view(ids.dtype)
         else:
             ids = [ids[i] for i in real.nonzero().flatten().tolist()]
         return {"object_id": ids, "score": score, "truth": target, "loss": losses}
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return the optimizer and its schedule, which follows the whole training, also a lengthened one."""
+        """Return the optimizer and its schedule, which covers all epochs, also after ``max_epochs`` is raised."""
         if self.optimizer is None:
             optimizer: Optimizer = torch.optim.AdamW(self.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         else:
@@ -166,16 +167,16 @@ class Supervised(L.LightningModule):
     def _target(self, batch: TensorBatch) -> Tensor:
         labels: Any = batch.get(self.label)
         if labels is None:
-            raise ConfigurationError(f"the batch has no column {self.label!r}; add it to the data module's columns")
+            raise ConfigurationError(f"the batch has no column {self.label!r}; add it to columns of the data module")
         if not self._checked:
             self.check(labels.cpu().numpy() if isinstance(labels, Tensor) else labels)
         return self.target(labels)
 
 
 class LensClassifier(Supervised):
-    """Train a network that gives one logit ``(N,)`` for each target against a column of 0 and 1.
+    """Binary classification: a network with one logit per target, ``(N,)``, and a column of 0 and 1.
 
-    The loss is the binary cross entropy; accuracy and AUC are measured. Parameters as `Supervised`.
+    The loss is the binary cross entropy; the metrics are accuracy and AUC. Parameters: see `Supervised`.
     """
 
     def __init__(
@@ -192,11 +193,11 @@ class LensClassifier(Supervised):
         self.accuracy, self.auroc = BinaryAccuracy(), BinaryAUROC()
 
     def check(self, labels: Labels) -> None:
-        """Raise `ConfigurationError` for labels other than 0 and 1."""
+        """Raise `ConfigurationError` if labels are not 0 or 1."""
         check_binary(labels, self.label)
 
     def target(self, labels: Any) -> Tensor:
-        """Return 0.0 and 1.0."""
+        """Return 0.0 and 1.0, ``(N,)`` float32."""
         return labels.float()  # type: ignore[no-any-return]
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
@@ -213,19 +214,19 @@ class LensClassifier(Supervised):
         return score
 
     def predict_step(self, batch: TensorBatch, _: int) -> dict[str, Any]:
-        """Return ``object_id`` and the probability ``score`` of 1."""
+        """Return ``object_id`` and ``score``, the probability of 1, ``(N,)`` each."""
         return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
 
 
 class Classifier(Supervised):
-    """Train a network that gives ``K`` logits ``(N, K)`` for each target against a column of ``K`` classes.
+    """Classification: a network with ``K`` logits per target, ``(N, K)``, and a column with ``K`` classes.
 
-    The loss is the cross entropy; the share of right answers is measured. Parameters as `Supervised`, and:
+    The loss is the cross entropy; the metric is the accuracy. Parameters: those of `Supervised`, and:
 
     Parameters
     ----------
     classes
-        Values of the column, texts or whole numbers, in the order of the logits; or how many, for 0, 1, ...
+        Values of the column (strings or integers) in the order of the logits; a number ``K`` stands for 0, 1, ..., K-1.
     """
 
     def __init__(
@@ -243,11 +244,11 @@ class Classifier(Supervised):
         values: list[Any] = list(range(classes)) if isinstance(classes, int) else list(classes)
         kinds = {type(value) for value in values}
         if len(values) < 2 or len(set(values)) < len(values) or kinds not in ({int}, {str}):
-            raise ConfigurationError(f"classes={classes!r} must be two or more distinct whole numbers, or texts")
+            raise ConfigurationError(f"classes={classes!r} must be two or more distinct integers or strings")
         self.classes: list[Any] = values
         self.hparams["classes"] = values
         self.accuracy = MulticlassAccuracy(len(values), average="micro")
-        # On the device of the labels, so that nothing has to be copied: sorted values, and which class each is.
+        # Buffers, so that they are on the device of the labels: sorted values, and the class index of each.
         order = np.arange(len(values)) if kinds == {str} else np.argsort(values)
         known = order if kinds == {str} else np.sort(values)
         self._known: Tensor
@@ -257,15 +258,15 @@ class Classifier(Supervised):
 
     @property
     def outputs(self) -> int:
-        """One logit for each class."""
+        """Number of classes: one logit each."""
         return len(self.classes)
 
     def check(self, labels: Labels) -> None:
-        """Raise `ConfigurationError` for labels that are none of the classes."""
+        """Raise `ConfigurationError` if a label is not one of the classes."""
         class_numbers(labels, self.classes, self.label)
 
     def target(self, labels: Any) -> Tensor:
-        """Return the number of each label's class."""
+        """Return the class index of each label, ``(N,)`` int64."""
         if isinstance(labels, Tensor):
             return self._number[torch.searchsorted(self._known, labels.to(self._known.dtype).contiguous())]
         return torch.from_numpy(class_numbers(labels, self.classes, self.label)).to(self.device)
@@ -275,13 +276,13 @@ class Classifier(Supervised):
         return nn.functional.cross_entropy(output, target, reduction="none")
 
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
-        """Log the accuracy, and return the probability that the true class was given."""
+        """Log the accuracy, and return the predicted probability of the true class, ``(N,)``."""
         self.accuracy(output, target)
         self.log("val_accuracy", self.accuracy, prog_bar=True, batch_size=len(target))
         return output.softmax(dim=1).gather(1, target[:, None]).squeeze(1)
 
     def predict_step(self, batch: TensorBatch, _: int) -> dict[str, Any]:
-        """Return ``object_id``, ``predicted`` (the likeliest class), ``score`` (its probability) and ``score_CLASS`` of each."""
+        """Return ``object_id``, ``predicted`` (most probable class), ``score`` (its probability) and ``score_CLASS`` of each class."""
         shares = self(batch["image"]).softmax(dim=1)
         score, best = shares.max(dim=1)
         named: Any = [self.classes[i] for i in best.tolist()]
@@ -291,18 +292,18 @@ class Classifier(Supervised):
 
 
 class Regressor(Supervised):
-    """Train a network that gives one value ``(N,)`` for each target against a column of numbers.
+    """Regression: a network with one value per target, ``(N,)``, and a column of numbers.
 
-    The network learns ``(label - center) / spread``, so that labels of any unit give losses near 1. Mean absolute error, in
-    the unit of the label, and R2 (the share of the labels' variance that is explained) are measured. Parameters as
+    The network learns ``(label - center) / spread``, so that losses are near 1 for labels in any unit. The metrics are the
+    mean absolute error, in the unit of the label, and R2 (coefficient of determination). Parameters: those of
     `Supervised`, and:
 
     Parameters
     ----------
     center, spread
-        Such as median and noise of the labels.
+        For example the median and the scatter of the labels, in the unit of the label.
     loss
-        ``"huber"``, which outliers change little, or ``"mse"``, the squared error.
+        ``"huber"``, which is robust against outliers, or ``"mse"``, the squared error.
     """
 
     def __init__(
@@ -320,17 +321,17 @@ class Regressor(Supervised):
     ) -> None:
         super().__init__(network, lr, weight_decay, label, optimizer, scheduler, scheduler_interval)
         if loss not in {"huber", "mse"} or not spread > 0:
-            raise ConfigurationError(f"loss={loss!r} must be huber or mse, and spread={spread} positive")
+            raise ConfigurationError(f"loss={loss!r} must be 'huber' or 'mse', and spread={spread} must be positive")
         self.save_hyperparameters("center", "spread", "loss")
         self.center, self.spread, self.loss = center, spread, loss
         self.mae, self.r2 = MeanAbsoluteError(), _R2()
 
     def check(self, labels: Labels) -> None:
-        """Raise `ConfigurationError` for labels that are not finite numbers."""
+        """Raise `ConfigurationError` if labels are not finite numbers."""
         check_finite(labels, self.label)
 
     def target(self, labels: Any) -> Tensor:
-        """Return the labels in units of ``spread`` from ``center``."""
+        """Return ``(label - center) / spread``, ``(N,)`` float32."""
         return ((labels - self.center) / self.spread).float()  # type: ignore[no-any-return]
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
@@ -347,7 +348,7 @@ class Regressor(Supervised):
         return output * self.spread + self.center
 
     def validation_step(self, batch: TensorBatch, i: int) -> dict[str, Any] | None:
-        """As `Supervised`, with ``truth`` in the unit of the label."""
+        """Return what `Supervised` returns, with ``truth`` in the unit of the label."""
         found = super().validation_step(batch, i)
         return None if found is None else {**found, "truth": found["truth"] * self.spread + self.center}
 
@@ -357,7 +358,7 @@ class Regressor(Supervised):
 
 
 class _R2(R2Score):
-    """R2, NaN for fewer than two targets, where torchmetrics raises an error at the end of an epoch."""
+    """R2 that is NaN for fewer than two targets; torchmetrics would raise an error at the end of the epoch."""
 
     def compute(self) -> Tensor:
         return super().compute() if self.total >= 2 else torch.tensor(torch.nan)

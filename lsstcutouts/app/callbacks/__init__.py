@@ -1,4 +1,4 @@
-"""Lightning callbacks: speed of a training and its cache, checkpoints, predictions as a file, pictures of mistakes."""
+"""Lightning callbacks: training speed, cache statistics, checkpoints, prediction files, pictures of the worst predictions."""
 
 from .keep import KeepLast, KeepOnException
 from .monitor import CacheMonitor
