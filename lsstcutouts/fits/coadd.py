@@ -45,33 +45,33 @@ def open_coadd(
 ) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
-    Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
-    folder for temporary files and takes room there while it is open.
+    Only headers are read. A file that is gzipped as a whole is decompressed into the folder for temporary files, and
+    uses space there while it is open.
 
     Parameters
     ----------
     uri
         A path, or a URI that ``lsst.resources`` reads.
     size
-        Bytes that the file should have; None or less than one where that is not known.
+        Expected size of the file in bytes; None or less than 1 if unknown.
     others
-        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
+        URIs of other files. If the host denies access to this one, a few of them show whether it denies all.
 
     Raises
     ------
     MissingFileError
         There is no such file.
     AuthenticationError
-        Its host refuses access.
+        The host denies access to all files.
     AccessDeniedError
-        This file alone may not be read.
+        The host denies access to this file only.
     CorruptFileError
-        It is not FITS, not of ``size`` bytes, or ends before its image does. Other planes are judged when they are
-        first asked for, and nothing else is: a file may lack what nobody reads.
+        It is not FITS, does not have ``size`` bytes, or its image is truncated. Other planes are checked when they are
+        first used.
     UnsupportedFormatError
-        It is FITS, but no coadd: no image plane, or no place on a tract's pixel grid.
+        It is FITS but not a coadd: it has no image plane, or no position on the pixel grid of a tract.
     WriteError
-        It is gzipped and there is no room to inflate it.
+        It is gzipped and there is no space to decompress it.
     """
     source = open_source(uri, others=others)
     try:
@@ -99,7 +99,7 @@ class Coadd:
     uri
         Where the file is.
     bbox
-        Its pixels, tract pixels, as the file says.
+        Box of its pixels, tract pixels.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -324,7 +324,9 @@ class Coadd:
         """
         box = self.bbox if box is None else Box(*box)
         if box.is_empty or not self.bbox.contains(box):
-            raise ConfigurationError(f"{box} is empty or not inside {self.bbox}, the pixels of {self.uri}")
+            raise ConfigurationError(
+                f"{box} is empty or not inside {self.bbox}, the pixels of {self.uri}; give a box inside them"
+            )
         layout, wanted = self.layout(plane), box.relative_to(self.bbox.start)
         tiles = layout.tiles_under(wanted)
         with self._plane_errors(plane):
@@ -379,7 +381,9 @@ class Coadd:
         layout = self.layout(plane)
         for unit in units:
             if not 0 <= unit < layout.units:
-                raise ConfigurationError(f"unit {unit} of {plane}, which has {layout.units}, of {self.uri}")
+                raise ConfigurationError(
+                    f"{self.uri}: {plane} plane: there is no cache unit {unit}; it has {layout.units} units, counted from 0"
+                )
         with self._plane_errors(plane):
             return decode_units(self._source, layout, units, rows, clock, memory)
 

@@ -1,4 +1,4 @@
-"""From compressed bytes in a file to decoded pixels: which way each plane goes."""
+"""Reads and decodes tiles: with the compiled kernel if it supports the plane, otherwise with the codecs."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ __all__ = ["decode_rectangle", "decode_units"]
 
 
 def decode_rectangle(source: ByteSource, layout: PlaneLayout, tiles: Box) -> NDArray[Any]:
-    """Return the pixels of a rectangle in the grid of tiles."""
+    """Return the pixels ``(Y, X)`` of a rectangle in the grid of tiles."""
     numbers = _tile_numbers(layout, tiles)
     return decode_tiles(layout, tiles, numbers, _read_streams(source, layout, np.array(numbers, np.int64)).views())
 
@@ -72,7 +72,7 @@ def decode_units(
 def _decode_with_kernel(
     layout: PlaneLayout, tiles: NDArray[np.int64], rows: Sequence[int] | None, streams: Streams, memory: Memory
 ) -> list[Unit]:
-    """Decode units of one tile each with the kernel, those that it leaves with `decode_tiles`."""
+    """Decode units of one tile each with the kernel; use `decode_tiles` for those that it does not support."""
     step = layout.tile_shape.y
     high = np.minimum(step, layout.shape.y - tiles // layout.tile_grid.x * step)
     wanted = high if rows is None else np.minimum(rows, high)

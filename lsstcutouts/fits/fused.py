@@ -1,4 +1,4 @@
-"""Tiles by the compiled kernels: the same pixels as `decode_tiles`, faster, and only where that is certain."""
+"""Decodes tiles with the compiled kernels: the same pixels as `decode_tiles`, faster, for supported planes only."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ _DITHERED = {"SUBTRACTIVE_DITHER_1": False, "SUBTRACTIVE_DITHER_2": True}
 
 
 def is_fused(layout: PlaneLayout) -> bool:
-    """Whether the kernel knows tiles of this plane: dithered floats as 32-bit Rice, a tile each cache unit."""
+    """Whether the kernel supports this plane: dithered floats in 32-bit Rice, one tile per cache unit."""
     return (
         decode_rice is not None
         and layout.compression == "RICE_1"
@@ -53,7 +53,7 @@ def decode_fused(
     Returns
     -------
     list
-        None for each tile that `decode_tiles` has to do: it is stored in another way, or its bytes are damaged.
+        One unit per tile; None if `decode_tiles` must decode it, as it is stored differently or damaged.
     """
     columns = _columns(layout, tiles)
     plausible = _plausible(layout, tiles)
@@ -73,7 +73,7 @@ def _run_kernel(
     """Fill the first pixels of tiles; return the kernel's status of each."""
     q = layout.quantisation
     if q is None or decode_rice is None:
-        raise ValueError("the kernel does not know this plane")
+        raise ValueError("the kernel does not support this plane")
     sequence, starts = _dither_arrays()
     blank = np.zeros(len(tiles), np.int64) if q.blank is None else np.broadcast_to(q.blank, len(layout.sizes))[tiles]
     status: NDArray[np.int8] = decode_rice(

@@ -1,4 +1,4 @@
-"""What can still be read of a damaged cache unit."""
+"""Reads the intact tiles of a damaged cache unit."""
 
 from typing import Any
 
@@ -13,16 +13,16 @@ __all__ = ["read_intact_tiles"]
 
 
 def read_intact_tiles(coadd: Coadd, plane: str, unit: int) -> tuple[NDArray[Any], NDArray[np.bool_], list[ReadError]]:
-    """Decode a cache unit tile by tile.
+    """Decode a cache unit tile by tile, skipping damaged tiles.
 
     Returns
     -------
     pixels
-        Shape of the unit; 0 where a tile cannot be read.
+        ``(Y, X)`` of the unit; 0 in damaged tiles.
     lost
-        Which pixels those are.
+        ``(Y, X)`` bool: pixels of damaged tiles.
     errors
-        Why, one for each such tile.
+        One error per damaged tile.
 
     Raises
     ------

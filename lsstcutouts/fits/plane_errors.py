@@ -1,4 +1,4 @@
-"""Where the room's own exceptions become the package's."""
+"""Translation of internal FITS errors to errors of the package."""
 
 from ..errors import CorruptFileError, UnsupportedFormatError
 from .headers import BadStructureError, UnknownFeatureError
@@ -7,7 +7,7 @@ __all__ = ["PlaneErrors"]
 
 
 class PlaneErrors:
-    """Turn the room's own exceptions of the block into the package's, with file and plane."""
+    """Translate internal FITS errors in the block to `CorruptFileError` and `UnsupportedFormatError`, with URI and plane."""
 
     __slots__ = ("_plane", "_uri")
 

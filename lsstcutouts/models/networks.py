@@ -40,7 +40,7 @@ class LensFinder(nn.Module):
         super().__init__()
         if not widths or min(widths) < 1 or (outputs is not None and outputs < 1):
             raise ConfigurationError(
-                f"widths={list(widths)} must be one or more integers >= 1, and outputs={outputs} None or >= 1"
+                f"widths={list(widths)} and outputs={outputs} must be positive, and there must be at least one width"
             )
         stages: list[nn.Module] = []
         channels = bands if isinstance(bands, int) else len(bands)

@@ -40,7 +40,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--max-epochs", "3"], "without dashes: trainer.max_epochs=3"),
         (["--resume"], "without dashes: resume=VALUE"),
         (["--confgi-dir", "conf"], "Did you mean --config-dir"),
-        (["--xyz"], "--xyz is no option"),
+        (["--xyz"], "--xyz is not an option"),
         (["trianer=cpu"], "no setting 'trianer'. Did you mean trainer?"),
         (["data=dp3"], "no data=dp3. Did you mean dp2 or dp1? There are custom, demo, dp1, dp2"),
         (["trainer=gpus"], "Did you mean gpu or cpu? There are cpu, ddp, gpu, slurm"),
@@ -109,7 +109,7 @@ def test_wrong_values_and_classes(
     [
         (["plan", "repo=sky", "collections=dp2", "catalog=my.csv", "bnads=gri"], "Did you mean bands?"),
         (["simulate", "root=sky", "target=3"], "Did you mean targets?"),
-        (["simulate", "sky"], "is no setting"),
+        (["simulate", "sky"], "is not a setting"),
         (["normalise", "sampel=10"], "Did you mean sample? There are data, normalisation, json"),
         (["predict", "chekpoint=x.ckpt"], "Did you mean checkpoint?"),
         (["doctor", "--repo", "sky"], "without dashes: repo=sky"),

@@ -63,7 +63,7 @@ def torch_plain(state: dict[str, Any]) -> dict[str, Any]:
     "wrong", [partial(OneCycle, warmup=0.0), partial(OneCycle, start=2.0), partial(Cosine, end=-1)]
 )
 def test_what_cannot_be(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="must lie in"):
+    with pytest.raises(ConfigurationError, match="must be in"):
         wrong(sgd())
 
 

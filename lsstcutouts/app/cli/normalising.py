@@ -24,12 +24,12 @@ from .histograms import Pixels, write_histograms
 __all__ = ["NormaliseResult", "run"]
 
 _PICTURED_PIXELS = 1 << 20
-"""Pixels a band in the histograms."""
+"""Largest number of pixels per band in the histograms."""
 
 
 @dataclass(frozen=True)
 class NormaliseResult:
-    """Statistics, and the files that were written."""
+    """Result of ``normalise``: the statistics and the written files."""
 
     statistics: Statistics
     output: Path
@@ -41,7 +41,7 @@ class NormaliseResult:
         return self.statistics.as_dict() | {"output": str(self.output), "picture": picture}
 
     def table(self) -> Table:
-        """Return the statistics for people."""
+        """Return the statistics as a table for the terminal."""
         about = self.statistics
         title = f"Pixels of {about.targets} targets of the training split, {about.unit}"
         table = Table(title=title, title_justify="left")
@@ -56,7 +56,7 @@ class NormaliseResult:
 def run(cfg: DictConfig) -> NormaliseResult:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
+    # Only pixels are needed: the catalog may lack the columns of a training.
     unused = {"columns": (), "weights": None, "balance": None}
     data: CutoutDataModule = hydra.utils.instantiate(
         cfg.data, statistics=None, normalisation_sample=cfg.sample, **unused
@@ -87,7 +87,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path:
-    """Write histograms of some of the sample's pixels, before and after the normalisation."""
+    """Write histograms of a part of the sample, before and after normalisation."""
     plan, rows = data.splits["train"]
     count = max(1, _PICTURED_PIXELS // (plan.size.y * plan.size.x))
     chosen = sampled(plan, rows, count, seed=statistics.seed)

@@ -15,7 +15,7 @@ __all__ = ["SimulateResult", "run"]
 
 @dataclass(frozen=True)
 class SimulateResult:
-    """What was written."""
+    """Result of ``simulate``: the written repository."""
 
     repository: SimulatedRepository
 
@@ -31,7 +31,7 @@ class SimulateResult:
             f"{made.root}: a {made.release} repository, collection {made.collections}, skymap {made.skymap},"
             f" tract {made.tract}, patches {', '.join(map(str, made.patches))}, bands {''.join(made.bands)}"
             f" (missing on purpose: {absent})\n"
-            f"{made.truth}: its targets with their labels"
+            f"{made.truth}: catalog of the targets with labels"
         )
 
 
