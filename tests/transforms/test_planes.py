@@ -49,8 +49,8 @@ def test_the_batch_that_came_in_is_left_alone() -> None:
     ("arguments", "words"),
     [
         ({"scale": 0.0}, "positive"),
-        ({"scale": {"g": 1.0}, "bands": "gr"}, "scale=.* (has no value for the bands|is given by band name)"),
-        ({"scale": {"g": 1.0}}, "scale=.* (has no value for the bands|is given by band name)"),
+        ({"scale": {"g": 1.0}, "bands": "gr"}, r"has no value for the bands \['r'\]"),
+        ({"scale": {"g": 1.0}}, "give the channel order as bands="),
         ({"scale": [1.0, -2.0]}, "positive"),
     ],
 )
