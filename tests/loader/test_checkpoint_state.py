@@ -248,7 +248,7 @@ def test_statistics_of_other_pixels_are_refused(
     assert given is not None
     given.save(tmp_path / "statistics.yaml")
     for changes, words in (
-        ({"size": 20}, "24 x 24 pixels, these have 20 x 20"),
+        ({"size": 20}, "24 x 24 pixels, but these have 20 x 20"),
         ({"flux_unit": "native"}, "in nJy, but the pixels are in native"),
         ({"statistics": given.ordered("gr")}, "bands g,r but not i"),
     ):

@@ -216,7 +216,7 @@ def _check_required(cfg: Any) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         wanted = " ".join(f"{key}=..." for key in missing)
-        raise ConfigurationError(f"{', '.join(missing)} must be set: add {wanted}")
+        raise ConfigurationError(f"{', '.join(missing)} must be given: add {wanted}")
 
 
 def _function(target: str) -> Callable[[Any], Any]:
