@@ -1,4 +1,4 @@
-"""Pictures of cutouts: colour composites with a caption each."""
+"""Mosaics of cutouts: colour composites with captions."""
 
 import os
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ _COLOURS = ("irg", "zir", "yzi", "rgu")
 def rgb(image: NDArray[np.float32], bands: Sequence[str], scale: Sequence[float] | None = None) -> NDArray[np.uint8]:
     """Return a colour composite ``(Y, X, 3)`` of one cutout ``(B, Y, X)``, first row at the top.
 
-    The stretch is asinh with colours kept (Lupton et al. 2004, PASP 116, 133), by astropy.
+    Uses the colour-preserving asinh stretch of Lupton et al. (2004, PASP 116, 133), as implemented in astropy.
 
     Parameters
     ----------
     image
-        nJy, or any linear unit.
+        ``(B, Y, X)`` in nJy or any linear unit.
     bands
-        Channel order; i, r and g make the colours where there are, otherwise the first combination that exists.
+        Channel order. Red, green and blue are i, r and g if present, otherwise the first available combination.
     scale
-        Brightness of one noise level in each band; by default measured in the cutout.
+        Noise of a pixel in each band, in the unit of the image; by default measured in the cutout.
     """
     chosen = next((c for c in _COLOURS if set(c) <= set(bands)), None)
     index = [list(bands).index(b) for b in chosen] if chosen else [min(k, len(bands) - 1) for k in (2, 1, 0)]
@@ -40,7 +40,7 @@ def rgb(image: NDArray[np.float32], bands: Sequence[str], scale: Sequence[float]
 
 
 def _noise(channel: NDArray[np.float64]) -> float:
-    """Return the noise of the covered pixels from their median absolute deviation; 1 for an absent band."""
+    """Return the noise of the covered pixels from their median absolute deviation; 1 for a missing band."""
     covered = channel[channel != 0]
     if not covered.size:
         return 1.0
@@ -57,31 +57,38 @@ def write_mosaic(
     frames: Sequence[str] | None = None,
     title: str = "",
 ) -> Path:
-    """Write a PNG with a colour composite of each cutout, north up.
+    """Write a PNG with a colour composite of each cutout, north up, and return its path.
 
     Parameters
     ----------
     path
-        Where; the folder is made.
+        Output file; the folder is created.
     images
-        ``(N, B, Y, X)``, linear.
+        ``(N, B, Y, X)`` in a linear unit, such as nJy.
     bands
         Channel order.
     captions
-        One line a cutout.
+        One caption per cutout.
     columns
-        Cutouts a row of the picture.
+        Number of cutouts in a row.
     frames
         Colour of each caption.
     title
-        Line above the picture.
+        Title of the figure.
+
+    Raises
+    ------
+    ConfigurationError
+        If there are no images, or not one caption per image.
     """
-    # The object-oriented interface: no window, no global state, any thread.
+    # The object-oriented interface opens no window, has no global state and works in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     if len(images) != len(captions) or not len(images):
-        raise ConfigurationError(f"a mosaic needs one caption a cutout, got {len(captions)} for {len(images)}")
+        raise ConfigurationError(
+            f"a mosaic needs at least one cutout and one caption per cutout, got {len(captions)} captions for {len(images)} cutouts"
+        )
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.72 * rows + 0.4), facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
@@ -89,10 +96,10 @@ def write_mosaic(
     for i, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).ravel()):
         axes.set_axis_off()
         if i < len(images):
-            # The cutout's first row is the southern one.
+            # The first row of a cutout is the southern one.
             axes.imshow(rgb(images[i], bands), origin="lower", interpolation="nearest")
             text = axes.set_title(_shortened(captions[i]), fontsize=8, color=frames[i] if frames else "white", pad=2)
-            text.set_parse_math(False)  # an id may hold dollars
+            text.set_parse_math(False)  # an id may contain dollar signs
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110, facecolor="black")
@@ -100,6 +107,6 @@ def write_mosaic(
 
 
 def _shortened(caption: str, most: int = 30) -> str:
-    """Return a caption whose lines fit over a cutout: of a long id the beginning and the end."""
+    """Return a caption whose lines have at most ``most`` characters: a long id is cut in its middle."""
     lines = caption.split("\n")
     return "\n".join(one if len(one) <= most else f"{one[: most // 2]}...{one[-most // 2 + 3 :]}" for one in lines)

@@ -1,4 +1,4 @@
-"""What a constructor takes, asked of its own signature: names of arguments, types of values."""
+"""Inspects constructors: import by dotted path, argument names, and types of configuration values."""
 
 import importlib
 import inspect
@@ -22,7 +22,10 @@ _MAPPINGS = frozenset([dict, Mapping])
 
 @contextmanager
 def importing_from_here() -> Iterator[None]:
-    """Let modules in the current folder be imported, after all installed ones: a script's own folder is another one."""
+    """Make modules in the current folder importable; installed modules take precedence.
+
+    A console script does not have the current folder in ``sys.path``.
+    """
     here = str(Path.cwd())
     if here in sys.path or "" in sys.path:
         yield
@@ -41,11 +44,11 @@ def located(target: str) -> Callable[..., Any]:
     Raises
     ------
     ConfigurationError
-        If there is none, with names that are near.
+        If it does not exist or is not callable; the message names similar ones.
     """
     parts = target.split(".")
     if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigurationError(f"{target!r} is no import path; write MODULE.NAME, such as my_model.Net")
+        raise ConfigurationError(f"{target!r} is not an import path; write MODULE.NAME, such as my_model.Net")
     found: Any = _module(parts[0], target)
     for i, name in enumerate(parts[1:], start=1):
         if not hasattr(found, name) and inspect.ismodule(found):
@@ -59,7 +62,7 @@ def located(target: str) -> Callable[..., Any]:
             raise ConfigurationError(f"{target}: {'.'.join(parts[:i])} has no {name!r}{hint}")
         found = getattr(found, name)
     if not callable(found):
-        raise ConfigurationError(f"{target!r} is no class or function")
+        raise ConfigurationError(f"{target!r} is not a class or function")
     return found  # type: ignore[no-any-return]
 
 
@@ -72,12 +75,12 @@ def _module(name: str, target: str) -> types.ModuleType:
         close = nearest(name, [module.name for module in pkgutil.iter_modules([str(Path.cwd())])])
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ConfigurationError(
-            f"{target}: there is no module {name!r}, neither installed nor as {name}.py in {Path.cwd()}{hint}"
+            f"{target}: module {name!r} is not installed, and {Path.cwd()} has no {name}.py{hint}"
         ) from error
 
 
 def _submodule(parent: types.ModuleType, name: str, target: str) -> None:
-    """Import a module of a package, if there is one."""
+    """Import a submodule of a package if it exists."""
     full = f"{parent.__name__}.{name}"
     try:
         importlib.import_module(full)
@@ -87,9 +90,9 @@ def _submodule(parent: types.ModuleType, name: str, target: str) -> None:
 
 
 def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
-    """Return name and type of each named argument, and whether others are taken as well.
+    """Return the name and type of each argument, and whether there is ``**kwargs``.
 
-    The type is `Any` where none is known. A builtin that does not tell its signature takes anything.
+    An unknown type is `Any`. A builtin without a signature is assumed to accept any argument.
     """
     try:
         found = list(inspect.signature(target).parameters.values())
@@ -105,9 +108,9 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value (number, text, list, dictionary, None) can be of a type.
+    """Return whether a plain value (number, string, list, dictionary, None) is valid for a type.
 
-    Types that plain values say nothing about, such as those of objects that are made from dictionaries, always fit.
+    For types of which plain values say nothing, such as objects built from dictionaries, the result is true.
     """
     if hint is Any:
         return True
@@ -131,7 +134,7 @@ def fits(value: Any, hint: Any) -> bool:
     if kind in _LISTS:
         inner = [one for one in args if one is not Ellipsis]
         if isinstance(value, str) and kind not in {list, tuple, set}:
-            return inner in ([], [str])  # a text is a sequence of texts
+            return inner in ([], [str])  # a string is a sequence of strings
         return isinstance(value, list | tuple) and (len(inner) != 1 or all(fits(one, inner[0]) for one in value))
     if kind in _MAPPINGS:
         return isinstance(value, Mapping)
@@ -141,7 +144,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def shown_type(hint: Any) -> str:
-    """Return a type in words of a configuration file: "a whole number", "a number or null", "one of zero, nan"."""
+    """Return a type for messages, in the terms of YAML: "a whole number", "a number or null", "one of zero, nan"."""
     kinds = list(_alternatives(hint))
     choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
     plain = [_word(kind) for kind in kinds if get_origin(kind) is not Literal]
@@ -179,7 +182,7 @@ def _word(hint: Any) -> str:
 
 
 def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3, cutoff: float = 0.7) -> list[str]:
-    """Return names that a person may have meant: alike, or alike in their last part (``lr`` for ``model.optimizer.lr``)."""
+    """Return similar names, also those whose last part is similar (``model.optimizer.lr`` for ``lr``)."""
     exact = [one for one in names if one.rpartition(".")[2] == name.rpartition(".")[2] and one != name]
     alike = get_close_matches(name, list(names), n=count, cutoff=cutoff)
     last = {one.rpartition(".")[2]: one for one in reversed(list(names))}

@@ -1,15 +1,15 @@
-"""Coadd files: where their pixels are, and the pixels, one compressed tile at a time.
+"""Reader of coadd FITS files that decodes single compressed tiles.
 
-Both layouts that Rubin publishes are read: ``lsst.images`` files (DP2), which carry an index of their HDUs, and
-files written by afw (DP0.2, DP1), whose headers are walked. ``open_coadd`` gives a `Coadd`; what a plane looks
-like inside its file is a `PlaneLayout`, plain data that can be kept and sent to other processes.
+It reads both layouts that Rubin publishes: ``lsst.images`` files (DP2), which have an index of their HDUs, and afw files
+(DP0.2, DP1), whose headers are read one after the other. ``open_coadd`` returns a `Coadd`. A `PlaneLayout` describes how
+a plane is stored; it can be pickled.
 """
 
 from .coadd import Coadd, open_coadd
+from .intact_tiles import read_intact_tiles
 from .layout import PLANES, PlaneLayout
 from .pixels import Unit
 from .psf import PsfGrid
-from .salvage import salvage
 
 __all__ = [
     "PLANES",
@@ -18,5 +18,5 @@ __all__ = [
     "PsfGrid",
     "Unit",
     "open_coadd",
-    "salvage",
+    "read_intact_tiles",
 ]

@@ -40,7 +40,7 @@ def mask_hdus(structure: FileStructure, find: Callable[[str], Hdu | None]) -> di
         hdu = find(f"mask{len(found) + 1}") if "MSKN0000" in last.cards else None
         is_full = f"MSKN{_PLANES_PER_HDU - 1:04}" in last.cards
         if hdu is None and is_full and (why := structure.cut_off()) and structure.at(last.index + 1) is None:
-            raise BadStructureError(f"the mask may go on behind the cut; the file is {why}")
+            raise BadStructureError(f"the mask may continue after the truncation; the file is {why}")
     return found
 
 

@@ -22,8 +22,8 @@ from .fused import is_fused
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
 from .memory import Memory
-from .named import Named
 from .pixels import Unit
+from .plane_errors import PlaneErrors
 from .psf import CellKernels, PsfGrid, cell_kernels
 from .stages import StageClock
 from .structure import FileStructure, file_structure
@@ -45,33 +45,33 @@ def open_coadd(
 ) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
-    Only headers are read; the pixels stay where they are. A file that is gzipped as a whole is inflated into the
-    folder for temporary files and takes room there while it is open.
+    Only headers are read. A file that is gzipped as a whole is decompressed into the folder for temporary files, and
+    uses space there while it is open.
 
     Parameters
     ----------
     uri
         A path, or a URI that ``lsst.resources`` reads.
     size
-        Bytes that the file should have; None or less than one where that is not known.
+        Expected size of the file in bytes; None or less than 1 if unknown.
     others
-        URIs of other files. Where the host refuses this one, a few of them tell whether it refuses every file.
+        URIs of other files. If the host denies access to this one, a few of them show whether it denies all.
 
     Raises
     ------
     MissingFileError
         There is no such file.
     AuthenticationError
-        Its host refuses access.
+        The host denies access to all files.
     AccessDeniedError
-        This file alone may not be read.
+        The host denies access to this file only.
     CorruptFileError
-        It is not FITS, not of ``size`` bytes, or ends before its image does. Other planes are judged when they are
-        first asked for, and nothing else is: a file may lack what nobody reads.
+        It is not FITS, does not have ``size`` bytes, or its image is truncated. Other planes are checked when they are
+        first used.
     UnsupportedFormatError
-        It is FITS, but no coadd: no image plane, or no place on a tract's pixel grid.
+        It is FITS but not a coadd: it has no image plane, or no position on the pixel grid of a tract.
     WriteError
-        It is gzipped and there is no room to inflate it.
+        It is gzipped and there is no space to decompress it.
     """
     source = open_source(uri, others=others)
     try:
@@ -99,7 +99,7 @@ class Coadd:
     uri
         Where the file is.
     bbox
-        Its pixels, tract pixels, as the file says.
+        Box of its pixels, tract pixels.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -107,12 +107,12 @@ class Coadd:
         self._lock = threading.Lock()
         self._hdus: dict[str, Hdu | None] = {}
         self._layouts: dict[str, PlaneLayout] = {}
-        with self._named("image"):
+        with self._plane_errors("image"):
             self._structure: FileStructure = file_structure(source)
         # Another one where the file is gzipped.
         self._source = self._structure.source
         image = self._hdu("image")
-        with self._named("image"):
+        with self._plane_errors("image"):
             if image.cut:
                 raise BadStructureError(image.cut)
             if len(image.axes) != 2:
@@ -152,13 +152,13 @@ class Coadd:
         UnsupportedFormatError
             The file's WCS is no gnomonic projection, with or without SIP distortions.
         """
-        with self._named("image"):
+        with self._plane_errors("image"):
             return pixel_projection(self._wcs_cards, self.bbox.start)
 
     @cached_property
     def wcs(self) -> "WCS":
         """The file's WCS over 0-based tract pixels, for astropy."""
-        with self._named("image"):
+        with self._plane_errors("image"):
             return astropy_wcs(self._wcs_cards, self.bbox.start)
 
     @cached_property
@@ -166,14 +166,14 @@ class Coadd:
         """Bits of the mask by name: ``MSKN``/``MSKM`` cards of ``lsst.images``, ``MP_`` cards of afw.
 
         Counted over all mask HDUs, of which `lsst.images` writes one for every 31 planes: bit 31 is the first of
-        ``mask2``. `mask_place` says which plane to read.
+        ``mask2``. `mask_location` says which plane to read.
 
         Raises
         ------
         PlaneError
             The file has no mask plane.
         """
-        places = {name: self.mask_place(name) for name in self.mask_names}
+        places = {name: self.mask_location(name) for name in self.mask_names}
         return {name: first_bit(plane) + bit for name, (plane, bit) in places.items()}
 
     @property
@@ -181,7 +181,7 @@ class Coadd:
         """Names of the mask planes, whatever their bits; `PlaneError` where the file has none."""
         return tuple(self._mask_keys)
 
-    def mask_place(self, name: str) -> tuple[str, int]:
+    def mask_location(self, name: str) -> tuple[str, int]:
         """Return the plane (``mask``, ``mask2``, ...) and the bit in its pixels of a mask plane.
 
         Raises
@@ -194,7 +194,7 @@ class Coadd:
         if name not in self._mask_keys:
             raise PlaneError(f"{self.uri} has no mask plane {name!r}; it has {', '.join(sorted(self._mask_keys))}")
         plane, cards, key = self._mask_keys[name]
-        with self._named(plane):
+        with self._plane_errors(plane):
             return plane, mask_bit(cards, key)
 
     @cached_property
@@ -204,7 +204,7 @@ class Coadd:
     @cached_property
     def _masks(self) -> dict[str, Hdu]:
         """The HDUs that hold masks."""
-        with self._named("mask"):
+        with self._plane_errors("mask"):
             return mask_hdus(self._structure, self._find)
 
     @cached_property
@@ -221,7 +221,7 @@ class Coadd:
             The zero point is damaged.
         """
         image = self._hdu("image")
-        with self._named("image"):
+        with self._plane_errors("image"):
             return nanojansky_per_unit(self._structure, image)
 
     @property
@@ -241,7 +241,7 @@ class Coadd:
 
     @cached_property
     def _kernels(self) -> CellKernels:
-        with self._named("psf"):
+        with self._plane_errors("psf"):
             return cell_kernels(self._structure)
 
     def read_psf(self, cells: Sequence[int]) -> list[NDArray[np.float64]]:
@@ -264,7 +264,7 @@ class Coadd:
             The file is damaged; the message names the tile.
         """
         kernels = self._kernels
-        with self._named("psf"):
+        with self._plane_errors("psf"):
             return kernels.read(self._source, cells)
 
     def unit(self, plane: str) -> str:
@@ -287,7 +287,7 @@ class Coadd:
         if known is not None:
             return known
         hdu = self._hdu(plane)
-        with self._named(plane):
+        with self._plane_errors(plane):
             table = tile_table(self._source, hdu)
             layout = plane_layout("mask" if plane.startswith("mask") else plane, hdu, table)
             layout = layout if layout.plane == plane else replace(layout, plane=plane)
@@ -324,10 +324,12 @@ class Coadd:
         """
         box = self.bbox if box is None else Box(*box)
         if box.is_empty or not self.bbox.contains(box):
-            raise ConfigurationError(f"{box} is empty or not inside {self.bbox}, the pixels of {self.uri}")
+            raise ConfigurationError(
+                f"{box} is empty or not inside {self.bbox}, the pixels of {self.uri}; give a box inside them"
+            )
         layout, wanted = self.layout(plane), box.relative_to(self.bbox.start)
         tiles = layout.tiles_under(wanted)
-        with self._named(plane):
+        with self._plane_errors(plane):
             pixels = decode_rectangle(self._source, layout, tiles)
         inside = wanted.slices(layout.pixels_of(tiles).start)
         return pixels if pixels.shape == wanted.shape else pixels[inside].copy()
@@ -379,8 +381,10 @@ class Coadd:
         layout = self.layout(plane)
         for unit in units:
             if not 0 <= unit < layout.units:
-                raise ConfigurationError(f"unit {unit} of {plane}, which has {layout.units}, of {self.uri}")
-        with self._named(plane):
+                raise ConfigurationError(
+                    f"{self.uri}: {plane} plane: there is no cache unit {unit}; it has {layout.units} units, counted from 0"
+                )
+        with self._plane_errors(plane):
             return decode_units(self._source, layout, units, rows, clock, memory)
 
     def decodes_rows(self, plane: str) -> bool:
@@ -411,12 +415,12 @@ class Coadd:
     def _holds(self, plane: str) -> bool:
         """Whether the file has pixels of a plane."""
         hdu = self._find(plane)
-        with self._named(plane):
+        with self._plane_errors(plane):
             return hdu is not None and not hdu.is_empty
 
     def _find(self, plane: str) -> Hdu | None:
         """Return the HDU of a plane, or None."""
-        with self._lock, self._named(plane):
+        with self._lock, self._plane_errors(plane):
             if plane not in self._hdus:
                 self._hdus[plane] = self._structure.find(plane)
             return self._hdus[plane]
@@ -428,7 +432,7 @@ class Coadd:
         hdu = self._find(plane)
         if hdu is not None and self._holds(plane):
             return hdu
-        with self._named(plane):
+        with self._plane_errors(plane):
             if hdu is None and (why := self._structure.cut_off()):
                 raise BadStructureError(f"not there; the file is {why}")
         if plane == "image":
@@ -437,5 +441,5 @@ class Coadd:
             f"{self.uri} has {'no' if hdu is None else 'an empty'} {plane} plane; it has {', '.join(self.planes)}"
         )
 
-    def _named(self, plane: str) -> Named:
-        return Named(self.uri, plane)
+    def _plane_errors(self, plane: str) -> PlaneErrors:
+        return PlaneErrors(self.uri, plane)

@@ -1,6 +1,6 @@
-"""Decoders of compressed FITS tiles (FITS standard 4.0, section 10), each equal to astropy's bit for bit.
+"""Decoders of compressed FITS tiles (FITS standard 4.0, section 10), bit for bit equal to astropy.
 
-They release the interpreter lock while they work: threads decode side by side.
+They release the interpreter lock (GIL), so threads decode in parallel.
 """
 
 import threading
@@ -92,7 +92,7 @@ def decode_tiles(
     Returns
     -------
     pixels
-        Contiguous, of type ``layout.dtype``.
+        ``(Y, X)`` of the rectangle, contiguous, of type ``layout.dtype``.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _values(layout: PlaneLayout, stream: memoryview, shape: YX[int], kind: int, 
     """Return the stored values of a tile, before any scaling."""
     n = shape.y * shape.x
     if not len(stream):
-        raise BadStructureError("no data")
+        raise BadStructureError("the tile has no data")
     if layout.compression == "PLIO_1" and not kind:
         return _plio(stream, n)
     if layout.compression == "HCOMPRESS_1" and not kind:

@@ -1,4 +1,4 @@
-"""From compressed bytes in a file to decoded pixels: which way each plane goes."""
+"""Reads and decodes tiles: with the compiled kernel if it supports the plane, otherwise with the codecs."""
 
 import time
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ __all__ = ["decode_rectangle", "decode_units"]
 
 
 def decode_rectangle(source: ByteSource, layout: PlaneLayout, tiles: Box) -> NDArray[Any]:
-    """Return the pixels of a rectangle in the grid of tiles."""
-    numbers = _numbers(layout, tiles)
-    return decode_tiles(layout, tiles, numbers, _streams(source, layout, np.array(numbers, np.int64)).views())
+    """Return the pixels ``(Y, X)`` of a rectangle in the grid of tiles."""
+    numbers = _tile_numbers(layout, tiles)
+    return decode_tiles(layout, tiles, numbers, _read_streams(source, layout, np.array(numbers, np.int64)).views())
 
 
 def decode_units(
@@ -54,14 +54,14 @@ def decode_units(
         numbers: list[list[int]] = []
         tiles = np.array(units, np.int64)
     else:
-        numbers = [_numbers(layout, layout.tiles_under(layout.unit_box(unit))) for unit in units]
+        numbers = [_tile_numbers(layout, layout.tiles_under(layout.unit_box(unit))) for unit in units]
         tiles = np.array([tile for each in numbers for tile in each], np.int64)
-    streams = _streams(source, layout, tiles)
+    streams = _read_streams(source, layout, tiles)
     middle = time.perf_counter()
     result = (
-        _fused(layout, tiles, rows, streams, memory)
+        _decode_with_kernel(layout, tiles, rows, streams, memory)
         if is_fused(layout)
-        else _plain(layout, units, numbers, streams, memory)
+        else _decode_with_codecs(layout, units, numbers, streams, memory)
     )
     if clock is not None:
         clock.add("read", middle - start)
@@ -69,10 +69,10 @@ def decode_units(
     return result
 
 
-def _fused(
+def _decode_with_kernel(
     layout: PlaneLayout, tiles: NDArray[np.int64], rows: Sequence[int] | None, streams: Streams, memory: Memory
 ) -> list[Unit]:
-    """Decode units of one tile each with the kernel, those that it leaves with `decode_tiles`."""
+    """Decode units of one tile each with the kernel; use `decode_tiles` for those that it does not support."""
     step = layout.tile_shape.y
     high = np.minimum(step, layout.shape.y - tiles // layout.tile_grid.x * step)
     wanted = high if rows is None else np.minimum(rows, high)
@@ -90,7 +90,7 @@ def _fused(
     return result
 
 
-def _plain(
+def _decode_with_codecs(
     layout: PlaneLayout, units: Sequence[int], numbers: list[list[int]], streams: Streams, memory: Memory
 ) -> list[Unit]:
     views, at = streams.views(), 0
@@ -102,12 +102,12 @@ def _plain(
     return result
 
 
-def _streams(source: ByteSource, layout: PlaneLayout, numbers: NDArray[np.int64]) -> Streams:
+def _read_streams(source: ByteSource, layout: PlaneLayout, numbers: NDArray[np.int64]) -> Streams:
     padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
     return Streams(source, layout.offsets[numbers], layout.sizes[numbers], padding)
 
 
-def _numbers(layout: PlaneLayout, tiles: Box) -> list[int]:
+def _tile_numbers(layout: PlaneLayout, tiles: Box) -> list[int]:
     """Return the numbers of the tiles of a rectangle, row by row."""
     width = layout.tile_grid.x
     if tiles.x1 - tiles.x0 == 1:

@@ -1,4 +1,4 @@
-"""Tiles by the compiled kernels: the same pixels as `decode_tiles`, faster, and only where that is certain."""
+"""Decodes tiles with the compiled kernels: the same pixels as `decode_tiles`, faster, for supported planes only."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ _DITHERED = {"SUBTRACTIVE_DITHER_1": False, "SUBTRACTIVE_DITHER_2": True}
 
 
 def is_fused(layout: PlaneLayout) -> bool:
-    """Whether the kernel knows tiles of this plane: dithered floats as 32-bit Rice, a tile each cache unit."""
+    """Whether the kernel supports this plane: dithered floats in 32-bit Rice, one tile per cache unit."""
     return (
         decode_rice is not None
         and layout.compression == "RICE_1"
@@ -53,7 +53,7 @@ def decode_fused(
     Returns
     -------
     list
-        None for each tile that `decode_tiles` has to do: it is stored in another way, or its bytes are damaged.
+        One unit per tile; None if `decode_tiles` must decode it, as it is stored differently or damaged.
     """
     columns = _columns(layout, tiles)
     plausible = _plausible(layout, tiles)
@@ -61,20 +61,20 @@ def decode_fused(
         Unit.unwritten(memory, shape)
         for shape in zip(np.where(plausible, rows, 0).tolist(), columns.tolist(), strict=True)
     ]
-    status = _decoded(layout, tiles, rows * columns * plausible, units, streams)
+    status = _run_kernel(layout, tiles, rows * columns * plausible, units, streams)
     for unit, code in zip(units, status.tolist(), strict=True):
         unit.finite = code == 0
     return [unit if code >= 0 else None for unit, code in zip(units, np.where(plausible, status, -1), strict=True)]
 
 
-def _decoded(
+def _run_kernel(
     layout: PlaneLayout, tiles: NDArray[np.int64], counts: NDArray[np.int64], units: list[Unit], streams: Streams
 ) -> NDArray[np.int8]:
     """Fill the first pixels of tiles; return the kernel's status of each."""
     q = layout.quantisation
     if q is None or decode_rice is None:
-        raise ValueError("the kernel does not know this plane")
-    sequence, starts = _random()
+        raise ValueError("the kernel does not support this plane")
+    sequence, starts = _dither_arrays()
     blank = np.zeros(len(tiles), np.int64) if q.blank is None else np.broadcast_to(q.blank, len(layout.sizes))[tiles]
     status: NDArray[np.int8] = decode_rice(
         streams.addresses,
@@ -109,6 +109,6 @@ def _columns(layout: PlaneLayout, tiles: NDArray[np.int64]) -> NDArray[np.int64]
 
 
 @cache
-def _random() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _dither_arrays() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     sequence, starts = dither_sequence()
     return sequence, np.array(starts, np.int64)

@@ -1,4 +1,4 @@
-"""What one plane looks like inside its file, as plain data."""
+"""Description of how a plane is stored in its file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Quantisation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlaneLayout:
-    """Where the pixels of one plane are in its file, and how they are coded. Plain data: keep it, pickle it.
+    """Position and encoding of the pixels of one plane in its file. Can be pickled.
 
     Tiles and cache units are numbered row by row; those at the upper edges of the plane can be smaller.
 

@@ -17,9 +17,9 @@ from ..sky.geometry import YX, Box
 from ..source.byte_source import ByteSource, Streams
 from .codecs import decode_tiles, rice_padding
 from .headers import BadStructureError, UnknownFeatureError
+from .json_tree import member, parse_box, parse_integer, parse_pair, read_tree
 from .layout import PlaneLayout
 from .structure import FileStructure
-from .tail import box, member, pair, read_tree, whole
 from .tile_tables import kernel_layout, tile_table
 
 __all__ = ["CellKernels", "PsfGrid", "cell_kernels"]
@@ -168,8 +168,8 @@ def cell_kernels(structure: FileStructure) -> CellKernels:
         layout=replace(layout, offsets=nothing, sizes=nothing),
         depth=depth,
         first=first,
-        offsets=_narrow(layout.offsets - first).reshape(-1, tiles),
-        sizes=_narrow(layout.sizes).reshape(-1, tiles),
+        offsets=_smallest_unsigned(layout.offsets - first).reshape(-1, tiles),
+        sizes=_smallest_unsigned(layout.sizes).reshape(-1, tiles),
     )
 
 
@@ -193,7 +193,7 @@ def _psf_tree(structure: FileStructure) -> dict[str, Any]:
     if not {"array", "bounds"} <= psf.keys():
         kind = str(psf.get("schema_url", "unknown")).rpartition("/")[2][:40]
         raise PlaneError(f"{source.uri} has a PSF of the kind {kind!r}; only those of cell coadds can be read here")
-    if (least := whole(psf.get("min_read_version", 1), "psf.min_read_version")) > _VERSION:
+    if (least := parse_integer(psf.get("min_read_version", 1), "psf.min_read_version")) > _VERSION:
         raise UnknownFeatureError(f"a PSF that needs a reader of version {least}, this one has {_VERSION}")
     return psf
 
@@ -220,10 +220,10 @@ def _psf_grid(psf: dict[str, Any], grid: YX[int], kernel: YX[int]) -> PsfGrid:
         )
     if not (kernel.y % 2 and kernel.x % 2):
         raise BadStructureError(f"kernels of {kernel}, which have no middle pixel")
-    cell = pair(member(psf, "psf", "bounds", "grid", "cell_shape"), "psf.bounds.grid.cell_shape")
-    cell = YX(*(whole(size, "psf.bounds.grid.cell_shape", least=1) for size in cell))
-    everything = box(member(psf, "psf", "bounds", "grid", "bbox"), "psf.bounds.grid.bbox")
-    bbox = box(member(psf, "psf", "bounds", "bbox"), "psf.bounds.bbox")
+    cell = parse_pair(member(psf, "psf", "bounds", "grid", "cell_shape"), "psf.bounds.grid.cell_shape")
+    cell = YX(*(parse_integer(size, "psf.bounds.grid.cell_shape", least=1) for size in cell))
+    everything = parse_box(member(psf, "psf", "bounds", "grid", "bbox"), "psf.bounds.grid.bbox")
+    bbox = parse_box(member(psf, "psf", "bounds", "bbox"), "psf.bounds.bbox")
     if bbox.shape != (grid.y * cell.y, grid.x * cell.x):
         raise BadStructureError(f"psf.bounds.bbox in the JSON tree, {bbox}, is not {grid} cells of {cell}")
     # Cells are counted from the corner of the whole patch, the array holds only those of `bbox`.
@@ -244,12 +244,12 @@ def _missing(psf: dict[str, Any], grid: YX[int], start: YX[int]) -> frozenset[in
         raise BadStructureError(f"psf.bounds.missing in the JSON tree is a {type(cells).__name__}, not a list")
     found = set()
     for cell in cells:
-        i, j = (whole(index, "psf.bounds.missing") for index in pair(cell, "psf.bounds.missing"))
+        i, j = (parse_integer(index, "psf.bounds.missing") for index in parse_pair(cell, "psf.bounds.missing"))
         if 0 <= i - start.y < grid.y and 0 <= j - start.x < grid.x:
             found.add((i - start.y) * grid.x + j - start.x)
     return frozenset(found)
 
 
-def _narrow(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
+def _smallest_unsigned(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
     """Return whole numbers in the smallest type that holds them."""
     return values.astype(np.min_scalar_type(int(values.max())))

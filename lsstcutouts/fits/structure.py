@@ -1,4 +1,4 @@
-"""Which HDU of a coadd file holds which plane.
+"""Finds the HDU of each plane in a coadd file.
 
 Files of ``lsst.images`` say so in an index table at a byte address that the primary header gives; in all others, and
 where the index was cut away or is of no use, the headers are walked, over the data, until the plane is found. Planes

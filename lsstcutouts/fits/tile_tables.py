@@ -1,4 +1,4 @@
-"""From a plane's header and tile table to its `PlaneLayout` (FITS standard 4.0, section 10.1)."""
+"""Builds the `PlaneLayout` of a plane from its header and tile table (FITS standard 4.0, section 10.1)."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""From the unit of a coadd's pixels to nanoJansky."""
+"""Conversion of the unit of a coadd to nJy."""
 
 import warnings
 from functools import lru_cache
@@ -22,7 +22,7 @@ _MOST_ARCHIVE_ROWS = 1_000_000
 
 
 def nanojansky_per_unit(structure: FileStructure, image: Hdu) -> float:
-    """Return nJy for each unit of a file's image plane.
+    """Return the factor that converts the image plane of a file to nJy.
 
     Flux densities are converted by astropy. Counts are by the zero point: ``FLUXMAG0`` in the header (afw before 2019),
     or the ``PhotoCalib`` among the file's archive tables (afw since). ``MAGZERO`` is not used: LSST and HSC write it
@@ -31,17 +31,21 @@ def nanojansky_per_unit(structure: FileStructure, image: Hdu) -> float:
     Raises
     ------
     FluxUnitError
-        Another unit, or counts without a zero point.
+        If the unit is not a flux density, or counts have no zero point.
     BadStructureError
-        A zero point that is no number.
+        If the zero point is not a number.
     """
     unit = image.cards.string("BUNIT").strip()
     scale = _calibration(structure, image) if unit.lower() in _COUNTS else _by_astropy(unit)
     if scale is None:
-        why = "no zero point (FLUXMAG0, PhotoCalib) is in its headers" if unit.lower() in _COUNTS else "no flux density"
+        why = (
+            "no zero point (FLUXMAG0, PhotoCalib) is in its headers"
+            if unit.lower() in _COUNTS
+            else "it is not a flux density"
+        )
         raise FluxUnitError(
-            f'{structure.source.uri}: BUNIT {unit!r} cannot be turned into nJy: {why}; flux_unit="native" delivers '
-            "the file's own values"
+            f'{structure.source.uri}: BUNIT {unit!r} cannot be converted to nJy: {why}; use flux_unit="native" for '
+            "the values of the file"
         )
     return scale
 

@@ -1,4 +1,4 @@
-"""Where an array lies on its tract's pixel grid, and the grid on the sky."""
+"""Position of an array on the pixel grid of its tract, and the WCS of the grid."""
 
 import re
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ def array_origin(cards: Cards, default: YX[int] | None = None) -> YX[int]:
         raise BadStructureError(f'the first pixel is {ltv} by LTV1 and LTV2, but {linear} by the "A" WCS')
     origin = ltv or linear or default
     if origin is None:
-        raise UnknownFeatureError('no place on the tract: the header has neither LTV1 and LTV2 nor an "A" WCS')
+        raise UnknownFeatureError('no position on the tract: the header has neither LTV1 and LTV2 nor an "A" WCS')
     return origin
 
 

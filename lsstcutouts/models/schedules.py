@@ -1,7 +1,7 @@
-"""Learning rates as functions of the share of a training that is done.
+"""Learning-rate schedules as functions of the fraction of training done.
 
-Torch's own schedules keep the number of steps in the checkpoint; these ask for it anew, so that a training can be resumed
-and lengthened.
+The schedules of torch save the total number of steps in the checkpoint. These ask for it in each step, so a resumed
+training can have more epochs.
 """
 
 import math
@@ -14,29 +14,29 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import ConfigurationError
 
-__all__ = ["Constant", "Cosine", "OneCycle", "Schedule"]
+__all__ = ["Constant", "Cosine", "LearningRateSchedule", "OneCycle"]
 
 
-class Schedule(LRScheduler):
-    """A schedule that is stepped after each batch and follows `factor` of the share of all steps that is done.
+class LearningRateSchedule(LRScheduler):
+    """Base class of the schedules: the rate is `factor` of the fraction of all steps done. Step it after each batch.
 
     Parameters
     ----------
     optimizer
-        Its learning rates are the highest ones.
+        Optimizer whose learning rates are the highest rates of the schedule.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._steps: Callable[[], float] | None = None
         super().__init__(optimizer)
 
-    def of(self, steps: Callable[[], float]) -> None:
-        """Say where to ask for the number of all steps; until then the first rate holds."""
+    def set_total_steps(self, steps: Callable[[], float]) -> None:
+        """Set the function that returns the total number of steps; until then the rate is that of the first step."""
         self._steps = steps
 
     def factor(self, done: float) -> float:
-        """Return the share of the highest rate when a share of the training, 0..1, is done."""
-        raise NotImplementedError  # each kind of schedule is its own curve
+        """Return the rate divided by the highest rate, when a fraction ``done`` in [0, 1] of the training is done."""
+        raise NotImplementedError  # subclasses define the curve
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rates of the parameter groups."""
@@ -45,60 +45,62 @@ class Schedule(LRScheduler):
         return [float(rate) * factor for rate in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values only: the place, and not where to ask for the steps."""
+        """Return the state without the function that returns the total number of steps."""
         return {name: value for name, value in super().state_dict().items() if name != "_steps"}
 
 
-class OneCycle(Schedule):
-    """A rise along a line, then half a cosine to zero (Smith & Topin 2019, SPIE 11006).
+class OneCycle(LearningRateSchedule):
+    """Linear warm-up, then half a cosine to zero (Smith & Topin 2019, SPIE 11006).
 
     Parameters
     ----------
     optimizer
-        Its learning rates are the highest ones.
+        Optimizer whose learning rates are the highest rates of the schedule.
     warmup
-        Share of all steps in which the rate rises, in (0, 1).
+        Fraction of all steps in which the rate rises, in (0, 1).
     start
-        Share of the highest rate at the first step.
+        First rate divided by the highest rate.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.25, start: float = 0.04) -> None:
         if not 0 < warmup < 1 or not 0 <= start <= 1:
-            raise ConfigurationError(f"warmup must lie in (0, 1) and start in [0, 1], got {warmup} and {start}")
+            raise ConfigurationError(
+                f"warmup must be in (0, 1) and start in [0, 1], got warmup={warmup} and start={start}"
+            )
         self.warmup, self.start = warmup, start
         super().__init__(optimizer)
 
     def factor(self, done: float) -> float:
-        """Return the share of the highest rate."""
+        """Return the rate divided by the highest rate."""
         if done < self.warmup:
             return self.start + (1 - self.start) * done / self.warmup
         return 0.5 * (1 + math.cos(math.pi * (done - self.warmup) / (1 - self.warmup)))
 
 
-class Cosine(Schedule):
-    """Half a cosine from the highest rate down (Loshchilov & Hutter 2017, ICLR).
+class Cosine(LearningRateSchedule):
+    """Half a cosine, starting from the highest rate (Loshchilov & Hutter 2017, ICLR).
 
     Parameters
     ----------
     optimizer
-        Its learning rates are the highest ones.
+        Optimizer whose learning rates are the highest rates of the schedule.
     end
-        Share of the highest rate at the last step.
+        Last rate divided by the highest rate.
     """
 
     def __init__(self, optimizer: Optimizer, end: float = 0.0) -> None:
         if not 0 <= end <= 1:
-            raise ConfigurationError(f"end must lie in [0, 1], got {end}")
+            raise ConfigurationError(f"end must be in [0, 1], got {end}")
         self.end = end
         super().__init__(optimizer)
 
     def factor(self, done: float) -> float:
-        """Return the share of the highest rate."""
+        """Return the rate divided by the highest rate."""
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class Constant(Schedule):
-    """The same rate in all steps."""
+class Constant(LearningRateSchedule):
+    """A constant learning rate."""
 
     def factor(self, done: float) -> float:  # noqa: ARG002
         """Return 1."""

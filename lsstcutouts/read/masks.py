@@ -43,7 +43,7 @@ def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
             close = difflib.get_close_matches(name.upper(), [*have, *sorted(_KNOWN_PLANES)], n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise PlaneError(f"{coadd.uri}: no mask plane {name!r}{hint}; there is: {', '.join(sorted(have))}")
-        found.append(None if spelling is None else coadd.mask_place(spelling))
+        found.append(None if spelling is None else coadd.mask_location(spelling))
     return found
 
 

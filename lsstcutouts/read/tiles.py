@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..errors import ReadError
 from ..errors.secrets import without_query
 from ..fits.coadd import Coadd
+from ..fits.intact_tiles import read_intact_tiles
 from ..fits.pixels import Unit
-from ..fits.salvage import salvage
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX
@@ -202,10 +202,10 @@ class TileReader:
 
     def _tile_by_tile(self, coadd: Coadd, source: str, unit: int) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
         if source != "mask":
-            pixels, gone, errors = salvage(coadd, source, unit)
+            pixels, gone, errors = read_intact_tiles(coadd, source, unit)
             return _scaled(pixels, self._scale(coadd, source)), gone, errors
         places = places_of(coadd, self._bits)
-        parts = {plane: salvage(coadd, plane, unit) for plane in mask_hdus(places)}
+        parts = {plane: read_intact_tiles(coadd, plane, unit) for plane in mask_hdus(places)}
         gone = np.logical_or.reduce([part[1] for part in parts.values()])
         errors = [error for part in parts.values() for error in part[2]]
         return renumbered({name: part[0] for name, part in parts.items()}, places), gone, errors

@@ -1,6 +1,6 @@
-"""Modules over a whole batch, run on the device that holds it.
+"""Augmentations and normalisations of whole batches, as `torch.nn.Module` objects on any device.
 
-Each takes and returns the batch dictionary; planes that must change together do.
+Each takes the batch dictionary and returns a new one. All planes of a target change together.
 """
 
 from .augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""What augmentations share: an epoch, and choices that repeat."""
+"""The base class of the augmentations: reproducible random choices for each target and epoch."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,21 @@ from ..errors import ConfigurationError
 from .batch import TensorBatch
 from .hashing import random_keys, stream_of
 
-__all__ = ["Augmentation", "checked_number", "checked_size", "moved_by", "needed"]
+__all__ = ["Augmentation", "add_per_axis", "checked_number", "checked_size", "required_tensor"]
 
 
 class Augmentation(nn.Module):
-    """A module that changes each target by choices of its own.
+    """Base class of modules that change each target at random.
 
-    They are a hash of the seed, the name of the class, the epoch, ``object_id`` (of ``object_hash`` where ids are texts)
-    and, where the batch has it, ``repeat`` (how often the target was drawn before in this epoch). A resumed run repeats them, whatever the order, the batch, the
-    world size, the workers and the device. Two modules of one class need different seeds, or they choose alike.
+    The random numbers are a hash of the seed, the class name, the epoch, ``object_id`` (``object_hash`` if ids are
+    strings) and, if the batch has it, ``repeat`` (how often the target was drawn before in this epoch). So they do not
+    depend on the order, the batch size, the world size, the workers or the device, and a resumed run gets the same
+    numbers. Give two modules of the same class different seeds; otherwise both make the same choices.
 
     Parameters
     ----------
     seed
-        Chooses among series of choices.
+        Seed of the random numbers.
     """
 
     epoch: Tensor
@@ -32,42 +33,42 @@ class Augmentation(nn.Module):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         if isinstance(seed, bool) or not isinstance(seed, int):
-            raise ConfigurationError(f"seed must be a whole number, got {seed!r}")
+            raise ConfigurationError(f"seed must be an integer, got {seed!r}")
         self.seed = seed
         self._stream = stream_of(type(self).__name__)
-        # A tensor, since a compiled module would be compiled anew for each new number.
+        # A tensor: torch.compile would compile the module again for each new Python number.
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def set_epoch(self, epoch: int) -> None:
-        """Use the choices of another epoch."""
+        """Set the epoch, which selects the random numbers."""
         self.epoch.fill_(epoch)
 
     def keys(self, batch: TensorBatch, part: int = 0) -> Tensor:
-        """Return ``(N,)`` keys of random numbers, other ones for each part of the choices."""
+        """Return ``(N,)`` int64 keys of random numbers; use another ``part`` for each independent choice."""
         repeat = batch.get("repeat")
         return random_keys(
-            self.needed(batch, "object_hash" if "object_hash" in batch else "object_id"),
+            self.required(batch, "object_hash" if "object_hash" in batch else "object_id"),
             self.seed,
             self.epoch,
             stream=self._stream + part,
             repeat=repeat if isinstance(repeat, Tensor) else None,
         )
 
-    def needed(self, batch: TensorBatch, name: str) -> Tensor:
-        """Return a tensor of the batch; `~lsstcutouts.errors.ConfigurationError` where it is not there."""
-        return needed(batch, name, type(self).__name__)
+    def required(self, batch: TensorBatch, name: str) -> Tensor:
+        """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
+        return required_tensor(batch, name, type(self).__name__)
 
 
-def needed(batch: TensorBatch, name: str, by: str) -> Tensor:
-    """Return a tensor of the batch; `~lsstcutouts.errors.ConfigurationError` where it is not there."""
+def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
+    """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
     value = batch.get(name)
     if not isinstance(value, Tensor):
-        raise ConfigurationError(f"{by} needs {name!r}, and the batch has none; if it is a plane, add it to planes")
+        raise ConfigurationError(f"{by} needs {name!r}, but the batch has none; if it is a plane, add it to planes")
     return value
 
 
 def checked_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
-    """Return a finite number between two others; otherwise `~lsstcutouts.errors.ConfigurationError`."""
+    """Return the value as a float; raise `~lsstcutouts.errors.ConfigurationError` unless ``low <= value <= high``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high:
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
@@ -76,15 +77,18 @@ def checked_number(name: str, value: Any, low: float, high: float = math.inf) ->
 
 
 def checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """Return ``(height, width)``; `~lsstcutouts.errors.ConfigurationError` if they are no whole pixels."""
+    """Return ``(height, width)`` in pixels; raise `~lsstcutouts.errors.ConfigurationError` unless they are integers >= 1."""
     if size is None:
         return None
     pair = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size, size]
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
-        raise ConfigurationError(f"size must be pixels or (height, width), got {size!r}")
+        raise ConfigurationError(f"size must be a number of pixels >= 1 or (height, width), got {size!r}")
     return pair[0], pair[1]
 
 
-def moved_by(places: Tensor, by: Sequence[float]) -> Tensor:
-    """Return ``(N, 2)`` places plus a number for each axis, which stays out of device memory: a copy would be waited for."""
-    return torch.stack([places[:, 0] + by[0], places[:, 1] + by[1]], dim=1)
+def add_per_axis(positions: Tensor, by: Sequence[float]) -> Tensor:
+    """Return ``(N, 2)`` positions ``(y, x)`` plus one number per axis.
+
+    The two numbers are not copied to the device: the copy would make the CPU wait for the GPU.
+    """
+    return torch.stack([positions[:, 0] + by[0], positions[:, 1] + by[1]], dim=1)

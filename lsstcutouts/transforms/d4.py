@@ -1,4 +1,4 @@
-"""The symmetries of the square."""
+"""Rotations by 90 degrees and reflections."""
 
 import torch
 from torch import Tensor
@@ -13,34 +13,40 @@ __all__ = ["RandomD4"]
 
 
 class RandomD4(Augmentation):
-    """Turn and mirror each target by one of the eight symmetries of the square (of the rectangle: four).
+    """Rotate and reflect each target by a random symmetry of the square (8 of them; 4 for a rectangle).
 
-    Every plane of a target, its ``offset`` and its ``wcs`` change together; no pixel is interpolated. ``yx0`` stays that of
-    the box that was read. The choice repeats, as `Augmentation` says.
+    All planes of a target, its ``offset`` and its ``wcs`` change together; no pixel is interpolated. ``yx0`` remains that
+    of the box that was read. The random choice is reproducible; see `Augmentation`.
 
     Parameters
     ----------
     seed
-        Chooses among series of choices.
+        Seed of the random numbers.
     """
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Turn and mirror all planes ``(N, B, Y, X)`` of the batch."""
+        """Rotate and reflect all planes ``(N, B, Y, X)`` of the batch.
+
+        Raises
+        ------
+        ConfigurationError
+            If the batch has no ``offset`` or no id.
+        """
         planes = {name: v for name in PLANES if isinstance(v := batch.get(name), Tensor)}
         square = all(v.shape[-1] == v.shape[-2] for v in planes.values())
-        offset, wcs = self.needed(batch, "offset"), batch.get("wcs")
+        offset, wcs = self.required(batch, "offset"), batch.get("wcs")
         choice = (random_uniform(self.keys(batch), 1)[:, 0] * (8 if square else 4)).to(torch.int64)
-        turn = _Turn(choice, square)
-        moved: TensorBatch = {name: turn.plane(plane) for name, plane in planes.items()}
-        moved["offset"] = turn.offset(offset)
+        symmetry = _Symmetry(choice, square)
+        moved: TensorBatch = {name: symmetry.plane(plane) for name, plane in planes.items()}
+        moved["offset"] = symmetry.offset(offset)
         sides = next(((v.shape[-2], v.shape[-1]) for name, v in planes.items() if name != "psf"), None)
         if isinstance(wcs, Tensor) and sides is not None:
-            moved["wcs"] = turn.wcs(wcs, *sides)
+            moved["wcs"] = symmetry.wcs(wcs, *sides)
         return {**batch, **moved}
 
 
-class _Turn:
-    """A symmetry for each of ``N`` targets: bit 0 mirrors y, bit 1 mirrors x, bit 2 then swaps the axes."""
+class _Symmetry:
+    """One symmetry for each of ``N`` targets: bit 0 reverses y, bit 1 reverses x, bit 2 then swaps the axes."""
 
     def __init__(self, choice: Tensor, square: bool) -> None:
         self._choice, self._square = choice, square
@@ -49,18 +55,18 @@ class _Turn:
         )  # (N, 1)
 
     def plane(self, plane: Tensor) -> Tensor:
-        """Return ``(N, B, Y, X)``, turned, in the memory layout that came in."""
+        """Return the transformed plane ``(N, B, Y, X)`` in the memory format of the input."""
         height, width = plane.shape[-2:]
-        return gathered(plane, _sources(height, width, self._square, plane.device)[self._choice], height, width)
+        return gathered(plane, _source_pixels(height, width, self._square, plane.device)[self._choice], height, width)
 
     def offset(self, offset: Tensor) -> Tensor:
-        """Return ``(N, 2)`` distances from the middle of the box, ``(y, x)``, turned."""
+        """Return the transformed offsets from the centre of the box, ``(N, 2)`` as ``(y, x)``, pixels."""
         mirrors = torch.cat([self._mirrors_y, self._mirrors_x], dim=1)
         offset = torch.where(mirrors, -offset, offset)
         return torch.where(self._swaps, offset.flip(-1), offset)
 
     def wcs(self, wcs: Tensor, height: int, width: int) -> Tensor:
-        """Return ``(N, 8)`` rows of ``wcs``, turned: ``crval``, reference pixel ``(x, y)`` and CD matrix."""
+        """Return the transformed ``wcs`` rows ``(N, 8)``: ``crval`` (degrees), reference pixel ``(x, y)``, CD matrix."""
         x, y, cd = wcs[:, 2:3], wcs[:, 3:4], wcs[:, 4:].reshape(-1, 2, 2)
         x = torch.where(self._mirrors_x, width - 1 - x, x)
         y = torch.where(self._mirrors_y, height - 1 - y, y)
@@ -71,8 +77,8 @@ class _Turn:
         return torch.cat([wcs[:, :2], pixel, cd.reshape(-1, 4)], dim=1)
 
 
-def _sources(height: int, width: int, square: bool, device: torch.device) -> Tensor:
-    """Return ``(8, Y * X)`` numbers of the pixels that each symmetry takes; of four symmetries without ``square``."""
+def _source_pixels(height: int, width: int, square: bool, device: torch.device) -> Tensor:
+    """Return ``(8, Y * X)`` flat indices of the source pixels of each symmetry; ``(4, Y * X)`` unless ``square``."""
     elements = torch.arange(8 if square else 4, device=device).reshape(-1, 1, 1)
     y = torch.arange(height, device=device).reshape(1, -1, 1)
     x = torch.arange(width, device=device).reshape(1, 1, -1)

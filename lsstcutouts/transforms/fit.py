@@ -1,4 +1,4 @@
-"""From a sample of targets to statistics of their pixels."""
+"""Fits pixel statistics of each band to a sample of targets."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,27 +18,27 @@ from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 __all__ = ["MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
 
 MAX_PIXELS = 1 << 22
-"""Pixels a band that are held in memory, 17 MB; of larger samples each target gives a part of its pixels."""
+"""Most pixels per band in memory, 17 MB; in larger samples each target contributes a random part of its pixels."""
 
 _BATCH_BYTES = 64 << 20
-"""Largest batch of the reader: image, mask and validity of some targets."""
+"""Largest batch of the reader in bytes: image, mask and validity."""
 
 _MAD_TO_SIGMA = 1.4826
-"""Standard deviation of a normal distribution in units of its median absolute deviation."""
+"""Standard deviation of a normal distribution divided by its median absolute deviation."""
 
 type Floats = NDArray[np.float32]
 type Pixels = list[Floats]
-"""Valid pixels of each band of one target; empty where the band is absent."""
+"""Valid pixels of each band of one target, ``(n,)`` each; empty if the band is missing."""
 
 
 def sampled(plan: CutoutPlan, rows: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
-    """Return ``count`` of these rows, or all if there are fewer, in the order in which they are best read.
+    """Return ``(min(count, n),)`` of these ``(n,)`` target indices, in an order that is fast to read.
 
-    A hash of tract, box and seed chooses, so that neither the order of the catalog nor its ids matter, nor who asks.
+    A hash of tract, box and seed chooses them, so the result does not depend on the order or the ids of the catalog.
     """
-    key = _mixed(plan.tract[rows], np.full(len(rows), seed, np.uint64))
+    key = _hashed(plan.tract[rows], np.full(len(rows), seed, np.uint64))
     for axis in (0, 1):
-        key = _mixed(plan.yx0[rows, axis], key)
+        key = _hashed(plan.yx0[rows, axis], key)
     chosen = rows[np.argsort(key, kind="stable")[:count]]
     order: NDArray[np.int64] = chosen[np.lexsort((plan.yx0[chosen, 1], plan.yx0[chosen, 0], plan.blocks(chosen)))]
     return order
@@ -59,49 +59,51 @@ def fit_statistics(
 ) -> Statistics:
     """Return the statistics of the pixels of each band in a sample of targets.
 
-    Absent bands and pixels that no file covers, that are not finite or NO_DATA do not count. Median and quantiles are
-    those of all pixels of the sample, held in memory; the result is the same on every machine and for every number of
-    threads.
+    Missing bands are ignored, and so are pixels that no file covers, that are not finite or that are NO_DATA. Median and
+    quantiles are exact for the pixels of the sample, which are held in memory. The result is the same on every machine
+    and for every number of threads.
 
     Parameters
     ----------
     plan, rows
-        What to sample from: targets of a plan, those of the training split alone.
+        The targets to sample from: a plan, and ``(n,)`` indices of its training targets.
     read
-        Policies: a target that they leave out is not delivered in training either, and does not count.
+        Read options. Targets that their policies drop are ignored here as well.
     seed
-        Chooses the targets, and their pixels where not all are taken.
+        Seed of the choice of targets, and of their pixels if not all are used.
     sample
-        Targets.
+        Number of targets.
     quantiles
-        Shares of the pixels.
+        Fractions of the pixels, in [0, 1].
     max_pixels
-        Pixels a band that are held at most.
+        Most pixels per band that are held in memory.
     cache, threads
         As in `LsstDataFetcher`.
     progress
-        Is told targets done and targets in all.
+        Called with the number of targets done and the total.
 
     Raises
     ------
     StatisticsError
-        If a band has no valid pixel in the sample, or no noise.
+        If there is no target, or a band has no valid pixel in the sample or no noise.
+    ConfigurationError
+        If ``sample``, ``seed`` or ``max_pixels`` is out of range.
     """
     if sample < 1 or seed < 0 or max_pixels < 1:
-        raise ConfigurationError(f"sample={sample}, seed={seed} and max_pixels={max_pixels} cannot be")
+        raise ConfigurationError(f"sample={sample} must be >= 1, seed={seed} >= 0 and max_pixels={max_pixels} >= 1")
     targets = sampled(plan, np.asarray(rows), sample, seed=seed)
     if not len(targets):
-        raise StatisticsError("the training split holds no target, so there are no statistics of its pixels")
+        raise StatisticsError("the training split has no target, so no pixel statistics can be fitted")
     options = sample_options(read)
     scale = next((one.pixel_scale for one in plan.projections.values()), None)
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
-    for done, batch in _pixels(plan, targets, options, seed, per_target, cache, threads):
+    for done, batch in _read_pixels(plan, targets, options, seed, per_target, cache, threads):
         found += batch
         if progress is not None:
             progress(done, len(targets))
     return Statistics(
-        bands={b: _band(b, [one[i] for one in found], quantiles, sample) for i, b in enumerate(plan.bands)},
+        bands={b: _band_statistics(b, [one[i] for one in found], quantiles, sample) for i, b in enumerate(plan.bands)},
         unit=options.flux_unit,
         dataset_type=plan.dataset_type,
         size=(plan.size.y, plan.size.x),
@@ -115,13 +117,13 @@ def fit_statistics(
 
 
 def sample_options(read: ReadOptions) -> ReaderOptions:
-    """Return options that read image and validity alone, with the policies as they are."""
+    """Return options that read only image and validity, with the same policies."""
     missing = "zero" if read.missing_band == "nan" else read.missing_band
     alone = replace(read, mask_planes=(), fill=0.0, missing_band=missing)
     return ReaderOptions.of(alone, planes=("image", "valid"))
 
 
-def _pixels(
+def _read_pixels(
     plan: CutoutPlan,
     targets: NDArray[np.int64],
     options: ReaderOptions,
@@ -130,7 +132,7 @@ def _pixels(
     cache: TileCache | None,
     threads: int | None,
 ) -> Iterator[tuple[int, list[Pixels]]]:
-    """Yield the targets that are done, and the pixels of each target of the latest batch."""
+    """Yield the number of targets done, and the valid pixels of each target of one batch."""
     bytes_each = 9 * len(plan.bands) * plan.size.y * plan.size.x
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
@@ -138,42 +140,44 @@ def _pixels(
     pool = threads_for(plan, threads or default_threads())
 
     def chosen(delivery: Delivery) -> list[Pixels]:
-        return list(_of_targets(delivery, plan, seed, per_target))
+        return list(_valid_pixels(delivery, plan, seed, per_target))
 
     done = 0
-    # An error ends the loop early; the threads must not outlive it.
+    # Closing the stream ends its threads, also after an error.
     with closing(stream(reader, requests, threads=pool, ahead=1, then=chosen)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):
             done += len(request.targets)
             yield done, result
 
 
-def _of_targets(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int) -> Iterator[Pixels]:
-    """Yield the valid pixels of each band of each target that was delivered."""
+def _valid_pixels(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int) -> Iterator[Pixels]:
+    """Yield the valid pixels of each band, for each delivered target."""
     batch = {name: np.asarray(delivery.batch[name]) for name in ("image", "valid", "tract", "yx0", "is_padding")}
     count = plan.size.y * plan.size.x
     for n in np.flatnonzero(~batch["is_padding"]).tolist():
         image, valid = (batch[name][n].reshape(len(plan.bands), -1) for name in ("image", "valid"))
         if per_target < count:
-            # The same places in every band, whoever reads the target.
+            # The same pixels in every band, on every machine.
             place = [seed, *(int(v) & 0xFFFFFFFF for v in (batch["tract"][n], *batch["yx0"][n]))]
             some = np.random.default_rng(place).choice(count, per_target, replace=False)
             image, valid = image[:, some], valid[:, some]
-        yield [values[sound] for values, sound in zip(image, valid, strict=True)]
+        yield [values[good] for values, good in zip(image, valid, strict=True)]
 
 
-def _band(band: str, found: Iterable[Floats], quantiles: Sequence[float], sample: int) -> BandStatistics:
-    """Return the statistics of one band from the pixels of each target."""
+def _band_statistics(band: str, found: Iterable[Floats], quantiles: Sequence[float], sample: int) -> BandStatistics:
+    """Return the statistics of one band from the valid pixels ``(n,)`` of each target."""
     parts = [part for part in found if part.size]
     if not parts:
         raise StatisticsError(
-            f"band {band} has no valid pixel in the sample of {sample} targets of the training split; take a larger sample, "
-            f"leave {band} out of bands, or give statistics that hold it"
+            f"band {band} has no valid pixel in the sample of {sample} targets of the training split; use a larger sample, "
+            f"leave {band} out of bands, or give statistics= with band {band}"
         )
     pixels = np.concatenate(parts)
     median, noise = _median_and_noise(pixels)
     if not noise > 0:
-        raise StatisticsError(f"band {band} has no noise: half of its {pixels.size} pixels have the value {median}")
+        raise StatisticsError(
+            f"band {band} has no noise: half of its {pixels.size} pixels are exactly {median}; leave {band} out of bands"
+        )
     values: Mapping[float, float] = dict(
         zip(map(float, quantiles), np.quantile(pixels, quantiles).tolist(), strict=True)
     )
@@ -185,8 +189,8 @@ def _median_and_noise(pixels: Floats) -> tuple[float, float]:
     return float(median), _MAD_TO_SIGMA * float(np.median(np.abs(pixels - median)))
 
 
-def _mixed(values: NDArray[np.integer], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) of values and a key, in 64-bit arithmetic."""
+def _hashed(values: NDArray[np.integer], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash ``(n,)`` of values and keys: the finaliser of SplitMix64 (Steele, Lea & Flood 2014, OOPSLA)."""
     state = values.astype(np.int64).view(np.uint64) + key * np.uint64(0xD1B54A32D192ED03)
     state += np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -1,6 +1,6 @@
-"""Random numbers that are a hash of what they are for, equal on every device.
+"""Counter-based random numbers: a hash of target, seed and epoch, the same on every device.
 
-A generator would give other numbers to a batch that is cut another way; a hash needs no state, and compiles.
+The numbers of a generator would depend on how targets are batched. A hash has no state and works with torch.compile.
 """
 
 import math
@@ -13,14 +13,14 @@ __all__ = ["random_integers", "random_keys", "random_normal", "random_uniform", 
 
 
 def stream_of(name: str) -> int:
-    """Return the number of a stream of random numbers from the name of what draws them."""
+    """Return the stream number of a user of random numbers from its name."""
     return zlib.crc32(name.encode())
 
 
 def random_keys(
     ids: Tensor, seed: int, epoch: int | Tensor, *, stream: int = 0, repeat: Tensor | None = None
 ) -> Tensor:
-    """Return ``(N,)`` keys, a 64-bit hash of each id with seed, epoch, stream and repeat, equal on every device.
+    """Return ``(N,)`` int64 keys: a hash of each id with seed, epoch, stream and repeat, the same on every device.
 
     SplitMix64 (Steele, Lea & Flood 2014, OOPSLA), in wrapping 64-bit arithmetic.
 
@@ -29,15 +29,15 @@ def random_keys(
     ids
         ``(N,)`` integer ids of the targets, or their ``object_hash``.
     seed, epoch
-        Choose among series of keys.
+        Different values give independent keys.
     stream
-        Of `stream_of`; users of one seed that draw from different streams are independent.
+        From `stream_of`; different streams of one seed are independent.
     repeat
-        ``(N,)`` how often the target was drawn before in this epoch; 0 is as good as None.
+        ``(N,)`` how often the target was drawn before in this epoch; None is the same as 0.
     """
     of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
     start = 0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03 + 0xA0761D6478BD642F * stream
-    # torch has little arithmetic for uint64; the bits are the same.
+    # int64, as torch has few uint64 operations; the bits are the same.
     state = (ids.view(torch.int64) if ids.dtype == torch.uint64 else ids.to(torch.int64)) + _wrapped(start) + of_epoch
     if repeat is not None:
         state = state + repeat.to(torch.int64) * _wrapped(0x8CB92BA72F3D8DD7)
@@ -49,34 +49,34 @@ def random_keys(
 def random_integers(
     ids: Tensor, seed: int, epoch: int | Tensor, high: int, *, stream: int = 0, repeat: Tensor | None = None
 ) -> Tensor:
-    """Return ``(N,)`` integers in ``[0, high)``; arguments as of `random_keys`."""
+    """Return ``(N,)`` uniform int64 numbers in ``[0, high)``; the other arguments are those of `random_keys`."""
     return _logical_shift(random_keys(ids, seed, epoch, stream=stream, repeat=repeat), 33) % high
 
 
 def random_uniform(keys: Tensor, *shape: int) -> Tensor:
-    """Return ``(N, *shape)`` float32 numbers, even in ``[0, 1)``, from the keys of `random_keys`."""
+    """Return ``(N, *shape)`` uniform float32 numbers in ``[0, 1)`` from the ``(N,)`` keys of `random_keys`."""
     return (_bits(keys, math.prod(shape)) * 2.0**-24).reshape(-1, *shape)
 
 
 def random_normal(keys: Tensor, *shape: int) -> Tensor:
-    """Return ``(N, *shape)`` float32 standard normal numbers, at most 5.9, from the keys of `random_keys`.
+    """Return ``(N, *shape)`` standard normal float32 numbers, at most 5.9, from the ``(N,)`` keys of `random_keys`.
 
-    Box & Muller 1958 (Ann. Math. Stat. 29, 610): two numbers out of two hashes.
+    Box & Muller 1958 (Ann. Math. Stat. 29, 610): two numbers from two hashes.
     """
     count = math.prod(shape)
     half = (count + 1) // 2
     bits = _bits(keys, 2 * half)
-    # Half a step up: the logarithm of 0 is never asked for.
+    # Plus half a step: log(0) cannot occur.
     radius = bits[:, :half].add(0.5).mul_(2.0**-24).log_().mul_(-2.0).sqrt_()
     angle = bits[:, half:].mul(2 * math.pi * 2.0**-24)
     return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count].reshape(-1, *shape)
 
 
 def _bits(keys: Tensor, count: int) -> Tensor:
-    """Return ``(N, count)`` whole float32 numbers below ``2**24``.
+    """Return ``(N, count)`` float32 numbers that are integers below ``2**24``.
 
-    Each key makes a permutation of the 32-bit numbers: a scrambled counter, xor and times (an odd number) the halves of the
-    key, scrambled again. 32 bits since no CPU multiplies several 64-bit numbers at once.
+    Each key defines a permutation of the 32-bit integers: a scrambled counter, xor with one half of the key, times the
+    other half (made odd), scrambled again. 32 bits, as CPUs have no SIMD multiplication of 64-bit integers.
     """
     counter = _scrambled(torch.arange(count, dtype=torch.int32, device=keys.device))
     low = ((keys & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000  # the same bits, signed

@@ -1,4 +1,4 @@
-"""Noise on top of the image's own."""
+"""Additional noise."""
 
 from collections.abc import Sequence
 
@@ -14,21 +14,22 @@ __all__ = ["AddNoise"]
 
 
 class AddNoise(Augmentation):
-    """Make each target look as if it had been exposed for a shorter time: add noise in proportion to its own.
+    """Simulate a shorter exposure: add noise in proportion to the noise of each pixel.
 
-    Pixels get normal noise with ``factor`` times the variance that the batch says, independent from pixel to pixel;
-    ``variance`` and ``ivar`` follow. A factor of 3 makes it four times the variance: a quarter of the exposure time. Bands that
-    are absent, pixels that are not ``valid`` and pixels without a finite positive variance get none. The
-    choice repeats, as `Augmentation` says; so does every pixel's noise.
+    Each pixel gets independent normal noise with ``factor`` times its variance in the batch; ``variance`` and ``ivar``
+    are updated. A factor of 3 gives four times the variance, as in a quarter of the exposure time. Missing bands, pixels
+    that are not ``valid`` and pixels without a finite positive variance get no noise. The factor and the noise are
+    reproducible; see `Augmentation`.
 
-    Needs ``variance`` or ``ivar`` among the planes. After shifts and rotations the noise stays independent.
+    The planes must include ``variance`` or ``ivar``. The added noise has no correlation between pixels, also after shifts
+    and rotations.
 
     Parameters
     ----------
     factor
-        Added variance in units of the pixel's own; or ``(low, high)``, between which each target has a number of its own.
+        Added variance divided by the variance of the pixel; ``(low, high)`` draws a uniform factor for each target.
     seed
-        Chooses among series of noise.
+        Seed of the random numbers.
     """
 
     def __init__(self, factor: float | Sequence[float] = 1.0, *, seed: int = 0) -> None:
@@ -38,19 +39,27 @@ class AddNoise(Augmentation):
             raise ConfigurationError(f"factor must be a number or (low, high), got {factor!r}")
         self.low, self.high = (checked_number("factor", value, 0) for value in given)
         if self.low > self.high:
-            raise ConfigurationError(f"factor must be (low, high), got {factor!r}")
+            raise ConfigurationError(f"factor must be (low, high) with low <= high, got {factor!r}")
 
     def factors(self, batch: TensorBatch) -> Tensor:
-        """Return ``(N,)`` float32: the added variance of each target in units of its own."""
+        """Return ``(N,)`` float32: the added variance of each target divided by its own."""
         return self.low + (self.high - self.low) * random_uniform(self.keys(batch), 1)[:, 0]
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Add noise to ``image`` ``(N, B, Y, X)``."""
-        image, variance, ivar = self.needed(batch, "image"), batch.get("variance"), batch.get("ivar")
+        """Add noise to ``image`` ``(N, B, Y, X)``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the batch has no ``image``, or neither ``variance`` nor ``ivar``.
+        """
+        image, variance, ivar = self.required(batch, "image"), batch.get("variance"), batch.get("ivar")
         if not isinstance(variance, Tensor):
             if not isinstance(ivar, Tensor):
-                raise ConfigurationError("AddNoise needs the noise; add 'variance' or 'ivar' to planes")
-            variance = 1 / ivar  # infinite where nothing is known
+                raise ConfigurationError(
+                    "AddNoise needs the variance of the pixels, but the batch has none; add 'variance' or 'ivar' to planes"
+                )
+            variance = 1 / ivar  # infinite where ivar is 0
         noisy = self._noisy(batch, variance)
         factor = self.factors(batch).reshape(-1, 1, 1, 1)
         sigma = torch.where(noisy, variance * factor, 0.0).sqrt()

@@ -1,4 +1,4 @@
-"""Normalisations of the image by statistics of the training split, and the way back to the image's unit."""
+"""Normalisations of the image with statistics of the training split, and their inverses."""
 
 import os
 from abc import abstractmethod
@@ -15,10 +15,10 @@ __all__ = ["Lupton", "NoiseAsinh", "Normalise", "ZScore"]
 
 
 class Normalise(nn.Module):
-    """Base of the normalisations: ``image`` in nJy to numbers near 1, by the `Statistics` that `fit` is given.
+    """Base class of the normalisations: scale ``image`` from nJy to numbers near 1, with the `Statistics` given to `fit`.
 
-    Absent bands end exactly 0; so do pixels that are not valid where the batch has ``valid``. Pixels that are neither
-    must be finite. ``variance`` and ``ivar`` stay in the unit of the files unless ``propagate`` is set.
+    Missing bands become exactly 0, and so do pixels that are not valid if the batch has ``valid``. All other pixels must
+    be finite. ``variance`` and ``ivar`` do not change unless ``propagate`` is set.
 
     Parameters
     ----------
@@ -28,13 +28,12 @@ class Normalise(nn.Module):
     sample
         Number of targets of the training split that the data module fits statistics to.
     keep_invalid
-        Whether pixels that are not valid are normalised as the others are, such as the noise of ``fill="noise"``.
+        Whether to normalise pixels that are not valid too, such as the noise of ``fill="noise"``.
     propagate
-        Whether ``variance`` and ``ivar`` become those of the result, to first order: times or divided by the square
-        of the derivative.
+        Whether to propagate ``variance`` and ``ivar`` to first order: multiply or divide them by the squared derivative.
     inplace
-        Whether the result is written over the image of the batch that comes in. The data module switches that on
-        for batches that its trainer has copied to a GPU: nobody else has those.
+        Whether to overwrite the input image. The data module sets this for batches that the trainer has copied to a
+        GPU, as nothing else refers to those.
     """
 
     overwrites_image: ClassVar[bool] = True
@@ -62,7 +61,7 @@ class Normalise(nn.Module):
         self.keep_invalid, self.propagate, self.inplace = keep_invalid, propagate, inplace
         self.statistics: Statistics | None = None
         self._channels = 0
-        # Not persistent: the data module keeps the statistics in the checkpoint.
+        # Not persistent: the data module saves the statistics in the checkpoint.
         for name in ("median", "noise"):
             self.register_buffer(name, torch.zeros(0, 1, 1), persistent=False)
 
@@ -72,9 +71,9 @@ class Normalise(nn.Module):
         return self._channels > 0
 
     def fit(self, statistics: Statistics) -> Self:
-        """Use these statistics, whose bands are the channels in their order."""
+        """Set the statistics; their bands are the channels, in this order."""
         device = self.median.device
-        # What is made in inference mode, such as in a validation, cannot be used in training.
+        # Tensors made in inference mode, as in validation, cannot be used in training.
         with torch.inference_mode(mode=False):
             for name in ("median", "noise"):
                 values = [getattr(one, name) for one in statistics.bands.values()]
@@ -83,56 +82,68 @@ class Normalise(nn.Module):
         return self
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Normalise ``image`` ``(N, B, Y, X)``."""
-        image, lost = self._image(batch), self._lost(batch)
-        result = self._normalised(image if self.inplace else image.clone(), lost)
-        if lost is not None:
-            result.masked_fill_(lost, 0.0)
-        spread = self._spread(batch, self._slope(result, lost)) if self.propagate else {}
-        return {**batch, **spread, "image": result}
+        """Normalise ``image`` ``(N, B, Y, X)``.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are no statistics yet, or the batch has no image or another number of bands.
+        """
+        image, zeroed = self._image(batch), self._zeroed(batch)
+        result = self._normalised(image if self.inplace else image.clone(), zeroed)
+        if zeroed is not None:
+            result.masked_fill_(zeroed, 0.0)
+        variances = self._rescaled_variance(batch, self._slope(result, zeroed)) if self.propagate else {}
+        return {**batch, **variances, "image": result}
 
     def inverse(self, batch: TensorBatch) -> TensorBatch:
-        """Return a batch that `forward` gave, or a network's image in its place, in the image's unit again.
+        """Return the batch with ``image`` ``(N, B, Y, X)`` in its original unit: the inverse of `forward`.
 
-        Exact to the rounding of float32. Absent bands, and pixels that are not valid, are 0.
+        The image may also be the output of a network. Exact up to float32 rounding; missing bands and pixels that are not
+        valid are 0.
+
+        Raises
+        ------
+        ConfigurationError
+            As `forward`.
         """
-        image, lost = self._image(batch), self._lost(batch)
-        spread = self._spread(batch, 1 / self._slope(image, lost)) if self.propagate else {}
-        result = self._restored(image.clone(), lost)
-        if lost is not None:
-            result.masked_fill_(lost, 0.0)
-        return {**batch, **spread, "image": result}
+        image, zeroed = self._image(batch), self._zeroed(batch)
+        variances = self._rescaled_variance(batch, 1 / self._slope(image, zeroed)) if self.propagate else {}
+        result = self._restored(image.clone(), zeroed)
+        if zeroed is not None:
+            result.masked_fill_(zeroed, 0.0)
+        return {**batch, **variances, "image": result}
 
     @abstractmethod
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        """Return the image, written over or not, normalised; what stands in ``lost`` pixels is of no account."""
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        """Return the normalised image ``(N, B, Y, X)``; may overwrite its input. Values in ``zeroed`` pixels are ignored."""
 
     @abstractmethod
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        """Return the reverse of `_normalised`."""
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        """Return the inverse of `_normalised`."""
 
     @abstractmethod
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:
-        """Return the derivative of the result by the image, where the result is ``normalised``."""
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:
+        """Return the derivative of the normalised image with respect to the image, ``(N, B, Y, X)``."""
 
     def _image(self, batch: TensorBatch) -> Tensor:
         name = type(self).__name__
         if not self.fitted:
             raise ConfigurationError(
-                f"{name} has no statistics yet: give it to the data module as normalisation= and let the data module fit it "
-                "(setup, with a training split), give it statistics=, or call fit(statistics). A prediction "
-                "takes those of the training: trainer.predict(model, data, ckpt_path=...), or "
+                f"{name} has no statistics yet. Pass it to the data module as normalisation= and call setup with a training "
+                "split, pass it statistics=, or call fit(statistics). For prediction use the statistics of "
+                "the training: trainer.predict(model, data, ckpt_path=...) or "
                 "CutoutDataModule.load_from_checkpoint(file, catalog=...)"
             )
         image = batch.get("image")
         if not isinstance(image, Tensor):
             raise ConfigurationError("the batch has no image to normalise; add 'image' to planes")
         if image.shape[1] != self._channels:
-            raise ConfigurationError(f"{name} knows {self._channels} bands and cannot serve {image.shape[1]}")
+            raise ConfigurationError(f"{name} was fitted to {self._channels} bands, but the batch has {image.shape[1]}")
         return image
 
-    def _lost(self, batch: TensorBatch) -> Tensor | None:
-        """Return what ends as 0: ``(N, B, 1, 1)`` absent bands, or ``(N, B, Y, X)`` pixels."""
+    def _zeroed(self, batch: TensorBatch) -> Tensor | None:
+        """Return what is set to 0: missing bands ``(N, B, 1, 1)``, or pixels ``(N, B, Y, X)``; None for nothing."""
         present, valid = batch.get("band_present"), batch.get("valid")
         absent = ~present[:, :, None, None] if isinstance(present, Tensor) else None
         if not isinstance(valid, Tensor) or self.keep_invalid:
@@ -140,30 +151,30 @@ class Normalise(nn.Module):
         return ~valid if absent is None else ~valid | absent
 
     @staticmethod
-    def _spread(batch: TensorBatch, slope: Tensor) -> TensorBatch:
-        """Return variance and its inverse after a change of scale."""
+    def _rescaled_variance(batch: TensorBatch, slope: Tensor) -> TensorBatch:
+        """Return variance and inverse variance after a change of scale."""
         square = slope.square()
-        spread: TensorBatch = {}
+        variances: TensorBatch = {}
         variance, ivar = batch.get("variance"), batch.get("ivar")
         if isinstance(variance, Tensor):
-            spread["variance"] = variance * square
+            variances["variance"] = variance * square
         if isinstance(ivar, Tensor):
-            spread["ivar"] = ivar / square
-        return spread
+            variances["ivar"] = ivar / square
+        return variances
 
 
 class NoiseAsinh(Normalise):
     """``asinh(image / (softening * noise))``: linear in the noise, logarithmic far above it.
 
-    Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). The median is not subtracted unless asked for: coadds have no
-    sky left, 0 means no light, and the median of cutouts around objects holds the objects' own light.
+    Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). By default the median is not subtracted: the sky of coadds is
+    already subtracted, so 0 means no light, and the median of cutouts around objects includes light of the objects.
 
     Parameters
     ----------
     softening
-        Where the logarithm takes over, in units of the noise.
+        Transition from linear to logarithmic, in units of the noise.
     subtract_median
-        Whether the median of each band is subtracted first.
+        Whether to subtract the median of each band first.
     statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
@@ -184,29 +195,28 @@ class NoiseAsinh(Normalise):
         )
         self.softening, self.subtract_median = _positive("softening", softening), subtract_median
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         if self.subtract_median:
             image.sub_(self.median)
         return image.div_(self.softening * self.noise).asinh_()
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         image = image.sinh_().mul_(self.softening * self.noise)
         return image.add_(self.median) if self.subtract_median else image
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         return 1 / (self.softening * self.noise * normalised.cosh())
 
 
 class ZScore(Normalise):
-    """``(image - median) / noise`` of each band, with the robust noise.
+    """``(image - median) / noise`` of each band, with the robust noise (see `BandStatistics`).
 
     Parameters
     ----------
     subtract_median
-        Whether the median is subtracted.
+        Whether to subtract the median.
     clip
-        Largest absolute value of the result; clipped pixels cannot be restored by `inverse`, and count as not clipped
-        in ``propagate``.
+        Largest absolute value of the result. `inverse` cannot restore clipped pixels, and ``propagate`` ignores clipping.
     statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
@@ -228,33 +238,33 @@ class ZScore(Normalise):
         self.subtract_median = subtract_median
         self.clip = None if clip is None else _positive("clip", clip)
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         if self.subtract_median:
             image.sub_(self.median)
         image.div_(self.noise)
         return image if self.clip is None else image.clamp_(-self.clip, self.clip)
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         image.mul_(self.noise)
         return image.add_(self.median) if self.subtract_median else image
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:  # noqa: ARG002
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:  # noqa: ARG002
         return (1 / self.noise).expand_as(normalised)
 
 
 class Lupton(Normalise):
-    """All bands of a pixel times one factor, so that their ratios, its colours, are kept.
+    """Scale all bands of a pixel by one factor, which preserves its colours (band ratios).
 
-    ``I`` is the mean over the bands that are there of ``image / noise``, and the result
-    ``image / s * f(I) / I`` with ``f(I) = asinh(I / softening)`` (Lupton et al. 2004, PASP 116, 133) and ``s`` the harmonic
-    mean of the noise of all bands: light that is equal in every band in nJy comes out as ``f(I)``. The median is not
-    subtracted, which would change the colours. Pixels that are not finite spoil all bands unless the batch has
-    ``valid``. In ``propagate`` the factor counts as free of noise.
+    ``I`` is the mean of ``image / noise`` over the bands that are present, and the result is ``image / s * f(I) / I`` with
+    ``f(I) = asinh(I / softening)`` (Lupton et al. 2004, PASP 116, 133) and ``s`` the harmonic mean of the noise of all
+    bands: equal flux in every band in nJy gives ``f(I)``. The median is not subtracted, as that would change the colours.
+    A pixel that is not finite makes all bands not finite unless the batch has ``valid``. ``propagate`` treats the factor
+    as free of noise.
 
     Parameters
     ----------
     softening
-        Where the logarithm takes over, in units of the noise.
+        Transition from linear to logarithmic, in units of the noise.
     statistics, sample, keep_invalid, propagate, inplace
         As in `Normalise`.
     """
@@ -274,31 +284,31 @@ class Lupton(Normalise):
         )
         self.softening = _positive("softening", softening)
 
-    def _normalised(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        softened = self._mean(image, lost) / self.softening
+    def _normalised(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        softened = self._mean(image, zeroed) / self.softening
         return image.mul_(self._factor(softened))
 
-    def _restored(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        return image.div_(self._slope(image, lost))
+    def _restored(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        return image.div_(self._slope(image, zeroed))
 
-    def _slope(self, normalised: Tensor, lost: Tensor | None) -> Tensor:
-        # The same mean of the result is f(I), so that nothing has to be solved for.
-        return self._factor((self._mean(normalised, lost) * self._common).sinh())
+    def _slope(self, normalised: Tensor, zeroed: Tensor | None) -> Tensor:
+        # The mean of result / noise is f(I) over the common noise, so asinh can be inverted directly.
+        return self._factor((self._mean(normalised, zeroed) * self._common).sinh())
 
     @property
     def _common(self) -> Tensor:
         return 1 / (1 / self.noise).mean()
 
-    def _mean(self, image: Tensor, lost: Tensor | None) -> Tensor:
-        """Return ``(N, 1, Y, X)``: the mean of ``image / noise`` over the bands that are there."""
+    def _mean(self, image: Tensor, zeroed: Tensor | None) -> Tensor:
+        """Return ``(N, 1, Y, X)``: the mean of ``image / noise`` over the bands that are present."""
         scaled = image / self.noise
-        if lost is None:
+        if zeroed is None:
             return scaled.mean(dim=1, keepdim=True)
-        there = (~lost).sum(dim=1, keepdim=True).clamp(min=1)
-        return scaled.masked_fill_(lost, 0.0).sum(dim=1, keepdim=True) / there
+        there = (~zeroed).sum(dim=1, keepdim=True).clamp(min=1)
+        return scaled.masked_fill_(zeroed, 0.0).sum(dim=1, keepdim=True) / there
 
     def _factor(self, softened: Tensor) -> Tensor:
-        """Return ``f(I) / I`` over the common noise, from ``I / softening``; near 0 by its series."""
+        """Return ``f(I) / I`` divided by the common noise, from ``I / softening``; near 0 by its Taylor series."""
         small = softened.abs() < 1e-2
         ratio = torch.where(small, 1.0, softened.asinh() / torch.where(small, 1.0, softened))
         square = softened.square()

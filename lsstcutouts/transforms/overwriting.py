@@ -1,4 +1,4 @@
-"""Modules that can write over the image that comes in."""
+"""The protocol of modules that can overwrite the input image."""
 
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -7,10 +7,10 @@ __all__ = ["Overwriting"]
 
 @runtime_checkable
 class Overwriting(Protocol):
-    """A module with a switch that makes it write its result over the image of the batch.
+    """A module that overwrites the image of the batch if ``inplace`` is set.
 
-    The mark beside the switch tells it from torch's own modules with ``inplace``, which overwrite what their network
-    may still need.
+    ``overwrites_image`` distinguishes it from torch's own modules with ``inplace``, which overwrite tensors that their
+    network may still need.
     """
 
     overwrites_image: ClassVar[bool]

@@ -1,7 +1,4 @@
-"""Pixels at other places: whole windows, and weighted sums of neighbours.
-
-A weighted sum changes every plane in its own way: see `resampled`.
-"""
+"""Crops and interpolation of planes. `resampled` defines how each plane is interpolated."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,26 +9,29 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from .batch import TensorBatch
 
-__all__ = ["KERNELS", "Sampler", "Shifter", "Turner", "check_kernel", "gathered", "resampled", "window"]
+__all__ = ["KERNELS", "RotationSampler", "Sampler", "ShiftSampler", "check_kernel", "gathered", "resampled", "window"]
 
 KERNELS = {"bilinear": 2, "cubic": 4, "quintic": 6}
-"""Pixels a row and column that each kernel sums over."""
+"""Interpolation kernels, and the number of pixels that each uses along an axis."""
 
-CONTRIBUTES = 1e-4
-"""Least weight on each axis at which a pixel's mask bits and validity count: after turns by 90 degrees weights of nothing are 1e-5."""
+LEAST_WEIGHT = 1e-4
+"""Smallest weight along an axis with which a pixel contributes its mask bits and validity.
+
+After rotations by 90 degrees, weights that should be 0 are up to 1e-5.
+"""
 
 _INTERPOLATED = ("image", "variance", "ivar", "mask", "valid")
 
 
 def check_kernel(kernel: str) -> str:
-    """Return the name of a kernel; `~lsstcutouts.errors.ConfigurationError` if it is none of `KERNELS`."""
+    """Return the name of a kernel; raise `~lsstcutouts.errors.ConfigurationError` if it is not one of `KERNELS`."""
     if kernel not in KERNELS:
         raise ConfigurationError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
     return kernel
 
 
 def gathered(plane: Tensor, index: Tensor, height: int, width: int) -> Tensor:
-    """Return ``(N, B, height, width)`` of the plane's pixels ``(N, height * width)``, in the memory layout that came in."""
+    """Return ``(N, B, height, width)`` pixels at flat indices ``(N, height * width)``, in the memory format of the plane."""
     count, bands = plane.shape[:2]
     if bands > 1 and plane.is_contiguous(memory_format=torch.channels_last):
         pixels = plane.permute(0, 2, 3, 1).reshape(count, -1, bands)
@@ -42,34 +42,35 @@ def gathered(plane: Tensor, index: Tensor, height: int, width: int) -> Tensor:
 
 
 def window(plane: Tensor, start: Tensor, height: int, width: int) -> Tensor:
-    """Return ``(N, B, height, width)`` pixels from the first ones ``(N, 2)``, ``(y, x)``, on; 0 beyond the plane."""
-    index, inside = _places(
+    """Return windows ``(N, B, height, width)`` that start at pixels ``(N, 2)`` as ``(y, x)``; 0 outside the plane."""
+    index, inside = _indices(
         start[:, 0].reshape(-1, 1, 1) + torch.arange(height, device=start.device).reshape(-1, 1),
         start[:, 1].reshape(-1, 1, 1) + torch.arange(width, device=start.device),
         plane.shape[-2],
         plane.shape[-1],
     )
-    # In place: otherwise the memory layout would be lost.
+    # In place: masked_fill would lose the memory format.
     return gathered(plane, index, height, width).masked_fill_(~inside, 0)
 
 
-def _places(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the flat index of pixels, the nearest one for those beyond the plane, and which lie in it, ``(N, 1, h, w)``."""
+def _indices(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return flat indices ``(N, h * w)``, clamped to the plane, and which pixels are inside it, ``(N, 1, h, w)``."""
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
     return index.flatten(1), inside.unsqueeze(1)
 
 
 def _weights(kernel: str, fraction: Tensor) -> Tensor:
-    """Return weights ``(..., taps)`` of the pixels around a place, whose sum is 1.
+    """Return weights ``(..., taps)`` of the pixels around a position; their sum is 1.
 
     Parameters
     ----------
     kernel
-        Linear; cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); quintic, exact for polynomials of
-        degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Not Lanczos: it moves centroids by up to 0.02 px.
+        ``bilinear``; ``cubic``: cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); ``quintic``: exact
+        for polynomials of degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Lanczos is left out, as it moves centroids
+        by up to 0.02 px.
     fraction
-        How far the place lies beyond the whole pixel before it. The first of the taps is ``taps / 2 - 1`` before that.
+        ``(...)`` position minus its floor, pixels. The first weight is that of the pixel ``floor - taps / 2 + 1``.
     """
     taps = KERNELS[kernel]
     at = (fraction.unsqueeze(-1) - torch.arange(1 - taps // 2, taps // 2 + 1, device=fraction.device)).abs()
@@ -85,32 +86,33 @@ def _weights(kernel: str, fraction: Tensor) -> Tensor:
 
 
 class Sampler(Protocol):
-    """Sums over neighbours at the places of new pixels; beyond the plane all is 0."""
+    """Interpolates planes at the positions of output pixels; pixels outside the plane are 0."""
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
-        """Return the sums ``(N, B, h, w)`` of a plane times its weights to a power."""
+        """Return ``(N, B, h, w)``: sums of the plane times ``weights**power``."""
 
     def union(self, plane: Tensor) -> Tensor:
-        """Return the bits ``(N, B, h, w)`` that any contributing pixel has."""
+        """Return ``(N, B, h, w)``: bitwise or of the contributing pixels."""
 
     def outside(self, plane: Tensor) -> Tensor:
-        """Return which new pixels ``(N, 1, h, w)`` a place beyond the plane contributes to."""
+        """Return ``(N, 1, h, w)`` bool: output pixels to which a position outside the plane contributes."""
 
 
 def resampled(batch: TensorBatch, sampler: Sampler) -> TensorBatch:
-    """Return the planes of a batch at new pixels.
+    """Return the planes of a batch ``(N, B, Y, X)`` interpolated at new pixels ``(N, B, h, w)``.
 
-    ``image`` is a weighted sum. ``variance`` is the sum with squared weights, right for noise that is independent from
-    pixel to pixel; ``ivar`` its inverse, 0 where a contributing pixel has none. ``mask`` has the bits of any contributing
-    pixel, ``valid`` is whether all are. A pixel that a place beyond the plane contributes to is 0 and not valid.
+    ``image`` is the weighted sum. ``variance`` is the sum with squared weights, which is correct for noise that is
+    independent between pixels. ``ivar`` is its inverse, and 0 if a contributing pixel has ``ivar`` 0. ``mask`` is the
+    bitwise or, and ``valid`` the logical and, of the contributing pixels. Output pixels to which positions outside the
+    plane contribute are 0 and not valid.
     """
     planes = {name: v for name in _INTERPOLATED if isinstance(v := batch.get(name), Tensor)}
-    changed = {name: _change(name, plane, sampler) for name, plane in planes.items()}
+    changed = {name: _resampled_plane(name, plane, sampler) for name, plane in planes.items()}
     beyond = {plane.shape[-2:]: sampler.outside(plane) for plane in planes.values()}
     return {name: v.masked_fill_(beyond[planes[name].shape[-2:]], 0) for name, v in changed.items()}
 
 
-def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
+def _resampled_plane(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
     if name == "mask":
         return sampler.union(plane)
     if name == "valid":
@@ -122,15 +124,15 @@ def _change(name: str, plane: Tensor, sampler: Sampler) -> Tensor:
     return sampler.weighted(plane, 2 if name == "variance" else 1)
 
 
-class Shifter:
-    """Samples windows that begin between pixels: a sum over rows, then over columns.
+class ShiftSampler:
+    """Interpolates windows that start at fractional pixels: first along y, then along x.
 
     Parameters
     ----------
     start
-        ``(N, 2)`` place of the first new pixel, ``(y, x)``.
+        ``(N, 2)`` position of the first output pixel, ``(y, x)``, pixels.
     height, width
-        Pixels of a window.
+        Pixels of the output.
     kernel
         One of `KERNELS`.
     """
@@ -141,21 +143,21 @@ class Shifter:
         self._weights = _weights(kernel, start - start.floor())  # (N, 2, taps)
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
-        """Return the sums of a plane times its weights to a power, as `Sampler` says."""
+        """Return sums of the plane times ``weights**power``; see `Sampler`."""
         total = self._window(plane)
         weights = self._weights**power
         for axis, size in ((0, self._height), (1, self._width)):
-            parts = (total.narrow(2 + axis, k, size) * _spread(weights[:, axis, k]) for k in range(self._taps))
+            parts = (total.narrow(2 + axis, k, size) * _per_target(weights[:, axis, k]) for k in range(self._taps))
             total = sum(parts, torch.zeros((), device=plane.device))
         return total
 
     def union(self, plane: Tensor) -> Tensor:
-        """Return the bits that any contributing pixel has, as `Sampler` says."""
+        """Return the bitwise or of the contributing pixels; see `Sampler`."""
         total = self._window(plane)
-        contributes = self._weights.abs() >= CONTRIBUTES
+        contributes = self._weights.abs() >= LEAST_WEIGHT
         for axis, size in ((0, self._height), (1, self._width)):
             parts = [
-                total.narrow(2 + axis, k, size) & _spread(contributes[:, axis, k], total) for k in range(self._taps)
+                total.narrow(2 + axis, k, size) & _per_target(contributes[:, axis, k], total) for k in range(self._taps)
             ]
             total = parts[0]
             for part in parts[1:]:
@@ -163,7 +165,7 @@ class Shifter:
         return total
 
     def outside(self, plane: Tensor) -> Tensor:
-        """Return which new pixels a place beyond the plane contributes to."""
+        """Return output pixels to which positions outside the plane contribute; see `Sampler`."""
         return ~self._inside(plane)
 
     def _window(self, plane: Tensor) -> Tensor:
@@ -174,31 +176,31 @@ class Shifter:
         return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1)
 
     def _within(self, axis: int, size: int) -> Tensor:
-        """Return which rows (axis 0) or columns ``(N, h)`` have all contributing pixels in the plane."""
+        """Return ``(N, h)`` bool: rows (axis 0) or columns whose contributing pixels are all inside the plane."""
         taps, count = torch.arange(self._taps, device=self._first.device), (self._height, self._width)[axis]
         at = self._first[:, axis].reshape(-1, 1, 1) + torch.arange(count, device=taps.device).reshape(-1, 1) + taps
-        idle = self._weights[:, axis].abs() < CONTRIBUTES
+        idle = self._weights[:, axis].abs() < LEAST_WEIGHT
         return (((at >= 0) & (at < size)) | idle.unsqueeze(1)).all(-1)
 
 
-def _spread(values: Tensor, bits: Tensor | None = None) -> Tensor:
-    """Return ``(N,)`` values as ``(N, 1, 1, 1)``; with ``bits``, truth as all bits or none of that type."""
+def _per_target(values: Tensor, bits: Tensor | None = None) -> Tensor:
+    """Return ``(N,)`` values as ``(N, 1, 1, 1)``; if ``bits`` is an integer tensor, true becomes all bits set."""
     if bits is not None and bits.dtype != torch.bool:
         values = -values.to(bits.dtype)
     return values.reshape(-1, 1, 1, 1)
 
 
-class Turner:
-    """Samples pixels at ``source + turn @ (new pixel - target)``: turned about a place that goes from one to another.
+class RotationSampler:
+    """Interpolates at ``source + rotation @ (output pixel - target)``: a rotation that moves ``source`` to ``target``.
 
     Parameters
     ----------
     angle
-        ``(N,)`` radians, counter-clockwise as seen with x to the right and y upwards.
+        ``(N,)`` radians, counter-clockwise with x to the right and y up.
     source, target
-        ``(N, 2)`` the place, ``(y, x)``, in the old pixels and in the new ones.
+        ``(N, 2)`` centre of the rotation, ``(y, x)``, in input pixels and in output pixels.
     height, width
-        New pixels.
+        Pixels of the output.
     kernel
         One of `KERNELS`.
     """
@@ -208,11 +210,11 @@ class Turner:
         y = torch.arange(height, device=angle.device).reshape(-1, 1) - target[:, 0].reshape(-1, 1, 1)
         x = torch.arange(width, device=angle.device) - target[:, 1].reshape(-1, 1, 1)
         self._taps, self._height, self._width = KERNELS[kernel], height, width
-        self._y, self._wy = _split(source[:, 0].reshape(-1, 1, 1) + cosine * y - sine * x, kernel)
-        self._x, self._wx = _split(source[:, 1].reshape(-1, 1, 1) + cosine * x + sine * y, kernel)
+        self._y, self._wy = _whole_and_weights(source[:, 0].reshape(-1, 1, 1) + cosine * y - sine * x, kernel)
+        self._x, self._wx = _whole_and_weights(source[:, 1].reshape(-1, 1, 1) + cosine * x + sine * y, kernel)
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
-        """Return the sums of a plane times its weights to a power, as `Sampler` says."""
+        """Return sums of the plane times ``weights**power``; see `Sampler`."""
         total: Tensor | None = None
         for index, inside, weight, _ in self._neighbours(plane):
             part = self._gathered(plane, index) * weight.pow(power).masked_fill_(~inside, 0)
@@ -220,7 +222,7 @@ class Turner:
         return plane if total is None else total
 
     def union(self, plane: Tensor) -> Tensor:
-        """Return the bits that any contributing pixel has, as `Sampler` says."""
+        """Return the bitwise or of the contributing pixels; see `Sampler`."""
         total: Tensor | None = None
         for index, inside, _, contributes in self._neighbours(plane):
             part = self._gathered(plane, index).masked_fill_(~(inside & contributes), 0)
@@ -228,7 +230,7 @@ class Turner:
         return plane if total is None else total
 
     def outside(self, plane: Tensor) -> Tensor:
-        """Return which new pixels a place beyond the plane contributes to."""
+        """Return output pixels to which positions outside the plane contribute; see `Sampler`."""
         total = torch.zeros((), dtype=torch.bool, device=plane.device)
         for _, inside, _, contributes in self._neighbours(plane):
             total = total | (~inside & contributes)
@@ -238,19 +240,19 @@ class Turner:
         return gathered(plane, index, self._height, self._width)
 
     def _neighbours(self, plane: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield index ``(N, h * w)``, and ``(N, 1, h, w)`` inside or not, weight and contributes or not, of each neighbour.
+        """Yield flat index ``(N, h * w)``, inside, weight and contributes ``(N, 1, h, w)`` for each neighbour.
 
-        They are made anew for each plane: kept, they would be larger than the planes.
+        They are computed again for each plane, as together they need more memory than the planes.
         """
         first = 1 - self._taps // 2
         for j in range(self._taps):
             for i in range(self._taps):
-                index, inside = _places(self._y + (first + j), self._x + (first + i), plane.shape[-2], plane.shape[-1])
+                index, inside = _indices(self._y + (first + j), self._x + (first + i), plane.shape[-2], plane.shape[-1])
                 y, x = self._wy[..., j].unsqueeze(1), self._wx[..., i].unsqueeze(1)
-                yield index, inside, y * x, (y.abs() >= CONTRIBUTES) & (x.abs() >= CONTRIBUTES)
+                yield index, inside, y * x, (y.abs() >= LEAST_WEIGHT) & (x.abs() >= LEAST_WEIGHT)
 
 
-def _split(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
-    """Return whole pixels before places, and weights around them."""
+def _whole_and_weights(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+    """Return the floor of positions, and the weights ``(..., taps)`` of the pixels around them."""
     whole = at.floor()
     return whole.to(torch.int64), _weights(kernel, at - whole)

@@ -1,4 +1,4 @@
-"""Shifts by whole pixels and by parts of them."""
+"""Shifts by integer and fractional numbers of pixels."""
 
 import math
 from collections.abc import Sequence
@@ -8,38 +8,38 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, checked_number, checked_size, moved_by
+from .augmentation import Augmentation, add_per_axis, checked_number, checked_size
 from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
-from .resampling import KERNELS, Shifter, check_kernel, resampled, window
+from .resampling import KERNELS, ShiftSampler, check_kernel, resampled, window
 
 __all__ = ["RandomShift"]
 
 
 class RandomShift(Augmentation):
-    """Move each target within its cutout, on both axes, by up to so many pixels.
+    """Shift each target by a random number of pixels along both axes.
 
-    Every plane moves alike, and so do ``offset``, ``wcs`` and ``yx0``; ``psf`` stays, it is centred on the target. What
-    enters at an edge is 0 in every plane and not ``valid``: fetch larger cutouts and give ``size``, then nothing enters.
+    All planes, ``offset``, ``wcs`` and ``yx0`` shift together; ``psf`` does not change, as it is centred on the target.
+    Pixels from outside the cutout are 0 and not ``valid``; to avoid them, read larger cutouts and set ``size``.
 
-    Shifts by whole pixels change no value. With ``subpixel`` each pixel is a weighted sum of its neighbours, as
-    `~lsstcutouts.transforms.resampling.resampled` says of each plane: the noise becomes smaller and neighbouring pixels
-    correlated, least with ``"quintic"``, most with ``"bilinear"``; a pixel that is not valid spoils all those that it
-    contributes to. ``yx0`` is then the tract pixel nearest to the first pixel. The choice repeats, as `Augmentation` says.
+    Integer shifts change no pixel value. With ``subpixel`` the pixels are interpolated as
+    `~lsstcutouts.transforms.resampling.resampled` describes. Interpolation reduces the noise and correlates neighbouring
+    pixels, least with ``"quintic"`` and most with ``"bilinear"``. Output pixels to which an invalid pixel contributes are
+    invalid. ``yx0`` is then the tract pixel nearest to the first pixel. The random choice is reproducible; see `Augmentation`.
 
     Parameters
     ----------
     max_shift
-        Pixels, whole ones unless ``subpixel``.
+        Largest shift in pixels; an integer unless ``subpixel``.
     size
-        Pixels of the cutouts that come out, or ``(height, width)``; by default those that come in.
+        Size of the output in pixels, or ``(height, width)``; by default that of the input.
     subpixel
-        Whether shifts are any number of pixels, not whole ones.
+        Whether to shift by fractional numbers of pixels.
     kernel
-        What weighs the neighbours: ``"quintic"`` (6 x 6 pixels), ``"cubic"`` (4 x 4) or ``"bilinear"`` (2 x 2).
+        Interpolation kernel: ``"quintic"`` (6 x 6 pixels), ``"cubic"`` (4 x 4) or ``"bilinear"`` (2 x 2).
     seed
-        Chooses among series of choices.
+        Seed of the random numbers.
     """
 
     def __init__(
@@ -55,42 +55,48 @@ class RandomShift(Augmentation):
         self.max_shift, self.size = checked_number("max_shift", max_shift, 0), checked_size(size)
         self.subpixel, self.kernel = subpixel, check_kernel(kernel)
         if not subpixel and self.max_shift % 1:
-            raise ConfigurationError(f"max_shift={max_shift!r} is no whole number of pixels; that needs subpixel=True")
+            raise ConfigurationError(f"max_shift={max_shift!r} is not an integer; use an integer or set subpixel=True")
 
     def shifts(self, batch: TensorBatch) -> Tensor:
-        """Return ``(N, 2)`` float32 pixels, ``(y, x)``, by which the targets move."""
+        """Return ``(N, 2)`` float32 shifts of the targets in pixels, ``(y, x)``."""
         even = random_uniform(self.keys(batch), 2)
         if self.subpixel:
             return (2 * even - 1) * self.max_shift
-        # Rounding may make the largest number below 1 the whole product.
+        # float32 rounding can turn a number just below 1 into the full product.
         return (even * (2 * self.max_shift + 1)).floor().clamp(max=2 * self.max_shift) - self.max_shift
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Move all planes ``(N, B, Y, X)`` of the batch."""
+        """Shift all planes ``(N, B, Y, X)`` of the batch.
+
+        Raises
+        ------
+        ConfigurationError
+            If the cutouts are too small for ``size`` and ``max_shift``, or a needed entry is missing.
+        """
         sides = pixel_sides(batch, "RandomShift")
         height, width = self.size or sides
         base = [(old - new) // 2 for old, new in zip(sides, (height, width), strict=True)]
         self._check_margin(sides)
-        start = -moved_by(self.shifts(batch), [-b for b in base])  # (N, 2)
+        start = -add_per_axis(self.shifts(batch), [-b for b in base])  # (N, 2)
         if self.subpixel:
-            moved = resampled(batch, Shifter(start, height, width, self.kernel))
+            moved = resampled(batch, ShiftSampler(start, height, width, self.kernel))
         else:
             whole = start.to(torch.int64)
             moved = {name: window(plane, whole, height, width) for name, plane in pixel_planes(batch).items()}
-        return {**batch, **moved, **self._places(batch, start, sides, (height, width))}
+        return {**batch, **moved, **self._positions(batch, start, sides, (height, width))}
 
-    def _places(
+    def _positions(
         self, batch: TensorBatch, start: Tensor, old: tuple[int, int], new: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Return what the batch says about places, with the first pixel at another one."""
-        offset, yx0, wcs = self.needed(batch, "offset"), batch.get("yx0"), batch.get("wcs")
+        """Return ``offset``, ``yx0`` and ``wcs`` for cutouts whose first pixel is at ``start``, ``(N, 2)`` as ``(y, x)``."""
+        offset, yx0, wcs = self.required(batch, "offset"), batch.get("yx0"), batch.get("wcs")
         middle = [(b - a) / 2 for a, b in zip(old, new, strict=True)]
-        places = {"offset": offset - moved_by(start, middle)}
+        positions = {"offset": offset - add_per_axis(start, middle)}
         if isinstance(yx0, Tensor):
-            places["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
+            positions["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
         if isinstance(wcs, Tensor):
-            places["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
-        return places
+            positions["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
+        return positions
 
     def _check_margin(self, sides: tuple[int, int]) -> None:
         if self.size is None:
@@ -99,6 +105,6 @@ class RandomShift(Augmentation):
         least = [new + 2 * (math.ceil(self.max_shift) + reach) for new in self.size]
         if any(old < wanted for old, wanted in zip(sides, least, strict=True)):
             raise ConfigurationError(
-                f"cutouts of {sides[0]} x {sides[1]} pixels are too small to be moved by {self.max_shift:g} and cut to "
+                f"cutouts of {sides[0]} x {sides[1]} pixels are too small to be shifted by up to {self.max_shift:g} pixels and cut to "
                 f"{self.size[0]} x {self.size[1]}; fetch {least[0]} x {least[1]} or more"
             )

@@ -1,4 +1,4 @@
-"""What is known of the pixels of each band, and its file."""
+"""Pixel statistics of each band, and their YAML file."""
 
 import math
 import os
@@ -19,13 +19,13 @@ DEFAULT_SAMPLE = 1000
 limits it is how the depth and the objects vary from target to target."""
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.995, 0.999)
-"""Shares of the pixels whose upper bounds are noted."""
+"""Fractions of the pixels at which quantiles are recorded."""
 
 _VERSION = 2
 """Version 1 had no ``pixel_scale``."""
 
 _SCALE_TOLERANCE = 1e-3
-"""Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
+"""Relative tolerance of pixel scales: tracts of one skymap differ by 1e-9, surveys by several percent."""
 
 _TITLE = "# Pixels of each band, fitted by lsstcutouts on a sample of the training split.\n"
 
@@ -37,13 +37,13 @@ class BandStatistics:
     Attributes
     ----------
     median
-        In the unit of the statistics.
+        Median, in the unit of the statistics (nJy by default).
     noise
-        1.4826 times the median absolute deviation from the median, the standard deviation of a normal distribution.
+        1.4826 times the median absolute deviation: the standard deviation, for a normal distribution. Same unit.
     quantiles
-        Share of the pixels to the value that they do not exceed.
+        Fraction of the pixels to the quantile, in the same unit.
     pixels, targets
-        How many valid pixels went in, and of how many targets.
+        Number of valid pixels, and of targets that have any.
     """
 
     median: float
@@ -56,12 +56,12 @@ class BandStatistics:
         values = (self.median, self.noise, *self.quantiles.values())
         if not all(map(math.isfinite, values)) or self.noise <= 0:
             raise StatisticsError(
-                f"median={self.median} and noise={self.noise}: values must be finite and the noise positive"
+                f"median={self.median}, noise={self.noise} and the quantiles must be finite, and the noise positive"
             )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return what `dataclasses.asdict` made plain."""
+        """Return the statistics from the dictionary of `dataclasses.asdict`."""
         return cls(
             median=float(values["median"]),
             noise=float(values["noise"]),
@@ -73,26 +73,26 @@ class BandStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Statistics of every band, and what they were fitted on.
+    """Pixel statistics of every band, and the data that they were fitted to.
 
     Attributes
     ----------
     bands
-        Band to its statistics, in channel order.
+        Band name to its statistics, in channel order.
     unit
-        Of median, noise and quantiles: nJy, or native for the values of the files.
+        Unit of median, noise and quantiles: ``nJy``, or ``native`` for the unit of the files.
     dataset_type, size
-        What was cut, rows and columns in pixels.
+        Dataset type of the coadds, and ``(height, width)`` of the cutouts in pixels.
     seed, sample
-        The seed that chose the targets, and how many were asked for.
+        Seed of the choice of targets, and the number requested.
     targets
-        How many there were; fewer where the training split is smaller, or a policy leaves targets out.
+        Number of targets used; lower than ``sample`` if the training split is smaller or a policy drops targets.
     pixels_per_target
-        Pixels of each cutout and band that were looked at; all of them where that fits into memory.
+        Pixels used per cutout and band; all of them if they fit into memory.
     plan
         Fingerprint of the plan.
     pixel_scale
-        Arcseconds along rows and columns; None where it is not known.
+        Arcseconds per pixel, ``(y, x)``; None if unknown.
     """
 
     bands: Mapping[str, BandStatistics]
@@ -119,39 +119,38 @@ class Statistics:
         Parameters
         ----------
         bands
-            Of the pixels that they are to serve.
+            Bands of the data, in channel order.
         unit, size, pixel_scale
-            Likewise; None for not known.
+            Unit, ``(height, width)`` in pixels and arcseconds per pixel ``(y, x)`` of the data; None if unknown.
 
         Raises
         ------
         StatisticsError
-            If a band is not among them, or they are of pixels in another unit, of cutouts of another size, or of another
-            pixel scale.
+            If a band is missing, or the statistics have another unit, cutout size or pixel scale.
         """
         lacking = [band for band in bands if band not in self.bands]
         if lacking:
             raise StatisticsError(
-                f"the statistics are of the bands {','.join(self.bands)} and lack {','.join(lacking)}; fit them again "
-                f"with bands={','.join(bands)}, or leave the band out"
+                f"the statistics have the bands {','.join(self.bands)} but not {','.join(lacking)}; fit them again "
+                f"with bands={','.join(bands)}, or leave out {','.join(lacking)}"
             )
         if unit is not None and unit != self.unit:
-            raise StatisticsError(f"the statistics are in {self.unit}, the pixels in {unit}; fit them again")
+            raise StatisticsError(f"the statistics are in {self.unit}, but the pixels are in {unit}; fit them again")
         if size is not None and tuple(size) != self.size:
             raise StatisticsError(
-                f"the statistics are of cutouts of {self.size[0]} x {self.size[1]} pixels, these have {size[0]} x {size[1]}; "
+                f"the statistics are for cutouts of {self.size[0]} x {self.size[1]} pixels, but these have {size[0]} x {size[1]}; "
                 "fit them again"
             )
         known = self.pixel_scale is not None and pixel_scale is not None
         if known and not all(map(_close, self.pixel_scale or (), pixel_scale or ())):
             scales = [" x ".join(f"{one:.4g}" for one in scale or ()) for scale in (self.pixel_scale, pixel_scale)]
             raise StatisticsError(
-                f"the statistics are of pixels of {scales[0]} arcsec, these have {scales[1]}; fit them again"
+                f"the statistics are for pixels of {scales[0]} arcsec, but these have {scales[1]}; fit them again"
             )
         return replace(self, bands={band: self.bands[band] for band in bands})
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as the file and checkpoints hold them."""
+        """Return plain values for YAML files and checkpoints."""
         bands = {band: {**asdict(one), "quantiles": dict(one.quantiles)} for band, one in self.bands.items()}
         about = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "bands"}
         scale = None if self.pixel_scale is None else list(self.pixel_scale)
@@ -159,15 +158,17 @@ class Statistics:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the statistics") -> Self:
-        """Return what `as_dict` made plain.
+        """Return the statistics from the dictionary of `as_dict`.
 
         Raises
         ------
         StatisticsError
-            If anything is missing, not what it must be, or of another version.
+            If an entry is missing or invalid, or the version is unknown.
         """
         if not isinstance(values, Mapping) or values.get("version") not in (1, _VERSION):
-            raise StatisticsError(f"{source}: no statistics of version {_VERSION}; make them again")
+            raise StatisticsError(
+                f"{source} are not statistics of version 1 or {_VERSION}; fit them again with lsstcutouts normalise"
+            )
         try:
             y, x = values["size"]
             scale = values.get("pixel_scale")
@@ -184,10 +185,12 @@ class Statistics:
                 pixel_scale=None if scale is None else (float(scale[0]), float(scale[1])),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise StatisticsError(f"{source}: damaged statistics, {error!r}; make them again") from error
+            raise StatisticsError(
+                f"{source} are damaged: {error!r}; fit them again with lsstcutouts normalise"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the statistics as YAML; the file appears whole or not at all.
+        """Write the statistics as YAML, atomically.
 
         Raises
         ------
@@ -200,7 +203,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
+        """Read statistics that `save` wrote.
 
         Raises
         ------
@@ -211,7 +214,7 @@ class Statistics:
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise StatisticsError(f"{source} cannot be read: {error}; make them with lsstcutouts normalise") from error
+            raise StatisticsError(f"{source} cannot be read: {error}; fit them with lsstcutouts normalise") from error
         return cls.from_dict(values, source)
 
 

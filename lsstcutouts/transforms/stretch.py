@@ -1,4 +1,4 @@
-"""Stretches of the image's range."""
+"""The asinh stretch with fixed scales."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -15,21 +15,21 @@ __all__ = ["AsinhStretch"]
 class AsinhStretch(nn.Module):
     """Compress the range of the image: ``asinh(image / scale)``, linear near 0, logarithmic far above ``scale``.
 
-    Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). Absent bands stay exactly 0; pixels that are not valid are
-    set to 0 where the batch has ``valid``, unless ``keep_invalid`` says that they have been filled on purpose.
+    Follows Lupton, Gunn & Szalay 1999 (AJ 118, 1406). Missing bands remain exactly 0. Pixels that are not valid become 0
+    if the batch has ``valid``, unless ``keep_invalid`` is set.
 
     Parameters
     ----------
     scale
-        Softening of each band in the image's unit (nJy), in channel order or by band name together with
-        ``bands``; about the noise of a pixel. One number serves all bands.
+        Softening in the unit of the image (nJy), about the noise of a pixel: one number for all bands, one per band in
+        channel order, or a mapping by band name together with ``bands``.
     bands
-        Channel order, needed when ``scale`` is given by name.
+        Channel order; required if ``scale`` is a mapping.
     keep_invalid
-        Whether pixels that are not valid keep what stands there, such as the noise of ``fill="noise"``.
+        Whether to keep pixels that are not valid, such as the noise of ``fill="noise"``.
     inplace
-        Whether the result is written over the image of the batch that comes in. The data module switches that on
-        for batches that its trainer has copied to a GPU: nobody else has those.
+        Whether to overwrite the input image. The data module sets this for batches that the trainer has copied to a
+        GPU, as nothing else refers to those.
     """
 
     overwrites_image: ClassVar[bool] = True
@@ -47,18 +47,26 @@ class AsinhStretch(nn.Module):
         super().__init__()
         self.keep_invalid, self.inplace = keep_invalid, inplace
         self.bands = tuple(bands)
-        values = _in_order(scale, bands)
+        values = _per_band(scale, bands)
         if any(not value > 0 for value in values):
-            raise ConfigurationError(f"the scale of an asinh stretch must be positive, got {scale!r}")
+            raise ConfigurationError(f"scale must be positive, got {scale!r}")
         self.register_buffer("scale", torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
 
     def forward(self, batch: TensorBatch) -> TensorBatch:
-        """Stretch ``image`` ``(N, B, Y, X)``."""
+        """Stretch ``image`` ``(N, B, Y, X)``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the batch has no image or another number of bands than ``scale``.
+        """
         image, valid = batch["image"], batch.get("valid")
         if not isinstance(image, Tensor):
             raise ConfigurationError("the batch has no image to stretch; add 'image' to planes")
         if self.scale.shape[0] not in {1, image.shape[1]}:
-            raise ConfigurationError(f"a stretch for {self.scale.shape[0]} bands cannot serve {image.shape[1]}")
+            raise ConfigurationError(
+                f"AsinhStretch has scales for {self.scale.shape[0]} bands, but the batch has {image.shape[1]}"
+            )
         stretched = image.div_(self.scale) if self.inplace else image / self.scale
         stretched.asinh_()
         if isinstance(valid, Tensor) and not self.keep_invalid:
@@ -66,10 +74,14 @@ class AsinhStretch(nn.Module):
         return {**batch, "image": stretched}
 
 
-def _in_order(scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
+def _per_band(scale: float | Sequence[float] | Mapping[str, float], bands: str | Sequence[str]) -> list[float]:
     if isinstance(scale, Mapping):
         missing = [band for band in bands if band not in scale]
         if missing or not bands:
-            raise ConfigurationError(f"the stretch has no scale for the bands {missing or 'asked for'}: {dict(scale)}")
+            raise ConfigurationError(
+                f"scale={dict(scale)} has no value for the bands {missing}"
+                if missing
+                else f"scale={dict(scale)} is given by band name; give the channel order as bands= too"
+            )
         return [float(scale[band]) for band in bands]
     return [float(scale)] if isinstance(scale, int | float) else [float(value) for value in scale]

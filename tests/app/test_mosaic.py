@@ -48,7 +48,7 @@ def test_the_mosaic_is_a_picture_with_north_up(tmp_path) -> None:
 
 
 def test_captions_must_fit(tmp_path) -> None:
-    with pytest.raises(ConfigurationError, match="one caption a cutout"):
+    with pytest.raises(ConfigurationError, match="one caption per cutout"):
         write_mosaic(tmp_path / "m.png", cutouts(2, 3), "gri", ["one"])
     with pytest.raises(ConfigurationError, match="one caption"):
         write_mosaic(tmp_path / "m.png", cutouts(2, 3)[:0], "gri", [])

@@ -19,9 +19,9 @@ from lsstcutouts.app.callbacks.prediction_table import META, joined, prediction_
 from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.quality import Outcome, QualityPolicy
 from lsstcutouts.read.batch_report import Account, Failure
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.plan.quality import Outcome, QualityPolicy
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
 
@@ -202,7 +202,7 @@ def test_objects_that_are_not_accounted_for(plan: CutoutPlan) -> None:
     ids = plan.object_id[[3, 5, 3]]
     with pytest.raises(PlanError, match=f"more than once, the first one is {ids[0]}"):
         prediction_table(plan, {"object_id": ids}, Report(plan))
-    with pytest.raises(PlanError, match="object 5 was predicted, as were 0 more, and is not in the plan"):
+    with pytest.raises(PlanError, match="1 predicted objects are not in the plan, the first one is 5"):
         prediction_table(plan, {"object_id": np.array([5])}, Report(plan))
 
 
@@ -219,7 +219,10 @@ class Wrong(Echo):
     ("answer", "words"),
     [
         (lambda b: b["ra"], "must return a dictionary with object_id"),
-        (lambda b: {"object_id": b["object_id"], "ra": b["ra"]}, "returns ra, which the file has already"),
+        (
+            lambda b: {"object_id": b["object_id"], "ra": b["ra"]},
+            "returns ra, but the output file already has columns of this name",
+        ),
         (lambda b: {"object_id": b["object_id"], "score": b["ra"][1:]}, "7 values of 'score' for 8 rows"),
         (lambda b: {"object_id": b["object_id"]} | ({} if len(b["ra"]) < 8 else {"a": b["ra"]}), "the columns"),
     ],

@@ -95,15 +95,15 @@ def test_import_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ConfigurationError, match=r"own_classes has no 'Xyz'; it has Net, Other"):
             located("own_classes.Xyz")
         with pytest.raises(
-            ConfigurationError, match=r"no module 'own_clases'.*own_clases\.py.*did you mean own_classes"
+            ConfigurationError, match=r"module 'own_clases' is not installed.*own_clases\.py.*did you mean own_classes"
         ):
             located("own_clases.Net")
         with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
             located("own_broken.Net")
     assert sys.path == before
-    with pytest.raises(ConfigurationError, match="is no import path"):
+    with pytest.raises(ConfigurationError, match="is not an import path"):
         located("Net")
-    with pytest.raises(ConfigurationError, match="is no class or function"):
+    with pytest.raises(ConfigurationError, match="is not a class or function"):
         located("sys.path")
     assert located("os.path.join") is os.path.join
     assert located("concurrent.futures.ThreadPoolExecutor").__name__ == "ThreadPoolExecutor"

@@ -169,13 +169,13 @@ def test_three_tasks_and_their_predictions(own: list[str], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["label=z"], "task=binary takes 0 and 1 only; use task=regression"),
-        (["label=sign"], "holds -1, but task=binary takes 0 and 1 only; use task=classes"),
-        (["label=kind"], "holds texts ('galaxy', 'qso', 'star'); task=binary takes 0 and 1"),
+        (["label=z"], "task=binary needs 0 and 1 only; use task=regression"),
+        (["label=sign"], "contains -1, but task=binary needs 0 and 1 only; use task=classes"),
+        (["label=kind"], "contains strings ('galaxy', 'qso', 'star'); task=binary needs 0 and 1"),
         (["label=hole", "task=regression"], "1 of 60 labels in column 'hole' are NaN"),
         (["label=z", "task=classes"], "use task=regression"),
-        (["label=kind", "task=regression"], "task=regression takes numbers"),
-        (["label=n", "task=classes", "model.classes=[0,2]"], "holds 7, which is none of the classes (0, 2)"),
+        (["label=kind", "task=regression"], "task=regression needs numbers"),
+        (["label=n", "task=classes", "model.classes=[0,2]"], "contains 7, which is not one of the classes (0, 2)"),
         (["model.network.bands=ugrizy"], "are (16, 3, 24, 24) (targets, bands gri, y, x)"),
         (["model=own_nets.Net", "model.depth=3"], "model.depth: own_nets.Net takes no 'depth'; it takes width"),
         (["model=own_nets.Wrong"], "in own_nets.py, line 41, training_step; the images of a batch are (16, 3, 24, 24)"),

@@ -43,9 +43,9 @@ def test_names_and_origins(tmp_path: Path, named: bool, origin: afw.Cards, compr
     with open_coadd(path) as coadd:
         assert coadd.planes == ("image", "mask", "variance")
         assert coadd.mask_planes == BITS
-        assert coadd.mask_place("DETECTED_NEGATIVE") == ("mask", 6)
+        assert coadd.mask_location("DETECTED_NEGATIVE") == ("mask", 6)
         with pytest.raises(PlaneError, match=r"no mask plane 'STREAK'; it has BAD, DETECTED_NEGATIVE"):
-            coadd.mask_place("STREAK")
+            coadd.mask_location("STREAK")
 
 
 def test_planes_in_another_order(tmp_path: Path) -> None:

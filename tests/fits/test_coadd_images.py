@@ -52,7 +52,7 @@ def compare_mask(coadd: Coadd, expected: li.Mask, count: int = BOXES) -> None:
         pixels = {plane: coadd.read(plane, box) for plane in coadd.planes if plane.startswith("mask")}
         inside = box.slices(coadd.bbox.start)
         for name in names:
-            plane, bit = coadd.mask_place(name)
+            plane, bit = coadd.mask_location(name)
             np.testing.assert_array_equal((pixels[plane] >> bit) & 1 != 0, expected.get(name)[inside], err_msg=name)
 
 

@@ -180,11 +180,11 @@ def test_bits_of_mask_planes_that_nobody_asks_for(tmp_path: Path) -> None:
     cards = mask_cards() | {"MP_WRONG": 45, "MP_TEXT": "x"}
     hdus = [plane(image(), LTV, name="IMAGE"), plane(mask(), LTV, cards, name="MASK")]
     with open_coadd(save(tmp_path / "bits.fits", hdus)) as coadd:
-        assert coadd.mask_place("NO_DATA") == ("mask", 8)
+        assert coadd.mask_location("NO_DATA") == ("mask", 8)
         assert {"WRONG", "TEXT"} < set(coadd.mask_names)
         for name in ("WRONG", "TEXT"):
             with pytest.raises(CorruptFileError, match=f"mask plane: header keyword MP_{name}"):
-                coadd.mask_place(name)
+                coadd.mask_location(name)
 
 
 # Images without a name

@@ -152,7 +152,7 @@ def test_a_mask_that_may_go_on_behind_the_cut(tmp_path: Path) -> None:
     cut.write_bytes(whole.read_bytes()[: places["MASK", 2]])
     with open_coadd(cut) as coadd:
         assert coadd.read("image").any()
-        with pytest.raises(CorruptFileError, match="may go on behind the cut"):
+        with pytest.raises(CorruptFileError, match="may continue after the truncation"):
             _ = coadd.mask_names
     cut.write_bytes(whole.read_bytes()[: places["VARIANCE", 1]])  # the second has nine planes: the last of them
     with open_coadd(cut) as coadd:

@@ -78,7 +78,7 @@ def test_counts_with_a_zero_point(tmp_path: Path, unit: str | None, where: str) 
 )
 def test_units_that_are_none(tmp_path: Path, unit: object, cards: Cards) -> None:
     with pytest.raises(
-        FluxUnitError, match=r'x\.fits: BUNIT .* cannot be turned into nJy: .*flux_unit="native"'
+        FluxUnitError, match=r'x\.fits: BUNIT .* cannot be converted to nJy: .*flux_unit="native"'
     ) as found:
         scale_of(tmp_path / "x.fits", unit, cards)
     if isinstance(unit, str) and unit:

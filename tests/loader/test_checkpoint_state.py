@@ -248,15 +248,15 @@ def test_statistics_of_other_pixels_are_refused(
     assert given is not None
     given.save(tmp_path / "statistics.yaml")
     for changes, words in (
-        ({"size": 20}, "24 x 24 pixels, these have 20 x 20"),
-        ({"flux_unit": "native"}, "in nJy, the pixels in native"),
-        ({"statistics": given.ordered("gr")}, "bands g,r and lack i"),
+        ({"size": 20}, "24 x 24 pixels, but these have 20 x 20"),
+        ({"flux_unit": "native"}, "in nJy, but the pixels are in native"),
+        ({"statistics": given.ordered("gr")}, "bands g,r but not i"),
     ):
         arguments = {"statistics": tmp_path / "statistics.yaml", "normalisation": NoiseAsinh(), **changes}
         with pytest.raises(StatisticsError, match=words):
             data_of(dp2_repo, **arguments).setup()
     hsc = replace(given, pixel_scale=(0.168, 0.168))
-    with pytest.raises(StatisticsError, match=r"0\.168 x 0\.168 arcsec, these have 0\.2 x 0\.2"):
+    with pytest.raises(StatisticsError, match=r"0\.168 x 0\.168 arcsec, but these have 0\.2 x 0\.2"):
         data_of(dp2_repo, statistics=hsc).setup()
     # By name, whatever the order; a file of version 1 does not say the scale.
     turned = data_of(dp2_repo, bands="ig", statistics=given, normalisation=NoiseAsinh())
@@ -301,7 +301,9 @@ def test_wrong_kinds_of_arguments_are_named(
 
 
 def test_wrong_kinds_elsewhere() -> None:
-    with pytest.raises(ConfigurationError, match=r"Compose takes objects.*give an object: RandomD4\(\.\.\.\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"Compose needs torch.nn.Module objects.*create an object: RandomD4\(\.\.\.\)"
+    ):
         Compose([RandomD4])
     with pytest.raises(ConfigurationError, match="lanes must be at most"):
         Schedule(100, 8, 1, 10**9)

@@ -15,12 +15,12 @@ def test_binary_labels(values: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.array([0, 0.37, 1]), r"'label' holds 0\.37, but task=binary takes 0 and 1 only; use task=regression"),
-        (np.array([-1, 1]), r"holds -1, .*use task=classes"),
-        (np.array([0, 1, 2]), r"holds 2, .*use task=classes"),
-        (["yes", "no"], r"holds texts \('no', 'yes'\); .*task=classes takes texts"),
+        (np.array([0, 0.37, 1]), r"'label' contains 0\.37, but task=binary needs 0 and 1 only; use task=regression"),
+        (np.array([-1, 1]), r"contains -1, .*use task=classes"),
+        (np.array([0, 1, 2]), r"contains 2, .*use task=classes"),
+        (["yes", "no"], r"contains strings \('no', 'yes'\); .*task=classes for strings"),
         (np.array([0, np.nan, 1]), r'1 of 3 labels in column .label. are NaN.*data\.select="abs\(label\) < 1e30"'),
-        (np.zeros((3, 2)), r"shape \(3, 2\); a label is one value"),
+        (np.zeros((3, 2)), r"shape \(3, 2\); it must have one value per target"),
     ],
 )
 def test_labels_that_are_not_binary(values: object, words: str) -> None:
@@ -40,9 +40,9 @@ def test_classes_are_texts_or_whole_numbers_with_any_gaps() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.array([0.5, 1.5]), "task=classes takes texts or whole numbers; use task=regression"),
-        (np.array([1, 1]), "holds 1 distinct values"),
-        (np.arange(1001), "holds 1001 distinct values"),
+        (np.array([0.5, 1.5]), "task=classes needs strings or integers; use task=regression"),
+        (np.array([1, 1]), "has 1 distinct values"),
+        (np.arange(1001), "has 1001 distinct values"),
         (["a", "", "b"], "1 of 3 labels in column 'kind' are empty"),
         (np.array([0, np.inf]), "1 of 2 labels"),
     ],
@@ -53,9 +53,11 @@ def test_labels_that_are_no_classes(values: object, words: str) -> None:
 
 
 def test_a_label_that_is_none_of_the_classes() -> None:
-    with pytest.raises(ConfigurationError, match=r"holds 3, which is none of the classes \(0, 2\)"):
+    with pytest.raises(ConfigurationError, match=r"contains 3, which is not one of the classes \(0, 2\)"):
         class_numbers(np.array([0, 3]), [0, 2], "n")
-    with pytest.raises(ConfigurationError, match=r"holds 'qso', which is none of the classes \('star', 'galaxy'\)"):
+    with pytest.raises(
+        ConfigurationError, match=r"contains 'qso', which is not one of the classes \('star', 'galaxy'\)"
+    ):
         class_numbers(["star", "qso"], ["star", "galaxy"], "kind")
 
 
@@ -67,5 +69,5 @@ def test_median_and_spread_are_robust() -> None:
     assert median_and_spread(np.array([0, 0, 0, 8.0]), "x") == (0.0, pytest.approx(np.std([0, 0, 0, 8])))
     with pytest.raises(ConfigurationError, match="all 3 labels in column 'x' are 5"):
         median_and_spread(np.full(3, 5), "x")
-    with pytest.raises(ConfigurationError, match="task=regression takes numbers"):
+    with pytest.raises(ConfigurationError, match="task=regression needs numbers"):
         check_finite(["a"], "x")

@@ -69,9 +69,9 @@ def test_a_regression_learns_in_units_of_the_spread_and_predicts_in_those_of_the
 @pytest.mark.parametrize(
     ("model", "labels", "words"),
     [
-        (LensClassifier(Fixed(torch.zeros(4))), torch.tensor([0.0, 0.5, 1, 1]), "task=binary takes 0 and 1"),
-        (LensClassifier(Fixed(torch.zeros(4))), ["a", "b", "a", "b"], "holds texts"),
-        (Classifier(Fixed(torch.zeros(4, 2)), 2), torch.tensor([0, 1, 2, 1]), "none of the classes"),
+        (LensClassifier(Fixed(torch.zeros(4))), torch.tensor([0.0, 0.5, 1, 1]), "task=binary needs 0 and 1"),
+        (LensClassifier(Fixed(torch.zeros(4))), ["a", "b", "a", "b"], "contains strings"),
+        (Classifier(Fixed(torch.zeros(4, 2)), 2), torch.tensor([0, 1, 2, 1]), "not one of the classes"),
         (Regressor(Fixed(torch.zeros(4))), torch.tensor([0, torch.nan, 1, 1]), "1 of 4 labels"),
         (LensClassifier(Fixed(torch.zeros(4))), None, "no column 'label'"),
     ],

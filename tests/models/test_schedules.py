@@ -12,11 +12,11 @@ import torch
 
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensClassifier, LensFinder
-from lsstcutouts.models.schedules import Constant, Cosine, OneCycle, Schedule
+from lsstcutouts.models.schedules import Constant, Cosine, LearningRateSchedule, OneCycle
 
 
-def rates(schedule: Schedule, steps: int, among: int) -> list[float]:
-    schedule.of(lambda: among)
+def rates(schedule: LearningRateSchedule, steps: int, among: int) -> list[float]:
+    schedule.set_total_steps(lambda: among)
     found = []
     for _ in range(steps):
         found.append(schedule.optimizer.param_groups[0]["lr"])
@@ -63,7 +63,7 @@ def torch_plain(state: dict[str, Any]) -> dict[str, Any]:
     "wrong", [partial(OneCycle, warmup=0.0), partial(OneCycle, start=2.0), partial(Cosine, end=-1)]
 )
 def test_what_cannot_be(wrong: Any) -> None:
-    with pytest.raises(ConfigurationError, match="must lie in"):
+    with pytest.raises(ConfigurationError, match="must be in"):
         wrong(sgd())
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, MissingBandError, PlaneError, QualityError
+from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository
 

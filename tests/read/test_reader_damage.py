@@ -12,9 +12,9 @@ from lsstcutouts.errors import AuthenticationError, CorruptFileError, MissingFil
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.sky.geometry import YX, Box

@@ -15,11 +15,11 @@ from lsstcutouts.errors import FluxUnitError, GeometryMismatchError, PlaneError
 from lsstcutouts.fits.coadd import Coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.quality import Quality, QualityPolicy
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.options import PLANES, ReadOptions
-from lsstcutouts.plan.quality import Quality, QualityPolicy
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import LocalSource

@@ -14,9 +14,9 @@ from lsstcutouts.errors import AccessDeniedError, AuthenticationError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
+from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.reader import CutoutReader, Request, Threads
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository

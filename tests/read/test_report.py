@@ -18,9 +18,9 @@ from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.order.schedule import Share
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.batch_report import Account, Failure
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
 

@@ -28,11 +28,11 @@ from lsstcutouts.errors import LsstCutoutsError, WriteError
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.export import write_fits
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.options import ReadOptions
-from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate

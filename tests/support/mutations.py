@@ -20,7 +20,7 @@ from lsst.daf.butler import Butler
 
 from lsstcutouts.errors import LsstCutoutsError
 from lsstcutouts.fits.coadd import Coadd
-from lsstcutouts.fits.salvage import salvage
+from lsstcutouts.fits.intact_tiles import read_intact_tiles
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulationConfig, simulate
 
@@ -116,7 +116,7 @@ def _read_plane(coadd: Coadd, plane: str, rng: random.Random, attempt: Callable[
     attempt(lambda: coadd.read(plane, Box.from_start(YX(y, x), size)))
     unit = rng.randrange(layout.units)
     if attempt(lambda: coadd.read_units(plane, [unit, 0])) is None and layout.unit_box(unit).area <= MOST_PIXELS:
-        attempt(lambda: salvage(coadd, plane, unit))
+        attempt(lambda: read_intact_tiles(coadd, plane, unit))
 
 
 # Files

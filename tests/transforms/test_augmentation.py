@@ -267,7 +267,7 @@ def test_arguments_that_cannot_be(make, words: str) -> None:
         (AddNoise(1), ["variance", "ivar"], "add 'variance' or 'ivar' to planes"),
         (AddNoise(1), ["image"], "'image'.*add it to planes"),
         (BandDropout(), ["band_present"], "'band_present'"),
-        (BandDropout([0.1, 0.2]), [], "2 bands cannot serve 3"),
+        (BandDropout([0.1, 0.2]), [], "probabilities for 2 bands, but the batch has 3"),
         (RandomRotation(), ["valid"], "fetch 40 x 40 or more and give size=.21, 26.*'valid'"),
         (RandomShift(3, size=19), [], "fetch 25 x 25 or more"),
     ],

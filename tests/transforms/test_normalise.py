@@ -193,7 +193,7 @@ def test_without_statistics_nothing_is_normalised(kind) -> None:
         module(batch_of())
     module.fit(statistics())
     assert module.fitted
-    with pytest.raises(ConfigurationError, match="knows 3 bands and cannot serve 2"):
+    with pytest.raises(ConfigurationError, match="was fitted to 3 bands, but the batch has 2"):
         module({"image": torch.zeros(1, 2, 4, 4)})
     with pytest.raises(ConfigurationError, match="no image to normalise"):
         module({"object_id": torch.zeros(1)})

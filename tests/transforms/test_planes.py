@@ -49,8 +49,8 @@ def test_the_batch_that_came_in_is_left_alone() -> None:
     ("arguments", "words"),
     [
         ({"scale": 0.0}, "positive"),
-        ({"scale": {"g": 1.0}, "bands": "gr"}, "no scale"),
-        ({"scale": {"g": 1.0}}, "no scale"),
+        ({"scale": {"g": 1.0}, "bands": "gr"}, r"has no value for the bands \['r'\]"),
+        ({"scale": {"g": 1.0}}, "give the channel order as bands="),
         ({"scale": [1.0, -2.0]}, "positive"),
     ],
 )
@@ -60,7 +60,7 @@ def test_scales_that_cannot_be(arguments, words: str) -> None:
 
 
 def test_a_stretch_for_other_bands_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="3 bands cannot serve 2"):
+    with pytest.raises(ConfigurationError, match="scales for 3 bands, but the batch has 2"):
         AsinhStretch([1.0, 2.0, 3.0])(batch_of())
 
 

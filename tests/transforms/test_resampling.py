@@ -203,7 +203,7 @@ def test_rotations_are_weighted_sums(degrees: float, kernel: str, size) -> None:
 def test_the_least_size_leaves_no_empty_corner() -> None:
     for size, kernel, largest in (((12, 12), "cubic", 180), ((9, 14), "bilinear", 180), ((9, 14), "quintic", 20)):
         module = RandomRotation(size, kernel=kernel, max_angle=largest)
-        batch = full_batch(64, 1, *module._least(size))
+        batch = full_batch(64, 1, *module._smallest_input(size))
         batch["offset"] = batch["offset"].sign() / 2
         batch["valid"][:] = True
         assert module(batch)["valid"].all()

@@ -168,7 +168,7 @@ def test_files_give_back_what_was_saved(fitted: Statistics, tmp_path: Path) -> N
         (lambda text: text.replace("quantiles:", "quantile:"), "damaged"),
         (lambda text: text[: text.index("bands")], "damaged"),
         (lambda text: text.replace("bands:", "bands: ["), "cannot be read"),
-        (lambda _: "", "no statistics"),
+        (lambda _: "", "are not statistics of version"),
         (lambda _: "\x00", "cannot be read"),
     ],
 )
@@ -185,9 +185,9 @@ def test_damaged_files_say_so(change, words: str, tmp_path: Path) -> None:
 def test_statistics_are_put_in_the_order_of_the_channels() -> None:
     found = statistics_of(g=1.0, r=2.0, i=3.0)
     assert list(found.ordered("ig", unit="nJy").bands) == ["i", "g"]
-    with pytest.raises(StatisticsError, match=r"bands g,r,i and lack u,z.*bands=u,g,z"):
+    with pytest.raises(StatisticsError, match=r"bands g,r,i but not u,z.*bands=u,g,z"):
         found.ordered("ugz")
-    with pytest.raises(StatisticsError, match="in nJy, the pixels in native"):
+    with pytest.raises(StatisticsError, match="in nJy, but the pixels are in native"):
         found.ordered("g", unit="native")
 
 
@@ -264,7 +264,7 @@ def test_given_statistics_are_used_instead(
         data.setup()
         assert list(data.statistics.bands.items()) == list(fitted.bands.items())
         assert data.cache_info().misses == 0
-    with pytest.raises(StatisticsError, match="lack g"):
+    with pytest.raises(StatisticsError, match="the bands r,i but not g"):
         data_of(dp2_repo, plan=plan, columns=(), statistics=statistics_of(r=1.0, i=1.0)).setup()
     with pytest.raises(ConfigurationError, match="normalisation_sample"):
         data_of(dp2_repo, normalisation_sample=0)
@@ -294,7 +294,7 @@ def test_without_a_training_split_the_checkpoint_brings_them(
     assert data.statistics == fitted
     with pytest.raises(StatisticsError, match=r"trained on the bands r,g,i.*give it bands=r,g,i"):
         data.load_state_dict({"normalisation": fitted.ordered("rgi").as_dict()})
-    with pytest.raises(StatisticsError, match="checkpoint's statistics: no statistics of version"):
+    with pytest.raises(StatisticsError, match="checkpoint's statistics are not statistics of version"):
         data.load_state_dict({"normalisation": {}})
     given = replace(statistics_of(g=1.0, r=2.0, i=3.0), size=(24, 24))
     other = data_of(dp2_repo, normalisation=Lupton(), statistics=given)

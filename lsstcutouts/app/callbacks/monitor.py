@@ -1,4 +1,4 @@
-"""What the tile cache does in a training."""
+"""Logging of tile cache statistics during training."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,43 +7,42 @@ import lightning as L
 from ...errors import ConfigurationError
 from ...read.cache.budget import shown_bytes
 from ...read.cache.stats import CacheStats
-from .throughput import Throughput
+from .training_speed import Throughput
 
 __all__ = ["CacheMonitor"]
 
 
 @runtime_checkable
-class Watched(Protocol):
-    """What a `CacheMonitor` watches: a `CutoutDataModule` or a `CutoutLoader`."""
+class CacheSource(Protocol):
+    """Source of cache statistics: a `CutoutDataModule` or a `CutoutLoader`."""
 
     @property
     def waited(self) -> float:
-        """Seconds that the loop has waited for batches."""
+        """Seconds that the training loop has waited for batches."""
         ...
 
     def cache_info(self) -> CacheStats:
-        """Return what the caches have done and hold."""
+        """Return the statistics of all caches."""
         ...
 
 
 class CacheMonitor(Throughput):
-    """Log what the tile cache does in training, and show it in the progress bar.
+    """Log tile cache statistics during training, and show them in the progress bar.
 
-    The figures are those of the epoch so far, of one rank with all its worker processes: ``data/hit_rate``,
+    The statistics cover the current epoch and one rank with all its workers: ``data/hit_rate``,
     ``data/cache_bytes``, ``data/reserved_bytes``, ``data/evictions``, ``data/waits``, ``data/read_per_useful``,
-    ``data/waited_seconds``, ``data/cutouts_per_second``. They go to the trainer's loggers, not into the metrics of the
-    model. Any progress bar that shows the trainer's metrics shows a text such as ``cache: 98 %, 1.2 GB; waiting 3 %``.
+    ``data/waited_seconds``, ``data/cutouts_per_second``. They go to the loggers of the trainer, not to the metrics of
+    the model. The progress bar shows them as ``cache: 98 %, 1.2 GB; waiting 3 %``.
 
     Parameters
     ----------
     every_n_steps
-        Log after so many batches of an epoch, and at its end.
+        Number of batches between two log entries; there is also one at the end of each epoch.
 
     Raises
     ------
     ConfigurationError
-        If ``every_n_steps`` is less than one; at the start of a training without a `CutoutDataModule` or
-        `CutoutLoader`.
+        If ``every_n_steps`` is less than 1, or training starts without a `CutoutDataModule` or `CutoutLoader`.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -52,31 +51,31 @@ class CacheMonitor(Throughput):
             raise ConfigurationError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._before: tuple[CacheStats, float, int, float] = CacheStats(), 0.0, 0, 0.0
-        self._logged = -1  # at which step
+        self._logged = -1  # step of the last log entry
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the figures at the start of an epoch."""
+        """Store the statistics at the start of the epoch."""
         super().on_train_epoch_start(trainer, pl_module)
-        source = _watched(trainer)
+        source = _cache_source(trainer)
         self._before = source.cache_info(), source.waited, self.targets, self.seconds
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Show the figures, and log them every so many batches."""
+        """Show the statistics, and log them every ``every_n_steps`` batches."""
         super().on_train_batch_end(trainer, module, outputs, batch, batch_idx)
         stats, waited, _, seconds = self._since(trainer)
-        # This is the dictionary that bars of any kind show; logging for them takes numbers alone.
+        # Progress bars show this dictionary. `log` accepts only numbers, and this is a string.
         trainer.progress_bar_metrics["cache"] = _text(stats, waited / seconds if seconds else 0.0)
         if (batch_idx + 1) % self.every_n_steps == 0:
             self._log(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Log the figures of the whole epoch."""
+        """Log the statistics of the whole epoch."""
         if self._logged != trainer.global_step:
             self._log(trainer)
 
     def _since(self, trainer: L.Trainer) -> tuple[CacheStats, float, int, float]:
-        """Return figures, seconds waited, targets and seconds of the epoch so far."""
-        source = _watched(trainer)
+        """Return cache statistics, seconds waited, targets and seconds of the epoch so far."""
+        source = _cache_source(trainer)
         stats, waited, targets, seconds = self._before
         return source.cache_info() - stats, source.waited - waited, self.targets - targets, self.seconds - seconds
 
@@ -97,17 +96,16 @@ class CacheMonitor(Throughput):
             logger.log_metrics(figures, step=trainer.global_step)
 
 
-def _watched(trainer: L.Trainer) -> Watched:
-    """Return where the training's cutouts come from."""
+def _cache_source(trainer: L.Trainer) -> CacheSource:
+    """Return the data module or loader of the training."""
     for source in (getattr(trainer, "datamodule", None), trainer.train_dataloader):
-        if isinstance(source, Watched):
+        if isinstance(source, CacheSource):
             return source
     raise ConfigurationError(
-        "a CacheMonitor watches the cache of a CutoutDataModule or a CutoutLoader, and this training has neither; "
-        "leave the callback out"
+        "CacheMonitor needs a CutoutDataModule or a CutoutLoader, but this training has neither; remove the callback"
     )
 
 
 def _text(stats: CacheStats, waiting: float) -> str:
-    """Return the figures for a progress bar."""
+    """Return the text for the progress bar."""
     return f"{stats.hit_rate:.0%}, {shown_bytes(stats.bytes)}; waiting {waiting:.0%}".replace("%", " %")

@@ -1,4 +1,4 @@
-"""Predictions, plan and report as one table that holds each catalog row once."""
+"""Table of predictions with one row per catalog row."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,31 +17,32 @@ from ...read.report import Report
 __all__ = ["META", "joined", "prediction_table", "reserved_names"]
 
 META = "lsstcutouts.predictions"
-"""Key of the metadata under which a file of predictions says what it is."""
+"""Key of the Parquet metadata of prediction files."""
 
 
 def reserved_names(plan: CutoutPlan) -> set[str]:
-    """Return the names of columns that do not come from the model."""
+    """Return the column names that a model must not use."""
     own = {"row", "object_id", "ra", "dec", "tract", "patch", "outcome", "reason"}
     return own | {f"quality_{band}" for band in plan.bands} | set(plan.columns)
 
 
 def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
-    """Return batches, or the shares of ranks, one behind the other; those without a row do not count.
+    """Concatenate batches or the predictions of ranks; empty ones are ignored.
 
     Raises
     ------
     ConfigurationError
-        If they do not have the same columns.
+        If their columns differ.
     """
     filled = [part for part in parts if len(part.get("object_id", ()))]
-    if not filled:  # the names and types of columns without a value
+    if not filled:  # keeps names and types of the columns
         return dict(max(parts, key=len, default={"object_id": np.zeros(0, np.int64)}))
     names = list(filled[0])
     for part in filled:
         if list(part) != names:
             raise ConfigurationError(
-                f"predict_step gave the columns {names} for one batch and {list(part)} for another"
+                f"predict_step returned the columns {names} for one batch but {list(part)} for another; return the same "
+                "columns for every batch"
             )
     return {name: concatenate_columns([part[name] for part in filled]) for name in names}
 
@@ -49,30 +50,30 @@ def joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
 def prediction_table(
     plan: CutoutPlan, predicted: Mapping[str, Values], report: Report, metadata: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return an Arrow table with each row of the catalog once, in the catalog's order.
+    """Return an Arrow table with one row per catalog row, in catalog order.
 
     Parameters
     ----------
     plan
-        The targets, and the catalog rows that it rejected.
+        Plan with the targets and the rejected catalog rows.
     predicted
-        ``object_id`` ``(n,)`` and what the model gave each of these, ``(n, ...)``.
+        ``object_id`` ``(n,)``, and the outputs of the model for these, ``(n, ...)``.
     report
-        What became of the targets, all processes together.
+        Report of all ranks.
     metadata
-        More for the file's metadata.
+        Additional entries for the Parquet metadata.
 
     Returns
     -------
     pyarrow.Table
-        ``row``, ``object_id``, ``ra``, ``dec``, ``tract``, ``patch`` (-1 outside), what the model gave (null where
-        nothing), ``outcome``, ``reason`` (null where there is a prediction), ``quality_BAND`` with bits of `Quality`,
-        and the plan's columns.
+        ``row``, ``object_id``, ``ra``, ``dec``, ``tract``, ``patch`` (-1 outside the coverage), the outputs of the model
+        (null without a prediction), ``outcome``, ``reason`` (null with a prediction), ``quality_BAND`` with `Quality`
+        bits, and the columns of the plan.
 
     Raises
     ------
     PlanError
-        If an object was predicted twice, or is not in the plan, or if the plan holds a catalog row twice.
+        If an object was predicted twice or is not in the plan, or if the plan has a catalog row twice.
     """
     import pyarrow
 
@@ -80,26 +81,26 @@ def prediction_table(
     catalog_row = np.concatenate([plan.row, lost.row]).astype(np.int64)
     order = np.argsort(catalog_row, kind="stable")
     if (np.diff(catalog_row[order]) == 0).any():
-        raise PlanError("the plan holds a row of its catalog twice; make it again")
-    place = _places(plan, predicted["object_id"])  # (n,) numbers of targets
+        raise PlanError("the plan contains a catalog row twice; make the plan again")
+    index_of_target = _target_indices(plan, predicted["object_id"])  # (n,) target indices
     source = np.full(len(order), -1, np.int64)  # row of ``predicted`` for each catalog row
-    source[place] = np.arange(len(place))
+    source[index_of_target] = np.arange(len(index_of_target))
     source = source[order]
-    outcome, quality, causes = _account(plan, report, source >= 0, catalog_row[order])
-    nowhere = np.full(len(lost), -1, np.int64)
+    outcome, quality, causes = _row_outcomes(plan, report, source >= 0, catalog_row[order])
+    outside = np.full(len(lost), -1, np.int64)
     columns: dict[str, Any] = {
         "row": catalog_row[order],
         "object_id": take_rows(concatenate_columns([plan.object_id, lost.object_id]), order),
         "ra": np.concatenate([plan.ra, lost.ra])[order],
         "dec": np.concatenate([plan.dec, lost.dec])[order],
-        "tract": np.concatenate([plan.tract, nowhere])[order],
-        "patch": np.concatenate([plan.patch, nowhere])[order],
-        **{name: _taken(values, source) for name, values in predicted.items() if name != "object_id"},
-        "outcome": _named(outcome, {int(o): o.name.lower() for o in Outcome}),
+        "tract": np.concatenate([plan.tract, outside])[order],
+        "patch": np.concatenate([plan.patch, outside])[order],
+        **{name: _take_or_null(values, source) for name, values in predicted.items() if name != "object_id"},
+        "outcome": _dictionary_array(outcome, {int(o): o.name.lower() for o in Outcome}),
         "reason": causes,
         **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
         **{
-            name: _taken(concatenate_columns([values, lost.columns[name]]), order)
+            name: _take_or_null(concatenate_columns([values, lost.columns[name]]), order)
             for name, values in plan.columns.items()
         },
     }
@@ -123,35 +124,36 @@ def _counted(outcome: NDArray[np.uint8]) -> dict[str, int]:
     return {Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
 
 
-def _places(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
-    """Return the numbers of the plan's targets with these ids."""
-    place = plan.targets_of(ids)
-    strange = np.flatnonzero(place < 0)
-    if len(strange):
+def _target_indices(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
+    """Return the target indices of these ids, ``(n,)``."""
+    index_of_target = plan.targets_of(ids)
+    unknown = np.flatnonzero(index_of_target < 0)
+    if len(unknown):
         raise PlanError(
-            f"object {ids[strange[0]]} was predicted, as were {len(strange) - 1} more, and is not in the plan"
+            f"{len(unknown)} predicted objects are not in the plan, the first one is {ids[unknown[0]]}; predict with the plan of "
+            "the data module"
         )
-    found, counts = np.unique(place, return_counts=True)
+    found, counts = np.unique(index_of_target, return_counts=True)
     twice = found[counts > 1]
     if len(twice):
         raise PlanError(
-            f"{len(twice)} objects were predicted more than once, the first one is {plan.object_id[twice[0]]}: give "
-            "each process its own rows, as a CutoutDataModule does"
+            f"{len(twice)} objects were predicted more than once, the first one is {plan.object_id[twice[0]]}; give "
+            "each rank different rows, as CutoutDataModule does"
         )
-    return place
+    return index_of_target
 
 
-def _account(
+def _row_outcomes(
     plan: CutoutPlan, report: Report, has: NDArray[np.bool_], catalog_row: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32], Any]:
-    """Return outcome, quality bits and reason of each catalog row."""
+    """Return outcome ``(R,)``, quality bits ``(R, B)`` and reason ``(R,)`` of each catalog row."""
     import pyarrow
 
-    whole = Report(plan)  # which knows the rejected rows, and calls all others not read
+    whole = Report(plan)  # rejected rows are set, all others are NOT_READ
     there = np.searchsorted(catalog_row, report.row)
     whole.outcome[there], whole.quality[there] = report.outcome, report.quality
     outcome, quality = whole.outcome, whole.quality
-    # Batches are fetched ahead: what was read and not given to the model has not been predicted.
+    # Batches are read ahead: a target can be read without being predicted.
     outcome[~has & (outcome == Outcome.DELIVERED)] = Outcome.NOT_READ
     outcome[has] = Outcome.DELIVERED
     number, failures = report.first_failures()
@@ -167,8 +169,8 @@ def _account(
     return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
 
 
-def _named(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
-    """Return a name for each value, without an object a row."""
+def _dictionary_array(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
+    """Return the name of each value as a dictionary-encoded array."""
     import pyarrow
 
     keys = np.array(sorted(names))
@@ -176,8 +178,8 @@ def _named(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
     return pyarrow.DictionaryArray.from_arrays(pyarrow.array(index), [names[key] for key in keys.tolist()])
 
 
-def _taken(values: Values, source: NDArray[np.int64]) -> Any:
-    """Return ``values[source]`` as Arrow values, null where ``source`` is -1; rows of arrays become lists."""
+def _take_or_null(values: Values, source: NDArray[np.int64]) -> Any:
+    """Return ``values[source]`` as Arrow values, null where ``source`` is -1; arrays ``(n, D)`` become lists."""
     import pyarrow
 
     nothing = source < 0

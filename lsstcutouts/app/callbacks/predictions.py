@@ -1,4 +1,4 @@
-"""Predictions of all processes in one Parquet file."""
+"""Predictions of all ranks in one Parquet file."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...read.report import Report
 from ...source.writing import atomic_file
 from .prediction_table import joined, prediction_table, reserved_names
-from .ranks import gathered
+from .ranks import gather_on_first_rank
 
 __all__ = ["PredictionWriter"]
 
@@ -27,32 +27,31 @@ _log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
-    """Write what ``Trainer.predict`` gives to one Parquet file: each row of the catalog once, in its order.
+    """Write the predictions of ``Trainer.predict`` to one Parquet file with one row per catalog row, in catalog order.
 
     The model's ``predict_step`` returns a dictionary with ``object_id`` ``(N,)`` and columns such as ``score`` ``(N,)``
-    or an embedding ``(N, D)``, which becomes a column of lists. Rows that are marked ``is_padding`` are dropped. At the
-    end the first process collects from all others, over the process group, and writes; no file is shared between them.
-    A row without a prediction has nulls and the ``reason``.
+    or an embedding ``(N, D)``, which becomes a column of lists. Padding rows (``is_padding``) are dropped. At the end rank 0
+    collects the predictions of all ranks over the process group and writes the file. A row without a prediction has nulls
+    and a ``reason``.
 
     Parameters
     ----------
     path
-        The file.
+        Output file.
     checkpoint
-        Noted in the file's metadata, beside the plan's fingerprint and the bands; by default the one that the trainer
-        was given.
+        Name of the checkpoint for the Parquet metadata; by default ``ckpt_path`` of the trainer.
 
     Attributes
     ----------
     table
-        What was written, in the first process; a `pyarrow.Table`.
+        The written `pyarrow.Table`, on rank 0; otherwise None.
 
     Raises
     ------
     ConfigurationError
-        If the prediction does not go through one `CutoutLoader`, or ``predict_step`` returns something else.
+        If prediction does not use exactly one `CutoutLoader`, or the output of ``predict_step`` is invalid.
     PlanError
-        If processes predicted the same object.
+        If two ranks predicted the same object.
     WriteError
         If the file cannot be written.
     """
@@ -63,7 +62,7 @@ class PredictionWriter(Callback):
         self._parts: list[dict[str, Values]] = []
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Start with nothing, and see that there is a plan to account for."""
+        """Delete earlier predictions, and check that there is one `CutoutLoader`."""
         self._parts, self.table = [], None
         _loader(trainer)
 
@@ -76,15 +75,15 @@ class PredictionWriter(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        """Keep the predictions of a batch, as arrays."""
+        """Store the predictions of a batch as arrays."""
         self._parts.append(_columns(outputs, batch, reserved_names(_loader(trainer).cutouts.plan)))
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Collect from all processes and write."""
+        """Collect the predictions of all ranks and write the file."""
         loader = _loader(trainer)
         own = joined(self._parts)
         self._parts = []
-        everything = gathered((own, loader.report))
+        everything = gather_on_first_rank((own, loader.report))
         if everything is None:
             return
         predicted = joined([part for part, _ in everything])
@@ -105,44 +104,50 @@ class PredictionWriter(Callback):
         with atomic_file(self.path) as part:
             pyarrow.parquet.write_table(table, part)
         self.table = table
-        _say_unread(table, limited=limited)
+        _warn_unread(table, limited=limited)
 
 
-def _say_unread(table: Any, *, limited: bool) -> None:
-    """Say that rows were not read, where nobody asked for that."""
+def _warn_unread(table: Any, *, limited: bool) -> None:
+    """Log a warning if rows were not read although ``limit_predict_batches`` is not set."""
     import pyarrow.compute
 
     unread = pyarrow.compute.sum(pyarrow.compute.equal(table["outcome"], "not_read")).as_py() or 0
     if unread and not limited:
-        _log.warning("%d of %d catalog rows were not read; their reason says so", unread, len(table))
+        _log.warning(
+            "%d of %d catalog rows were not read; the column reason of the output marks them", unread, len(table)
+        )
 
 
 def _loader(trainer: L.Trainer) -> CutoutLoader:
-    """Return what the predictions come from."""
+    """Return the loader of the prediction."""
     loaders = trainer.predict_dataloaders
     if isinstance(loaders, list | tuple) and len(loaders) == 1:
         loaders = loaders[0]
     if not isinstance(loaders, CutoutLoader):
         raise ConfigurationError(
-            "a PredictionWriter accounts for the rows of one plan: predict with a CutoutDataModule, or with one "
+            "PredictionWriter needs the plan of one CutoutLoader; predict with a CutoutDataModule or with one "
             f"CutoutLoader, not with {type(loaders).__name__}"
         )
     return loaders
 
 
 def _columns(outputs: Any, batch: Any, reserved: set[str]) -> dict[str, Values]:
-    """Return what the model gave the rows of a batch that are no padding, on the CPU."""
+    """Return the outputs of the model without padding rows, on the CPU."""
     if not isinstance(outputs, Mapping) or "object_id" not in outputs:
         raise ConfigurationError("predict_step must return a dictionary with object_id and a column such as score")
     if taken := sorted((set(outputs) & reserved) - {"object_id"}):
-        raise ConfigurationError(f"predict_step returns {', '.join(taken)}, which the file has already; rename them")
+        raise ConfigurationError(
+            f"predict_step returns {', '.join(taken)}, but the output file already has columns of this name; rename them"
+        )
     real = ~_array(batch["is_padding"]).astype(bool)
     found: dict[str, Values] = {}
     for name, values in outputs.items():
         if name == "is_padding":
             continue
         if len(values) != len(real):
-            raise ConfigurationError(f"predict_step returns {len(values)} values of {name!r} for {len(real)} rows")
+            raise ConfigurationError(
+                f"predict_step returns {len(values)} values of {name!r} for a batch of {len(real)} rows; return one per row"
+            )
         found[name] = (
             [text for text, keep in zip(values, real, strict=True) if keep]
             if isinstance(values, list | tuple)

@@ -1,17 +1,17 @@
-"""From all processes of a training to the first one."""
+"""Collection of values from all ranks."""
 
 from typing import Any
 
 import torch.distributed as dist
 
-__all__ = ["gathered"]
+__all__ = ["gather_on_first_rank"]
 
 
-def gathered[T](value: T) -> list[T] | None:
-    """Return the values of all processes in the first one, by rank, and None in the others; all must call it."""
+def gather_on_first_rank[T](value: T) -> list[T] | None:
+    """Return the values of all ranks, in rank order, on rank 0, and None on the others; every rank must call it."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]
-    # Over a group of its own: NCCL would take memory of the GPUs for what never was there.
+    # A gloo group: NCCL would copy the pickled values to GPU memory.
     group = dist.new_group(backend="gloo")
     first = dist.get_rank() == 0
     found: list[Any] | None = [None] * dist.get_world_size() if first else None

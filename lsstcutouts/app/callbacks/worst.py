@@ -1,4 +1,4 @@
-"""A picture of what a network gets most wrong."""
+"""Pictures of the validation targets with the largest loss."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
 from ..mosaic import write_mosaic
-from .ranks import gathered
+from .ranks import gather_on_first_rank
 
 __all__ = ["WorstPredictions"]
 
@@ -27,27 +27,27 @@ _COLUMNS = ("object_id", "score", "truth", "loss")
 
 
 class WorstPredictions(Callback):
-    """Write a PNG with the validation targets of the largest loss, with score, truth and ``object_id``.
+    """Write a PNG of the validation targets with the largest loss, with score, truth and ``object_id``.
 
     The model's ``validation_step`` returns a dictionary of ``(n,)`` tensors ``object_id`` (or a list of texts),
-    ``score``, ``truth`` and ``loss``, of rows that are no padding, as `~lsstcutouts.models.LensClassifier` does. Each process keeps its worst
-    targets; the first one collects those of all, reads their pixels again, mostly from its cache, and draws. TensorBoard
-    gets the picture too, where the trainer logs there.
+    ``score``, ``truth`` and ``loss``, without padding rows, as `~lsstcutouts.models.LensClassifier` does. Each rank keeps its worst
+    targets; rank 0 collects them, reads their pixels again, mostly from its cache, and writes the picture. If the trainer
+    has a TensorBoard logger, it gets the picture too.
 
     Parameters
     ----------
     folder
-        Of the pictures ``worst-EPOCH.png``.
+        Output folder of the pictures ``worst-EPOCH.png``.
     count
-        Targets in a picture.
+        Number of targets in a picture.
     every_n_epochs
         Epochs between two pictures; there is also one after the last epoch, and one of ``Trainer.validate``.
 
     Raises
     ------
     ConfigurationError
-        If ``count`` or ``every_n_epochs`` is less than one, if ``validation_step`` returns something else, or if
-        validation does not go through one `CutoutLoader`.
+        If ``count`` or ``every_n_epochs`` is less than 1, the output of ``validation_step`` is invalid, or validation
+        does not use exactly one `CutoutLoader`.
     """
 
     def __init__(self, folder: str | Path, count: int = 24, every_n_epochs: int = 1) -> None:
@@ -57,7 +57,7 @@ class WorstPredictions(Callback):
         self._worst: Found = {}
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Begin with nothing."""
+        """Delete the targets of the last epoch."""
         self._worst = {}
 
     def on_validation_batch_end(
@@ -69,15 +69,15 @@ class WorstPredictions(Callback):
         batch_idx: int,  # noqa: ARG002
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
-        """Keep the worst so far."""
+        """Keep the targets with the largest loss so far."""
         if self._wanted(trainer) and outputs is not None:
             self._worst = worst([self._worst, _arrays(outputs)], self.count)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Collect from all processes and draw."""
+        """Collect the targets of all ranks and write the picture."""
         if not self._wanted(trainer):
             return
-        everything = gathered(self._worst)
+        everything = gather_on_first_rank(self._worst)
         if everything is None:
             return
         found = worst(everything, self.count)
@@ -93,7 +93,11 @@ class WorstPredictions(Callback):
     def _draw(self, trainer: L.Trainer, found: Found) -> None:
         loader = trainer.val_dataloaders
         if not isinstance(loader, CutoutLoader):
-            raise ConfigurationError("WorstPredictions reads the pixels of one CutoutLoader; leave the callback out")
+            raise ConfigurationError(
+                "WorstPredictions needs validation with one CutoutLoader, got "
+                + type(loader).__name__
+                + "; remove the callback"
+            )
         dataset = loader.cutouts
         plan = dataset.plan
         ids = np.asarray(found["object_id"]).tolist()
@@ -104,11 +108,11 @@ class WorstPredictions(Callback):
         title = f"largest loss after epoch {trainer.current_epoch + 1}, {''.join(plan.bands)}: score, truth, object_id"
         path = self.folder / f"worst-{trainer.current_epoch + 1:04d}.png"
         write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title, columns=6)
-        _log_picture(trainer, path)
+        _log_image(trainer, path)
 
 
 def worst(parts: list[Found], count: int) -> Found:
-    """Return the rows of the largest loss, the largest first."""
+    """Return the ``count`` rows with the largest loss, in descending order."""
     filled = [part for part in parts if part]
     if not filled:
         return {}
@@ -119,7 +123,7 @@ def worst(parts: list[Found], count: int) -> Found:
 
 def _arrays(outputs: Any) -> Found:
     if not isinstance(outputs, Mapping) or not set(_COLUMNS) <= set(outputs):
-        raise ConfigurationError(f"WorstPredictions wants validation_step to return {', '.join(_COLUMNS)} (n,) each")
+        raise ConfigurationError(f"WorstPredictions needs validation_step to return {', '.join(_COLUMNS)}, (n,) each")
     return {name: _array(outputs[name]) for name in _COLUMNS}
 
 
@@ -131,7 +135,7 @@ def _array(values: Tensor | list[str]) -> Values:
     return array
 
 
-def _log_picture(trainer: L.Trainer, path: Path) -> None:
+def _log_image(trainer: L.Trainer, path: Path) -> None:
     from matplotlib.image import imread
 
     for logger in trainer.loggers:

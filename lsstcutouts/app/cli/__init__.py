@@ -1,8 +1,8 @@
 """The console script: ``lsstcutouts VERB key=value ...``.
 
-This room stays light: a verb is named as "module:function" and imported when it is called, hydra only when there is
-something to configure. A verb takes the composed configuration, shows people what it did unless ``json`` is set, and
-returns an object with ``as_dict()`` and, if it can fail without an exception, ``exit_status``.
+To start fast, a verb is given as "module:function" and imported when it is called; hydra is imported when a
+configuration is composed. A verb takes the composed configuration, prints its result unless ``json`` is set, and returns
+an object with ``as_dict()`` and, if it can fail without an exception, ``exit_status``.
 """
 
 from .dispatch import main

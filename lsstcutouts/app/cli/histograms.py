@@ -1,4 +1,4 @@
-"""Histograms of the pixels of each band, before and after a normalisation."""
+"""Histograms of the pixels of each band, before and after normalisation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Pixels", "write_histograms"]
 
 _COLOURS = {"u": "#0c71ff", "g": "#49be61", "r": "#c61c00", "i": "#ffc200", "z": "#f341a2", "y": "#5d0000"}
-"""Rubin's own, of its plots for publication (RTN-045)."""
+"""Rubin's colours for plots in publications (RTN-045)."""
 
 _BINS = 120
 
 
 class Pixels(NamedTuple):
-    """Valid pixels of one band."""
+    """Valid pixels of one band, ``(n,)``, before and after normalisation."""
 
     band: str
     before: NDArray[np.float32]
@@ -30,20 +30,20 @@ class Pixels(NamedTuple):
 
 
 def write_histograms(path: Path, pixels: Sequence[Pixels], statistics: Statistics, name: str) -> Path:
-    """Write a PNG: a column a band, above in the unit of the statistics, below normalised on one scale for all bands.
+    """Write a PNG with one column per band: pixels before normalisation above, normalised pixels below.
 
     Parameters
     ----------
     path
-        Where; the folder is made.
+        Output file; the folder is created.
     pixels
-        Of each band.
+        Pixels of each band.
     statistics
-        Their median and noise are marked.
+        Statistics of the pixels; median and noise are marked.
     name
-        Of the normalisation.
+        Name of the normalisation.
     """
-    # The object-oriented interface: no window, no global state, any thread.
+    # The object-oriented interface opens no window, has no global state and works in any thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,8 +56,8 @@ def write_histograms(path: Path, pixels: Sequence[Pixels], statistics: Statistic
         _before(axes[0, i], one, statistics)
         _draw(axes[1, i], one.after, common, _COLOURS.get(one.band, "tab:blue"))
         axes[1, i].axvline(0, color="0.35", linewidth=0.8)
-    axes[0, 0].set_ylabel(f"before, {statistics.unit}\nshare of the pixels a bin")
-    axes[1, 0].set_ylabel(f"after {name}\nshare of the pixels a bin")
+    axes[0, 0].set_ylabel(f"before, {statistics.unit}\nfraction of pixels per bin")
+    axes[1, 0].set_ylabel(f"after {name}\nfraction of pixels per bin")
     figure.suptitle(
         f"Pixels of the training split: {statistics.dataset_type}, {statistics.targets} targets", fontsize=11
     )
@@ -85,7 +85,7 @@ def _draw(axes: "Axes", values: NDArray[np.float32], limits: tuple[float, float]
 
 
 def _range(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the limits that hold all but a thousandth of the values at either end."""
+    """Return limits that leave out a thousandth of the values at each end."""
     if not values.size:
         return -1.0, 1.0
     low, high = np.quantile(values, [0.001, 0.999]).tolist()

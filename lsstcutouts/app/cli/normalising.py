@@ -21,15 +21,15 @@ from ...transforms.statistics import Statistics
 from ..training.prepare import ensure_simulation
 from .histograms import Pixels, write_histograms
 
-__all__ = ["Normalised", "run"]
+__all__ = ["NormaliseResult", "run"]
 
 _PICTURED_PIXELS = 1 << 20
-"""Pixels a band in the histograms."""
+"""Largest number of pixels per band in the histograms."""
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """Statistics, and the files that were written."""
+class NormaliseResult:
+    """Result of ``normalise``: the statistics and the written files."""
 
     statistics: Statistics
     output: Path
@@ -41,7 +41,7 @@ class Normalised:
         return self.statistics.as_dict() | {"output": str(self.output), "picture": picture}
 
     def table(self) -> Table:
-        """Return the statistics for people."""
+        """Return the statistics as a table for the terminal."""
         about = self.statistics
         title = f"Pixels of {about.targets} targets of the training split, {about.unit}"
         table = Table(title=title, title_justify="left")
@@ -53,10 +53,10 @@ class Normalised:
         return table
 
 
-def run(cfg: DictConfig) -> Normalised:
+def run(cfg: DictConfig) -> NormaliseResult:
     """Fit, write and show the statistics that a configuration (``configs/normalise.yaml``) describes."""
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    # Pixels alone are wanted, of every target alike: the catalog need not have a training's columns.
+    # Only pixels are needed: the catalog may lack the columns of a training.
     data: CutoutDataModule = hydra.utils.instantiate(
         cfg.data, columns=(), sampling={"_target_": "lsstcutouts.Sampling"}
     )
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> Normalised:
     output = Path(cfg.output)
     statistics.save(output)
     picture = _picture(data, statistics, output.with_suffix(".png")) if cfg.picture else None
-    result = Normalised(statistics, output, picture)
+    result = NormaliseResult(statistics, output, picture)
     if not cfg.json:
         console = Console(soft_wrap=True, highlight=False)
         console.print(result.table())
@@ -86,7 +86,7 @@ def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path:
-    """Write histograms of some of the sample's pixels, before and after the normalisation."""
+    """Write histograms of a part of the sample, before and after normalisation."""
     plan, rows = data.splits["train"]
     count = max(1, _PICTURED_PIXELS // (plan.size.y * plan.size.x))
     chosen = sampled(plan, rows, count, seed=statistics.seed)

@@ -1,4 +1,4 @@
-"""The parser of hydra's own options, on every version of Python."""
+"""A workaround for hydra's argument parser on Python 3.14."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["texts_as_help"]
 
 class _Parser(argparse.ArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        """Add an argument whose help is a text."""
+        """Add an argument, with its help as a string."""
         if "help" in options:
             options["help"] = str(options["help"])
         return super().add_argument(*names, **options)
@@ -19,17 +19,16 @@ class _Parser(argparse.ArgumentParser):
 
 @contextmanager
 def texts_as_help() -> Iterator[None]:
-    """Let hydra make its parser of texts alone.
+    """Convert the help of hydra's options to strings in the block.
 
-    As the help of ``--shell-completion``, hydra 1.3 gives an object that becomes a text when it is shown. From Python
-    3.14 on, argparse looks into each help when it is added, and refuses this one ("badly formed help string").
-    Only the name ``argparse`` inside hydra's module is replaced, and only in the block.
+    Hydra 1.3 passes an object as the help of ``--shell-completion``. Since Python 3.14, argparse checks each help when it is
+    added and rejects this one ("badly formed help string"). Only the name ``argparse`` in hydra's module is replaced.
     """
     from hydra._internal import utils
 
     names = vars(utils)
     known = names.get("argparse")
-    if known is None:  # a hydra that makes its parser elsewhere
+    if known is None:  # another version of hydra
         yield
         return
     names["argparse"] = SimpleNamespace(ArgumentParser=_Parser)

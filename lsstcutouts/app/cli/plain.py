@@ -1,4 +1,4 @@
-"""From hydra's configuration to plain values."""
+"""Conversion of hydra configurations to plain values."""
 
 from typing import Any
 
@@ -8,6 +8,6 @@ __all__ = ["plain_settings"]
 
 
 def plain_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration as dictionaries, lists and plain values, interpolations resolved."""
+    """Return a configuration as dictionaries, lists and plain values, with interpolations resolved."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     return dict(settings)

@@ -1,14 +1,14 @@
-"""Values as a person types them, for hydra's grammar.
+"""Quotes command-line values for hydra's grammar.
 
-Hydra reads ``key=value`` with a grammar in which ``=``, brackets, commas and most signs mean something, so that many
-paths are errors or lists. A value is taken as it stands (quoted for hydra) when
+In this grammar ``=``, brackets, commas and most other special characters have a meaning, so many paths are errors or
+lists. A value is quoted, and so taken literally, if
 
-1. it holds a sign that means something and names a file or folder that exists;
-2. or hydra cannot parse it, unless it starts as a list or dictionary and is no path, for then hydra's message helps;
-3. or it is a path with a comma and no sweep was asked for (``-m``).
+1. it contains a special character and is the path of an existing file or folder;
+2. or hydra cannot parse it, unless it starts as a list or dictionary and is not a path: then hydra's message helps;
+3. or it is a path with a comma and there is no ``-m``.
 
-Anything else is left to hydra: lists ``[a,b]``, dictionaries ``{a:1}``, sweeps, functions, quoted texts, ``${...}``.
-A leading ``~`` is the home folder, as the shell would have it.
+All other values are left to hydra: lists ``[a,b]``, dictionaries ``{a:1}``, sweeps, functions, quoted strings, ``${...}``.
+A leading ``~`` is replaced by the home folder, as in a shell.
 """
 
 import re
@@ -18,21 +18,21 @@ from pathlib import Path
 __all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
-_MEANING = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
-"""Signs that hydra's grammar does not pass through as parts of a text."""
+_SPECIAL = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
+"""Characters with a meaning in hydra's grammar."""
 
 _WITH_VALUE = frozenset(
     ["-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"]
 )
 _PERHAPS_WITH_VALUE = frozenset(["-i", "--info"])
 SWEEP = frozenset(["-m", "--multirun"])
-"""Options that ask for a job with each of several values."""
+"""Options that run one job per value."""
 
 
 def hydra_arguments(arguments: Sequence[str]) -> list[str]:
     """Return arguments for hydra: its options first, then the overrides, quoted where hydra needs it.
 
-    A person may write them in any order; hydra's parser (argparse) takes overrides in one piece only.
+    Users may mix options and overrides; hydra's parser (argparse) needs all overrides together.
     """
     options, overrides = split_arguments(arguments)
     sweep = not SWEEP.isdisjoint(options)
@@ -54,16 +54,16 @@ def _quote_override(argument: str, *, sweep: bool) -> str:
     match = _OVERRIDE.fullmatch(argument)
     if match is None or match["value"] == "":
         return argument
-    key, value = match["key"], _at_home(match["value"])
+    key, value = match["key"], _expand_home(match["value"])
     return f"{key}={_quoted(value)}" if _is_literal(value, sweep=sweep) else f"{key}={value}"
 
 
-def _at_home(value: str) -> str:
+def _expand_home(value: str) -> str:
     return str(Path(value).expanduser()) if value == "~" or value.startswith("~/") else value
 
 
 def _is_literal(value: str, *, sweep: bool) -> bool:
-    if not _MEANING.search(value):
+    if not _SPECIAL.search(value):
         return False
     if _exists(value):
         return True
@@ -91,7 +91,7 @@ def _parses(value: str) -> bool:
 
 
 def _is_path_with_comma(value: str) -> bool:
-    """Tell a path that holds a comma from hydra's lists, dictionaries, texts in quotes and functions."""
+    """Return whether a value is a path with a comma, not a list, dictionary, quoted string or function of hydra."""
     outside = not re.match(r"[\[{'\"]|\w+ *\(", value)
     return outside and "/" in value and "," in value
 
@@ -103,9 +103,9 @@ def _quoted(value: str) -> str:
 
 
 def with_run_folder(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of ``train`` with the folder of the run that ``resume`` goes on with, unless they name an output.
+    """Return the arguments of ``train`` with ``output`` set to the folder of the resumed run, unless ``output`` is given.
 
-    A checkpoint that lies elsewhere, outside the folder of a run, leaves the default.
+    If the checkpoint is not in the folder of a run, the default remains.
     """
     given = dict(argument.split("=", maxsplit=1) for argument in arguments if "=" in argument)
     checkpoint = Path(given.get("resume", "").strip("'\"")).expanduser()

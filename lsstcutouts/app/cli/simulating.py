@@ -10,12 +10,12 @@ from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
 from .plain import plain_settings
 
-__all__ = ["Simulated", "run"]
+__all__ = ["SimulateResult", "run"]
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """What was written."""
+class SimulateResult:
+    """Result of ``simulate``: the written repository."""
 
     repository: SimulatedRepository
 
@@ -31,16 +31,16 @@ class Simulated:
             f"{made.root}: a {made.release} repository, collection {made.collections}, skymap {made.skymap},"
             f" tract {made.tract}, patches {', '.join(map(str, made.patches))}, bands {''.join(made.bands)}"
             f" (missing on purpose: {absent})\n"
-            f"{made.truth}: its targets with their labels"
+            f"{made.truth}: catalog of the targets with labels"
         )
 
 
-def run(cfg: DictConfig) -> Simulated:
+def run(cfg: DictConfig) -> SimulateResult:
     """Write the repository that a configuration (``configs/simulate.yaml``) describes."""
     settings = plain_settings(cfg)
     config = SimulationConfig(**{field.name: settings[field.name] for field in fields(SimulationConfig)})
     root, overwrite = str(settings["root"]), bool(settings["overwrite"])
-    made = Simulated(simulate(root, config, progress=not settings["json"], overwrite=overwrite))
+    made = SimulateResult(simulate(root, config, progress=not settings["json"], overwrite=overwrite))
     if not settings["json"]:
         Console(soft_wrap=True, highlight=False).print(str(made), markup=False)
     return made

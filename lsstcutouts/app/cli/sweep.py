@@ -1,4 +1,4 @@
-"""After the last job of a sweep: a table of all, the best first."""
+"""Summary table of the jobs of a sweep, best first."""
 
 import csv
 import json
@@ -19,16 +19,16 @@ __all__ = ["SweepSummary", "ranked", "settings_of"]
 
 
 class SweepSummary(Callback):
-    """Print a table of all jobs of a sweep after the last one, and write ``sweep.csv`` into its folder after each of them.
+    """Write ``sweep.csv`` to the folder of the sweep after each job, and print the table after the last one.
 
-    A job that failed is in it, with its reason.
+    Failed jobs are included with the reason.
 
     Parameters
     ----------
     metric
-        By which jobs are ranked, a name among the metrics of ``metrics.json``.
+        Metric of ``metrics.json`` by which jobs are ranked.
     mode
-        Which way is better.
+        Whether larger (``max``) or smaller (``min``) values are better.
     """
 
     def __init__(self, metric: str, mode: Literal["max", "min"] = "max") -> None:
@@ -37,18 +37,18 @@ class SweepSummary(Callback):
         self._sweeps = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
-        """Remember when it began: the folder may hold jobs of earlier sweeps."""
+        """Store the start time: the folder may contain jobs of earlier sweeps."""
         self._start, self._sweeps = time.time(), True
 
     def on_job_end(self, config: DictConfig, job_return: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Write what there is so far: a sweep may be interrupted."""
+        """Write the jobs so far, as a sweep may be interrupted."""
         if self._sweeps:
-            self._written(Path(OmegaConf.select(config, "hydra.sweep.dir")))
+            self._write_summary(Path(OmegaConf.select(config, "hydra.sweep.dir")))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show all jobs."""
+        """Print all jobs."""
         folder = Path(OmegaConf.select(config, "hydra.sweep.dir"))
-        rows = self._written(folder)
+        rows = self._write_summary(folder)
         if rows:
             console = Console()
             console.print(_table(rows, self.metric, f"Sweep: {folder / 'sweep.csv'}"))
@@ -56,8 +56,8 @@ class SweepSummary(Callback):
                 if "reason" in row:
                     console.print(f"job {row['job']} failed: {row['reason']}", markup=False, highlight=False)
 
-    def _written(self, folder: Path) -> list[dict[str, Any]]:
-        """Collect the jobs from their folders, wherever they ran, and write them down."""
+    def _write_summary(self, folder: Path) -> list[dict[str, Any]]:
+        """Collect the jobs from their folders, write ``sweep.csv`` and return the rows."""
         jobs = [_job(path, self._start) for path in folder.glob("*/.hydra/overrides.yaml")]
         rows = ranked([job for job in jobs if job is not None], self.metric, self.mode)
         if rows:
@@ -66,13 +66,13 @@ class SweepSummary(Callback):
 
 
 def settings_of(overrides: list[str]) -> dict[str, str]:
-    """Return the settings that a job was given, by name."""
+    """Return the overrides of a job as a mapping from name to value."""
     parts = (one.lstrip("+~").partition("=") for one in overrides)
     return {name: value for name, _, value in parts}
 
 
 def ranked(jobs: list[dict[str, Any]], metric: str, mode: Literal["max", "min"]) -> list[dict[str, Any]]:
-    """Return the jobs, best first; those without the metric, or with NaN, last, by their number."""
+    """Return the jobs, best first; jobs without the metric or with NaN come last, by number."""
     sign = -1.0 if mode == "max" else 1.0
 
     def place(job: dict[str, Any]) -> tuple[bool, float, bool, Any]:
@@ -85,9 +85,9 @@ def ranked(jobs: list[dict[str, Any]], metric: str, mode: Literal["max", "min"])
 
 
 def _job(overrides: Path, start: float) -> dict[str, Any] | None:
-    """Return number, settings and metrics of a job that began after ``start``; metrics only where it came to an end."""
+    """Return number, settings and metrics of a job that started after ``start``; None for earlier jobs."""
     folder = overrides.parents[1]
-    # File systems keep whole seconds, or less.
+    # The time resolution of file systems can be 2 seconds.
     if overrides.stat().st_mtime < start - 2:
         return None
     job: dict[str, Any] = {"job": int(folder.name) if folder.name.isdigit() else folder.name, "folder": str(folder)}
@@ -97,7 +97,7 @@ def _job(overrides: Path, start: float) -> dict[str, Any] | None:
         about = json.loads(failure.read_text(encoding="utf-8"))
         return {**job, "state": "failed", "reason": f"{about['error']}: {about['message']}"}
     if not metrics.is_file() or metrics.stat().st_mtime < start - 2:
-        return {**job, "state": "failed", "reason": "it ended without a result"}
+        return {**job, "state": "failed", "reason": "the job ended without metrics.json"}
     found = json.loads(metrics.read_text())
     rest = {name: found[name] for name in ("cutouts_per_second", "waiting", "checkpoint")}
     return {**job, "state": "done", **found["metrics"], **rest}
@@ -115,7 +115,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _table(rows: list[dict[str, Any]], metric: str, title: str) -> Table:
-    """Return what differs between the jobs, and what came of them, for people."""
+    """Return a table of the settings and metrics that differ between the jobs."""
     names = _names(rows)
     given = names[: names.index("state")]  # settings come before, metrics behind
     found = [name for name in names[len(given) :] if name.startswith(("state", "val_", "cutouts_"))]
@@ -130,7 +130,7 @@ def _table(rows: list[dict[str, Any]], metric: str, title: str) -> Table:
 
 
 def _heading(name: str, among: list[str]) -> str:
-    """Return the last part of a dotted name, where that tells it from the others."""
+    """Return the last part of a dotted name if it is unique, otherwise the full name."""
     last = name.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in among) == 1 else name
 

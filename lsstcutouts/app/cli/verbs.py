@@ -1,4 +1,4 @@
-"""The verbs, and what each says about itself."""
+"""The verbs and their help."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from textwrap import fill
 __all__ = ["CONFIGS", "VERBS", "Verb", "overview", "verb_help"]
 
 CONFIGS = "lsstcutouts.configs"
-"""Package that holds the configuration: ``VERB.yaml`` and the groups."""
+"""Package with the configuration files: ``VERB.yaml`` and the groups."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Verb:
     target
         ``"module:function"`` to call with the configuration.
     summary
-        What it does, half a line.
+        What the verb does, half a line.
     details
-        What one should know before calling it.
+        Further description.
     examples
         Complete commands.
     """
@@ -37,7 +37,7 @@ class Verb:
 VERBS = {
     "simulate": Verb(
         target="lsstcutouts.app.cli.simulating:run",
-        summary="write a small, real Butler repository with a sky of known truth",
+        summary="write a small Butler repository with simulated images and known truth",
         details="Stars, galaxies and gravitational lenses in the file formats of DP2 or DP1, with truth.parquet, a"
         " catalog of the targets, beside them.",
         examples=(
@@ -48,15 +48,15 @@ VERBS = {
     "doctor": Verb(
         target="lsstcutouts.app.doctor:run",
         summary="test this machine, its packages and a repository",
-        details="Seven tests, each with one line of what to do. Without repo= a tiny repository is written, tested and"
+        details="Seven tests, each with one line of advice. Without repo= a tiny repository is written, tested and"
         " removed. The exit status is 1 when a test fails; a warning leaves it 0.",
         examples=("lsstcutouts doctor", "lsstcutouts doctor repo=dp2 collections=dp2 json=true"),
     ),
     "plan": Verb(
         target="lsstcutouts.app.cli.planning:run",
-        summary="find the images under the targets of a catalog, and say what reading them takes",
+        summary="find the images of the targets of a catalog, and estimate what must be read",
         details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
-        " read. With splits= the targets are dealt, and it fails where two splits of your own share pixels. With output= the"
+        " read. With splits= the targets are assigned to splits; it is an error if your own splits share pixels. With output= the"
         " plan is written as Parquet, for CutoutPlan.load.",
         examples=(
             "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
@@ -66,7 +66,7 @@ VERBS = {
     ),
     "normalise": Verb(
         target="lsstcutouts.app.cli.normalising:run",
-        summary="fit statistics of the pixels of each band to a sample of the training split",
+        summary="fit pixel statistics of each band to a sample of the training split",
         details="Median, noise and quantiles of the valid pixels, as YAML for data.statistics= of train, and a picture of"
         " them before and after the normalisation. With the same data and seed as train the split is the same; train"
         " fits them by itself too.",
@@ -78,8 +78,8 @@ VERBS = {
     "train": Verb(
         target="lsstcutouts.app.training:train",
         summary="train a network on cutouts that are streamed from a repository",
-        details="Without settings: the demo, on a simulated repository that is written first. Relative paths mean the"
-        " folder where you stand; results go to output=.",
+        details="Without settings: the demo, on a simulated repository that is written first. Relative paths start at"
+        " the current folder; results go to output=.",
         examples=(
             "lsstcutouts train",
             "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
@@ -90,10 +90,10 @@ VERBS = {
     ),
     "predict": Verb(
         target="lsstcutouts.app.training:predict",
-        summary="write what a trained network says about every target of a catalog",
+        summary="write the predictions of a trained network for every target of a catalog",
         details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
-        " is no score. Data, normalisation and network are those of the training, as the checkpoint says; another catalog,"
-        " repository, batch size or output may be given.",
+        " is no score. Data, normalisation and network are read from the checkpoint; catalog, repository, batch size"
+        " and output can be changed.",
         examples=(
             "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
             "lsstcutouts predict checkpoint=best.ckpt data.catalog=targets.parquet trainer=gpu output=scores.parquet",
@@ -101,10 +101,10 @@ VERBS = {
     ),
     "benchmark": Verb(
         target="lsstcutouts.app.benchmark.run:run",
-        summary="measure cutouts a second beside other ways and the ceilings, and say what limits",
+        summary="measure cutouts per second, compare with other methods and hardware limits, and name the bottleneck",
         details="On your own repository and catalog with repo=, collections= and catalog=; without them on full-size"
-        " simulated repositories, written into root= on first use (two minutes). All ways take turns"
-        " and must give the same pixels. Prints tables and what to change, and writes benchmark.json and benchmark.png"
+        " simulated repositories, written into root= on first use (two minutes). All methods run in turn"
+        " and must return the same pixels. Prints tables and what to change, and writes benchmark.json and benchmark.png"
         " into output=. Close other programs first: a busy machine shows in the spread from min to max.",
         examples=(
             "lsstcutouts benchmark",
@@ -117,9 +117,9 @@ VERBS = {
 
 _WAYS = """\
 Settings are written key=value; they follow hydra's grammar: lists as [a,b], nested keys with dots, -m key=1,2 to run
-with each value. A value that this grammar cannot read, or that names an existing file or folder, is taken as it stands,
-so that paths may hold spaces, =, commas and brackets (the shell wants quotes around them all the same).
-json=true prints the result as JSON alone on standard output; debug=true shows where an error came from.
+with each value. A value that this grammar cannot read, or that names an existing file or folder, is taken literally,
+so paths may contain spaces, =, commas and brackets (quote them for the shell).
+json=true prints only the result, as JSON, on standard output; debug=true prints tracebacks of errors.
 --cfg job prints the whole configuration; --config-dir FOLDER adds your own configuration files.
 """
 

@@ -12,7 +12,7 @@ from ...errors import ConfigurationError
 from ...loader.checkpoint_state import read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.cache.stats import CacheStats
-from ..callbacks.throughput import Throughput
+from ..callbacks.training_speed import Throughput
 from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
 from .making import check_settings, complete_model, explained_errors, label_named, made, without_foreign_defaults
 from .outcome import TrainingResult

@@ -25,9 +25,9 @@ else:
 
 @cache
 def load_kernels() -> None:
-    """Have the machine code ready before the first batch is waited for: a second, once in a process.
+    """Load the machine code before the first batch: takes a second, once per process.
 
-    The very first time it is compiled, which takes some seconds; from then on it is on disk.
+    The first time, it is compiled (several seconds) and then cached on disk.
     """
     if not FUSED:
         return

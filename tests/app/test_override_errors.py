@@ -8,7 +8,7 @@ import pytest
 from hydra.errors import HydraException
 
 from lsstcutouts.app.cli import main
-from lsstcutouts.app.cli.mistakes import explained, ready
+from lsstcutouts.app.cli.override_errors import complete_arguments, corrected_arguments
 from lsstcutouts.errors import ConfigurationError
 
 OWN = ["data.repo=sky", "data.collections=dp2", "data.catalog=my.csv"]
@@ -40,7 +40,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--max-epochs", "3"], "without dashes: trainer.max_epochs=3"),
         (["--resume"], "without dashes: resume=VALUE"),
         (["--confgi-dir", "conf"], "Did you mean --config-dir"),
-        (["--xyz"], "--xyz is no option"),
+        (["--xyz"], "--xyz is not an option"),
         (["trianer=cpu"], "no setting 'trianer'. Did you mean trainer?"),
         (["data=dp3"], "no data=dp3. Did you mean dp2 or dp1? There are custom, demo, dp1, dp2"),
         (["trainer=gpus"], "Did you mean gpu or cpu? There are cpu, ddp, gpu, slurm"),
@@ -53,9 +53,9 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["batch_size=4"], "Did you mean data.batch_size"),
         (["data.catalogue=x.csv"], "Did you mean data.catalog?"),
         (["data.splits={train: 0.7, vall: 0.3}"], "Did you mean data.splits.val"),
-        (["data.columns=[label"], "data.columns=[label: the value cannot be read"),
+        (["data.columns=[label"], "data.columns=[label: the value is invalid"),
         (["seed=1,2"], "several values need -m"),
-        (["seed=abc"], "seed=abc must be a whole number"),
+        (["seed=abc"], "seed=abc must be an integer"),
         (["picture=maybe"], "picture=maybe must be true or false"),
         (["json=perhaps"], "json=perhaps must be true or false"),
         (["data.repo=sky"], "data.catalog, data.collections must be given"),
@@ -88,7 +88,7 @@ def test_mistakes_of_train(
         ("model.optimizer.lr=fast", "model.optimizer.lr=fast must be a number"),
         ("model.network.widths=abc", "model.network.widths=abc must be a list of whole numbers"),
         ("callbacks.monitor.every_n_steps=often", "callbacks.monitor.every_n_steps=often must be a whole number"),
-        ("model=mistaken_module.Net", "there is no module 'mistaken_module'"),
+        ("model=mistaken_module.Net", "module 'mistaken_module' is not installed"),
         ("model._target_=lsstcutouts.models.Nope", "lsstcutouts.models has no 'Nope'"),
         ("model=builtins.dict", "model must be a LightningModule, but model._target_ makes a dict"),
         ("output=a_file", "the output folder cannot be written: File exists: a_file"),
@@ -109,7 +109,7 @@ def test_wrong_values_and_classes(
     [
         (["plan", "repo=sky", "collections=dp2", "catalog=my.csv", "bnads=gri"], "Did you mean bands?"),
         (["simulate", "root=sky", "target=3"], "Did you mean targets?"),
-        (["simulate", "sky"], "is no setting"),
+        (["simulate", "sky"], "is not a setting"),
         (["normalise", "sampel=10"], "Did you mean sample? There are data, normalisation, json"),
         (["predict", "chekpoint=x.ckpt"], "Did you mean checkpoint?"),
         (["doctor", "--repo", "sky"], "without dashes: repo=sky"),
@@ -153,8 +153,8 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_what_goes_without_saying() -> None:
-    assert ready("train", ["data.repo=x"]) == ["data=custom", "data.repo=x"]
-    assert ready("normalise", ["data.catalog=x"]) == ["data=custom", "data.catalog=x"]
+    assert complete_arguments("train", ["data.repo=x"]) == ["data=custom", "data.repo=x"]
+    assert complete_arguments("normalise", ["data.catalog=x"]) == ["data=custom", "data.catalog=x"]
     for verb, given in (
         ("train", ["data=demo", "data.catalog=x"]),
         ("train", ["data.size=32"]),
@@ -163,13 +163,13 @@ def test_what_goes_without_saying() -> None:
         ("predict", ["checkpoint=x.ckpt", "data.catalog=x"]),
         ("train", ["model._target_=lsstcutouts.models.Regressor"]),
     ):
-        assert ready(verb, given) == given
+        assert complete_arguments(verb, given) == given
     whole = ["resume=auto", "data.repo=x", "data.catalog=y"]  # there may be no checkpoint yet
-    assert ready("train", whole) == ["data=custom", *whole]
+    assert complete_arguments("train", whole) == ["data=custom", *whole]
     own = ["model=custom", "optimizer=none", "scheduler=none", "model._target_=my.Net"]
-    assert ready("train", ["model=my.Net"]) == own
-    assert ready("train", ["model._target_=my.Net"]) == own
-    assert ready("train", ["model=my.Net", "optimizer=sgd"]) == [
+    assert complete_arguments("train", ["model=my.Net"]) == own
+    assert complete_arguments("train", ["model._target_=my.Net"]) == own
+    assert complete_arguments("train", ["model=my.Net", "optimizer=sgd"]) == [
         "model=custom",
         "scheduler=none",
         "optimizer=sgd",
@@ -179,9 +179,12 @@ def test_what_goes_without_saying() -> None:
 
 def test_arguments_of_constructors_that_no_file_lists() -> None:
     error = HydraException("could not override")
-    assert explained("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
-    assert explained("train", ["data.normalise_psf=true", "seed=1"], error) == ["++data.normalise_psf=true", "seed=1"]
+    assert corrected_arguments("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
+    assert corrected_arguments("train", ["data.normalise_psf=true", "seed=1"], error) == [
+        "++data.normalise_psf=true",
+        "seed=1",
+    ]
     own = ["model.network._target_=my.Net", "model.network.depth=3"]
-    assert explained("train", own, error) == [own[0], f"++{own[1]}"]
+    assert corrected_arguments("train", own, error) == [own[0], f"++{own[1]}"]
     with pytest.raises(ConfigurationError, match="could not override"):
-        explained("train", ["seed=1"], error)
+        corrected_arguments("train", ["seed=1"], error)

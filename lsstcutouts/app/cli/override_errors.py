@@ -1,7 +1,7 @@
-"""What a person typed, made ready for hydra, and what hydra says about it in words of this command.
+"""Completes command-line arguments for hydra, and translates hydra's errors.
 
-Hydra's messages speak of its grammar and end with exit status 1. Here each is one sentence: which setting, what is wrong
-with it, which names are near, what is allowed.
+The messages of hydra describe its grammar. Here each message names the setting, what is wrong, similar names and the
+allowed values.
 """
 
 import re
@@ -16,7 +16,7 @@ from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS
 
-__all__ = ["explained", "in_words", "ready"]
+__all__ = ["complete_arguments", "corrected_arguments", "short_message"]
 
 _OPTIONS = frozenset(
     [
@@ -44,22 +44,22 @@ _OPTIONS = frozenset(
         "-i",
     ]
 )
-"""Hydra's own."""
+"""Options of hydra."""
 
 _KEY = re.compile(r"(?P<prefix>[+~]{0,2})(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
-def ready(verb: str, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with what goes without saying.
+def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with implied settings added.
 
-    A repository or catalog of one's own means ``data=custom``; a model of one's own, ``model=my_model.Net`` or
-    ``model._target_=my_model.Net``, gets none of the settings, optimizer and schedule of the example's model.
+    ``data.repo`` and ``data.catalog`` imply ``data=custom``. A model of the user, ``model=my_model.Net`` or
+    ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model.
 
     Raises
     ------
     ConfigurationError
-        If one of them is neither an option nor ``key=value``.
+        If an argument is neither an option nor ``key=value``.
     """
     options, overrides = split_arguments(arguments)
     for option in options:
@@ -71,7 +71,7 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
             raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
     given = {match["key"]: match["value"] for match in map(_parts, overrides)}
     own = given.keys() & {"data.repo", "data.catalog"}
-    # A checkpoint that is resumed says the rest; with resume=auto there may be none yet.
+    # A checkpoint provides the rest when resuming; with resume=auto there may be none yet.
     wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
     if verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
         overrides = ["data=custom", *overrides]
@@ -82,7 +82,7 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
         del given["model"]
     if model == "custom" and "model._target_" not in given:
         raise ConfigurationError(
-            "model=custom needs a class of your own: model._target_=my_model.Net, or model=my_model.Net alone"
+            "model=custom needs a class: write model._target_=my_model.Net, or only model=my_model.Net"
         )
     if "model" not in given and not (given.get("model._target_") or "lsstcutouts.").startswith("lsstcutouts."):
         empty = [f"{group}=none" for group in ("optimizer", "scheduler") if group not in given]
@@ -90,16 +90,16 @@ def ready(verb: str, arguments: Sequence[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
-    """Return arguments that hydra takes where it refused these, or raise what is wrong with them.
+def corrected_arguments(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:
+    """Return corrected arguments after an error of hydra, or raise an error that explains the mistake.
 
-    A setting that is not in the configuration files, but that the constructor of its group takes, only needs hydra's
-    ``++``.
+    A setting that is not in the configuration files, but is an argument of the constructor of its group, only needs the
+    prefix ``++``.
 
     Raises
     ------
     ConfigurationError
-        In all other cases.
+        If the arguments cannot be corrected.
     """
     options, overrides = split_arguments(arguments)
     groups = _groups(verb, options)
@@ -109,7 +109,7 @@ def explained(verb: str, arguments: Sequence[str], error: Exception) -> list[str
     sweep = not SWEEP.isdisjoint(options)
     changed = [_checked(override, cfg, groups, targets, sweep=sweep) for override in overrides]
     if changed == overrides:
-        raise ConfigurationError(in_words(error)) from error
+        raise ConfigurationError(short_message(error)) from error
     return [*options, *changed]
 
 
@@ -119,7 +119,7 @@ def _parts(override: str) -> Mapping[str, str | None]:
 
 
 def _groups(verb: str, options: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return the choices of each group of a verb, those in a person's own folder among them."""
+    """Return the choices of each group of a verb, including those in ``--config-dir``."""
     source = files(CONFIGS).joinpath(f"{verb}.yaml").read_text(encoding="utf-8")
     groups = re.findall(r"^ +- (\w+):", source, re.MULTILINE)
     folders: list[Any] = [files(CONFIGS)]
@@ -135,7 +135,7 @@ def _groups(verb: str, options: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def _composed(verb: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
-    """Return the configuration with the groups that were chosen, if they exist, and no other setting."""
+    """Return the configuration with the chosen groups that exist, without other overrides."""
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
 
@@ -143,7 +143,7 @@ def _composed(verb: str, overrides: Sequence[str], groups: Mapping[str, Sequence
     with initialize_config_module(CONFIGS, version_base="1.3"):
         try:
             return compose(verb, overrides=chosen)
-        except HydraException:  # a group of another verb, or in a folder of one's own
+        except HydraException:  # a group of another verb, or in the folder of the user
             return compose(verb)
 
 
@@ -160,7 +160,7 @@ def _names(cfg: Any, before: str = "") -> Iterator[str]:
 def _checked(
     override: str, cfg: Any, groups: Mapping[str, Sequence[str]], targets: Sequence[str], *, sweep: bool
 ) -> str:
-    """Return an override as hydra takes it; ``targets`` are the parts of which another class was chosen."""
+    """Return an override that hydra accepts; ``targets`` are the groups whose class was replaced."""
     prefix, key, value = (_parts(override)[name] or "" for name in ("prefix", "key", "value"))
     if key in groups and value not in {"", "null"}:
         choices = [one.strip(" []'\"") for one in value.split(",")]
@@ -189,24 +189,24 @@ def _parsed_value(override: str, value: str, *, sweep: bool) -> Any:
     from hydra.errors import HydraException
 
     try:
-        # Quoted as for hydra: a path is no mistake.
+        # Quoted as for hydra: a path is valid.
         parsed = OverridesParser.create().parse_override(hydra_arguments([f"key={value}"])[-1])
     except HydraException:
         raise ConfigurationError(
-            f"{override}: the value cannot be read; is a bracket or quote left open? Lists are written [a,b], dictionaries "
-            "{a: 1}"
+            f"{override}: the value is invalid; check for an open bracket or quote. Write lists as [a,b] and dictionaries "
+            "as {a: 1}"
         ) from None
     if parsed.is_sweep_override():
         if not sweep:
             raise ConfigurationError(
-                f"{override}: several values need -m, which runs one job for each; a list is [{value}]"
+                f"{override}: several values need -m, which runs one job per value; write a list as [{value}]"
             )
         return None
     return parsed.value()
 
 
 def _taken(cfg: Any, key: str) -> bool:
-    """Return whether the constructor that a setting is for takes it."""
+    """Return whether a setting is an argument of the constructor of its group."""
     from omegaconf import OmegaConf
 
     parent, _, name = key.rpartition(".")
@@ -239,10 +239,10 @@ def _unknown_option(verb: str, option: str, following: str = "VALUE") -> str:
     names = [*_names(_composed(verb, [], {})), *_groups(verb)]
     close = [name] if name in names else nearest(name, names)
     if close:
-        return f"{option} is no option; settings are written without dashes: {close[0]}={value or following}"
+        return f"{option} is not an option; write settings without dashes: {close[0]}={value or following}"
     options = nearest(name, [one.lstrip("-").replace("-", "_") for one in _OPTIONS if one.startswith("--")])
     hint = _did_you_mean([f"--{one.replace('_', '-')}" for one in options])
-    return f"{option} is no option.{hint} Settings are written key=value; see lsstcutouts {verb} --help"
+    return f"{option} is not an option.{hint} Write settings as key=value; see lsstcutouts {verb} --help"
 
 
 def _no_setting(verb: str, argument: str, rest: Sequence[str], options: Sequence[str]) -> str:
@@ -263,16 +263,16 @@ def _no_setting(verb: str, argument: str, rest: Sequence[str], options: Sequence
     elif close := nearest(name, names, 1):
         better = f"{close[0]}=VALUE"
     else:
-        return f"{argument!r} is no setting; settings are written key=value; see lsstcutouts {verb} --help"
-    return f"{argument!r} is no setting; settings are written key=value without spaces: did you mean {better}?"
+        return f"{argument!r} is not a setting; write settings as key=value; see lsstcutouts {verb} --help"
+    return f"{argument!r} is not a setting; write settings as key=value without spaces: did you mean {better}?"
 
 
 def _did_you_mean(names: Sequence[str]) -> str:
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
-def in_words(error: Exception) -> str:
-    """Return the first line of an error of hydra or omegaconf, with the setting that it is about."""
+def short_message(error: Exception) -> str:
+    """Return the first line of an error of hydra or omegaconf, with the name of the setting."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     return (f"{key}: " if key else "") + (lines[0] if lines else type(error).__name__)

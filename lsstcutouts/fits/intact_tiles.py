@@ -1,4 +1,4 @@
-"""What can still be read of a damaged cache unit."""
+"""Reads the intact tiles of a damaged cache unit."""
 
 from typing import Any
 
@@ -9,20 +9,20 @@ from ..errors import ReadError
 from ..sky.geometry import Box
 from .coadd import Coadd
 
-__all__ = ["salvage"]
+__all__ = ["read_intact_tiles"]
 
 
-def salvage(coadd: Coadd, plane: str, unit: int) -> tuple[NDArray[Any], NDArray[np.bool_], list[ReadError]]:
-    """Decode a cache unit tile by tile.
+def read_intact_tiles(coadd: Coadd, plane: str, unit: int) -> tuple[NDArray[Any], NDArray[np.bool_], list[ReadError]]:
+    """Decode a cache unit tile by tile, skipping damaged tiles.
 
     Returns
     -------
     pixels
-        Shape of the unit; 0 where a tile cannot be read.
+        ``(Y, X)`` of the unit; 0 in damaged tiles.
     lost
-        Which pixels those are.
+        ``(Y, X)`` bool: pixels of damaged tiles.
     errors
-        Why, one for each such tile.
+        One error per damaged tile.
 
     Raises
     ------

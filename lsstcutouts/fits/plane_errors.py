@@ -1,13 +1,13 @@
-"""Where the room's own exceptions become the package's."""
+"""Translation of internal FITS errors to errors of the package."""
 
 from ..errors import CorruptFileError, UnsupportedFormatError
 from .headers import BadStructureError, UnknownFeatureError
 
-__all__ = ["Named"]
+__all__ = ["PlaneErrors"]
 
 
-class Named:
-    """Turn the room's own exceptions of the block into the package's, with file and plane."""
+class PlaneErrors:
+    """Translate internal FITS errors in the block to `CorruptFileError` and `UnsupportedFormatError`, with URI and plane."""
 
     __slots__ = ("_plane", "_uri")
 

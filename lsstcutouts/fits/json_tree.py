@@ -1,7 +1,7 @@
-"""The JSON tree at the end of ``lsst.images`` files: what a file says of itself beyond its FITS headers.
+"""Reads the JSON tree at the end of ``lsst.images`` files: metadata that is not in the FITS headers.
 
-Pairs are spelt ``[y, x]`` in the coadds of DP2 and ``{"y": .., "x": ..}`` in later ones, cells also
-``{"i": .., "j": ..}``; all three are read wherever a pair stands.
+Pairs are written ``[y, x]`` in the coadds of DP2 and ``{"y": .., "x": ..}`` in later ones, cells also
+``{"i": .., "j": ..}``; all three are accepted everywhere.
 """
 
 import json
@@ -13,14 +13,14 @@ from ..sky.geometry import YX, Box
 from ..source.byte_source import ByteSource
 from .headers import BadStructureError, Hdu, UnknownFeatureError, table_column, table_dtype
 
-__all__ = ["box", "member", "pair", "read_tree", "whole"]
+__all__ = ["member", "parse_box", "parse_integer", "parse_pair", "read_tree"]
 
 MOST_BYTES = 8 << 20
-"""A longer tree is not read: those of full-size coadds have 30 kB, and parsing takes up to 25 times the memory."""
+"""Size limit of the tree: those of full-size coadds have 30 kB, and parsing needs up to 25 times the memory."""
 
 _LONGEST_ROW = 1 << 16
 _FARTHEST = 1 << 40
-"""Pixels, cells and shapes beyond this are nonsense, and numbers within it never overflow 64 bits."""
+"""Limit of pixel coordinates, cell numbers and shapes; larger numbers are errors."""
 
 _PAIRS = (("y", "x"), ("i", "j"))
 
@@ -31,9 +31,9 @@ def read_tree(source: ByteSource, hdu: Hdu) -> dict[str, Any]:
     Raises
     ------
     BadStructureError
-        Not a table of bytes, or bytes that are no JSON object.
+        If the table does not contain bytes, or the bytes are not a JSON object.
     UnknownFeatureError
-        A tree of more than `MOST_BYTES`.
+        If the tree has more than `MOST_BYTES`.
     """
     if hdu.cut:
         raise BadStructureError(hdu.cut)
@@ -47,8 +47,8 @@ def read_tree(source: ByteSource, hdu: Hdu) -> dict[str, Any]:
     if length > MOST_BYTES:
         raise UnknownFeatureError(f"a JSON tree of {length} bytes; at most {MOST_BYTES} are read")
     if length < 0 or at < 0:
-        raise BadStructureError("the JSON tree has a negative size or place")
-    return _parsed(_bytes(source, hdu, cards.integer("THEAP", width * rows) + at, length))
+        raise BadStructureError("the JSON tree has a negative size or offset")
+    return _parse_object(_bytes(source, hdu, cards.integer("THEAP", width * rows) + at, length))
 
 
 def _bytes(source: ByteSource, hdu: Hdu, at: int, length: int) -> bytes:
@@ -58,7 +58,7 @@ def _bytes(source: ByteSource, hdu: Hdu, at: int, length: int) -> bytes:
     return hdu.lead[at : at + length] if at + length <= len(hdu.lead) else source.read(hdu.data_at + at, length)
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
+def _parse_object(text: bytes) -> dict[str, Any]:
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -69,12 +69,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def member(tree: dict[str, Any], path: str, *names: str) -> Any:
-    """Return what lies under ``names`` in a tree that is called ``path`` in messages.
+    """Return the value at ``names`` in a tree that messages call ``path``.
 
     Raises
     ------
     BadStructureError
-        Something on the way is missing or no object.
+        If a key is missing or a parent is not an object.
     """
     value: Any = tree
     for name in names:
@@ -84,29 +84,29 @@ def member(tree: dict[str, Any], path: str, *names: str) -> Any:
     return value
 
 
-def whole(value: Any, path: str, *, least: int = -_FARTHEST, most: int = _FARTHEST) -> int:
-    """Return a whole number from ``least`` to ``most``, or raise `BadStructureError`."""
+def parse_integer(value: Any, path: str, *, least: int = -_FARTHEST, most: int = _FARTHEST) -> int:
+    """Return an integer from ``least`` to ``most``, or raise `BadStructureError`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise BadStructureError(
-            f"{path} in the JSON tree is {_brief(value)}, not a whole number from {least} to {most}"
+            f"{path} in the JSON tree is {_abbreviated(value)}, not a whole number from {least} to {most}"
         )
     return value
 
 
-def pair(value: Any, path: str) -> YX[Any]:
-    """Return a pair in any of its spellings, or raise `BadStructureError`."""
+def parse_pair(value: Any, path: str) -> YX[Any]:
+    """Return a ``(y, x)`` pair in any notation, or raise `BadStructureError`."""
     if isinstance(value, list) and len(value) == 2:
         return YX(*value)
     if isinstance(value, dict):
         for first, second in _PAIRS:
             if value.keys() == {first, second}:
                 return YX(value[first], value[second])
-    raise BadStructureError(f"{path} in the JSON tree is {_brief(value)}, not a (y, x) pair")
+    raise BadStructureError(f"{path} in the JSON tree is {_abbreviated(value)}, not a (y, x) pair")
 
 
-def box(value: Any, path: str) -> Box:
+def parse_box(value: Any, path: str) -> Box:
     """Return a box of pixels, at least one, or raise `BadStructureError`."""
-    y, x = pair(value, path)
+    y, x = parse_pair(value, path)
     found = Box(*_interval(y, f"{path}.y"), *_interval(x, f"{path}.x"))
     if found.is_empty:
         raise BadStructureError(f"{path} in the JSON tree is empty: {found}")
@@ -115,12 +115,14 @@ def box(value: Any, path: str) -> Box:
 
 def _interval(value: Any, path: str) -> tuple[int, int]:
     if not isinstance(value, dict):
-        raise BadStructureError(f"{path} in the JSON tree is {_brief(value)}, not an interval")
-    return whole(member(value, path, "start"), f"{path}.start"), whole(member(value, path, "stop"), f"{path}.stop")
+        raise BadStructureError(f"{path} in the JSON tree is {_abbreviated(value)}, not an interval")
+    return parse_integer(member(value, path, "start"), f"{path}.start"), parse_integer(
+        member(value, path, "stop"), f"{path}.stop"
+    )
 
 
-def _brief(value: Any) -> str:
-    """Return a value for a message: the beginning of it, if it is long."""
+def _abbreviated(value: Any) -> str:
+    """Return a short representation of a value for messages."""
     if isinstance(value, dict | list | str) and len(value) > 8:
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, dict | list):
