@@ -48,7 +48,7 @@ def sky(ax: Axes, dealt: Dealt) -> None:
 
 def main(repo: str) -> None:
     """Write the figure."""
-    plan = build_plan(f"{repo}/truth.parquet", repo, collections="dp2", bands="gri", size=64)
+    plan = build_plan(repo, f"{repo}/truth.parquet", collections="dp2", bands="gri", size=64)
     asked = SplitSettings.of({"train": 0.6, "val": 0.2, "test": 0.2}, split_by="block", seed=2)
     dealt = deal(plan, asked)
     low, high = plan.yx0.min(axis=0) - 60, plan.yx0.max(axis=0) + 124

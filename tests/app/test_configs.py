@@ -45,7 +45,7 @@ def check(cfg: DictConfig) -> None:
     assert not OmegaConf.missing_keys(cfg)
     data = hydra.utils.instantiate(cfg.data)
     assert isinstance(data, CutoutDataModule)
-    assert isinstance(data.split_settings.fractions, dict)
+    assert isinstance(data.split_options.fractions, dict)
     for module in (data.normalisation, data.transforms, data.augmentations):
         assert isinstance(module, torch.nn.Module)
     model = hydra.utils.instantiate(cfg.model)
@@ -114,7 +114,7 @@ def test_the_demo_turns_and_there_is_a_stretch_of_fixed_scales() -> None:
 
 def test_the_hyperparameters_are_plain(tmp_path: Path) -> None:
     data = hydra.utils.instantiate(composed(f"output={tmp_path}").data)
-    for value in (data.split_settings.fractions, data.columns, data.repo, data.catalog, data.collections):
+    for value in (data.split_options.fractions, data.columns, data.repo, data.catalog, data.collections):
         assert type(value) in {dict, list, tuple, str}
 
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.app.callbacks import PredictionWriter
 from lsstcutouts.app.callbacks.prediction_table import META, joined, prediction_table
 from lsstcutouts.errors import ConfigurationError, PlanError
@@ -33,7 +34,7 @@ COUNT = 37  # rows, of which two lie outside
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(catalog_of(dp2_repo.truth, COUNT), dp2_repo.root, collections="dp2", bands="gri", size=24)
+    return build_plan(dp2_repo.root, catalog_of(dp2_repo.truth, COUNT), collections="dp2", bands="gri", size=24)
 
 
 def predicted(repo: SimulatedRepository, folder: Path, count: int = COUNT, **changes: Any) -> Any:
@@ -71,7 +72,7 @@ def check(table: Any, repo: SimulatedRepository, count: int = COUNT) -> dict[str
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_rows_with_missing_bands(dp2_repo: SimulatedRepository, plan: CutoutPlan, tmp_path: Path, workers: int) -> None:
-    table = predicted(dp2_repo, tmp_path, missing_band="skip", num_workers=workers)
+    table = predicted(dp2_repo, tmp_path, num_workers=workers, read=ReadOptions(missing_band="skip"))
     found = check(table, dp2_repo)
     assert set(found) == {"delivered", "missing_band", "outside_tracts"}
     assert (found["outside_tracts"], table["tract"].to_pylist()[0]) == (2, -1)
@@ -91,7 +92,7 @@ def test_rows_with_missing_bands(dp2_repo: SimulatedRepository, plan: CutoutPlan
 
 def test_rows_of_bad_quality(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     policy = QualityPolicy(max_masked={"DETECTED": 0.7}, action="skip")
-    assert set(check(predicted(dp2_repo, tmp_path, quality=policy), dp2_repo)) == {
+    assert set(check(predicted(dp2_repo, tmp_path, read=ReadOptions(quality=policy)), dp2_repo)) == {
         "delivered",
         "quality",
         "outside_tracts",
@@ -100,7 +101,10 @@ def test_rows_of_bad_quality(dp2_repo: SimulatedRepository, tmp_path: Path) -> N
 
 def test_no_row_is_left(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     found = check(
-        predicted(dp2_repo, tmp_path, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip")), dp2_repo
+        predicted(
+            dp2_repo, tmp_path, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip"))
+        ),
+        dp2_repo,
     )
     assert found == {"quality": COUNT - 2, "outside_tracts": 2}
 
@@ -109,7 +113,7 @@ def test_rows_that_cannot_be_read(dp2_repo: SimulatedRepository, tmp_path: Path)
     repo = copied(dp2_repo, tmp_path)
     path = file_of(repo, 9, "r")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    table = predicted(repo, tmp_path, on_read_error="skip")
+    table = predicted(repo, tmp_path, read=ReadOptions(on_read_error="skip"))
     assert set(check(table, repo)) == {"delivered", "read_error", "outside_tracts"}
     reasons = {
         r for r, o in zip(table["reason"].to_pylist(), table["outcome"].to_pylist(), strict=True) if o == "read_error"
@@ -153,7 +157,7 @@ def test_two_ranks_write_one_file(dp2_repo: SimulatedRepository, tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     for count in counts:
-        alone = predicted(dp2_repo, tmp_path / str(count), count, missing_band="skip")
+        alone = predicted(dp2_repo, tmp_path / str(count), count, read=ReadOptions(missing_band="skip"))
         together = pyarrow.parquet.read_table(tmp_path / f"{count}.parquet")
         check(together, dp2_repo, count)
         assert together.drop_columns("mean").equals(alone.drop_columns("mean"))

@@ -61,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     try:
         settings = ["data.repo=sky", "data.collections=dp2", "data.catalog=mine.csv", "data.bands=irg", "data.size=32"]
         settings += ["data.columns=[is_lens]", "model.label=is_lens", "data.batch_size=16", "data.cache_bytes=50 MB"]
-        settings += ["model.network.widths=[4,8]", "data.normalisation.softening=2", "data.normalisation_sample=20"]
+        settings += ["model.network.widths=[4,8]", "data.normalisation.softening=2", "data.normalisation.sample=20"]
         assert main(["train", "data=dp2", *settings, *QUIET, "trainer.max_epochs=1", "output=runs/a", "seed=4"]) == 0
     finally:
         os.chdir(before)
@@ -148,7 +148,7 @@ REFUSED = {
     "normalisation=lupton": "data.normalisation._target_: lsstcutouts.transforms.NoiseAsinh in the checkpoint, "
     "lsstcutouts.transforms.Lupton given",
     "data.normalisation.softening=3": "data.normalisation.softening: 2 in the checkpoint, 3 given",
-    "data.statistics=x.yaml": "data.statistics: none in the checkpoint, x.yaml given",
+    "data.normalisation.statistics=x.yaml": "data.normalisation.statistics: none in the checkpoint, x.yaml given",
     "model.network.widths=[9]": "model.network.widths: [4, 8] in the checkpoint, [9] given",
 }
 REFUSED_IN_TRAINING = {
@@ -302,7 +302,7 @@ def test_a_network_by_its_import_path(
     (elsewhere / "my_lens_net.py").write_text(NET)
     settings = ["data=custom", f"data.repo={project.folder / 'sky'}", f"data.catalog={project.folder / 'mine.csv'}"]
     settings += ["data.collections=dp2", "data.bands=irg", "data.size=32", "label=is_lens", "data.batch_size=16"]
-    settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation_sample=10"]
+    settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation.sample=10"]
     own = ["model=custom", "model._target_=my_lens_net.Net", "+model.width=4"]
     by_class = ["+model.body._target_=torch.nn.Conv2d", "+model.body.in_channels=3", "+model.body.out_channels=4"]
     by_class += ["+model.body.kernel_size=3"]
@@ -371,7 +371,7 @@ def test_a_sweep_with_jobs_that_fail(project: Project, elsewhere: Path, capfd: p
     """Foreseen or not, the others go on, and the table has all."""
     settings = ["data=dp2", f"data.repo={project.folder / 'sky'}", f"data.catalog={project.folder / 'mine.csv'}"]
     settings += ["data.columns=[is_lens]", "model.label=is_lens", "data.bands=irg", "data.size=32", "picture=false"]
-    settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation_sample=10"]
+    settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation.sample=10"]
     swept = ["data.shuffle_width=0,4", "model.network.dropout=0.1,7"]
     assert main(["train", "-m", *settings, *swept, "output=s"]) != 0
     rows = pyarrow.csv.read_csv("s/sweep.csv").to_pylist()

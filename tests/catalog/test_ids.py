@@ -13,7 +13,15 @@ from astropy.io import fits
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsstcutouts import CutoutDataModule, CutoutDataset, CutoutLoader, LsstDataFetcher, write_fits
+from lsstcutouts import (
+    CutoutDataModule,
+    CutoutDataset,
+    CutoutLoader,
+    LsstDataFetcher,
+    ReadOptions,
+    SplitOptions,
+    write_fits,
+)
 from lsstcutouts.app.callbacks import PredictionWriter, WorstPredictions
 from lsstcutouts.app.training.pictures import picture_of_highest
 from lsstcutouts.catalog.ids import concatenate_columns, hash_ids, rows_of_ids, take_rows
@@ -100,7 +108,7 @@ def catalog(dp2_repo: SimulatedRepository, kind: str) -> Catalog:
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository, catalog: Catalog) -> CutoutPlan:
-    return build_plan(catalog, dp2_repo.root, collections="dp2", bands="gri", size=24, columns=("label", "name"))
+    return build_plan(dp2_repo.root, catalog, collections="dp2", bands="gri", size=24, columns=("label", "name"))
 
 
 def plain(ids: Any) -> list[Any]:
@@ -129,7 +137,9 @@ def test_a_plan_keeps_ids(plan: CutoutPlan, catalog: Catalog, kind: str, tmp_pat
 def test_batches_keep_ids_and_choices_follow_them(plan: CutoutPlan, catalog: Catalog, kind: str, workers: int) -> None:
     turned: dict[Any, torch.Tensor] = {}
     for size in (5, 8):
-        dataset = CutoutDataset(plan, batch_size=size, threads=1, cache_bytes="20 MB", seed=size, fill="noise")
+        dataset = CutoutDataset(
+            plan, batch_size=size, threads=1, cache_bytes="20 MB", seed=size, read=ReadOptions(fill="noise")
+        )
         found = []
         for batch in CutoutLoader(dataset, num_workers=workers):
             ids = batch["object_id"]
@@ -217,10 +227,7 @@ def test_a_training_and_its_files_keep_ids(
     splits = {"train": ids[:12], "val": catalog.object_id[12:]}
 
     def data() -> CutoutDataModule:
-        return CutoutDataModule(
-            str(dp2_repo.root), "dp2", catalog, "gri", 24, batch_size=4, columns=("label", "name"), splits=splits,
-            threads=1, cache_bytes="50 MB", augmentations=RandomD4(), leaks="warn",
-        )  # fmt: skip
+        return CutoutDataModule(str(dp2_repo.root), "dp2", catalog, "gri", 24, batch_size=4, columns=("label", "name"), threads=1, cache_bytes="50 MB", augmentations=RandomD4(), splits=SplitOptions(splits, leaks="warn"))  # fmt: skip
 
     module, model = data(), LensClassifier(LensFinder("gri", widths=(4,)))
     worst = WorstPredictions(tmp_path / "worst", count=3)
@@ -264,11 +271,15 @@ def test_ids_that_do_not_fit_are_named(plan: CutoutPlan, dp2_repo: SimulatedRepo
 def test_leaks_name_ids_of_any_kind(dp2_repo: SimulatedRepository, plan: CutoutPlan, catalog: Catalog) -> None:
     """Also between two catalogs whose ids are of different kinds."""
     other = Catalog(np.arange(COUNT) + 5000, catalog.ra, catalog.dec, catalog.columns)
-    data = CutoutDataModule(plan.repo, "dp2", {"train": catalog, "val": other, "test": other}, "gri", 24, leaks="raise")
+    data = CutoutDataModule(
+        plan.repo, "dp2", {"train": catalog, "val": other, "test": other}, "gri", 24, splits=SplitOptions(leaks="raise")
+    )
     with pytest.raises(LeakError, match=r"object ids .* and 50\d\d in tract") as caught:
         data.setup()
     assert any(f"object ids {one} and" in str(caught.value) for one in plain(catalog.object_id))
-    data = CutoutDataModule(plan.repo, "dp2", {"train": catalog, "val": other, "test": other}, "gri", 24, leaks="drop")
+    data = CutoutDataModule(
+        plan.repo, "dp2", {"train": catalog, "val": other, "test": other}, "gri", 24, splits=SplitOptions(leaks="drop")
+    )
     data.setup()
     assert len(data.splits["train"][1]) == len(data.splits["val"][1]) == 0
 
@@ -296,7 +307,9 @@ def test_numbers_beyond_int64_only_where_needed(dp2_repo: SimulatedRepository) -
 
 def test_ranks_and_models_of_ones_own(dp2_repo: SimulatedRepository, catalog: Catalog, tmp_path: Path) -> None:
     writer = PredictionWriter(tmp_path / "scores.parquet")
-    data = CutoutDataModule(str(dp2_repo.root), "dp2", catalog, "gri", 24, batch_size=5, missing_band="skip", threads=1)
+    data = CutoutDataModule(
+        str(dp2_repo.root), "dp2", catalog, "gri", 24, batch_size=5, threads=1, read=ReadOptions(missing_band="skip")
+    )
     trainer_of(tmp_path, writer).predict(Echo(), data, return_predictions=False)
     assert writer.table["object_id"].to_pylist() == plain(catalog.object_id)
     has = writer.table["score"].is_valid().to_numpy()

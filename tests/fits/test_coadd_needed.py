@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lsstcutouts.errors import CorruptFileError, PlaneError, UnsupportedFormatError
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository
 
@@ -118,8 +118,8 @@ def test_a_cut_file_in_a_repository(dp2_repo: SimulatedRepository, tmp_path: Pat
     """Planning and reading ask for what they need: here for all but the PSF."""
     repo = copied(dp2_repo, tmp_path / "copy")
     arguments = {"collections": repo.collections, "bands": "r", "size": 16}
-    options = ReadOptions(planes=("image", "variance", "valid"))
-    whole = build_plan(repo.truth, repo.root, **arguments)
+    options = ReaderOptions(planes=("image", "variance", "valid"))
+    whole = build_plan(repo.root, repo.truth, **arguments)
     good = CutoutReader(whole, options).read(np.arange(len(whole)))
     for patch in repo.patches:
         path = file_of(repo, patch, "r")

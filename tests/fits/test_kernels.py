@@ -25,7 +25,7 @@ from lsstcutouts.fits.layout import PLAIN, PlaneLayout
 from lsstcutouts.fits.memory import Memory
 from lsstcutouts.fits.pixels import Unit
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.recipe import Recipe, paste, recipe_of
 from lsstcutouts.sky.geometry import YX, Box
@@ -240,9 +240,9 @@ CHECKSUM = """
 import hashlib, sys
 import numpy as np
 from lsstcutouts import kernels, build_plan
-from lsstcutouts.read import CutoutReader, ReadOptions
+from lsstcutouts.read import CutoutReader, ReaderOptions
 plan = build_plan(sys.argv[1] + "/truth.parquet", sys.argv[1], collections="dp2", bands="gri", size=40)
-batch = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid"))).read(np.arange(len(plan)))
+batch = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid"))).read(np.arange(len(plan)))
 print(kernels.FUSED, hashlib.sha256(b"".join(batch[n].tobytes() for n in ("image", "variance", "valid"))).hexdigest())
 """
 
@@ -256,10 +256,10 @@ def large_cells(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository
 
 @pytest.mark.parametrize("whole_tiles", [True, False])
 def test_batches_are_those_of_the_butler(large_cells: SimulatedRepository, *, whole_tiles: bool) -> None:
-    plan = build_plan(large_cells.truth, large_cells.root, collections="dp2", bands="gr", size=(40, 33))
+    plan = build_plan(large_cells.root, large_cells.truth, collections="dp2", bands="gr", size=(40, 33))
     with open_coadd(plan.files.uri[0]) as coadd:
         assert is_fused(coadd.layout("image"))
-    options = ReadOptions(planes=("image", "variance", "valid"))
+    options = ReaderOptions(planes=("image", "variance", "valid"))
     reader = CutoutReader(plan, options, cache=TileCache("100 MB"), whole_tiles=whole_tiles)
     batches = [reader.read(part) for part in np.array_split(np.random.default_rng(0).permutation(len(plan)), 7)]
     for batch in batches:

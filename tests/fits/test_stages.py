@@ -50,7 +50,7 @@ def test_it_pickles_as_a_new_one() -> None:
 
 
 def test_every_stage_of_reading_is_noticed(dp2_repo: SimulatedRepository) -> None:
-    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=40)
+    plan = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=40)
     clock = StageClock()
     reader = CutoutReader(plan, clock=clock)
     start = time.perf_counter()

@@ -65,7 +65,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
-    data = data_of(dp2_repo, normalisation=NoiseAsinh(2.0), normalisation_sample=10, augmentations=RandomD4(seed=3))
+    data = data_of(dp2_repo, normalisation=NoiseAsinh(2.0, sample=10), augmentations=RandomD4(seed=3))
     trainer = trainer_of(folder, max_epochs=1, limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0)
     trainer.fit(Small(), data)
     trainer.save_checkpoint(folder / "model.ckpt")
@@ -74,7 +74,7 @@ def trained(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFact
 
 
 def same(repo: SimulatedRepository, **changes: Any) -> CutoutDataModule:
-    return data_of(repo, **{"normalisation": NoiseAsinh(2.0), "normalisation_sample": 10, **changes})
+    return data_of(repo, **{"normalisation": NoiseAsinh(2.0, sample=10), **changes})
 
 
 def test_the_state_has_every_setting_as_plain_values(trained: Trained, dp2_repo: SimulatedRepository) -> None:
@@ -257,13 +257,13 @@ def test_statistics_of_other_pixels_are_refused(
             data_of(dp2_repo, **arguments).setup()
     hsc = replace(given, pixel_scale=(0.168, 0.168))
     with pytest.raises(StatisticsError, match=r"0\.168 x 0\.168 arcsec, but these have 0\.2 x 0\.2"):
-        data_of(dp2_repo, statistics=hsc).setup()
+        data_of(dp2_repo, normalisation=NoiseAsinh(statistics=hsc)).setup()
     # By name, whatever the order; a file of version 1 does not say the scale.
-    turned = data_of(dp2_repo, bands="ig", statistics=given, normalisation=NoiseAsinh())
+    turned = data_of(dp2_repo, bands="ig", normalisation=NoiseAsinh(statistics=given))
     turned.setup()
     assert list(turned.statistics.bands) == ["i", "g"]
     old = {name: value for name, value in given.as_dict().items() if name != "pixel_scale"} | {"version": 1}
-    data_of(dp2_repo, statistics=Statistics.from_dict(old)).setup()
+    data_of(dp2_repo, normalisation=NoiseAsinh(statistics=Statistics.from_dict(old))).setup()
 
 
 def test_a_normalisation_fitted_by_hand_to_another_order(dp2_repo: SimulatedRepository, trained: Trained) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError, ResumeError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
-from lsstcutouts.order.schedule import Share
+from lsstcutouts.order.world import World
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.quality import Outcome
@@ -20,7 +21,7 @@ from lsstcutouts.testing import SimulatedRepository
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=16, columns=("label",))
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=16, columns=("label",))
 
 
 def loader_of(plan: CutoutPlan, workers: int = 0, **changes) -> CutoutLoader:
@@ -35,7 +36,7 @@ def ids(batches) -> list[int]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_weights_decide_how_often_a_target_comes(plan: CutoutPlan, workers: int) -> None:
     weights = np.where(plan.object_id % 2 == 0, 3.0, 0.0)
-    loader = loader_of(plan, workers, weights=weights, epoch_size=100)
+    loader = loader_of(plan, workers, sampling=Sampling(weights=weights, epoch_size=100))
     batches = list(loader)
     assert len(batches) == len(loader) == 13
     even = int((weights > 0).sum())
@@ -70,7 +71,13 @@ def test_ranks_without_a_target_get_padding(plan: CutoutPlan, workers: int) -> N
     rows = np.arange(18)  # two global batches of 8, and two targets for four ranks
     loaders = [
         loader_of(
-            plan, workers if rank == 3 else 0, rows=rows, batch_size=2, share=Share(rank, 4), pads=True, shuffle=False
+            plan,
+            workers if rank == 3 else 0,
+            rows=rows,
+            batch_size=2,
+            world=World(rank, 4),
+            pads=True,
+            sampling=Sampling(shuffle=False),
         )
         for rank in range(4)
     ]
@@ -86,7 +93,7 @@ def test_ranks_without_a_target_get_padding(plan: CutoutPlan, workers: int) -> N
 
 
 def test_a_remainder_is_left_out_of_the_epoch_and_said(plan: CutoutPlan) -> None:
-    loaders = [loader_of(plan, rows=np.arange(18), batch_size=2, share=Share(rank, 4)) for rank in range(4)]
+    loaders = [loader_of(plan, rows=np.arange(18), batch_size=2, world=World(rank, 4)) for rank in range(4)]
     passes = [list(loader) for loader in loaders]
     assert len(set(ids(b for p in passes for b in p))) == 16
     both = sum((loader.report for loader in loaders[1:]), loaders[0].report)
@@ -97,7 +104,7 @@ def test_a_remainder_is_left_out_of_the_epoch_and_said(plan: CutoutPlan) -> None
 @pytest.mark.parametrize(("before", "after", "workers"), [(1, 2, 0), (2, 1, 2), (2, 4, 0), (4, 1, 0)])
 def test_another_number_of_ranks_goes_on(plan: CutoutPlan, before: int, after: int, workers: int) -> None:
     def run(ranks: int, states: list | None = None) -> list[CutoutLoader]:
-        loaders = [loader_of(plan, workers, batch_size=8 // ranks, share=Share(r, ranks)) for r in range(ranks)]
+        loaders = [loader_of(plan, workers, batch_size=8 // ranks, world=World(r, ranks)) for r in range(ranks)]
         for loader in loaders if states else ():
             loader.load_state_dict(states[0])
         return loaders
@@ -114,7 +121,7 @@ def test_another_number_of_ranks_goes_on(plan: CutoutPlan, before: int, after: i
 
 
 def test_full_shuffling(plan: CutoutPlan) -> None:
-    loader = loader_of(plan, shuffle="full")
+    loader = loader_of(plan, sampling=Sampling(shuffle="full"))
     first, second = ids(loader), ids(loader)
     assert sorted(first) == sorted(second) == sorted(plan.object_id.tolist())
     assert first != second
@@ -131,7 +138,7 @@ def state_inside(plan: CutoutPlan, **changes) -> dict:
     ("changes", "words"),
     [
         ({"batch_size": 4}, r"a step \(batch_size x ranks\): 8 in the checkpoint, 4 now"),
-        ({"batch_size": 8, "share": Share(0, 2)}, "8 in the checkpoint, 16 now"),
+        ({"batch_size": 8, "share": World(0, 2)}, "8 in the checkpoint, 16 now"),
         ({"rows": np.arange(70)}, "the plan or the split"),
         ({"rows": np.arange(70)}, "targets of an epoch: 80 in the checkpoint, 70 now"),
         ({"seed": 4}, "seed: 3 in the checkpoint, 4 now"),
@@ -161,7 +168,7 @@ def test_between_epochs_a_change_is_a_warning(plan: CutoutPlan, caplog: pytest.L
 
 
 def test_another_catalog_of_the_same_length_is_noticed(plan: CutoutPlan, dp2_repo: SimulatedRepository) -> None:
-    other = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=24, columns=("label",))
+    other = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=24, columns=("label",))
     with pytest.raises(ResumeError, match="another catalog, repository, size"):
         loader_of(other).load_state_dict(state_inside(plan))
 
@@ -173,13 +180,13 @@ def test_a_place_without_settings_is_taken_at_its_word(plan: CutoutPlan) -> None
 
 
 def test_the_state_is_plain(plan: CutoutPlan) -> None:
-    state = loader_of(plan, weights=np.ones(80)).state_dict()
+    state = loader_of(plan, sampling=Sampling(weights=np.ones(80))).state_dict()
     assert {type(v) for v in state["order"].values()} == {int, str}
 
 
 def test_too_few_targets_for_the_ranks(plan: CutoutPlan) -> None:
     with pytest.raises(ConfigurationError, match="2 targets cannot be trained on by 4 ranks"):
-        loader_of(plan, rows=np.arange(2), share=Share(0, 4))
+        loader_of(plan, rows=np.arange(2), world=World(0, 4))
 
 
 @pytest.mark.parametrize("ranks", [3, 8])

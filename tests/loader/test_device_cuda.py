@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts import TransferOptions
 from lsstcutouts.app.benchmark.gpu import measure_device
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
@@ -47,7 +48,7 @@ def gpu() -> torch.device:
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
 
 
 def loader_of(plan: CutoutPlan, dataset=None, /, **settings) -> CutoutLoader:
@@ -77,8 +78,10 @@ def test_pinned_memory_is_used_again_and_its_tensor_is_known() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("wire", ["float32", "float16"])
 def test_batches_in_host_memory_are_pinned(plan: CutoutPlan, workers: int, wire: str) -> None:
-    plain = loader_of(plan, PLANES, wire=wire, pin_memory=False)
-    for batch, wanted in zip(loader_of(plan, PLANES, num_workers=workers, wire=wire), plain, strict=True):
+    plain = loader_of(plan, PLANES, pin_memory=False, transfer=TransferOptions(wire=wire))
+    for batch, wanted in zip(
+        loader_of(plan, PLANES, num_workers=workers, transfer=TransferOptions(wire=wire)), plain, strict=True
+    ):
         assert all(v.is_pinned() for v in batch.values() if isinstance(v, torch.Tensor))
         assert not wanted["image"].is_pinned()
         assert_same(wanted, batch, torch.device("cpu"))
@@ -102,10 +105,12 @@ def test_the_device_has_what_the_host_has(
 ) -> None:
     if wire == "bfloat16" and torch.cuda.get_device_capability(gpu) < BFLOAT16_FROM:
         with pytest.raises(ConfigurationError, match="bfloat16"):
-            loader_of(plan, device=gpu, wire=wire)
+            loader_of(plan, device=gpu, transfer=TransferOptions(wire=wire))
         return
-    loader = loader_of(plan, PLANES, device=gpu, wire=wire, channels_last=channels_last, num_workers=workers)
-    host = loader_of(plan, PLANES, wire=wire, channels_last=channels_last, pin_memory=False)
+    loader = loader_of(
+        plan, PLANES, device=gpu, num_workers=workers, transfer=TransferOptions(wire=wire, channels_last=channels_last)
+    )
+    host = loader_of(plan, PLANES, pin_memory=False, transfer=TransferOptions(wire=wire, channels_last=channels_last))
     for number, (wanted, batch) in enumerate(zip(host, loader, strict=True)):
         assert loader.done == number + 1
         assert_same(wanted, batch, gpu)
@@ -212,7 +217,12 @@ def test_a_training_gets_its_batches_on_the_gpu(
         def on_train_batch_start(self, trainer, *_) -> None:
             moved.append(trainer.datamodule.loaders["train"].device)
 
-    data = data_of(dp2_repo, transforms=AsinhStretch(10.0), augmentations=RandomD4(), wire=wire, channels_last=True)
+    data = data_of(
+        dp2_repo,
+        transforms=AsinhStretch(10.0),
+        augmentations=RandomD4(),
+        transfer=TransferOptions(wire=wire, channels_last=True),
+    )
     trainer = trainer_of(tmp_path, accelerator="gpu", callbacks=[Spy()])
     trainer.fit(model, data)
     trainer.test(model, data, verbose=False)

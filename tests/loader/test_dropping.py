@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch.utils.data import dataloader
 
+from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError, MissingFileError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import DirectTransfer
@@ -44,7 +45,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32)
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32)
 
 
 def fetcher_of(repo: SimulatedRepository) -> LsstDataFetcher:
@@ -384,7 +385,7 @@ def test_no_garbage_waits_for_a_worker_process(
     try:
         with nothing_left():
             dataset = CutoutDataset(plan, batch_size=9, threads=1, cache_bytes="50 MB")
-            loader = CutoutLoader(dataset, num_workers=2, multiprocessing_context="fork", persistent_workers=persistent)
+            loader = CutoutLoader(dataset, num_workers=2, multiprocessing_context="fork")
             passing = iter(loader)
             next(passing)
             ring((passing, loader))
@@ -414,7 +415,7 @@ def test_a_loader_ends_its_processes_once_it_is_done_with_them(plan: CutoutPlan,
         keepers = []
         for some in (plan, broken):
             dataset = CutoutDataset(some, batch_size=9, threads=1, cache_bytes="50 MB")
-            loader = CutoutLoader(dataset, num_workers=1, multiprocessing_context="fork", persistent_workers=persistent)
+            loader = CutoutLoader(dataset, num_workers=1, multiprocessing_context="fork")
             for _ in range(2):
                 passing = iter(loader)
                 try:
@@ -432,8 +433,8 @@ def test_a_loader_ends_its_processes_once_it_is_done_with_them(plan: CutoutPlan,
 
 def test_ctrl_c_while_persistent_workers_start_an_epoch(plan: CutoutPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     def body() -> None:
-        dataset = CutoutDataset(plan, batch_size=9, threads=1, cache_bytes="50 MB", shuffle=False)
-        loader = CutoutLoader(dataset, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
+        dataset = CutoutDataset(plan, batch_size=9, threads=1, cache_bytes="50 MB", sampling=Sampling(shuffle=False))
+        loader = CutoutLoader(dataset, num_workers=1, multiprocessing_context="fork")
         whole = [b["object_id"].tolist() for b in loader]
         with monkeypatch.context() as patch:
 

@@ -40,7 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def loader_of(repo: SimulatedRepository, context: Any = None) -> CutoutLoader:
-    plan = build_plan(repo.truth, repo.root, collections="dp2", bands="g", size=16)
+    plan = build_plan(repo.root, repo.truth, collections="dp2", bands="g", size=16)
     dataset = CutoutDataset(plan, batch_size=40, cache_bytes="50 MB", threads=1)
     return CutoutLoader(dataset, num_workers=1, multiprocessing_context=context)
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError, MissingFileError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
-from lsstcutouts.order.schedule import Share
-from lsstcutouts.order.shuffling import DEFAULT_SHUFFLE_WIDTH
+from lsstcutouts.order.sampling import DEFAULT_SHUFFLE_WIDTH
+from lsstcutouts.order.world import World
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
@@ -26,7 +27,7 @@ from ..support.oracle import expected
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
 
 
 def dataset_of(plan: CutoutPlan, **changes) -> CutoutDataset:
@@ -77,7 +78,7 @@ def test_an_unconsumed_pass_does_not_count(plan: CutoutPlan) -> None:
 
 
 def test_without_shuffling_every_epoch_goes_over_the_sky(plan: CutoutPlan) -> None:
-    loader = CutoutLoader(dataset_of(plan, shuffle=False))
+    loader = CutoutLoader(dataset_of(plan, sampling=Sampling(shuffle=False)))
     first, second = ids(loader), ids(loader)
     assert first == second
     blocks = dict(zip(plan.object_id.tolist(), plan.blocks().tolist(), strict=True))
@@ -118,7 +119,7 @@ def test_processes_give_the_same_batches(plan: CutoutPlan, context: str) -> None
 
 def test_persistent_workers_follow_the_epochs(plan: CutoutPlan) -> None:
     alone = CutoutLoader(dataset_of(plan))
-    loader = CutoutLoader(dataset_of(plan), num_workers=2, persistent_workers=True, prefetch_factor=3)
+    loader = CutoutLoader(dataset_of(plan), num_workers=2, prefetch_factor=3)
     assert [ids(loader) for _ in range(3)] == [ids(alone) for _ in range(3)]
 
 
@@ -144,7 +145,7 @@ def test_datasets_can_share_a_cache(plan: CutoutPlan) -> None:
     cache = TileCache("100 MB")
     ids(CutoutLoader(dataset_of(plan, cache=cache)))
     misses = cache.stats().misses
-    ids(CutoutLoader(dataset_of(plan, cache=cache, shuffle=False)))
+    ids(CutoutLoader(dataset_of(plan, cache=cache, sampling=Sampling(shuffle=False))))
     assert cache.stats().misses == misses
 
 
@@ -189,7 +190,7 @@ def test_an_error_in_a_thread_reaches_the_loop(plan: CutoutPlan, tmp_path) -> No
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_give_each_target_once(plan: CutoutPlan, world: int) -> None:
-    loaders = [CutoutLoader(dataset_of(plan, share=Share(rank, world))) for rank in range(world)]
+    loaders = [CutoutLoader(dataset_of(plan, world=World(rank, world))) for rank in range(world)]
     passes = [list(loader) for loader in loaders]
     assert len({len(p) for p in passes}) == 1
     assert sorted(ids(batch for one in passes for batch in one)) == sorted(plan.object_id.tolist())
@@ -204,7 +205,7 @@ def test_positions_and_arguments_that_cannot_be(plan: CutoutPlan) -> None:
     with pytest.raises(ConfigurationError, match="threads"):
         dataset_of(plan, threads=0)
     with pytest.raises(ConfigurationError, match="shuffle_width"):
-        dataset_of(plan, shuffle_width=0)
+        dataset_of(plan, sampling=Sampling(shuffle_width=0))
 
 
 @pytest.fixture(scope="module")
@@ -217,13 +218,15 @@ def wide_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedRep
 @pytest.mark.parametrize(("width", "part"), [(DEFAULT_SHUFFLE_WIDTH, 1.0), (2, 0.4)])
 def test_few_tiles_are_decoded_twice(wide_repo: SimulatedRepository, width: int, part: float) -> None:
     """At the default width with a cache that holds the open blocks, and with a small cache at a small width."""
-    plan = build_plan(wide_repo.truth, wide_repo.root, collections="dp2", bands="g", size=64)
+    plan = build_plan(wide_repo.root, wide_repo.truth, collections="dp2", bands="g", size=64)
     everything = CutoutLoader(CutoutDataset(plan, cache_bytes="1 GB", batch_size=64))
     ids(everything)
     distinct = everything.cache_info()
     assert distinct.entries > 400
     budget = int(part * distinct.bytes)
-    loader = CutoutLoader(CutoutDataset(plan, cache_bytes=budget, batch_size=64, shuffle_width=width))
+    loader = CutoutLoader(
+        CutoutDataset(plan, cache_bytes=budget, batch_size=64, sampling=Sampling(shuffle_width=width))
+    )
     ids(loader)
     assert loader.cache_info().misses <= 1.3 * distinct.entries
 
@@ -247,13 +250,13 @@ def test_only_the_latest_pass_counts(plan: CutoutPlan) -> None:
 
 
 def test_a_copied_dataset_shares_its_position_with_workers(plan: CutoutPlan) -> None:
-    copy = CutoutLoader(deepcopy(dataset_of(plan)), num_workers=1, persistent_workers=True)
+    copy = CutoutLoader(deepcopy(dataset_of(plan)), num_workers=1)
     alone = CutoutLoader(dataset_of(plan))
     assert [ids(copy) for _ in range(2)] == [ids(alone) for _ in range(2)]
 
 
 def test_persistent_workers_survive_an_abandoned_pass(plan: CutoutPlan) -> None:
-    loader = CutoutLoader(dataset_of(plan), num_workers=2, persistent_workers=True)
+    loader = CutoutLoader(dataset_of(plan), num_workers=2)
     passing = iter(loader)
     next(passing)
     del passing

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lsstcutouts import TransferOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
@@ -120,7 +121,7 @@ def test_every_covered_target_is_in_one_split(dp2_repo: SimulatedRepository, tmp
     trainer.test(model, data, verbose=False)
     trainer.predict(model, data)
     once = [*model.seen["train"][0], *model.seen["val"][0], *model.seen["test"][0]]
-    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=24)
+    plan = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=24)
     assert sorted(once) == sorted(plan.object_id.tolist())
     assert sorted(model.seen["predict"][0]) == sorted(once)
     assert all(len(rows) for _, rows in data.splits.values())
@@ -136,7 +137,7 @@ def test_splits_are_whole_patches(dp2_repo: SimulatedRepository) -> None:
 
 def test_few_patches_are_split_by_blocks_and_it_is_said(dp2_repo: SimulatedRepository, caplog) -> None:
     catalog = Catalog.from_any(dp2_repo.truth)
-    plan = build_plan(catalog, dp2_repo.root, collections="dp2", bands="gri", size=24)
+    plan = build_plan(dp2_repo.root, catalog, collections="dp2", bands="gri", size=24)
     data = data_of(dp2_repo, catalog=catalog[plan.row[plan.patch == 9]], columns=())
     data.setup()
     assert "blocks of sky" in caplog.text
@@ -173,7 +174,7 @@ def test_transforms_run_after_the_transfer_and_augmentations_in_training_alone(
 
 
 def test_a_saved_plan_serves(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
-    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=24, columns=("label",))
+    plan = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=24, columns=("label",))
     plan.save(tmp_path / "plan.parquet")
     for given in (plan, tmp_path / "plan.parquet"):
         data = data_of(dp2_repo, repo="nowhere", plan=given)
@@ -311,7 +312,7 @@ def test_catalogs_in_memory_keep_their_own_plan(dp2_repo: SimulatedRepository, t
 
 
 def test_a_plan_that_says_otherwise_is_refused(dp2_repo: SimulatedRepository) -> None:
-    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=24, columns=("label",))
+    plan = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=24, columns=("label",))
     for changes, words in (
         ({"bands": "gr"}, "bands"),
         ({"size": 32}, "size"),
@@ -342,11 +343,13 @@ def test_arguments_are_checked_at_once(dp2_repo: SimulatedRepository, changes) -
 def test_wire_and_layout_reach_the_batches(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     plain, sent = Watcher(), Watcher()
     trainer_of(tmp_path, max_epochs=1).fit(plain, data_of(dp2_repo))
-    trainer_of(tmp_path, max_epochs=1).fit(sent, data_of(dp2_repo, wire="bfloat16", channels_last=True))
+    trainer_of(tmp_path, max_epochs=1).fit(
+        sent, data_of(dp2_repo, transfer=TransferOptions(wire="bfloat16", channels_last=True))
+    )
     assert plain.seen == sent.seen
     for wanted, found in zip(plain.images, sent.images, strict=True):
         assert found.is_contiguous(memory_format=torch.channels_last)
         assert not torch.equal(wanted, found)
         torch.testing.assert_close(found, wanted, rtol=2**-8, atol=0)
     with pytest.raises(ConfigurationError, match="wire must be one of float32, bfloat16, float16"):
-        data_of(dp2_repo, wire="half")
+        data_of(dp2_repo, transfer=TransferOptions(wire="half"))

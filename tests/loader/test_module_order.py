@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts import Sampling, SplitOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, ResumeError
 from lsstcutouts.loader.dataset import CutoutDataset
@@ -22,7 +23,7 @@ def labels_of(repo: SimulatedRepository) -> dict[int, int]:
 
 
 def test_classes_are_drawn_equally_often(dp2_repo: SimulatedRepository) -> None:
-    data = data_of(dp2_repo, balance="label", epoch_size=30, columns=())
+    data = data_of(dp2_repo, columns=(), sampling=Sampling(balance="label", epoch_size=30))
     data.setup()
     label = labels_of(dp2_repo)
     batches = list(data.train_dataloader())
@@ -34,19 +35,21 @@ def test_classes_are_drawn_equally_often(dp2_repo: SimulatedRepository) -> None:
 
 
 def test_weights_are_a_column(dp2_repo: SimulatedRepository) -> None:
-    data = data_of(dp2_repo, weights="label", epoch_size=20, replacement=True)
+    data = data_of(dp2_repo, sampling=Sampling(weights="label", epoch_size=20, replacement=True))
     data.setup()
     assert all((b["label"] == 1).all() for b in data.train_dataloader())
 
 
 @pytest.mark.parametrize("shuffle", ["full", "block", True, False])
 def test_the_kind_of_shuffling_reaches_the_training(dp2_repo: SimulatedRepository, shuffle) -> None:
-    data = data_of(dp2_repo, shuffle=shuffle, shuffle_width=1)
+    data = data_of(dp2_repo, sampling=Sampling(shuffle=shuffle, shuffle_width=1))
     data.setup()
     loader = data.train_dataloader()
     seen = [i for b in loader for i in b["object_id"].tolist()]
     plan, rows = data.splits["train"]
-    dataset = CutoutDataset(plan, rows=rows, batch_size=8, shuffle=shuffle, shuffle_width=1, cache_bytes="1 MB")
+    dataset = CutoutDataset(
+        plan, rows=rows, batch_size=8, cache_bytes="1 MB", sampling=Sampling(shuffle=shuffle, shuffle_width=1)
+    )
     assert seen == plan.object_id[dataset.order(0)].tolist()
     assert loader.state_dict()["order"]["shuffle"] == {True: "block", False: "none"}.get(shuffle, shuffle)
 
@@ -60,7 +63,7 @@ def test_drawing_is_checked_at_once(dp2_repo: SimulatedRepository, changes, word
 
 
 def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
-    data = data_of(dp2_repo, weights="kind")
+    data = data_of(dp2_repo, sampling=Sampling(weights="kind"))
     data.setup()
     with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number a target"):
         data.train_dataloader()
@@ -70,11 +73,16 @@ def test_a_column_with_missing_classes_is_named(dp2_repo: SimulatedRepository) -
     truth = Catalog.from_any(dp2_repo.truth, columns=("label",))
     label = np.where(np.arange(len(truth)) % 3 == 0, np.nan, truth.columns["label"])
     catalog = Catalog.from_arrays(truth.ra, truth.dec, truth.object_id, {"label": label})
-    data = data_of(dp2_repo, catalog=catalog, balance="label")
+    data = data_of(dp2_repo, catalog=catalog, sampling=Sampling(balance="label"))
     data.setup()
     with pytest.raises(ConfigurationError, match=r"the column balance='label' has no class for \d+ of \d+ targets"):
         data.train_dataloader()
-    data = data_of(dp2_repo, catalog=catalog, balance="label", select="label >= 0", epoch_size=20)
+    data = data_of(
+        dp2_repo,
+        catalog=catalog,
+        sampling=Sampling(balance="label", epoch_size=20),
+        splits=SplitOptions(select="label >= 0"),
+    )
     data.setup()
     drawn = Counter(float(i) for b in data.train_dataloader() for i in b["label"])
     assert drawn == {0.0: 10, 1.0: 10}

@@ -31,7 +31,7 @@ PUBLIC = {
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="g", size=16, columns=("label",))
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16, columns=("label",))
 
 
 @pytest.fixture(autouse=True)

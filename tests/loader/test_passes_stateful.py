@@ -19,7 +19,7 @@ stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="g", size=16)
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def plan_file(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.parquet"
-    build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="g", size=16).save(path)
+    build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16).save(path)
     return path
 
 

@@ -21,7 +21,7 @@ from lsstcutouts.testing import SimulatedRepository
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
 
 
 def loader_of(plan: CutoutPlan, dataset=None, /, *, transfer: bool = False, **settings) -> CutoutLoader:

@@ -35,7 +35,7 @@ SOON = 15.0
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32)
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32)
 
 
 @pytest.fixture(scope="module")

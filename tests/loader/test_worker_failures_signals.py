@@ -62,7 +62,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def plan_file(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan") / "plan.parquet"
-    build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32).save(path)
+    build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32).save(path)
     return path
 
 

@@ -15,7 +15,7 @@ from lsstcutouts.testing import SimulatedRepository
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=32)
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32)
 
 
 def parcel(process: int, stats: CacheStats) -> Parcel:
@@ -36,8 +36,9 @@ def test_figures_of_ended_processes_stay() -> None:
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_loader_knows_what_its_worker_processes_did(plan: CutoutPlan, persistent: bool) -> None:
-    dataset = CutoutDataset(plan, batch_size=9, cache_bytes="100 MB", threads=1, sharing=2)
-    loader = CutoutLoader(dataset, num_workers=2, persistent_workers=persistent)
+    dataset = CutoutDataset(plan, batch_size=9, cache_bytes="100 MB", threads=1)
+    dataset.sharing = 2
+    loader = CutoutLoader(dataset, num_workers=2)
     assert loader.cache_info() == CacheStats()
     for batch in loader:
         assert set(batch) >= {"image", "object_id"}

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order.draws import balanced, checked_classes, checked_weights, draw, repeats
 from lsstcutouts.order.epochs import Epochs
-from lsstcutouts.order.schedule import Share
+from lsstcutouts.order.world import World
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=60).filter(any)
 
@@ -53,7 +54,7 @@ def test_balanced_classes_count_the_same(labels: list[int]) -> None:
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 100), st.integers(0, 9))
 def test_a_balanced_epoch_holds_as_many_of_each_class(labels: list[int], size: int, epoch: int) -> None:
     _, stratum = np.unique(labels, return_inverse=True)
-    epochs = Epochs(np.zeros(len(labels), np.int64), 10, balance=stratum, epoch_size=size)
+    epochs = Epochs(np.zeros(len(labels), np.int64), 10, sampling=Sampling(balance=stratum, epoch_size=size))
     rows, repeat = epochs.order(epoch)
     assert len(rows) == size
     assert np.ptp(np.bincount(stratum[rows], minlength=stratum.max() + 1)) <= 1
@@ -66,7 +67,7 @@ def test_repeats_count_from_nought() -> None:
 
 
 def test_an_epoch_may_be_a_part_of_the_targets() -> None:
-    epochs = Epochs(np.repeat(np.arange(10), 10), 8, epoch_size=30)
+    epochs = Epochs(np.repeat(np.arange(10), 10), 8, sampling=Sampling(epoch_size=30))
     first, second = (epochs.order(e).rows for e in (0, 1))
     assert len(np.unique(first)) == 30
     assert set(first.tolist()) != set(second.tolist())
@@ -75,7 +76,10 @@ def test_an_epoch_may_be_a_part_of_the_targets() -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 def test_ranks_share_what_is_drawn(ranks: int) -> None:
     weights = np.random.default_rng(0).random(40)
-    run = [Epochs(np.repeat(np.arange(8), 5), 4, Share(r, ranks), weights=weights, epoch_size=97) for r in range(ranks)]
+    run = [
+        Epochs(np.repeat(np.arange(8), 5), 4, World(r, ranks), sampling=Sampling(weights=weights, epoch_size=97))
+        for r in range(ranks)
+    ]
     rows = np.concatenate([run[0].order(2).rows[low:high] for e in run for low, high, _ in e.bounds.tolist()])
     counts = np.bincount(rows, minlength=40)
     expected = 97 * weights / weights.sum()
@@ -100,11 +104,11 @@ def test_weights_that_cannot_be(weights, words: str) -> None:
 
 def test_epochs_that_cannot_be() -> None:
     with pytest.raises(ConfigurationError, match="epoch_size"):
-        Epochs(np.zeros(3, np.int64), 2, epoch_size=0)
+        Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(epoch_size=0))
     with pytest.raises(ConfigurationError, match="weights of 2 targets cannot serve 3"):
-        Epochs(np.zeros(3, np.int64), 2, weights=np.ones(2))
+        Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(weights=np.ones(2)))
     with pytest.raises(ConfigurationError, match="there are none"):
-        Epochs(np.zeros(0, np.int64), 2, weights=np.ones(0))
+        Epochs(np.zeros(0, np.int64), 2, sampling=Sampling(weights=np.ones(0)))
 
 
 @pytest.mark.parametrize(

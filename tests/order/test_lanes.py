@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order.epochs import Epochs
 from lsstcutouts.order.lanes import lane_ids, lane_lengths
-from lsstcutouts.order.schedule import Schedule, Share
+from lsstcutouts.order.schedule import Schedule
 from lsstcutouts.order.shuffling import sky_order
+from lsstcutouts.order.world import World
 
 WORLDS = range(1, 65)
 WORKERS = range(9)
@@ -32,7 +34,10 @@ def parts(epochs: Epochs, epoch: int, workers: int, done: int = 0, rows: np.ndar
 def world(count: int, batch_size: int, ranks: int, **changes) -> list[Epochs]:
     block = np.sort(np.random.default_rng(count).integers(0, max(1, count // 7), count))
     _, block = np.unique(block, return_inverse=True)
-    return [Epochs(block, batch_size, Share(rank, ranks), shuffle_width=3, **changes) for rank in range(ranks)]
+    return [
+        Epochs(block, batch_size, World(rank, ranks), sampling=Sampling(shuffle_width=3), **changes)
+        for rank in range(ranks)
+    ]
 
 
 def read_by(run: list[Epochs], epoch: int, workers: int) -> list[Steps]:
@@ -76,7 +81,9 @@ def test_every_world_reads_each_target_once(ranks: int) -> None:
         for count in sorted(c for c in counts if c >= ranks):
             for workers in WORKERS if batch_size == 3 else (0, 2):
                 for shuffle in (True, False):
-                    check_training(count, batch_size, ranks, workers, epoch=count % 3, shuffle=shuffle)
+                    check_training(
+                        count, batch_size, ranks, workers, epoch=count % 3, sampling=Sampling(shuffle=shuffle)
+                    )
 
 
 @pytest.mark.parametrize("ranks", WORLDS)
@@ -85,7 +92,7 @@ def test_every_world_validates_each_target_once(ranks: int) -> None:
         whole = batch_size * ranks
         for count in {0, 1, ranks - 1, ranks, whole + 1, 2 * whole + 1, 2 * whole + ranks - 1}:
             for workers in WORKERS if batch_size == 3 else (0,):
-                read = read_by(world(count, batch_size, ranks, shuffle=False, pads=True), 0, workers)
+                read = read_by(world(count, batch_size, ranks, pads=True, sampling=Sampling(shuffle=False)), 0, workers)
                 assert {len(steps) for steps in read} == {-(-count // whole)}
                 assert all(len(rows) >= 1 for steps in read for rows, _ in steps)
                 real = [rows for steps in read for rows, padding in steps if not padding]
@@ -102,11 +109,11 @@ def test_every_world_validates_each_target_once(ranks: int) -> None:
     workers=st.integers(0, 8),
     lanes=st.integers(1, 64),
     epoch=st.integers(0, 5),
-    shuffle=st.sampled_from([True, False, "full"]),
+    sampling=Sampling(shuffle=st.sampled_from([True, False, "full"])),
 )
 def test_any_world(count, batch_size, ranks, workers, lanes, epoch, shuffle) -> None:
     if count >= ranks:
-        check_training(count, batch_size, ranks, workers, epoch, lanes=lanes, shuffle=shuffle)
+        check_training(count, batch_size, ranks, workers, epoch, lanes=lanes, sampling=Sampling(shuffle=shuffle))
 
 
 @given(
@@ -145,7 +152,7 @@ def test_a_rank_reads_its_own_lane_in_every_epoch(ranks: int, shuffle: bool) -> 
     block = np.repeat(np.arange(40), 25)
     lane = lane_ids(block, ranks)
     for rank in range(ranks):
-        epochs = Epochs(block, 4, Share(rank, ranks), shuffle=shuffle, shuffle_width=4)
+        epochs = Epochs(block, 4, World(rank, ranks), sampling=Sampling(shuffle=shuffle, shuffle_width=4))
         for epoch in (0, 1, 5):
             rows = np.concatenate([rows for rows, _ in parts(epochs, epoch, 0)])
             assert set(lane[rows].tolist()) == {rank}
@@ -153,7 +160,7 @@ def test_a_rank_reads_its_own_lane_in_every_epoch(ranks: int, shuffle: bool) -> 
 
 def test_only_so_many_blocks_of_a_lane_are_open() -> None:
     block = np.repeat(np.arange(400), 50)
-    epochs = Epochs(block, 20, Share(1, 4), shuffle_width=8)
+    epochs = Epochs(block, 20, World(1, 4), sampling=Sampling(shuffle_width=8))
     visited = block[np.concatenate([rows for rows, _ in parts(epochs, 0, 0)])]
     first, last = np.full(400, len(visited)), np.zeros(400, int)
     np.minimum.at(first, visited, np.arange(len(visited)))
@@ -163,14 +170,14 @@ def test_only_so_many_blocks_of_a_lane_are_open() -> None:
 
 def test_one_lane_is_the_order_of_one_process() -> None:
     block = np.repeat(np.arange(40), 25)
-    alone, shared = Epochs(block, 8), Epochs(block, 2, Share(0, 4), lanes=1)
+    alone, shared = Epochs(block, 8), Epochs(block, 2, World(0, 4), lanes=1)
     np.testing.assert_array_equal(alone.order(3).rows, shared.order(3).rows)
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_remainder_is_another_one_in_each_epoch(shuffle: bool) -> None:
     """19 rows, 8 ranks of 2: three rows cannot be shared; in 19 epochs each row is left out three times."""
-    run = world(19, 2, 8, shuffle=shuffle)
+    run = world(19, 2, 8, sampling=Sampling(shuffle=shuffle))
     assert run[0].schedule.left_out == 3
     missing = [
         np.setdiff1d(np.arange(19), np.concatenate([rows for e in run for rows, _ in parts(e, epoch, 0)]))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order.blocks import block_ids
-from lsstcutouts.order.shuffling import DEFAULT_SHUFFLE_WIDTH, epoch_order, shuffle_kind, sky_order
+from lsstcutouts.order.sampling import DEFAULT_SHUFFLE_WIDTH, Sampling
+from lsstcutouts.order.shuffling import epoch_order, sky_order
 from lsstcutouts.splits.groups import split_groups
 
 
@@ -49,10 +50,10 @@ def test_a_full_shuffle_ignores_blocks() -> None:
 
 
 def test_kinds_of_shuffling() -> None:
-    assert [shuffle_kind(kind) for kind in (True, False, "block", "full")] == ["block", "none", "block", "full"]
+    assert [Sampling(kind).kind for kind in (True, False, "block", "full")] == ["block", "none", "block", "full"]
     for wrong in ("none", 1.5, None):
         with pytest.raises(ConfigurationError, match="shuffle must be"):
-            shuffle_kind(wrong)  # type: ignore[arg-type]
+            Sampling(wrong)  # type: ignore[arg-type]
 
 
 def test_the_order_over_the_sky_opens_a_block_once() -> None:

@@ -33,7 +33,7 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
         "flag": np.arange(rows + 2) % 2 == 0,
     }
     return build_plan(
-        catalog, dp2_repo.root, collections="dp2", bands="gri", size=(32, 45), columns=("kind", "shape", "flag")
+        dp2_repo.root, catalog, collections="dp2", bands="gri", size=(32, 45), columns=("kind", "shape", "flag")
     )
 
 
@@ -200,7 +200,7 @@ def test_the_estimate_of_bytes_counts_whole_tiles(dp1_repo: SimulatedRepository,
         wcs = skymap_of(repo.config).wcs
         for size, (y, x) in ((20, (430.0, 1000.0)), (64, (400.0, 1000.0)), (31, (250.0, 1210.0))):
             ra, dec = wcs.all_pix2world(x, y, 0)
-            plan = build_plan({"ra": [ra], "dec": [dec]}, repo.root, collections=repo.collections, bands="r", size=size)
+            plan = build_plan(repo.root, {"ra": [ra], "dec": [dec]}, collections=repo.collections, bands="r", size=size)
             with open_coadd(plan.files.uri[plan.patches.files[plan.primary[0], 0]]) as coadd:
                 layout = coadd.layout("image")
                 start = coadd.bbox.start
@@ -214,7 +214,7 @@ def test_targets_at_the_first_pixels_of_a_tract(tmp_path: Path) -> None:
     config = SimulationConfig(cells=2, cell=60, grid=3, patches=[0, 1], bands="g", targets=6, missing=None, holes=False)
     repo = simulate(tmp_path / "repo", config)
     ra, dec = skymap_of(config).sky([2.0, 3.0, 118.0], [1.0, 119.0, 0.0])
-    plan = build_plan({"ra": ra, "dec": dec}, repo.root, collections=repo.collections, bands="g", size=30)
+    plan = build_plan(repo.root, {"ra": ra, "dec": dec}, collections=repo.collections, bands="g", size=30)
     assert (plan.yx0 < 0).any()
     summary = plan.summary(ranks=2)
     assert 0 < summary.bytes_to_read < summary.file_bytes

@@ -10,7 +10,7 @@ from astropy import units
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError, RepositoryError
 from lsstcutouts.fits.coadd import open_coadd
-from lsstcutouts.plan.arguments import AngularSize, has_size, parse_bands, parse_size, parse_tract
+from lsstcutouts.plan.arguments import AngularSize, has_size, parse_bands, parse_size
 from lsstcutouts.plan.planner import Planner, build_plan
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.plan.tables import Reason
@@ -26,7 +26,7 @@ def repo(request: pytest.FixtureRequest) -> SimulatedRepository:
 
 
 def test_boxes_hold_their_target_in_the_middle(repo: SimulatedRepository) -> None:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=(33, 48))
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gri", size=(33, 48))
     yx = plan.projections[repo.tract].sky_to_pixel(plan.ra, plan.dec)
     middle = plan.yx0 + (np.array([33, 48]) - 1) / 2
     np.testing.assert_allclose(np.column_stack([yx.y, yx.x]) - middle, plan.offset, atol=1e-4)
@@ -38,7 +38,7 @@ def test_boxes_hold_their_target_in_the_middle(repo: SimulatedRepository) -> Non
 
 
 def test_every_file_under_a_box_is_in_the_plan(repo: SimulatedRepository) -> None:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=100)
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gri", size=100)
     for target in range(len(plan)):
         y0, x0 = plan.yx0[target].tolist()
         under = {
@@ -71,20 +71,20 @@ def test_nothing_covered_says_where_the_coverage_is(dp2_repo: SimulatedRepositor
     with pytest.raises(
         CoverageError, match=r"none of the 2 targets.*tract 5063, patch \d+ around ra 53\.0\d, dec -27\.5\d"
     ):
-        build_plan({"ra": [180.0, 181.0], "dec": [45.0, 46.0]}, dp2_repo.root, collections="dp2", bands="g", size=32)
+        build_plan(dp2_repo.root, {"ra": [180.0, 181.0], "dec": [45.0, 46.0]}, collections="dp2", bands="g", size=32)
 
 
 def test_hours_and_swapped_columns_get_a_hint(dp2_repo: SimulatedRepository) -> None:
     truth = Catalog.from_any(dp2_repo.truth)
     options = {"collections": "dp2", "bands": "g", "size": 32}
     with pytest.raises(CoverageError, match=r"as hours, 7\d of the first 80 targets .*: give unit='hourangle,deg'"):
-        build_plan({"ra": truth.ra / 15.0, "dec": truth.dec}, dp2_repo.root, **options)
+        build_plan(dp2_repo.root, {"ra": truth.ra / 15.0, "dec": truth.dec}, **options)
     with pytest.raises(CoverageError, match=r"RA and Dec swapped, 7\d of the first 80 targets .* the other way round"):
-        build_plan({"ra": truth.dec, "dec": truth.ra}, dp2_repo.root, **options)
+        build_plan(dp2_repo.root, {"ra": truth.dec, "dec": truth.ra}, **options)
     # Neither is covered, nor with the columns swapped, nor swapped back.
     for ra, dec in ((18.0, 45.0), (53.0, -80.0), (300.0, 10.0)):
         with pytest.raises(CoverageError) as caught:
-            build_plan({"ra": [ra], "dec": [dec]}, dp2_repo.root, **options)
+            build_plan(dp2_repo.root, {"ra": [ra], "dec": [dec]}, **options)
         assert "would be covered" not in str(caught.value)
 
 
@@ -120,7 +120,7 @@ def test_an_empty_collection(tmp_path) -> None:
     with Butler.from_config(str(repo.root), writeable=True) as butler:
         butler.collections.register("empty")
     with pytest.raises((CoverageError, DatasetError), match="empty"):
-        build_plan(repo.truth, repo.root, collections="empty", bands="g", size=32)
+        build_plan(repo.root, repo.truth, collections="empty", bands="g", size=32)
 
 
 def test_one_unreadable_file_does_not_stop_the_plan(tmp_path) -> None:
@@ -128,10 +128,10 @@ def test_one_unreadable_file_does_not_stop_the_plan(tmp_path) -> None:
     with Repository(repo.root, "dp2") as repository:
         uris = [f.uri for f in repository.samples()]
     Path(uris[0]).write_bytes(b"")
-    assert len(build_plan(repo.truth, repo.root, collections="dp2", bands="gr", size=16))
+    assert len(build_plan(repo.root, repo.truth, collections="dp2", bands="gr", size=16))
     Path(uris[1]).write_bytes(b"")
     with pytest.raises(ReadError, match=r"\.fits"):
-        build_plan(repo.truth, repo.root, collections="dp2", bands="gr", size=16)
+        build_plan(repo.root, repo.truth, collections="dp2", bands="gr", size=16)
 
 
 def test_bands_and_sizes() -> None:
@@ -147,9 +147,9 @@ def test_bands_and_sizes() -> None:
     with pytest.raises(ConfigurationError, match="one letter for each band"):
         parse_bands("N921")
     for tract in ("primary", "strict", "best"):
-        assert parse_tract(tract) == tract
+        assert ReadOptions(tract=tract).tract == tract
     with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'strict', 'best', got 'nearest'"):
-        parse_tract("nearest")
+        ReadOptions(tract="nearest")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_an_angle_becomes_the_nearest_number_of_pixels() -> None:
 
 
 def test_a_plan_of_an_angle(repo: SimulatedRepository) -> None:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="g", size=("9.7 arcsec", "12 arcsec"))
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="g", size=("9.7 arcsec", "12 arcsec"))
     assert plan.size == YX(49, 60)  # 48.5 px of 0.2 arcsec, and 60
     assert has_size(plan, parse_size(("9.7 arcsec", "12 arcsec")))
     assert has_size(plan, parse_size((49, 60)))
@@ -214,7 +214,7 @@ def test_a_plan_of_an_angle(repo: SimulatedRepository) -> None:
 
 
 def test_the_plan_tells_what_a_file_has_around_it(repo: SimulatedRepository) -> None:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=32)
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gri", size=32)
     for (_, patch, _), one in files_of(repo).items():
         y0, y1, x0, x1 = inner_region(patch)
         assert (y0 - one.start[0], x0 - one.start[1]) == plan.border
@@ -228,7 +228,7 @@ def test_the_plan_tells_what_a_file_has_around_it(repo: SimulatedRepository) -> 
 
 def test_bad_catalogs_are_found_before_the_repository_is_opened() -> None:
     with pytest.raises(CatalogError):
-        build_plan("nowhere.parquet", "nowhere", collections="dp2", bands="g", size=32)
+        build_plan("nowhere", "nowhere.parquet", collections="dp2", bands="g", size=32)
 
 
 def test_a_query_that_fails_leaves_no_absence_behind(dp2_repo: SimulatedRepository) -> None:

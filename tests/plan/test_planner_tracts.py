@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, CollectionType
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.plan.boxes import PatchRanges, covered_pixels
 from lsstcutouts.plan.cutout_plan import CutoutPlan
@@ -193,7 +194,7 @@ def test_pixels_of_the_best_tract_are_delivered(pair: Pair) -> None:
         size=size,
         planes=("image", "valid"),
         cache_bytes="50 MB",
-        tract="best",
+        read=ReadOptions(tract="best"),
     ) as fetcher:
         plan = fetcher.plan(catalog)
         batch = fetcher.fetch_plan(plan)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset
 from lsst.images.formatters import GenericFormatter
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, CoverageError
 from lsstcutouts.plan.planner import Planner, build_plan
@@ -46,7 +47,9 @@ def test_coadds_are_located_in_bulk_absences_included(repo: SimulatedRepository)
     assert {(f.patch, f.band) for f in found}.isdisjoint(repo.missing)
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         for one in found:
-            ref = butler.find_dataset("deep_coadd", tract=one.tract, patch=one.patch, band=one.band, skymap=repo.skymap)
+            ref = butler.find_dataset(
+                "deep_coadd", tract=one.tract, patch=one.patch, band=one.band, read=ReadOptions(skymap=repo.skymap)
+            )
             assert str(ref.id) == one.dataset_id
             assert butler.getURI(ref).ospath == one.uri
             assert Path(one.uri).stat().st_size == one.size
@@ -130,7 +133,7 @@ def test_a_subset_without_records_of_filters(dp2_repo: SimulatedRepository, tmp_
         # No coadd at all, and no filter: that is what is wrong, whichever band is asked for.
         target.collections.register("nothing")
         with pytest.raises(CoverageError, match="there is no dataset 'deep_coadd' in nothing"):
-            build_plan(dp2_repo.truth, root, collections="nothing", bands="gr", size=16)
+            build_plan(root, dp2_repo.truth, collections="nothing", bands="gr", size=16)
 
 
 @pytest.mark.parametrize("clipped", [False, True])
@@ -165,7 +168,7 @@ def test_the_pixel_scale_is_that_of_the_files(tmp_path: Path, release: str) -> N
         tract = repository.skymap_of().tracts[repo.tract]
     assert (tract.inner, tract.grid) == ((250, 200), (25, 30))
     assert tract.projection.pixel_scale == pytest.approx([0.168, 0.168], rel=1e-7)
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gr", size="8 arcsec")
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gr", size="8 arcsec")
     assert plan.size == (48, 48)  # 47.6; with 0.2 it would be 40
     assert len(plan) == 12
     x, y = wcs.all_world2pix(plan.ra, plan.dec, 0)
@@ -185,7 +188,7 @@ def test_the_pixel_scale_is_that_of_the_files(tmp_path: Path, release: str) -> N
     with Repository(repo.root, repo.collections) as repository:
         uris = [one.uri for one in repository.samples()]
     Path(uris[0]).write_bytes(b"")
-    assert build_plan(repo.truth, repo.root, collections=repo.collections, bands="gr", size="8 arcsec").size == (48, 48)
+    assert build_plan(repo.root, repo.truth, collections=repo.collections, bands="gr", size="8 arcsec").size == (48, 48)
 
 
 @pytest.mark.parametrize("tract", [0, 18937])

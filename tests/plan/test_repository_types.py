@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 from lsst.daf.butler import Butler, DatasetType
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, DatasetError, PlaneError
 from lsstcutouts.read.fetcher import LsstDataFetcher
@@ -104,7 +105,7 @@ def test_masked_images_by_name(dp2_repo: SimulatedRepository, tmp_path: Path) ->
     catalog, compared = Catalog.from_any(repo.truth), 0
     options = {"dataset_type": name, "collections": "masked", "bands": "gr", "size": size, "threads": 1}
     planes, masks = ("image", "variance", "mask", "valid"), ("DETECTED", "EXTRA37", "STREAK", "EXTRA2", "NO_DATA")
-    with LsstDataFetcher(repo.root, planes=planes, mask_planes=masks, **options) as fetcher:
+    with LsstDataFetcher(repo.root, planes=planes, read=ReadOptions(mask_planes=masks), **options) as fetcher:
         batch = fetcher.fetch(catalog.ra, catalog.dec)
     for n, (y0, x0) in enumerate(batch["yx0"].tolist()):
         box = li.Box.factory[y0 : y0 + size, x0 : x0 + size]

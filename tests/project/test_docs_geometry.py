@@ -7,6 +7,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import GeometryMismatchError
 from lsstcutouts.fits.coadd import open_coadd
@@ -17,7 +18,7 @@ from lsstcutouts.plan.tables import Reason
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.export import batch_wcs, write_fits
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, TanProjection, box_start
 from lsstcutouts.sky.skymap import KNOWN_RINGS, SkyMap, Tract, check_projection, unit_vectors
@@ -123,7 +124,7 @@ def test_one_box_for_all_bands(fetched, repo: SimulatedRepository) -> None:
         with open_coadd(uri) as coadd:
             check_projection(coadd.projection, plan.projections[repo.tract], coadd.bbox, uri)
     alone = [
-        build_plan(repo.truth, repo.root, collections=repo.collections, bands=b, size=SIZE) for b in ("r", "gri", "ir")
+        build_plan(repo.root, repo.truth, collections=repo.collections, bands=b, size=SIZE) for b in ("r", "gri", "ir")
     ]
     box = [dict(zip(p.object_id.tolist(), map(tuple, p.yx0.tolist()), strict=True)) for p in alone]
     for one in box:
@@ -151,7 +152,7 @@ def test_where_a_box_starts(fetched, repo: SimulatedRepository) -> None:
 @sentence(8, 9)
 @pytest.mark.parametrize("size", [(31, 31), (32, 32), (31, 32)])
 def test_the_middle_of_a_box(repo: SimulatedRepository, size) -> None:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=size)
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gri", size=size)
     middle = plan.yx0 + (np.array(size) - 1) / 2
     np.testing.assert_array_equal(middle % 1, np.broadcast_to([0.0 if n % 2 else 0.5 for n in size], middle.shape))
     x, y = own_wcs(repo).all_world2pix(plan.ra, plan.dec, 0)
@@ -166,7 +167,7 @@ def test_the_middle_of_a_box(repo: SimulatedRepository, size) -> None:
 def test_angles_are_whole_pixels(repo: SimulatedRepository) -> None:
     sizes = {("9.7 arcsec", "9.69 arcsec"): (49, 48), "0.01 arcsec": (1, 1), ("0.2 arcmin", "6 arcsec"): (60, 30)}
     for size, want in sizes.items():
-        assert build_plan(repo.truth, repo.root, collections=repo.collections, bands="r", size=size).size == want
+        assert build_plan(repo.root, repo.truth, collections=repo.collections, bands="r", size=size).size == want
 
 
 @sentence(11, 12)
@@ -231,7 +232,7 @@ def test_files_that_cannot_be_read_are_present_and_not_valid(
     file_of(broken, 9, "r").unlink()
     uris = tuple(uri.replace(str(repo.root), str(broken.root)) for uri in plan.files.uri)
     files = type(plan.files)(uris, plan.files.size, plan.files.dataset_id)
-    options = ReadOptions(planes=("image", "variance", "valid"), on_read_error="mask")
+    options = ReaderOptions(planes=("image", "variance", "valid"), on_read_error="mask")
     reader = CutoutReader(CutoutPlan(**{**plan.__dict__, "files": files}), options, cache=TileCache("50 MB"))
     lossy = reader.read(np.arange(len(plan)))
     reader.close()
@@ -304,7 +305,9 @@ def test_what_is_delivered(fetched, repo: SimulatedRepository) -> None:
     # Beyond the tract's edge no tract is a target's own, and files reach there.
     ra, dec = own_wcs(repo).all_pix2world([1520.0, 1400.0], [400.0, 400.0], 0)
     where = {"collections": repo.collections, "bands": "gri", "size": 21}
-    beyond, strict = (build_plan({"ra": ra, "dec": dec}, repo.root, **where, tract=t) for t in ("primary", "strict"))
+    beyond, strict = (
+        build_plan(repo.root, {"ra": ra, "dec": dec}, read=ReadOptions(tract=t), **where) for t in ("primary", "strict")
+    )
     assert (beyond.row.tolist(), beyond.other_tract.tolist()) == ([0, 1], [True, False])
     assert (strict.row.tolist(), strict.rejected.row.tolist(), strict.rejected.tract.tolist()) == ([1], [0], [-1])
 

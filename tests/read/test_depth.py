@@ -28,7 +28,7 @@ def plan_of(repo: SimulatedRepository, size: tuple[int, int], count: int = 200, 
     whole = Catalog.from_any(repo.truth)
     rows = np.random.default_rng(seed).permutation(len(whole))[:count]
     catalog = Catalog.from_arrays(whole.ra[rows], whole.dec[rows])
-    return build_plan(catalog, repo.root, collections="dp2", bands="gr", size=size)
+    return build_plan(repo.root, catalog, collections="dp2", bands="gr", size=size)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 
-from lsstcutouts import __version__
+from lsstcutouts import ReadOptions, __version__
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, WriteError
 from lsstcutouts.fits.coadd import open_coadd
@@ -44,8 +44,8 @@ def fetched(repo: SimulatedRepository) -> tuple[dict, CutoutPlan]:
         bands=BANDS,
         size=SIZE,
         planes=planes,
-        mask_planes=NAMES,
         cache_bytes="50 MB",
+        read=ReadOptions(mask_planes=NAMES),
     ) as fetcher:
         plan = fetcher.plan(Catalog.from_any(repo.truth)[np.arange(14)])
         return fetcher.fetch_plan(plan), plan
@@ -84,7 +84,7 @@ def test_the_wcs_is_that_of_lsst_images(fetched, repo: SimulatedRepository) -> N
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         for i in range(0, len(plan), 10):
             ref = butler.find_dataset(
-                "deep_coadd", tract=plan.tract[i], patch=plan.patch[i], band="r", skymap=repo.skymap
+                "deep_coadd", tract=plan.tract[i], patch=plan.patch[i], band="r", read=ReadOptions(skymap=repo.skymap)
             )
             projection = butler.get(ref).sky_projection
             y, x = np.random.default_rng(i).uniform(0, 40, (2, 10))

@@ -16,6 +16,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, MemoryBudgetError, PlaneError, PlanError
 from lsstcutouts.plan.planner import build_plan
@@ -100,7 +101,7 @@ def test_refresh_forgets(dp2_repo: SimulatedRepository) -> None:
 
 
 def test_rows_of_a_plan_in_any_order(dp2_repo: SimulatedRepository) -> None:
-    plan = build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands="gri", size=40, columns=("kind",))
+    plan = build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=40, columns=("kind",))
     with fetcher_of(dp2_repo) as fetcher:
         whole = fetcher.fetch_plan(plan)
         some = fetcher.fetch_plan(plan, [7, 3, 3])
@@ -157,7 +158,7 @@ def test_a_plan_of_other_cutouts_is_refused(dp2_repo: SimulatedRepository) -> No
         for changes in ({"bands": "gr"}, {"size": 41}):
             arguments = {"collections": "dp2", "bands": "gri", "size": 40, **changes}
             with pytest.raises(PlanError, match="this fetcher for"):
-                fetcher.fetch_plan(build_plan(dp2_repo.truth, dp2_repo.root, **arguments))
+                fetcher.fetch_plan(build_plan(dp2_repo.root, dp2_repo.truth, **arguments))
 
 
 def test_a_batch_beyond_the_memory_is_refused(dp2_repo: SimulatedRepository) -> None:
@@ -213,12 +214,12 @@ def test_mask_planes_in_either_spelling_and_no_other(
         old = ("SAT", "INTRP", "CR", "EDGE", "NO_DATA")
         new = ("SATURATED", "INTERPOLATED", "COSMIC_RAY", "DETECTION_EDGE", "NO_DATA")
         for names in (old, new):
-            with fetcher_of(repo, planes=("mask",), mask_planes=names) as fetcher:
+            with fetcher_of(repo, planes=("mask",), read=ReadOptions(mask_planes=names)) as fetcher:
                 masks.append(fetcher.fetch_plan(fetcher.plan(repo.truth))["mask"])
         np.testing.assert_array_equal(*masks)
         assert (masks[0] & 0b1111).any()
         with (
-            fetcher_of(repo, planes=("mask",), mask_planes=("SATURATD",)) as fetcher,
+            fetcher_of(repo, planes=("mask",), read=ReadOptions(mask_planes=("SATURATD",))) as fetcher,
             pytest.raises(PlaneError, match=r"no mask plane 'SATURATD' \(did you mean 'SATURATED'\?\); there is: "),
         ):
             fetcher.fetch_plan(fetcher.plan(repo.truth), [0, 1, 2])
@@ -227,7 +228,7 @@ def test_mask_planes_in_either_spelling_and_no_other(
 def test_a_batch_is_written_and_read_back(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     catalog = Catalog.from_any(dp2_repo.truth)
     with fetcher_of(
-        dp2_repo, planes=("image", "mask", "psf"), mask_planes=("SAT", "NO_DATA"), size=(20, 31)
+        dp2_repo, planes=("image", "mask", "psf"), size=(20, 31), read=ReadOptions(mask_planes=("SAT", "NO_DATA"))
     ) as fetcher:
         batch = fetcher.fetch(catalog.ra[:3], catalog.dec[:3], object_id=catalog.object_id[:3])
         paths = fetcher.write_fits(batch, tmp_path / "out")

@@ -13,7 +13,7 @@ from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.plan.planner import Planner
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
 
@@ -76,7 +76,7 @@ def test_a_box_is_a_crop_of_the_mosaic(tiny: Tiny, size, places) -> None:
     # A target far from any file is rejected; one that surely is not keeps the plan from being empty.
     yx = np.vstack([yx, [20.0, 30.0]])
     plan = Planner(tiny.repository, "gr", size).plan(tiny.positions(yx))
-    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=tiny.cache)
+    reader = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid")), cache=tiny.cache)
     batch = reader.read(np.arange(len(plan)))
     reader.close()
     for i in range(len(plan)):

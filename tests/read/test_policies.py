@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, MissingBandError, PlaneError, QualityError
 from lsstcutouts.plan.quality import Outcome, Quality, QualityPolicy
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository
 
@@ -29,7 +30,7 @@ def repo(request: pytest.FixtureRequest) -> SimulatedRepository:
 
 def test_nan_marks_absent_bands_and_nothing_else(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    zero, nan = (deliver(plan, planes=ALL, missing_band=word).batch for word in ("zero", "nan"))
+    zero, nan = (deliver(plan, planes=ALL, read=ReadOptions(missing_band=word)).batch for word in ("zero", "nan"))
     absent = ~zero["band_present"]
     assert absent.any()
     for name in ("image", "variance"):
@@ -58,16 +59,16 @@ def test_targets_without_a_band_are_left_out_and_listed(repo: SimulatedRepositor
 def test_an_absent_band_raises_where_it_must(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     with pytest.raises(MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*lacks [gi]: .*zeros"):
-        deliver(plan, missing_band="raise")
+        deliver(plan, read=ReadOptions(missing_band="raise"))
 
 
 def test_an_emptied_batch_keeps_a_row_of_padding_for_loaders_only(dp2_repo: SimulatedRepository) -> None:
     plan = plan_of(dp2_repo)
     lacking = np.flatnonzero(~deliver(plan).batch["band_present"].all(axis=1))[:3]
-    padded = deliver(plan, lacking, missing_band="skip", pad=True).batch
+    padded = deliver(plan, lacking, pad=True, read=ReadOptions(missing_band="skip")).batch
     assert padded["is_padding"].tolist() == [True]
     assert padded["image"].shape[0] == 1
-    empty = deliver(plan, lacking, missing_band="skip").batch
+    empty = deliver(plan, lacking, read=ReadOptions(missing_band="skip")).batch
     assert empty["image"].shape == (0, 3, *SIZE)
     assert len(empty["object_id"]) == 0
 
@@ -90,7 +91,9 @@ def test_inverse_variance_is_finite_and_zero_without_information(repo: Simulated
 
 def test_fill_with_nan_marks_exactly_the_pixels_without_a_value(repo: SimulatedRepository) -> None:
     plan = plan_of(repo, size=(90, 150))
-    zero, nan = (deliver(plan, planes=("image", "valid"), fill=value).batch for value in (0, float("nan")))
+    zero, nan = (
+        deliver(plan, planes=("image", "valid"), read=ReadOptions(fill=value)).batch for value in (0, float("nan"))
+    )
     for target in range(len(plan)):
         want = expected(repo, plan, target)
         no_value = want.present[:, None, None] & ~want.has_value
@@ -102,7 +105,7 @@ def test_noise_fills_what_is_not_valid_and_repeats(repo: SimulatedRepository) ->
     plan = plan_of(repo, size=(90, 150))
     plain = deliver(plan, planes=("image", "variance", "valid")).batch
     one, two, other = (
-        deliver(plan, rows, planes=("image",), fill="noise", seed=seed).batch["image"]
+        deliver(plan, rows, planes=("image",), seed=seed, read=ReadOptions(fill="noise")).batch["image"]
         for rows, seed in ((None, 3), (np.arange(len(plan))[::-1], 3), (None, 4))
     )
     np.testing.assert_array_equal(one, two[::-1])
@@ -131,7 +134,7 @@ def _planes(batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> None:
     plan = plan_of(repo, size=(60, 61))
     names = ("NO_DATA", "DETECTED", "SATURATED")
-    pixels = deliver(plan, planes=("image", "variance", "mask", "valid"), mask_planes=names).batch
+    pixels = deliver(plan, planes=("image", "variance", "mask", "valid"), read=ReadOptions(mask_planes=names)).batch
     policy = QualityPolicy(
         min_valid={"g": 0.9, "i": 0.5},
         max_masked={"DETECTED": 0.2},
@@ -141,7 +144,7 @@ def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> 
         peak_margin=4,
     )
     # The mask is not delivered here, and read for the policy alone.
-    quality = deliver(plan, planes=("image",), quality=policy).batch["quality"]
+    quality = deliver(plan, planes=("image",), read=ReadOptions(quality=policy)).batch["quality"]
     for n in range(len(plan)):
         for b, band in enumerate("gri"):
             valid, image = pixels["valid"][n, b], pixels["image"][n, b]
@@ -167,15 +170,15 @@ def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> 
 
 def test_the_policy_flags_skips_or_raises(dp2_repo: SimulatedRepository) -> None:
     plan = plan_of(dp2_repo)
-    flagged = deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3})).batch
+    flagged = deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}))).batch
     bad = (flagged["quality"] & Quality.MASKED).any(axis=1)
     assert 0 < bad.sum() < len(plan)
     assert len(flagged["object_id"]) == len(plan)
-    skipped = deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip"))
+    skipped = deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip")))
     np.testing.assert_array_equal(skipped.batch["object_id"], plan.object_id[~bad])
     np.testing.assert_array_equal(skipped.account.outcome == Outcome.QUALITY, bad)
     with pytest.raises(QualityError, match=r"target \d+ .*fails the quality policy \([gri]: MASKED"):
-        deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="raise"))
+        deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="raise")))
 
 
 def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
@@ -190,7 +193,7 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         ({"quality": {"min_valid": 1}}, "QualityPolicy"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
-            ReadOptions(**options)
+            ReaderOptions(**options)
     for options, words in [
         ({"required_bands": ("z",)}, "required_bands name 'z'"),
         ({"min_bands": 4}, "min_bands=4 of 3 bands"),
@@ -212,11 +215,11 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
             QualityPolicy(**arguments)
     plan = plan_of(dp2_repo)
     with pytest.raises(ConfigurationError, match="peak_margin=16 leaves nothing of a box of 32 x 45"):
-        CutoutReader(plan, ReadOptions(quality=QualityPolicy(peak_margin=16)))
+        CutoutReader(plan, ReaderOptions(quality=QualityPolicy(peak_margin=16)))
     with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
-        deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))
+        deliver(plan, [0], read=ReadOptions(quality=QualityPolicy(max_masked={"saturated": 0.1})))
     with pytest.raises(PlaneError, match=r"no mask plane 'STRANGE'.*there is: "):
-        deliver(plan, [0], quality=QualityPolicy(max_masked={"STRANGE": 0.1}))
+        deliver(plan, [0], read=ReadOptions(quality=QualityPolicy(max_masked={"STRANGE": 0.1})))
 
 
 # Fetching
@@ -235,10 +238,10 @@ def test_positions_without_coverage_follow_the_policy_of_missing_bands(dp2_repo:
     assert (batch["quality"][3] == Quality.BAND_ABSENT).all()
     assert np.isnan(batch["wcs"][3]).all()
     assert report.counts() == {Outcome.DELIVERED: 3, Outcome.OUTSIDE_TRACTS: 1}
-    assert np.isnan(fetch(missing_band="nan")[0]["image"][3]).all()
-    assert fetch(min_bands=1)[0]["object_id"].tolist() == [0, 1, 2]
+    assert np.isnan(fetch(read=ReadOptions(missing_band="nan"))[0]["image"][3]).all()
+    assert fetch(read=ReadOptions(min_bands=1))[0]["object_id"].tolist() == [0, 1, 2]
     with pytest.raises(MissingBandError, match="row 3"):
-        fetch(missing_band="raise")
+        fetch(read=ReadOptions(missing_band="raise"))
 
 
 def test_a_report_before_any_fetch_is_refused(dp2_repo: SimulatedRepository) -> None:

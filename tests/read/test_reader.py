@@ -14,7 +14,7 @@ from lsstcutouts.plan.planner import Planner, build_plan
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.open_files import OpenFiles
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request, Threads, stream
 from lsstcutouts.testing import SimulatedRepository
 
@@ -29,7 +29,7 @@ def repo(request: pytest.FixtureRequest) -> SimulatedRepository:
 
 
 def plan_of(repo: SimulatedRepository, bands="gri", size=(32, 45), catalog=None) -> CutoutPlan:
-    return build_plan(catalog or repo.truth, repo.root, collections=repo.collections, bands=bands, size=size)
+    return build_plan(repo.root, catalog or repo.truth, collections=repo.collections, bands=bands, size=size)
 
 
 def random_positions(repo: SimulatedRepository, count: int, seed: int) -> Catalog:
@@ -57,14 +57,14 @@ def check(repo: SimulatedRepository, plan: CutoutPlan, batch) -> None:
 @given(size=st.tuples(st.integers(1, 330), st.integers(1, 420)), seed=st.integers(0, 10**6))
 def test_boxes_of_any_size_equal_the_oracle(repo: SimulatedRepository, size, seed: int) -> None:
     plan = plan_of(repo, size=size, catalog=random_positions(repo, 6, seed))
-    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
+    reader = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     check(repo, plan, reader.read(np.arange(len(plan))))
     reader.close()
 
 
 def test_the_catalog_equals_the_oracle_through_the_pool(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    reader = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
+    reader = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB"))
     threads = Threads(4)
     batch = reader.submit(threads, Request(np.arange(len(plan))), then=lambda delivery: delivery.batch).result()
     check(repo, plan, batch)
@@ -88,7 +88,7 @@ def test_missing_bands_are_zero_in_every_combination(repo: SimulatedRepository, 
             plan_of(repo, bands=bands)
         return
     plan = plan_of(repo, bands=bands)
-    batch = CutoutReader(plan, ReadOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB")).read(
+    batch = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid")), cache=TileCache("100 MB")).read(
         np.arange(len(plan))
     )
     check(repo, plan, batch)
@@ -104,7 +104,7 @@ def test_neighbours_fill_what_the_primary_patch_lacks(dp2_repo: SimulatedReposit
     """Patch 8 has no g: targets near its border take g from patch 9 or 13, the others stay without."""
     plan = plan_of(dp2_repo, catalog=random_positions(dp2_repo, 400, 3))
     rows = np.flatnonzero(plan.patch == 8)
-    batch = CutoutReader(plan, ReadOptions(planes=("image", "valid")), cache=TileCache("100 MB")).read(rows)
+    batch = CutoutReader(plan, ReaderOptions(planes=("image", "valid")), cache=TileCache("100 MB")).read(rows)
     present = batch["band_present"][:, 0]
     assert present.any()
     assert not present.all()
@@ -118,7 +118,7 @@ def test_mask_bits_are_the_requested_ones_in_every_file(repo: SimulatedRepositor
     plan = plan_of(repo)
     names = ("NO_DATA", "DETECTED")
     reader = CutoutReader(
-        plan, ReadOptions(planes=("mask", "valid", "image"), mask_planes=names), cache=TileCache("100 MB")
+        plan, ReaderOptions(planes=("mask", "valid", "image"), mask_planes=names), cache=TileCache("100 MB")
     )
     batch = reader.read(np.arange(len(plan)))
     assert batch["mask"].dtype == np.int32
@@ -132,7 +132,7 @@ def test_mask_bits_are_the_requested_ones_in_every_file(repo: SimulatedRepositor
 
 def test_rows_describe_their_target(repo: SimulatedRepository) -> None:
     plan = build_plan(
-        repo.truth, repo.root, collections=repo.collections, bands="r", size=21, columns=("label", "kind")
+        repo.root, repo.truth, collections=repo.collections, bands="r", size=21, columns=("label", "kind")
     )
     rows = np.array([5, 2, 30])
     batch = CutoutReader(plan, cache=TileCache("100 MB")).read(rows)
@@ -208,7 +208,7 @@ def test_a_file_of_another_size_is_an_error(dp2_repo: SimulatedRepository) -> No
 )
 def test_planes_that_cannot_be(arguments, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        ReadOptions(**arguments)
+        ReaderOptions(**arguments)
 
 
 def test_open_files_are_shared_and_closed(dp2_repo: SimulatedRepository) -> None:

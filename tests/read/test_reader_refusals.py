@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request, Threads
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
@@ -52,7 +53,7 @@ def test_refused_access_ends_the_pass(plan: CutoutPlan, store: Store, policy: st
     """From the first file on, and with files that are open already."""
     targets = np.flatnonzero(plan.patch == 9)[:3]
     for status, body in REFUSALS.values():
-        reader = CutoutReader(plan, ReadOptions(on_read_error=policy), cache=TileCache("100 MB"))
+        reader = CutoutReader(plan, ReaderOptions(on_read_error=policy), cache=TileCache("100 MB"))
         good = reader.read(targets)["image"]
         assert good.any(axis=(2, 3)).all()
         reader.cache.clear()
@@ -74,12 +75,12 @@ def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store)
         match=r"/9/r/.*: the file does not exist, or this user has no permission to read it.*patch 9, band r",
     ):
         deliver(plan, rows)
-    masked = deliver(plan, rows, on_read_error="mask")
+    masked = deliver(plan, rows, read=ReadOptions(on_read_error="mask"))
     lost = (masked.batch["quality"] & Quality.READ_ERROR) != 0
     assert lost[:, 1].all()
     assert not lost[:, [0, 2]].any()
     assert masked.batch["image"][:, 0].any()
-    outcome = deliver(plan, rows, on_read_error="skip").account.outcome
+    outcome = deliver(plan, rows, read=ReadOptions(on_read_error="skip")).account.outcome
     assert (outcome == Outcome.READ_ERROR).all()
     report = Report(plan, rows)
     report.add(masked.account)
@@ -88,11 +89,11 @@ def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store)
     # Later every file is refused as well: that is no fault of this one any more.
     store.refuse("/", 403, xml("AccessDenied", "Access Denied"))
     with pytest.raises(AuthenticationError, match="the file may also be missing"):
-        deliver(plan, rows, on_read_error="mask")
+        deliver(plan, rows, read=ReadOptions(on_read_error="mask"))
 
 
 def test_a_missing_object_does_not_end_an_epoch(plan: CutoutPlan, store: Store) -> None:
-    loader = CutoutLoader(CutoutDataset(plan=plan, batch_size=8, on_read_error="mask"))
+    loader = CutoutLoader(CutoutDataset(plan=plan, batch_size=8, read=ReadOptions(on_read_error="mask")))
     store.refuse("/9/r/", 403, xml("AccessDenied", "Access Denied"))
     assert sum(len(batch["object_id"]) for batch in loader) == len(plan)
     assert {failure.kind for failure in loader.report.failures} == {"AccessDeniedError"}
@@ -102,7 +103,9 @@ def test_a_missing_object_does_not_end_an_epoch(plan: CutoutPlan, store: Store) 
 def test_refused_access_ends_an_epoch(plan: CutoutPlan, store: Store, workers: int) -> None:
     """In threads, and in a worker process, whose start takes seconds."""
     store.refuse("/", *REFUSALS["Google"])
-    loader = CutoutLoader(CutoutDataset(plan=plan, batch_size=8, on_read_error="mask"), num_workers=workers)
+    loader = CutoutLoader(
+        CutoutDataset(plan=plan, batch_size=8, read=ReadOptions(on_read_error="mask")), num_workers=workers
+    )
     with pytest.raises(AuthenticationError, match=r"127\.0\.0\.1.*ExpiredToken.*make the plan again") as caught:
         next(iter(loader))
     assert "geheim" not in "".join(traceback.format_exception(caught.value))

@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from lsstcutouts import ReadOptions, Sampling
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, WriteError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.models import LensClassifier, LensFinder
-from lsstcutouts.order.schedule import Share
+from lsstcutouts.order.world import World
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.quality import Outcome, Quality
@@ -32,7 +33,7 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
     """Return a plan of the truth and two positions that are not covered."""
     truth = Catalog.from_any(dp2_repo.truth)
     ra, dec = np.append(truth.ra, [200.0, 201.0]), np.append(truth.dec, [45.0, 45.0])
-    return build_plan(Catalog.from_arrays(ra, dec), dp2_repo.root, collections="dp2", bands="gri", size=24)
+    return build_plan(dp2_repo.root, Catalog.from_arrays(ra, dec), collections="dp2", bands="gri", size=24)
 
 
 def ids_of(loader: CutoutLoader) -> list[int]:
@@ -45,7 +46,7 @@ def ids_of(loader: CutoutLoader) -> list[int]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int, caplog: pytest.LogCaptureFixture) -> None:
-    dataset = CutoutDataset(plan, batch_size=7, missing_band="skip", cache_bytes="100 MB")
+    dataset = CutoutDataset(plan, batch_size=7, cache_bytes="100 MB", read=ReadOptions(missing_band="skip"))
     loader = CutoutLoader(dataset, num_workers=workers)
     assert loader.report.counts()[Outcome.NOT_READ] == len(plan)
     ids = ids_of(loader)
@@ -66,7 +67,7 @@ def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int, caplog:
 
 def test_steps_stay_the_same_when_rows_are_left_out(plan: CutoutPlan) -> None:
     whole = CutoutLoader(CutoutDataset(plan, batch_size=3, cache_bytes="100 MB"))
-    some = CutoutLoader(CutoutDataset(plan, batch_size=3, missing_band="skip", cache_bytes="100 MB"))
+    some = CutoutLoader(CutoutDataset(plan, batch_size=3, cache_bytes="100 MB", read=ReadOptions(missing_band="skip")))
     batches = list(some)
     assert len(batches) == len(some) == len(whole)
     sizes = [len(b["object_id"]) for b in batches]
@@ -89,8 +90,10 @@ def test_a_plain_iteration_is_accounted_for_too(plan: CutoutPlan) -> None:
 def test_a_catalog_column_may_be_called_account(dp2_repo: SimulatedRepository, workers: int) -> None:
     truth = Catalog.from_any(dp2_repo.truth)
     table = {"ra": truth.ra[:6], "dec": truth.dec[:6], "account": np.arange(6)}
-    plan = build_plan(table, dp2_repo.root, collections="dp2", bands="r", size=8, columns=("account",))
-    loader = CutoutLoader(CutoutDataset(plan, batch_size=4, shuffle=False, cache_bytes="50 MB"), num_workers=workers)
+    plan = build_plan(dp2_repo.root, table, collections="dp2", bands="r", size=8, columns=("account",))
+    loader = CutoutLoader(
+        CutoutDataset(plan, batch_size=4, cache_bytes="50 MB", sampling=Sampling(shuffle=False)), num_workers=workers
+    )
     found = [row for batch in loader for row in batch["account"].tolist()]
     assert sorted(found) == plan.columns["account"].tolist()
     assert loader.report.delivered == len(plan)
@@ -112,7 +115,7 @@ def test_a_report_is_of_one_epoch(plan: CutoutPlan) -> None:
 
 def test_the_reports_of_ranks_add_up(plan: CutoutPlan) -> None:
     loaders = [
-        CutoutLoader(CutoutDataset(plan, batch_size=5, share=Share(r, 3), cache_bytes="100 MB")) for r in range(3)
+        CutoutLoader(CutoutDataset(plan, batch_size=5, world=World(r, 3), cache_bytes="100 MB")) for r in range(3)
     ]
     ids = [ids_of(loader) for loader in loaders]
     total = loaders[0].report + loaders[1].report + loaders[2].report
@@ -128,7 +131,9 @@ def test_the_report_names_what_cannot_be_read(
 ) -> None:
     repo = copied(dp2_repo, tmp_path)
     path = file_of(repo, 9, "r")
-    with LsstDataFetcher(repo.root, collections="dp2", bands="gri", size=24, on_read_error="mask") as fetcher:
+    with LsstDataFetcher(
+        repo.root, collections="dp2", bands="gri", size=24, read=ReadOptions(on_read_error="mask")
+    ) as fetcher:
         plan = fetcher.plan(repo.truth)
         path.unlink()
         fetcher.fetch_plan(plan)
@@ -179,9 +184,9 @@ def test_the_data_module_reports_each_split(dp2_repo: SimulatedRepository, caplo
         "gri",
         32,
         batch_size=8,
-        missing_band="skip",
         cache_bytes="100 MB",
         columns=("label",),
+        read=ReadOptions(missing_band="skip"),
     )
     with pytest.raises(ConfigurationError, match="has not been read"):
         data.report("train")

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lsstcutouts import SplitOptions
 from lsstcutouts.app.cli import main
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, LeakError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.splits.deal import Dealt, deal, leaks_of
-from lsstcutouts.splits.split_options import SplitSettings
+from lsstcutouts.splits.split_options import SplitOptions
 from lsstcutouts.testing import SimulatedRepository
 
 from ..loader.test_module import data_of
@@ -28,7 +29,7 @@ def catalog(dp2_repo: SimulatedRepository) -> Catalog:
 
 
 def planned(repo: SimulatedRepository, catalog: Catalog, size=(40, 50)) -> CutoutPlan:
-    return build_plan(catalog, repo.root, collections="dp2", bands="gri", size=size, columns=("label", "kind"))
+    return build_plan(repo.root, catalog, collections="dp2", bands="gri", size=size, columns=("label", "kind"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def shared_pixels(dealt: Dealt) -> int:
 @pytest.mark.parametrize("by", WAYS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_pixel_is_in_two_splits(plan: CutoutPlan, by: str, seed: int) -> None:
-    dealt = deal(plan, SplitSettings.of(FRACTIONS, split_by=by, healpix_order=11, seed=seed))
+    dealt = deal(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11), seed=seed)
     assert shared_pixels(dealt) == 0
     assert leaks_of(dealt.splits) == ()
     # Each target is in one split, or listed as left out of one.
@@ -66,12 +67,12 @@ def test_no_pixel_is_in_two_splits(plan: CutoutPlan, by: str, seed: int) -> None
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(plan)))
     assert len(dealt.splits["predict"][1]) == len(plan)
     # What is left out does share pixels with a split that is more protected.
-    undropped = deal(plan, SplitSettings.of(FRACTIONS, split_by=by, healpix_order=11, seed=seed, leaks="warn"))
+    undropped = deal(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn"), seed=seed)
     assert (shared_pixels(undropped) > 0) == any(len(rows) for rows in dealt.dropped.values())
 
 
 def test_boxes_larger_than_a_patch(dp2_repo: SimulatedRepository, catalog: Catalog) -> None:
-    dealt = deal(planned(dp2_repo, catalog, size=(200, 340)), SplitSettings.of({"train": 0.5, "val": 0.5}))
+    dealt = deal(planned(dp2_repo, catalog, size=(200, 340)), SplitOptions({"train": 0.5, "val": 0.5}))
     assert len(dealt.splits["val"][1]) > 0
     assert shared_pixels(dealt) == 0
 
@@ -81,7 +82,7 @@ def test_the_order_of_the_catalog_does_not_matter(
     dp2_repo: SimulatedRepository, catalog: Catalog, plan: CutoutPlan, by: str
 ) -> None:
     mixed = planned(dp2_repo, catalog[np.random.default_rng(3).permutation(len(catalog))])
-    settings = SplitSettings.of(FRACTIONS, split_by=by, healpix_order=11)
+    settings = SplitOptions(FRACTIONS, by=by, healpix_order=11)
     one, other = deal(plan, settings), deal(mixed, settings)
     assert ids_of(one) == ids_of(other)
     for name, rows in one.dropped.items():
@@ -92,7 +93,7 @@ def test_areas_stay_whole(plan: CutoutPlan) -> None:
     from lsstcutouts.splits.assign import area_names
 
     for by in WAYS:
-        settings = SplitSettings.of(FRACTIONS, split_by=by, healpix_order=11, leaks="warn")
+        settings = SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn")
         names = area_names(plan, settings)
         parts = [
             set(names[rows].tolist()) for name, (_, rows) in deal(plan, settings).splits.items() if name in FRACTIONS
@@ -106,7 +107,7 @@ def test_healpix_cells_hold_their_targets(plan: CutoutPlan) -> None:
 
     from lsstcutouts.splits.assign import area_names
 
-    cells = area_names(plan, SplitSettings.of(None, split_by="healpix", healpix_order=12)).astype(int)
+    cells = area_names(plan, SplitOptions(None, by="healpix", healpix_order=12)).astype(int)
     assert len(set(cells.tolist())) > 3
     pixels = HealpixPixelization(12)
     for cell, ra, dec in zip(cells.tolist(), plan.ra.tolist(), plan.dec.tolist(), strict=True):
@@ -117,9 +118,9 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
     names = ["train", "val", "", "test", "other"] * (len(catalog) // 5)
     columns = {**catalog.columns, "part": names}
     tagged = Catalog.from_arrays(catalog.ra, catalog.dec, catalog.object_id, columns)
-    plan = build_plan(tagged, dp2_repo.root, collections="dp2", bands="gri", size=80, columns=("part",))
+    plan = build_plan(dp2_repo.root, tagged, collections="dp2", bands="gri", size=80, columns=("part",))
     with caplog.at_level(logging.WARNING):
-        dealt = deal(plan, SplitSettings.of("part"))
+        dealt = deal(plan, SplitOptions("part"))
     assert {n: len(rows) for n, (_, rows) in dealt.splits.items()} == {
         "train": 16,
         "val": 16,
@@ -131,44 +132,44 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
     assert dealt.leaks
     assert "share pixels" in caplog.text
     with pytest.raises(ConfigurationError, match="names no split: it holds 'galaxy'"):
-        deal(planned(dp2_repo, catalog), SplitSettings.of("kind"))
+        deal(planned(dp2_repo, catalog), SplitOptions("kind"))
 
 
 def test_ids_name_the_splits(plan: CutoutPlan, tmp_path: Path) -> None:
     ids = plan.object_id
     path = tmp_path / "val.csv"
     path.write_text("object_id\n" + "\n".join(map(str, ids[20:30].tolist())) + "\n")
-    dealt = deal(plan, SplitSettings.of({"train": ids[:20].tolist(), "val": str(path)}))
+    dealt = deal(plan, SplitOptions({"train": ids[:20].tolist(), "val": str(path)}))
     assert dealt.splits["train"][1].tolist() == list(range(20))
     assert dealt.splits["val"][1].tolist() == list(range(20, 30))
     with pytest.raises(
         ConfigurationError,
         match="'train' lists object id 5, 6, which the catalog does not hold".replace("'train'", r"\['train'\]"),
     ):
-        deal(plan, SplitSettings.of({"train": [5, 6]}))
+        deal(plan, SplitOptions({"train": [5, 6]}))
     with pytest.raises(ConfigurationError, match="both list object id"):
-        deal(plan, SplitSettings.of({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
+        deal(plan, SplitOptions({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
     with pytest.raises(ConfigurationError, match="must be a list of ids, whole numbers or texts"):
-        deal(plan, SplitSettings.of({"train": [1.5]}))
+        deal(plan, SplitOptions({"train": [1.5]}))
 
 
 def test_leaks_raise_and_say_where(plan: CutoutPlan) -> None:
     with pytest.raises(
         LeakError, match=r"targets of train and \d+ of val share pixels in \d+ pairs of boxes; object ids"
     ):
-        deal(plan, SplitSettings.of(FRACTIONS, leaks="raise", split_by="block"))
+        deal(plan, SplitOptions(FRACTIONS, leaks="raise", by="block"))
 
 
 def test_a_selection_holds_for_the_splits(plan: CutoutPlan) -> None:
-    dealt = deal(plan, SplitSettings.of(FRACTIONS, select="label == 1 and tract > 0", leaks="warn"))
+    dealt = deal(plan, SplitOptions(FRACTIONS, select="label == 1 and tract > 0", leaks="warn"))
     for name, (_, rows) in dealt.splits.items():
         labels = np.asarray(plan.columns["label"])[rows]
         assert (labels == 1).all() or name == "predict"
     assert len(dealt.splits["predict"][1]) == len(plan)
-    one = deal(plan, SplitSettings.of(FRACTIONS, select={"val": "label == 0"}, leaks="warn"))
+    one = deal(plan, SplitOptions(FRACTIONS, select={"val": "label == 0"}, leaks="warn"))
     assert set(np.asarray(plan.columns["label"])[one.splits["train"][1]].tolist()) == {0, 1}
     with pytest.raises(ConfigurationError, match="leaves none of the"):
-        deal(plan, SplitSettings.of(FRACTIONS, select="label == 7"))
+        deal(plan, SplitOptions(FRACTIONS, select="label == 7"))
 
 
 @pytest.mark.parametrize(
@@ -187,11 +188,11 @@ def test_a_selection_holds_for_the_splits(plan: CutoutPlan) -> None:
 )
 def test_settings_that_cannot_be(arguments, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        SplitSettings.of(**{"splits": None, **arguments})
+        SplitOptions(**arguments)
 
 
 def test_the_data_module_deals_and_selects(dp2_repo: SimulatedRepository) -> None:
-    data = data_of(dp2_repo, select="kind == 'lens'", columns=(), split_by="block", size=40)
+    data = data_of(dp2_repo, columns=(), size=40, splits=SplitOptions(select="kind == 'lens'", by="block"))
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert "kind" not in batch
@@ -208,7 +209,7 @@ def test_two_catalogs_may_leak(dp2_repo: SimulatedRepository, catalog: Catalog, 
     assert data.dealt is not None
     assert not any(len(rows) for rows in data.dealt.dropped.values()) or not data.dealt.leaks
     with pytest.raises(LeakError):
-        data_of(dp2_repo, catalog=both, leaks="raise").setup()
+        data_of(dp2_repo, catalog=both, splits=SplitOptions(leaks="raise")).setup()
 
 
 def test_the_verb_checks_for_leaks(

@@ -5,7 +5,7 @@ import numpy as np
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Delivery
 from lsstcutouts.testing import SimulatedRepository
 
@@ -14,11 +14,11 @@ SIZE = (32, 45)
 
 def plan_of(repo: SimulatedRepository, **changes) -> CutoutPlan:
     arguments = {"collections": repo.collections, "bands": "gri", "size": SIZE, **changes}
-    return build_plan(repo.truth, repo.root, **arguments)
+    return build_plan(repo.root, repo.truth, **arguments)
 
 
 def deliver(plan: CutoutPlan, rows=None, *, pad: bool = False, **options) -> Delivery:
-    reader = CutoutReader(plan, ReadOptions(**options), cache=TileCache("100 MB"))
+    reader = CutoutReader(plan, ReaderOptions(**options), cache=TileCache("100 MB"))
     try:
         return reader.deliver(np.arange(len(plan)) if rows is None else np.asarray(rows), pad=pad)
     finally:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lsstcutouts import Sampling, TransferOptions
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import DirectTransfer
@@ -27,7 +28,7 @@ from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.transforms.fit import fit_statistics
 
@@ -64,7 +65,7 @@ class Ways:
         self.kept = CutoutLoader(self.dataset(0))
         self.repository = repository
         self.fetcher = self.new_fetcher()
-        self.whole = CutoutReader(plan, ReadOptions()).read(np.arange(len(plan)))["image"]
+        self.whole = CutoutReader(plan, ReaderOptions()).read(np.arange(len(plan)))["image"]
 
     def new_fetcher(self) -> LsstDataFetcher:
         fetcher = LsstDataFetcher(self.repository, collections="dp2", bands="gri", size=32, threads=2)
@@ -72,7 +73,9 @@ class Ways:
         return fetcher
 
     def dataset(self, seed: int) -> CutoutDataset:
-        return CutoutDataset(self.plan, batch_size=7, cache=self.cache, threads=2, seed=seed, shuffle="full")
+        return CutoutDataset(
+            self.plan, batch_size=7, cache=self.cache, threads=2, seed=seed, sampling=Sampling(shuffle="full")
+        )
 
     def loader(self, seed: int) -> None:
         passing = iter(CutoutLoader(self.dataset(seed)))
@@ -85,7 +88,7 @@ class Ways:
         ring(passing)
 
     def device(self, seed: int) -> None:
-        loader = CutoutLoader(self.dataset(seed), wire="float16")
+        loader = CutoutLoader(self.dataset(seed), transfer=TransferOptions(wire="float16"))
         loader.transfer = DirectTransfer(torch.device("cpu"))
         passing = iter(loader)
         next(passing), next(passing)

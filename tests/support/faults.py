@@ -32,7 +32,7 @@ from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.export import write_fits
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
@@ -60,8 +60,8 @@ class Case:
 
 
 def case_of(repo: SimulatedRepository) -> Case:
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands="gri", size=(32, 45))
-    reader = CutoutReader(plan, ReadOptions(planes=PLANES), cache=TileCache("100 MB"))
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands="gri", size=(32, 45))
+    reader = CutoutReader(plan, ReaderOptions(planes=PLANES), cache=TileCache("100 MB"))
     good = reader.read(np.arange(len(plan)))
     reader.close()
     near = [PATCH in plan.patches.patch[[plan.primary[t], *plan.others_of(t)]] for t in range(len(plan))]
@@ -71,7 +71,7 @@ def case_of(repo: SimulatedRepository) -> Case:
 
 def attempt(case: Case, policy: str) -> str:
     """Read all targets in batches under a policy and say what came of it."""
-    options = ReadOptions(planes=PLANES, on_read_error=policy)
+    options = ReaderOptions(planes=PLANES, on_read_error=policy)
     reader = CutoutReader(case.plan, options, cache=TileCache("100 MB"))
     report, delivered = Report(case.plan, case.rows), 0
     try:
@@ -243,7 +243,7 @@ def vanished(case: Case) -> list[str]:
     """Remove a file during an epoch: after the first batch, with every handle and tile let go."""
     results = []
     for policy in POLICIES:
-        options = ReadOptions(planes=PLANES, on_read_error=policy)
+        options = ReaderOptions(planes=PLANES, on_read_error=policy)
         reader, report = CutoutReader(case.plan, options, cache=TileCache("100 MB")), Report(case.plan, case.rows)
         result = ""
         with spoilt(case, Path.touch):

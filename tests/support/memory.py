@@ -59,7 +59,7 @@ def child(plan_file: Path, settings: argparse.Namespace, limit: "Limit", pipe: C
     plan = CutoutPlan.load(plan_file)
     cache = TileCache(settings.cache, limits=limit.limits)
     data = CutoutDataset(plan, batch_size=settings.batch, threads=settings.threads, cache=cache)
-    loader = CutoutLoader(data, num_workers=settings.workers, persistent_workers=settings.workers > 0)
+    loader = CutoutLoader(data, num_workers=settings.workers)
     cutouts, said = 0, 0.0
     while True:
         for batch in loader:
@@ -279,7 +279,7 @@ def main() -> int:
         plan_file = Path(folder) / "plan.parquet"
         truth = settings.repo / "truth.parquet"
         size, bands = settings.size, settings.bands
-        build_plan(truth, settings.repo, collections=settings.collections, bands=bands, size=size).save(plan_file)
+        build_plan(settings.repo, truth, collections=settings.collections, bands=bands, size=size).save(plan_file)
         first, samples, alive = watched(plan_file, settings, limit)
     if not samples:
         return 2

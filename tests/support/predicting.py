@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.app.callbacks import PredictionWriter, WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
@@ -71,7 +72,7 @@ def trainer_of(folder: Path, *callbacks: L.Callback, **changes: Any) -> L.Traine
 def main() -> None:
     repo, folder = Path(sys.argv[1]), Path(sys.argv[2])
     for count in map(int, sys.argv[3:]):
-        data = data_of(repo, catalog_of(repo / "truth.parquet", count), missing_band="skip")
+        data = data_of(repo, catalog_of(repo / "truth.parquet", count), read=ReadOptions(missing_band="skip"))
         writer = PredictionWriter(folder / f"{count}.parquet")
         trainer = trainer_of(folder, writer, devices=2, strategy="ddp")
         trainer.predict(Echo(), data, return_predictions=False)

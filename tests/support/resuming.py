@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from lsstcutouts import Sampling
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
@@ -251,7 +252,7 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
             [r["rows"][workers][name] for r in results],
             train,
             whole=name != "limited epochs",
-            weights=name != "accumulation",
+            sampling=Sampling(weights=name != "accumulation"),
         )
         for workers in results[0]["rows"]
         for name in CELLS
@@ -263,7 +264,7 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
 
 def small_plan(folder: Path) -> CutoutPlan:
     repo = simulate(folder / "repo", SimulationConfig(release="dp2", **SMALL), progress=False)
-    return build_plan(repo.truth, repo.root, collections="dp2", bands="g", size=16)
+    return build_plan(repo.root, repo.truth, collections="dp2", bands="g", size=16)
 
 
 def series(plan: Path, out: Path, world: int, workers: Iterable[str], *, quick: bool) -> dict[str, Any]:

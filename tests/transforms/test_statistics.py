@@ -19,7 +19,7 @@ from lsstcutouts.errors import ConfigurationError, StatisticsError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.read.options import ReadOptions
+from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.splits.deal import Dealt
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh
@@ -34,7 +34,7 @@ BANDS = "gri"
 
 @pytest.fixture(scope="module")
 def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.truth, dp2_repo.root, collections="dp2", bands=BANDS, size=24)
+    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands=BANDS, size=24)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def check_against(found: Statistics, pixels: dict[str, np.ndarray]) -> None:
 def test_statistics_are_those_of_the_valid_pixels(release: str, request: pytest.FixtureRequest) -> None:
     """Bands are absent in two patches, there are holes, and boxes that leave the coverage."""
     repo = request.getfixturevalue(f"{release}_repo")
-    plan = build_plan(repo.truth, repo.root, collections=repo.collections, bands=BANDS, size=(24, 30))
+    plan = build_plan(repo.root, repo.truth, collections=repo.collections, bands=BANDS, size=(24, 30))
     rows = np.arange(0, len(plan), 2)
     found = fit_statistics(plan, rows, sample=10_000)
     cutouts = [expected(repo, plan, t) for t in rows.tolist()]
@@ -107,7 +107,7 @@ def test_neither_catalog_order_nor_threads_matter(
     """Also where each target gives a part of its pixels."""
     catalog = Catalog.from_any(dp2_repo.truth)
     order = np.random.default_rng(0).permutation(len(catalog))
-    other = build_plan(catalog[order], dp2_repo.root, collections="dp2", bands=BANDS, size=24)
+    other = build_plan(dp2_repo.root, catalog[order], collections="dp2", bands=BANDS, size=24)
     assert not np.array_equal(plan.object_id, other.object_id)
     settings = {"sample": 30, "max_pixels": max_pixels}
     one = fit_statistics(plan, np.arange(len(plan)), threads=1, **settings)
@@ -119,13 +119,13 @@ def test_neither_catalog_order_nor_threads_matter(
 
 def test_policies_of_the_training_decide_who_counts(dp2_repo: SimulatedRepository, plan: CutoutPlan) -> None:
     """A target that is left out in training is left out here; planes and fills make no difference."""
-    options = ReadOptions(missing_band="skip", fill="noise", planes=("image", "variance"))
+    options = ReaderOptions(missing_band="skip", fill="noise", planes=("image", "variance"))
     whole = [t for t in range(len(plan)) if expected(dp2_repo, plan, t).present.all()]
     assert 0 < len(whole) < len(plan)
     found = fit_statistics(plan, np.arange(len(plan)), options)
     assert found.targets == len(whole)
     check_against(found, oracle(dp2_repo, plan, np.array(whole)))
-    zero, nan = (fit_statistics(plan, np.arange(9), ReadOptions(missing_band=m)) for m in ("zero", "nan"))
+    zero, nan = (fit_statistics(plan, np.arange(9), ReaderOptions(missing_band=m)) for m in ("zero", "nan"))
     assert zero == nan
 
 
@@ -233,7 +233,7 @@ def test_absurd_values_of_another_split_change_nothing(dp2_repo: SimulatedReposi
 
 def test_every_rank_has_the_same_statistics(dp2_repo: SimulatedRepository, tmp_path: Path, monkeypatch) -> None:
     """The first process of a node fits and writes; another loads; a third, which finds no file, comes to the same."""
-    first, second, alone = (data_of(dp2_repo, normalisation=NoiseAsinh(), normalisation_sample=20) for _ in range(3))
+    first, second, alone = (data_of(dp2_repo, normalisation=NoiseAsinh(sample=20)) for _ in range(3))
     first.trainer = second.trainer = trainer_of(tmp_path)
     first.prepare_data()
     (file,) = (tmp_path / ".lsstcutouts").glob("statistics-*.yaml")
@@ -247,7 +247,7 @@ def test_every_rank_has_the_same_statistics(dp2_repo: SimulatedRepository, tmp_p
     assert first.statistics == second.statistics
     assert alone.statistics.bands == first.statistics.bands
     first.prepare_data()
-    data = data_of(dp2_repo, normalisation=NoiseAsinh(), normalisation_sample=20)
+    data = data_of(dp2_repo, normalisation=NoiseAsinh(sample=20))
     data.trainer = first.trainer
     data.prepare_data()
     assert file.stat().st_mtime_ns == written
@@ -259,15 +259,17 @@ def test_given_statistics_are_used_instead(
     other = replace(fitted, bands={"u": fitted.bands["g"], **dict(reversed(fitted.bands.items()))})
     other.save(tmp_path / "statistics.yaml")
     for given_as in (other, str(tmp_path / "statistics.yaml")):
-        data = data_of(dp2_repo, plan=plan, columns=(), normalisation=NoiseAsinh(), statistics=given_as)
+        data = data_of(dp2_repo, plan=plan, columns=(), normalisation=NoiseAsinh(statistics=given_as))
         data.prepare_data()
         data.setup()
         assert list(data.statistics.bands.items()) == list(fitted.bands.items())
         assert data.cache_info().misses == 0
     with pytest.raises(StatisticsError, match="the bands r,i but not g"):
-        data_of(dp2_repo, plan=plan, columns=(), statistics=statistics_of(r=1.0, i=1.0)).setup()
-    with pytest.raises(ConfigurationError, match="normalisation_sample"):
-        data_of(dp2_repo, normalisation_sample=0)
+        data_of(
+            dp2_repo, plan=plan, columns=(), normalisation=NoiseAsinh(statistics=statistics_of(r=1.0, i=1.0))
+        ).setup()
+    with pytest.raises(ConfigurationError, match="sample"):
+        data_of(dp2_repo, normalisation=NoiseAsinh(sample=0))
 
 
 def test_a_module_fitted_by_hand_is_left_alone(dp2_repo: SimulatedRepository) -> None:
@@ -297,7 +299,7 @@ def test_without_a_training_split_the_checkpoint_brings_them(
     with pytest.raises(StatisticsError, match="checkpoint's statistics are not statistics of version"):
         data.load_state_dict({"normalisation": {}})
     given = replace(statistics_of(g=1.0, r=2.0, i=3.0), size=(24, 24))
-    other = data_of(dp2_repo, normalisation=Lupton(), statistics=given)
+    other = data_of(dp2_repo, normalisation=Lupton(statistics=given))
     other.setup()
     other.load_state_dict({"normalisation": fitted.as_dict()})
     assert other.statistics == fitted
@@ -308,7 +310,7 @@ def test_a_resumed_run_keeps_the_statistics(dp2_repo: SimulatedRepository, tmp_p
     """Also where the catalog has changed meanwhile, and in a prediction."""
 
     def fresh(**changes) -> CutoutDataModule:
-        return data_of(dp2_repo, normalisation=NoiseAsinh(), normalisation_sample=15, **changes)
+        return data_of(dp2_repo, normalisation=NoiseAsinh(sample=15), **changes)
 
     first = fresh()
     trainer = trainer_of(tmp_path, max_epochs=1, limit_train_batches=2, limit_val_batches=1)
@@ -339,7 +341,7 @@ def test_the_verb_writes_what_the_data_module_fits(
     settings += ["data.cache_bytes=100 MB", "data.splits={train: 0.5, val: 0.25, test: 0.25}", "sample=25"]
     assert main(["normalise", "data=dp2", *settings, "normalisation=lupton", "json=true", "output=a/b.yaml"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    data = data_of(dp2_repo, normalisation=NoiseAsinh(), normalisation_sample=25)
+    data = data_of(dp2_repo, normalisation=NoiseAsinh(sample=25))
     data.setup()
     assert Statistics.load("a/b.yaml") == data.statistics
     assert shown["bands"]["g"]["noise"] == data.statistics.bands["g"].noise
