@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy import units
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import CatalogError, ConfigurationError, CoverageError, DatasetError, ReadError, RepositoryError
 from lsstcutouts.fits.coadd import open_coadd

@@ -14,7 +14,6 @@ from lsstcutouts.errors import ConfigurationError, LeakError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.splits.deal import Dealt, deal, leaks_of
-from lsstcutouts.splits.split_options import SplitOptions
 from lsstcutouts.testing import SimulatedRepository
 
 from ..loader.test_module import data_of
