@@ -1,6 +1,6 @@
-"""The rooms: what may import what, and what an import costs."""
+"""The rooms: what may import what, as docs/architecture.md says, and what an import costs."""
 
-import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,88 +8,80 @@ from pathlib import Path
 import pytest
 
 import lsstcutouts
+from tools.house import Import, circles, doubled_classes, doubled_files, imports, sources
 
-PACKAGE = Path(lsstcutouts.__file__).parent
-LAYERS = {
-    name: number
-    for number, name in enumerate(
-        [
-            "errors",
-            "sky",
-            "catalog",
-            "order",
-            "source",
-            "fits",
-            "plan",
-            "testing",
-            "splits",
-            "read",
-            "transforms",
-            "loader",
-            "models",
-            "app",
-        ]
-    )
-}
-"""A module imports only from lower layers; torch from `transforms` on."""
+ROOT = Path(__file__).parents[2]
+FILES = sources(ROOT)
+IMPORTS = imports(FILES)
 
 
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+def rooms() -> dict[str, set[str]]:
+    """Return each room of the page's table, in its order, and the rooms that it may import."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    lines = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+    table: dict[str, set[str]] = {}
+    for name, imported in lines:
+        allowed = set(table) if imported == "every room" else set(re.findall(r"\w+", imported))
+        assert allowed <= set(table), f"{name} may import only rooms above it in the table, not {allowed - set(table)}"
+        table[name] = allowed
+    return table
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+ROOMS = rooms()
 
 
-def imported(path: Path) -> list[tuple[str, bool]]:
-    """Return the names of imported modules, own ones as ``.room``, and whether the import stands in a function."""
-    tree = ast.parse(path.read_text())
-    inside = {
-        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
-    }
-    depth = len(path.relative_to(PACKAGE).parts)
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [(a.name, id(node) in inside) for a in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.append((node.module or "", id(node) in inside))
-        elif isinstance(node, ast.ImportFrom):
-            below = node.level < depth
-            names = [node.module.split(".")[0]] if node.module else [a.name for a in node.names if a.name in LAYERS]
-            found += [(room(path) if below else "." + name, id(node) in inside) for name in names]
-    return found
+def listed(wrong: list[Import]) -> list[str]:
+    return [f"{one.file}:{one.line} imports {one.target}" for one in wrong]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
-    own = room(path)
-    if own == "__init__":
-        return
-    for name, _ in imported(path):
-        if name.startswith(".") and name != "." and name[1:] != own:
-            assert LAYERS[name[1:]] < LAYERS[own], f"{own} imports {name}"
+def test_the_page_names_every_room_and_there_are_at_most_fourteen() -> None:
+    assert set(ROOMS) == {file.room for file in FILES} - {""}
+    assert len(ROOMS) <= 14
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_own_modules_are_not_imported_inside_functions(path: Path) -> None:
-    for name, inside in imported(path):
-        assert not (inside and name.startswith((".", "lsstcutouts")))
+def test_a_room_imports_only_what_the_page_allows() -> None:
+    wrong = []
+    for one in IMPORTS:
+        room, target = one.file.parts[0], Path(one.target).parts[0]
+        if one.own and room in ROOMS and target in ROOMS and target != room and target not in ROOMS[room]:
+            wrong.append(one)
+    assert not listed(wrong)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_heavy_packages_stay_in_their_rooms(path: Path) -> None:
-    names = {name.split(".")[0] for name, _ in imported(path)} | {name for name, _ in imported(path)}
-    if room(path) not in {"plan", "testing", "app"}:
-        assert not any(n.startswith("lsst.daf.butler") for n in names)
-    if LAYERS.get(room(path), 0) < LAYERS["transforms"]:
-        assert not names & {"torch", "lightning"}
+def test_the_page_allows_nothing_that_no_file_needs() -> None:
+    used = {(one.file.parts[0], Path(one.target).parts[0]) for one in IMPORTS if one.own}
+    unused = {room: {t for t in allowed if (room, t) not in used} for room, allowed in ROOMS.items() if room != "app"}
+    assert not {room: targets for room, targets in unused.items() if targets}
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_files_stay_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 450
+def test_files_import_one_another_in_no_circle() -> None:
+    assert circles(IMPORTS) == []
+
+
+def test_own_modules_are_not_imported_inside_functions() -> None:
+    assert not listed([one for one in IMPORTS if one.own and one.inside])
+
+
+def test_heavy_packages_stay_in_their_rooms() -> None:
+    butler = [one for one in IMPORTS if one.target.startswith("lsst.daf.butler")]
+    assert not listed([one for one in butler if one.file.parts[0] not in {"plan", "testing", "app"}])
+    light = list(ROOMS)[: list(ROOMS).index("transforms")]
+    torch = [one for one in IMPORTS if not one.own and one.target.split(".")[0] in {"torch", "lightning"}]
+    assert not listed([one for one in torch if one.file.parts[0] in light])
+
+
+def test_matplotlib_is_imported_inside_the_functions_that_draw() -> None:
+    drawn = [one for one in IMPORTS if not one.own and one.target.split(".")[0] == "matplotlib"]
+    assert not listed([one for one in drawn if not one.inside and not one.typing])
+
+
+def test_files_stay_readable() -> None:
+    assert not [f"{file.path}: {n} lines" for file in FILES if (n := len(file.text.splitlines())) > 450]
+
+
+def test_no_class_and_no_file_has_the_name_of_another() -> None:
+    assert doubled_classes(FILES) == {}
+    assert doubled_files(FILES) == {}
 
 
 def fresh(code: str) -> str:
@@ -104,9 +96,7 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 def test_a_worker_needs_no_butler() -> None:
     """Unpickling a dataset must not cost a worker the seconds and memory of the Butler."""
-    code = (
-        "import sys, lsstcutouts.loader.loader; print('lsst.daf.butler' in sys.modules, 'astropy.table' in sys.modules)"
-    )
+    code = "import sys, lsstcutouts.loader.loader; print('lsst.daf.butler' in sys.modules, 'astropy.table' in sys.modules)"
     assert fresh(code) == "False False"
 
 
