@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
-from matplotlib.image import imread
-from numpy.typing import NDArray
-
 from lsstcutouts.app.benchmark.bare import bare_decode, compressed_units, decoded
 from lsstcutouts.app.benchmark.entries import Entry, Profile, ceiling_of
 from lsstcutouts.app.benchmark.fields import Field, ensure_repository, field_of, own_field
 from lsstcutouts.app.benchmark.planning import measure_planning
-from lsstcutouts.app.benchmark.run import benchmark
 from lsstcutouts.app.benchmark.settings import Regime, Settings, regimes_of, scenes_of
 from lsstcutouts.app.benchmark.throughput import Scenery, check_pixels, stages_of
 from lsstcutouts.app.benchmark.timing import MANY, interleaved
 from lsstcutouts.app.benchmark.words import advice
+from matplotlib.image import imread
+from numpy.typing import NDArray
+
+from lsstcutouts.app.benchmark.run import benchmark
 from lsstcutouts.app.cli import main
 from lsstcutouts.errors import ConfigurationError, PixelMismatchError
 from lsstcutouts.fits.coadd import open_coadd

@@ -10,6 +10,7 @@ import torch
 
 from lsstcutouts import TransferOptions
 from lsstcutouts.app.benchmark.gpu import measure_device
+
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lsstcutouts.app.benchmark.settings import Settings
 
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.settings import Settings
 from lsstcutouts.errors import ConfigurationError, MissingFileError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import DirectTransfer

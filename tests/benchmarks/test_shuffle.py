@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
+from lsstcutouts.app.benchmark.settings import Settings
 from matplotlib.image import imread
 
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.settings import Settings
 from lsstcutouts.testing import SimulatedRepository
 
 
