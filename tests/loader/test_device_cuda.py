@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lsstcutouts import TransferOptions
-from lsstcutouts.app.benchmark.gpu import measure_device
 
+from benchmarks.device import measure_device
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError

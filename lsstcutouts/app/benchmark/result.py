@@ -237,7 +237,7 @@ def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed | None, busy: bool
     if busy:
         return [
             *found,
-            "nothing else: the machine is too busy to compare numbers of threads; measure again when it is idle",
+            "no number of threads or processes can be advised: the machine is too busy; measure again when it is idle",
         ]
     found += _of_workers(entries, "full") or _of_threads(entries, "full" if fits else "empty")
     if find_spec("numba") is None:
@@ -255,8 +255,10 @@ def _of_threads(entries: Sequence[BenchmarkEntry], cache: str) -> list[str]:
     if not best.clearly_faster(default):
         return []
     return [
-        f"threads={best.threads}: {_rate(best.median)} cutouts/s instead of {_rate(default.median)} with {default.threads} in "
-        f"{_PASS_WORDS[best.cache]}"
+        (
+            f"threads={best.threads}: {_rate(best.median)} cutouts/s instead of {_rate(default.median)} with {default.threads} in "
+            f"{_PASS_WORDS[best.cache]}"
+        )
     ]
 
 
@@ -268,8 +270,10 @@ def _of_workers(entries: Sequence[BenchmarkEntry], cache: str) -> list[str]:
     if threads is None or workers is None or not workers.clearly_faster(threads):
         return []
     return [
-        f"num_workers={workers.workers}: {_rate(workers.median)} cutouts/s instead of {_rate(threads.median)} with threads in "
-        f"{_PASS_WORDS[cache]}; starting the processes took {workers.start_seconds or 0.0:.1f} s, once for a training"
+        (
+            f"num_workers={workers.workers}: {_rate(workers.median)} cutouts/s instead of {_rate(threads.median)} with threads in "
+            f"{_PASS_WORDS[cache]}; starting the processes took {workers.start_seconds or 0.0:.1f} s, once for a training"
+        )
     ]
 
 

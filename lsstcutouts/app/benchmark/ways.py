@@ -274,7 +274,7 @@ def consume(batches: Iterable[Any]) -> int:
     count = 0
     for batch in batches:
         count += len(batch["object_id"] if isinstance(batch, dict) else batch[0])
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
     return count
 
