@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from lsstcutouts.app.benchmark.sample import sample_of
+from lsstcutouts.app.benchmark.measured import sample_of
 from lsstcutouts.app.benchmark.ways import LoaderWay, interleaved
 from lsstcutouts.fits.memory import Memory
 from lsstcutouts.read.cache.tile_cache import TileCache

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from lsstcutouts.app.benchmark.machine import about_machine, load_now
-from lsstcutouts.app.benchmark.sample import BenchmarkSettings
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings
 
 __all__ = ["report", "settings_of"]
 

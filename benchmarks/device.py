@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lsstcutouts.app.benchmark.sample import sample_of
+from lsstcutouts.app.benchmark.measured import sample_of
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import CudaTransfer, Prefetcher

@@ -24,7 +24,7 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
 )
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.sample import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import Sample, sample_of
 from lsstcutouts.errors import PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.sample import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import Sample, sample_of
 from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, Way, check_pixels, interleaved
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.read.cache.tile_cache import TileCache

@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from lsstcutouts.app.benchmark.sample import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import Sample, sample_of
 from lsstcutouts.app.benchmark.ways import LoaderWay, Way, interleaved
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.read.cache.tile_cache import TileCache

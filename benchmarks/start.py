@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from lsstcutouts.app.benchmark.sample import sample_of
+from lsstcutouts.app.benchmark.measured import sample_of
 
 from .common import report, settings_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.sample import Sample
+from lsstcutouts.app.benchmark.measured import Sample
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.fits.codecs import decode_tiles, rice_padding
 from lsstcutouts.fits.fused import decode_fused, is_fused

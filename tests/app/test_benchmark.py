@@ -12,9 +12,9 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from lsstcutouts.app.benchmark.machine import Load, load_now
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings, sample_of
 from lsstcutouts.app.benchmark.result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.sample import BenchmarkSettings, sample_of
 from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, check_pixels, interleaved
 from lsstcutouts.app.cli import main
 from lsstcutouts.errors import ConfigurationError, PixelMismatchError

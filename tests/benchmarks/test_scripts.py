@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.tile_bytes import compressed_units, decoded
-from lsstcutouts.app.benchmark.sample import BenchmarkSettings, sample_of
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings, sample_of
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.fits.memory import Memory
 from lsstcutouts.testing import SimulatedRepository

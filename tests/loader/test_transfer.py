@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.sample import BenchmarkSettings
 from lsstcutouts.errors import ConfigurationError, MissingFileError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import DirectTransfer

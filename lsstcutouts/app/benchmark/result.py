@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ...read.cache.budget import shown_bytes
 from .machine import Load
-from .sample import BenchmarkSettings
+from .measured import BenchmarkSettings
 
 __all__ = ["BenchmarkEntry", "BenchmarkResult", "StageShares", "TileNeed", "advice", "limits"]
 

@@ -19,9 +19,9 @@ from ...loader.device.transfer import resolved
 from ...read.cache.tile_cache import TileCache
 from ...source.writing import whole_file
 from .machine import about_machine, load_now
+from .measured import BenchmarkSettings, Sample, sample_of
 from .picture import write_picture
 from .result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
-from .sample import BenchmarkSettings, Sample, sample_of
 from .ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, Way, check_pixels, interleaved
 
 __all__ = ["benchmark", "run"]

@@ -22,7 +22,7 @@ from ...read.cache.tile_cache import TileCache
 from ...read.options import ReadOptions
 from ...read.reader import CutoutReader
 from ...sky.geometry import Box
-from .sample import BenchmarkSettings, Sample
+from .measured import BenchmarkSettings, Sample
 
 __all__ = ["ButlerWay", "LoaderWay", "MemoryWay", "ReaderWay", "Way", "check_pixels", "consume", "interleaved"]
 
