@@ -28,7 +28,7 @@ from lsstcutouts.app.benchmark.measured import Sample, sample_of
 from lsstcutouts.errors import PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.source.writing import whole_file
+from lsstcutouts.source.writing import atomic_file
 from lsstcutouts.testing.dp2 import STORAGE_CLASS, datastore_formatter
 from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, skymap_of
 from lsstcutouts.testing.simulation import SimulatedRepository
@@ -59,7 +59,7 @@ def measure_planning(
     root = planning_repository(source, sample, folder / f"planning-{patches}", patches)
     catalog = _catalog(sample, source, folder / f"planning-{patches}-{targets}.parquet", targets, patches)
     start = time.perf_counter()
-    plan = build_plan(catalog, root, collections=_RUN, bands=source.bands, size=sample.plan.size)
+    plan = build_plan(root, catalog, collections=_RUN, bands=source.bands, size=sample.plan.size)
     seconds = time.perf_counter() - start
     _check(plan, sample.plan)
     used = len(np.unique(plan.primary))
@@ -149,7 +149,7 @@ def _catalog(sample: Sample, source: SimulatedRepository, path: Path, targets: i
         boxes = np.array([skymap.inner_box(patch) for _, patch in places])[which[mine]]
         y, x = (_between(rng, boxes[:, 2 * axis], boxes[:, 2 * axis + 1]) for axis in range(2))
         ra[mine], dec[mine] = skymap.sky(y, x)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         ids = np.arange(targets, dtype=np.int64)
         pyarrow.parquet.write_table(pa.table({"object_id": ids, "ra": ra, "dec": dec}), part)
     return path

@@ -17,11 +17,11 @@ from lsstcutouts.app.benchmark.machine import about_machine
 from lsstcutouts.app.benchmark.ways import consume
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
-from lsstcutouts.order.shuffling import Shuffle
+from lsstcutouts.order.sampling import Sampling, Shuffle
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.source.writing import whole_file
+from lsstcutouts.source.writing import atomic_file
 from lsstcutouts.testing.config import SimulationConfig
 from lsstcutouts.testing.simulation import SimulatedRepository, simulate
 
@@ -136,7 +136,11 @@ def _loader(
     plan: CutoutPlan, settings: ShuffleSettings, shuffle: Shuffle, width: int, cache: TileCache
 ) -> CutoutLoader:
     dataset = CutoutDataset(
-        plan, batch_size=settings.batch_size, shuffle=shuffle, shuffle_width=width, seed=settings.seed, cache=cache
+        plan,
+        batch_size=settings.batch_size,
+        sampling=Sampling(shuffle=shuffle, shuffle_width=width),
+        seed=settings.seed,
+        cache=cache,
     )
     return CutoutLoader(dataset)
 
@@ -161,8 +165,7 @@ def _quality(plan: CutoutPlan, settings: ShuffleSettings) -> Callable[[Shuffle, 
         dataset = CutoutDataset(
             plan,
             batch_size=settings.batch_size,
-            shuffle=shuffle,
-            shuffle_width=width,
+            sampling=Sampling(shuffle=shuffle, shuffle_width=width),
             seed=settings.seed,
             cache=TileCache("1 MB"),
         )
@@ -210,7 +213,7 @@ def write_shuffle_picture(path: Path, entries: Sequence[ShuffleEntry], subtitle:
         panels[2].axhline(full.rate / 1000, color="#c1121f", linewidth=1, linestyle="--")
         panels[2].set_ylim(bottom=0)
         figure.suptitle(subtitle, fontsize=9, x=0.01, ha="left")
-        with whole_file(path) as part:
+        with atomic_file(path) as part:
             figure.savefig(part, dpi=150, format="png")
     return path
 

@@ -268,7 +268,7 @@ def test_the_command_measures_a_saved_plan(
     dp2_repo: SimulatedRepository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plan.parquet"
-    build_plan(dp2_repo.truth, dp2_repo.root, collections=dp2_repo.collections, bands="gri", size=12).save(path)
+    build_plan(dp2_repo.root, dp2_repo.truth, collections=dp2_repo.collections, bands="gri", size=12).save(path)
     common = ["benchmark", f"plan={path}", "targets=5", "butler_targets=2", "repeats=1", f"output={tmp_path / 'out'}"]
     assert main([*common, "cache=empty", "json=true"]) == 0
     assert json.loads(capfd.readouterr().out)["sample"]["targets"] == 5

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lsstcutouts import TransferOptions
-
 from benchmarks.device import measure_device
+from lsstcutouts import TransferOptions
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError

@@ -186,7 +186,7 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
     else:
         name, catalog, arguments = _source(settings, progress)
         start = time.perf_counter()
-        plan = build_plan(catalog, size=settings.size, **arguments)
+        plan = build_plan(arguments.pop("repo"), catalog, size=settings.size, **arguments)
         seconds = time.perf_counter() - start
     rows = _whole_patches(plan, settings.targets, settings.seed)
     if not len(rows):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from .result import BenchmarkEntry
 
 __all__ = ["write_picture"]
@@ -32,7 +32,7 @@ def write_picture(path: Path, entries: Sequence[BenchmarkEntry], title: str) -> 
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.1, 1))
     _draw_rates(left, entries)
     _draw_stages(right, entries)
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         figure.savefig(part, dpi=120, format="png")
     return path
 

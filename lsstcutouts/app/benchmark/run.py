@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from ...fits.stages import StageClock
 from ...loader.device.transfer import resolved
 from ...read.cache.tile_cache import TileCache
-from ...source.writing import whole_file
+from ...source.writing import atomic_file
 from .machine import about_machine, load_now
 from .measured import BenchmarkSettings, Sample, sample_of
 from .picture import write_picture
@@ -98,7 +98,7 @@ def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> Benchma
         left_out,
         (str(picture), str(path)),
     )
-    with whole_file(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
     return result
 

@@ -19,7 +19,8 @@ from ...fits.stages import StageClock
 from ...loader.dataset import CutoutDataset
 from ...loader.loader import CutoutLoader
 from ...read.cache.tile_cache import TileCache
-from ...read.options import ReadOptions
+from ...read. import ReadOptions
+from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
 from ...sky.geometry import Box
 from .measured import BenchmarkSettings, Sample
@@ -159,7 +160,7 @@ class ReaderWay:
 
     def _reader(self, cache: TileCache) -> CutoutReader:
         sample = self._sample
-        options = ReadOptions(planes=sample.planes, mask_planes=sample.mask_planes, flux_unit="native")
+        options = ReaderOptions(planes=sample.planes, mask_planes=sample.mask_planes, flux_unit="native")
         return CutoutReader(sample.plan, options, cache=cache)
 
     def _run(self, reader: CutoutReader) -> int:
@@ -233,8 +234,7 @@ class LoaderWay:
             rows=sample.rows if rows is None else rows,
             batch_size=settings.batch_size,
             planes=sample.planes,
-            mask_planes=sample.mask_planes,
-            flux_unit="native",
+            read=ReadOptions(mask_planes=sample.mask_planes, flux_unit="native"),
             seed=settings.seed,
             threads=self.threads,
             cache=cache,
