@@ -103,8 +103,8 @@ def wide_repository(settings: ShuffleSettings, *, progress: bool = True) -> Simu
 def measure_shuffles(repository: SimulatedRepository, settings: ShuffleSettings) -> list[ShuffleEntry]:
     """Return quality and cost of every width, between the order over the sky and a full permutation; they take turns."""
     plan = build_plan(
-        repository.truth,
         repository.root,
+        repository.truth,
         collections=repository.collections,
         dataset_type=repository.dataset_type,
         bands=repository.bands,

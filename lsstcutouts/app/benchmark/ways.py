@@ -18,8 +18,8 @@ from ...errors import PixelMismatchError
 from ...fits.stages import StageClock
 from ...loader.dataset import CutoutDataset
 from ...loader.loader import CutoutLoader
+from ...plan.read_options import ReadOptions
 from ...read.cache.tile_cache import TileCache
-from ...read. import ReadOptions
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
 from ...sky.geometry import Box
