@@ -1,4 +1,4 @@
-"""The benchmark on a tiny repository: what it measures, compares, tells and writes. No speed is tested."""
+"""The benchmark on a tiny repository: what it measures, compares, advises and writes. No speed is tested."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,50 +7,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.bare import bare_decode, compressed_units, decoded
-from lsstcutouts.app.benchmark.entries import Entry, Profile, ceiling_of
-from lsstcutouts.app.benchmark.fields import Field, ensure_repository, field_of, own_field
-from lsstcutouts.app.benchmark.planning import measure_planning
+from lsstcutouts.app.benchmark.machine import Load, load_now
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings, sample_of
+from lsstcutouts.app.benchmark.result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.settings import Regime, Settings, regimes_of, scenes_of
-from lsstcutouts.app.benchmark.throughput import Scenery, check_pixels, stages_of
-from lsstcutouts.app.benchmark.timing import MANY, interleaved
-from lsstcutouts.app.benchmark.words import advice
+from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, check_pixels, interleaved
 from lsstcutouts.app.cli import main
 from lsstcutouts.errors import ConfigurationError, PixelMismatchError
 from lsstcutouts.fits.coadd import open_coadd
-from lsstcutouts.fits.memory import Memory
-from lsstcutouts.fits.stages import STAGES
+from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.testing import SimulatedRepository
 
-SMALL: dict[str, Any] = {"density": "dense", "size": 12, "batch_size": 8, "repeats": 1, "least_seconds": 0.0}
+SMALL: dict[str, Any] = {"size": 12, "batch_size": 8, "repeats": 1, "targets": 12, "butler_targets": 3}
 
 
-def settings(repo: SimulatedRepository, **others: Any) -> Settings:
-    named = {"dense": str(repo.root), "sparse": str(repo.root), "release": repo.release}
-    return Settings.of({**SMALL, **named, "workers": 0, **others})
+def own(repo: SimulatedRepository, **others: Any) -> BenchmarkSettings:
+    where = {"repo": str(repo.root), "collections": repo.collections, "catalog": str(repo.truth), "bands": "gri"}
+    return BenchmarkSettings.of({**SMALL, **where, "dataset_type": repo.dataset_type, **others})
 
 
-def field(repo: SimulatedRepository, **others: Any) -> Field:
-    chosen = settings(repo, **others)
-    return field_of(chosen, scenes_of(chosen)[0], repo)
+def entry(rates: tuple[float, ...], cache: str = "empty", threads: int = 1, **others: Any) -> BenchmarkEntry:
+    return BenchmarkEntry(
+        **{"way": "loader", "workers": 0, "targets": 10, **others}, cache=cache, threads=threads, rates=rates
+    )
 
 
-def scenery(repo: SimulatedRepository, **others: Any) -> Scenery:
-    return Scenery(field(repo, **others), settings(repo, **others))
-
-
-def entry(way: str, rate: float, **others: Any) -> Entry:
-    known = {"release": "dp2", "density": "dense", "size": 64, "planes": "image", "cache": "", "order": ""}
-    return Entry(**{"way": way, **known, "threads": 1, "workers": 0, "targets": 10, "rates": (rate,), **others})
-
-
-# What is measured.
+# Settings and sample.
 
 
 def test_the_default_settings_are_those_of_the_class() -> None:
@@ -59,395 +46,233 @@ def test_the_default_settings_are_those_of_the_class() -> None:
 
     path = Path(lsstcutouts.configs.__file__).parent / "benchmark.yaml"
     values: Any = OmegaConf.to_container(OmegaConf.load(path))
-    assert Settings.of(values) == Settings()
-    assert set(values) - {"defaults", "hydra"} == set(Settings.__dataclass_fields__)
-
-
-def test_regimes_are_the_product_of_the_settings() -> None:
-    chosen = Settings.of({"workers": [0, 2], "threads": [1, 2], "order": ["shuffled"]})
-    dense, sparse = scenes_of(chosen)
-    found = regimes_of(chosen, dense)
-    assert [(r.cache, r.threads, r.workers) for r in found] == [
-        *(("cold", 1, 0), ("cold", 2, 0), ("cold", 1, 2)),
-        *(("cleared", 1, 0), ("cleared", 2, 0)),
-        *(("warm", 1, 0), ("warm", 2, 0), ("warm", 1, 2)),
-    ]
-    assert {(r.cache, r.workers) for r in regimes_of(chosen, sparse)} == {("cold", 0), ("cleared", 0)}
-    assert [r.cores for r in found[:3]] == [1, 2, 2]
-
-
-def test_everything_is_every_value_of_every_setting() -> None:
-    chosen = Settings.of({"full": True})
-    scenes = scenes_of(chosen)
-    assert {(s.release, s.density) for s in scenes} == {(r, d) for r in ("dp1", "dp2") for d in ("dense", "sparse")}
-    assert {(s.size, s.planes) for s in scenes} == {*((n, "image") for n in (32, 64, 128, 256)), (64, "all")}
-    assert {r.workers for r in regimes_of(chosen, scenes[-1])} == {0, 1, 2}
+    assert BenchmarkSettings.of(values) == BenchmarkSettings()
+    assert set(values) - {"defaults", "hydra"} == set(BenchmarkSettings.__dataclass_fields__)
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"size": 0}, {"threads": []}, {"release": "dp9"}, {"planes": "mask"}, {"device": "tpu"}, {"repeats": 1.5}],
+    "wrong", [{"size": 0}, {"threads": []}, {"planes": "psf"}, {"cache": "cold"}, {"repeats": 1.5}, {"workers": -1}]
 )
 def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-        Settings.of(wrong)
+        BenchmarkSettings.of(wrong)
 
 
-def test_a_repository_of_another_release_is_refused(dp2_repo: SimulatedRepository) -> None:
-    with pytest.raises(ConfigurationError, match="a dp2 repository"):
-        ensure_repository(settings(dp2_repo, release="dp1"), "dp1", "dense")
+@pytest.mark.parametrize(
+    "given", [{"repo": "x"}, {"repo": "x", "collections": "y"}, {"catalog": "t.parquet"}, {"plan": "p", "repo": "x"}]
+)
+def test_a_repository_comes_with_collections_and_a_catalog(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match=r"belong together: .* must be given|leave out repo="):
+        BenchmarkSettings.of(given)
 
 
-def test_dense_targets_share_a_patch_and_sparse_ones_are_few_in_each(dp2_repo: SimulatedRepository) -> None:
-    dense = field(dp2_repo, targets=5)
-    assert len(dense.rows) == 5
-    assert len(np.unique(dense.plan.primary[dense.rows])) == 1
-    sparse = field(dp2_repo, density="sparse", targets_per_patch=3)
-    assert np.unique(sparse.plan.primary[sparse.rows], return_counts=True)[1].tolist() == [3, 3]  # two have all bands
-    for row in sparse.rows.tolist():
-        with open_coadd(sparse.plan.files.uri[sparse.plan.patches.files[sparse.plan.primary[row], 0]]) as coadd:
-            assert coadd.bbox.contains(sparse.box(row))
+def test_the_sample_has_boxes_inside_their_files_in_every_band(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    sample = sample_of(own(dp2_repo, targets=30))
+    assert len(sample.rows) == 30
+    assert sample.patches == 2  # two of the four have all bands
+    for row in sample.rows.tolist():
+        with open_coadd(sample.plan.files.uri[sample.plan.patches.files[sample.plan.primary[row], 0]]) as coadd:
+            assert coadd.bbox.contains(sample.box(row))
+    sample.plan.save(tmp_path / "plan.parquet")
+    saved = sample_of(BenchmarkSettings.of({"plan": str(tmp_path / "plan.parquet"), "targets": 30}))
+    np.testing.assert_array_equal(saved.rows, sample.rows)
+
+
+def test_bands_that_nothing_has_together(dp2_repo: SimulatedRepository) -> None:
+    with pytest.raises(ConfigurationError, match="give bands= that the repository holds there"):
+        sample_of(own(dp2_repo, bands="griz"))
 
 
 # All ways give the same pixels, or nothing is measured.
 
 
-@pytest.mark.parametrize("planes", ["image", "all"])
-def test_every_way_gives_the_same_pixels(dp2_repo: SimulatedRepository, planes: str) -> None:
-    with closing(scenery(dp2_repo, planes=planes, threads=1)) as made:
-        ways = [way for way, _ in made.ways()]
-        assert {way.name for way in ways} == {
-            *("butler.get", "astropy section", "fitsio slices"),
-            *("bare decode", "bare copy", "in memory", "reader", "loader"),
-        }
-        check_pixels(ways, made.field)
-        assert set(ways[-1].pixels(made.field.rows[:2])) == set(made.field.scene.names)
-
-
-def test_dp1_has_all_ways_but_the_butlers(dp1_repo: SimulatedRepository) -> None:
-    with closing(scenery(dp1_repo, planes="all", threads=1)) as made:
-        ways = [way for way, _ in made.ways()]
-        assert "butler.get" not in {way.name for way in ways}
-        assert any("LSST stack" in text for text in made.left_out)
-        check_pixels(ways, made.field)
+@pytest.mark.parametrize("planes", [["image"], ["image", "variance", "mask"]])
+def test_every_way_gives_the_same_pixels(dp2_repo: SimulatedRepository, planes: list[str]) -> None:
+    settings = own(dp2_repo, planes=planes)
+    sample, cache = sample_of(settings), TileCache("100 MB")
+    reader = ReaderWay(sample, settings, "empty", cache)
+    loaders = [LoaderWay(sample, settings, state, cache, threads=n) for state in ("empty", "full") for n in (1, 2)]
+    with closing(ButlerWay(sample, 3)) as butler:
+        check_pixels([butler, reader, *loaders, MemoryWay(reader, sample, 8)], sample)
 
 
 class Shifted:
     """A way that reads beside the target."""
 
-    name = "shifted"
-    most_runs = MANY
+    name, cache, threads, workers, most_runs = "shifted", "", 1, 0, 10
 
-    def __init__(self, field: Field) -> None:
-        self._field = field
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        self._shape = shape
 
     def prepare(self) -> Callable[[], int]:
         return lambda: 1
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
-        shape = len(rows), len(self._field.plan.bands), *self._field.plan.size
-        return {"image": np.ones(shape, np.float32)}
+        return {"image": np.ones((len(rows), *self._shape), np.float32)}
 
     def close(self) -> None:
         pass
 
 
 def test_a_way_with_other_pixels_stops_the_benchmark(dp2_repo: SimulatedRepository) -> None:
-    told = "'shifted' and 'butler.get' give other pixels of dp2 dense, 12 px"
-    with closing(scenery(dp2_repo)) as made, pytest.raises(PixelMismatchError, match=told):
-        check_pixels([made.peers[0], Shifted(made.field)], made.field)
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_bare_decode_decodes_the_units_under_the_boxes_once(dp2_repo: SimulatedRepository, threads: int) -> None:
-    one = field(dp2_repo, planes="all")
-    parts = compressed_units(one)
-    for patch, band, _, path in one.files():
-        with open_coadd(path) as coadd:
-            boxes = [one.box(r).relative_to(coadd.bbox.start) for r in one.rows[one.plan.primary[one.rows] == patch]]
-            for plane in one.scene.names:
-                under = sorted({unit for box in boxes for unit in coadd.layout(plane).units_under(box)})
-                mine = [p for p in parts if (p.patch, p.band, p.plane) == (patch, band, plane)]
-                assert [unit for p in mine for unit in p.units.tolist()] == under
-    memory = Memory()
-    assert bare_decode(parts, threads, memory) == sum(u.size for part in parts for u in decoded(part, memory)) > 0
-
-
-def test_bare_decode_gives_the_pixels_of_the_file(dp2_repo: SimulatedRepository) -> None:
-    one = field(dp2_repo, planes="all")
-    memory = Memory()
-    for part in compressed_units(one):
-        with open_coadd(one.plan.files.uri[one.plan.patches.files[part.patch, part.band]]) as coadd:
-            units = zip(
-                decoded(part, memory), coadd.read_units(part.plane, part.units.tolist()), part.rows, strict=True
-            )
-            for found, whole, rows in units:
-                assert len(found) >= min(rows, len(whole))
-                np.testing.assert_array_equal(found, whole[: len(found)])
+    settings = own(dp2_repo)
+    sample = sample_of(settings)
+    reader = ReaderWay(sample, settings, "empty", TileCache("100 MB"))
+    with pytest.raises(PixelMismatchError, match="'shifted' and 'reader' give other pixels of"):
+        check_pixels([reader, Shifted((3, 12, 12))], sample)
 
 
 def test_ways_take_turns() -> None:
     order = list[str]()
 
     class Noted(Shifted):
-        def __init__(self, name: str) -> None:
-            self.name = name
+        def __init__(self, name: str, most_runs: int = 10) -> None:
+            self.name, self.most_runs = name, most_runs
 
         def prepare(self) -> Callable[[], int]:
             return lambda: len(order.append(self.name) or order)
 
-    dear = Noted("c")
-    dear.most_runs = 1
-    rates = interleaved([Noted("a"), Noted("b"), dear], 3, 0.0)
+    rates = interleaved([Noted("a"), Noted("b"), Noted("c", 1)], 3, least_seconds=0.0)
     assert order == ["a", "b", "c", "a", "b", "a", "b"]
     assert [len(of) for of in rates] == [3, 3, 1]
+    assert [len(of) for of in interleaved([Noted("a")], 3, least_seconds=0.0, most_seconds=0.0)] == [1]
 
 
-# Figures of figures.
+def test_the_start_of_worker_processes_is_no_part_of_a_rate(dp2_repo: SimulatedRepository) -> None:
+    settings = own(dp2_repo)
+    with closing(LoaderWay(sample_of(settings), settings, "full", TileCache("9 MB"), threads=1, workers=1)) as way:
+        one_pass = way.prepare()
+        assert way.start_seconds is not None
+        assert one_pass() == 12
 
 
-def test_cold_passes_are_measured_against_decoding_and_warm_ones_against_copying() -> None:
-    decode, copy = entry("bare decode", 1000.0, threads=2), entry("bare copy", 20000.0)
-    entries = [entry("bare decode", 600.0), decode, copy, entry("butler.get", 10.0)]
-    cold = entry("loader", 900.0, cache="cold", threads=1, workers=2)
-    warm = entry("reader", 15000.0, cache="warm")
-    assert ceiling_of(cold, entries) is decode
-    assert cold.as_dict(entries)["ratio_to_ceiling"] == 0.9
-    assert cold.as_dict(entries)["ratio_to_butler_get"] == 90.0
-    assert ceiling_of(warm, entries) is copy
-    assert ceiling_of(copy, entries) is None
-    assert entry("loader", 1.0, cache="cold", size=32).as_dict(entries)["ratio_to_ceiling"] is None
+# Stages and words.
 
 
-def test_stages_add_up_to_the_time_that_passed() -> None:
-    stages = stages_of({"decode": 3.0, "assemble": 1.0}, wall=2.5, threads=2, cutouts=10)
-    assert tuple(stages) == STAGES
-    assert sum(stages.values()) == pytest.approx(0.25)
-    assert stages["decode"] == pytest.approx(0.15)
-    assert stages["hand-over"] == pytest.approx(0.05)
-    assert min(stages_of({"decode": 3.0}, wall=1.0, threads=2, cutouts=1).values()) == 0.0
+def test_an_idle_thread_is_no_time_spent() -> None:
+    one_of_two = StageShares.of({"decode": 3.0, "assemble": 1.0, "hand-over": 9.0}, wall=4.0, cutouts=10)
+    assert one_of_two.seconds == {"decode": 0.3, "assemble": 0.1, "other": 0.0}
+    assert one_of_two.at_work == 1.0
+    assert one_of_two.largest[0] == "decode"
+    waiting = StageShares.of({"decode": 1.0}, wall=4.0, cutouts=1)
+    assert waiting.share("other") == 0.75
 
 
-# Words.
-
-
-def profile(shares: dict[str, float], misses: int = 100, evictions: int = 0, **others: Any) -> Profile:
-    one = entry("loader", 900.0, **{"cache": "cold", "order": "shuffled", **others})
-    return Profile(one, shares, misses=misses, distinct=100, evictions=evictions)
-
-
-@pytest.mark.parametrize(
-    ("shares", "threads", "cores", "told"),
-    [
-        (
-            {"decode": 0.8, "assemble": 0.2},
-            1,
-            4,
-            "decoding takes 80% of the thread time: more threads help (threads=4;",
-        ),
-        ({"decode": 0.8, "assemble": 0.2}, 4, 4, "every core decodes already"),
-        ({"read": 0.6, "decode": 0.4}, 1, 2, "reading bytes takes 60%"),
-        ({"assemble": 0.9, "collate": 0.1}, 1, 2, "copying pixels takes 90%"),
-        ({"hand-over": 0.7, "decode": 0.3}, 1, 2, "larger batches (batch_size=) help"),
-    ],
-)
-def test_words_name_the_longest_stage(shares: dict[str, float], threads: int, cores: int, told: str) -> None:
-    one = profile(shares, threads=threads)
-    (text,) = advice([one.entry], [one], cores)
-    assert told in text
-
-
-def test_words_tell_of_a_cache_that_is_too_small() -> None:
-    one = profile({}, misses=160, evictions=60)
-    (text,) = advice([one.entry], [one], 2)
-    assert "each tile is decoded 1.6 times a pass" in text
-    assert "cache_bytes=" in text
-    assert not advice([one.entry], [profile({})], 2)
-
-
-def test_words_compare_worker_processes_and_threads() -> None:
-    known = {"cache": "cold", "order": "shuffled"}
+def test_limits_name_the_largest_stage_of_each_state_once() -> None:
+    decode, copy = StageShares({"decode": 0.8, "assemble": 0.2}, 1.0), StageShares({"assemble": 1.0}, 1.0)
     entries = [
-        entry("loader", 1000.0, **known),
-        entry("loader", 1100.0, threads=2, **known),
-        entry("loader", 300.0, workers=2, **known),
-        entry("loader", 4000.0, workers=4, **known),
+        entry((10.0,), stages=decode),
+        entry((9.0,), threads=2, stages=copy),
+        entry((50.0,), "full", stages=copy),
     ]
-    told = advice(entries, [], 2, waiting=0.3)
-    assert any("2 threads bring only 1.10 times" in text for text in told)
-    assert any(
-        "2 worker processes cost more than they bring (300 against 1,100 cutouts/s): num_workers=0" in t for t in told
-    )
-    assert any("num_workers=4" in text for text in told)
-    assert any("waits for data in 30%" in text for text in told)
+    first, later = limits(entries)
+    assert "first epoch (empty cache): 80% of the work is decoding" in first
+    assert "later epochs (all tiles in the cache): 100% of the work is copying" in later
 
 
-def test_words_tell_a_busy_machine_from_threads_that_hinder_each_other() -> None:
-    known = {"cache": "cold", "order": "shuffled"}
-    ours = [entry("loader", 1000.0, **known), entry("loader", 900.0, threads=2, **known)]
-    bare = [entry("bare decode", 2000.0), entry("bare decode", 3900.0, threads=2)]
-    assert "2 threads are slower than one (0.90 times): threads=1" in advice([*ours, *bare], [], 2)[0]
-    busy = [bare[0], entry("bare decode", 2100.0, threads=2)]
-    assert "decoding alone 1.05 times: the machine has no more cores to give now" in advice([*ours, *busy], [], 2)[0]
+def test_advice_names_each_setting_once_and_only_for_clear_differences() -> None:
+    disagreeing = [
+        entry((100.0, 110.0)),
+        entry((200.0, 210.0), threads=2),
+        entry((2000.0, 2100.0), "full"),
+        entry((1000.0, 1100.0), "full", threads=2),
+    ]
+    (told,) = advice(disagreeing, TileNeed(1, 2), busy=False)
+    assert told.startswith("threads=1: 2,050 cutouts/s instead of 1,050 with 2")
+    (cache,) = advice(disagreeing, TileNeed(4 << 30, 1 << 30), busy=False)  # then the first epoch decides: the default
+    assert cache.startswith("cache_bytes:")
+    overlapping = [entry((1000.0, 2000.0), "full"), entry((900.0, 1500.0), "full", threads=2)]
+    assert advice(overlapping, None, busy=False)[0].startswith("nothing:")
+    assert "too busy" in advice(disagreeing, None, busy=True)[0]
+    workers = entry((9000.0,), "full", workers=2, start_seconds=4.0)
+    (told,) = advice([*disagreeing, workers], None, busy=False)
+    assert told.startswith("num_workers=2: 9,000 cutouts/s")
+    assert "took 4.0 s, once for a training" in told
+
+
+@pytest.mark.parametrize(("percent", "busy"), [(35.2, True), (0.5, False)])
+def test_a_busy_machine_is_named_first(tmp_path: Path, percent: float, busy: bool) -> None:
+    pressure = tmp_path / "cpu"
+    pressure.write_text(f"some avg10={percent} avg60=1.00 avg300=1.00 total=1\n")
+    load = load_now(pressure)
+    assert (load.busy, load.value) == (busy, percent)
+    assert load.text.startswith("WARNING") == busy
+    assert load_now(tmp_path / "none").source == "load average"
 
 
 # The verb.
 
 
 @pytest.fixture(scope="module")
-def told(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what the file of a small run holds."""
+def found(
+    dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[BenchmarkResult, dict[str, Any]]:
+    """Return the result of a small run and what its file holds."""
     folder = tmp_path_factory.mktemp("benchmark")
-    chosen = settings(
-        dp2_repo,
-        root=str(folder),
-        output=str(folder / "out"),
-        density=["dense", "sparse"],
-        order="shuffled",
-        scaling_targets=40,
-        planning_targets=300,
-        planning_patches=12,
-    )
-    result = benchmark(chosen)
-    written: dict[str, Any] = json.loads((folder / "out" / "benchmark.json").read_text())
+    result = benchmark(own(dp2_repo, output=str(folder), threads=[1, 2]))
+    written: dict[str, Any] = json.loads((folder / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(result.as_dict()))
-    return written
+    return result, written
 
 
-def test_the_file_holds_figures_machine_and_settings(told: dict[str, Any]) -> None:
+def test_the_file_holds_figures_machine_and_settings(found: tuple[BenchmarkResult, dict[str, Any]]) -> None:
+    _, told = found
     assert {"cpu", "cores", "memory", "kernel", "python", "packages", "lsstcutouts", "commit", "date"} <= set(
         told["machine"]
     )
     assert {"numpy", "torch", "imagecodecs", "lsst-images"} <= set(told["machine"]["packages"])
-    assert told["settings"]["size"] == [12]
-    ways = {(e["way"], e["density"]) for e in told["entries"]}
-    for density in ("dense", "sparse"):
-        assert {(way, density) for way in ("loader", "reader", "butler.get", "fitsio slices", "bare decode")} <= ways
-    assert ("bare copy", "dense") in ways
+    assert set(told["load"]) == {"source", "value", "busy", "text"}
+    assert {e["way"] for e in told["entries"]} == {"butler.get loop", "reader", "loader", "tensors in memory"}
+    butler = told["entries"][0]
     for one in told["entries"]:
         assert 0 < one["min"] <= one["median"] <= one["max"]
-
-
-def test_ratios_in_the_file_are_those_of_its_entries(told: dict[str, Any]) -> None:
-    dense = [e for e in told["entries"] if e["density"] == "dense"]
-    butler = next(e for e in dense if e["way"] == "butler.get")
-    for one in dense:
         assert one["ratio_to_butler_get"] == pytest.approx(one["median"] / butler["median"])
-        if one["way"] == "loader":
-            name = "bare copy" if one["cache"] == "warm" else "bare decode"
-            ceiling = next(e for e in dense if e["way"] == name and e["threads"] == one["threads"])
-            assert one["ratio_to_ceiling"] == pytest.approx(one["median"] / ceiling["median"])
+        if one["stages"]:
+            assert sum(one["stages"]["shares"].values()) == pytest.approx(1.0)
+            assert one["stages"]["seconds"]["collate"] > 0.0
+            assert (one["stages"]["seconds"]["decode"] == 0.0) == (one["cache"] == "full")
 
 
-def test_profiles_count_decodes_and_add_up(told: dict[str, Any]) -> None:
-    assert {(p["density"], p["cache"], p["threads"]) for p in told["profiles"]} == {
-        *(("dense", cache, n) for cache in ("cold", "cleared", "warm") for n in (1, 2)),
-        *(("sparse", cache, n) for cache in ("cold", "cleared") for n in (1, 2)),
-    }
-    for one in told["profiles"]:
-        assert list(one["seconds"]) == list(STAGES)
-        assert sum(one["shares"].values()) == pytest.approx(1.0)
-        assert one["seconds"]["collate"] > 0.0
-        assert one["misses"] == (0 if one["cache"] == "warm" else one["distinct"])
-        assert one["plan_seconds"] > 0.0
+def test_threads_that_have_nothing_to_share_are_not_measured(found: tuple[BenchmarkResult, dict[str, Any]]) -> None:
+    _, told = found
+    assert {e["threads"] for e in told["entries"]} == {1}
+    assert told["left_out"] == ["threads=2: 12 targets are too few to be shared by so many threads"]
 
 
-def test_the_further_figures_are_there(told: dict[str, Any]) -> None:
-    found = {figure["what"]: figure for figure in told["figures"]}
-    assert found["hit rate on repeated queries of one patch"]["value"] == 1.0
-    assert "without torch" in found["import lsstcutouts"]["detail"]
-    assert "200 of" not in found["planning 300 targets over 12 patches"]["detail"]
-    assert found["cost of a cutout at 40 targets over 40"]["value"] > 0
-    assert set(told["further"]["profile_cost"]) == {"cleared", "warm"}
-    assert 0 <= told["further"]["waiting"]["with_first_batch"] <= 1
-
-
-def test_the_picture_shows_something(told: dict[str, Any]) -> None:
-    (path,) = (file for file in told["files"] if file.endswith(".png"))
-    pixels = imread(path)
+def test_the_picture_shows_something(found: tuple[BenchmarkResult, dict[str, Any]]) -> None:
+    pixels = imread(found[1]["files"][0])
     assert min(pixels.shape[:2]) > 300
     assert len(np.unique(pixels[::5, ::5, 0])) > 20
 
 
-def test_planning_covers_every_patch(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
-    seconds, size = measure_planning(field(dp2_repo), tmp_path, 200, 14)
-    assert seconds.detail == "200 of 200 targets delivered, 14 patches, 42 files"
-    assert size.value > 10
+def test_the_load_comes_before_the_table(found: tuple[BenchmarkResult, dict[str, Any]]) -> None:
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    console = Console(width=80, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(replace(found[0], load=Load("x", 50.0, True, "WARNING: the machine is busy")).shown())
+    console.file.close()
+    shown = console.export_text()
+    assert shown.startswith("WARNING: the machine is busy")
+    assert "…" not in shown  # the table fits into 80 columns
 
 
-def test_worker_processes_are_measured(dp2_repo: SimulatedRepository) -> None:
-    with closing(scenery(dp2_repo)) as made, closing(made.loader(Regime("warm", "shuffled", 1, 1))) as way:
-        assert way.prepare()() == len(way.field.rows)
+def test_dp1_is_measured_without_butler_get(dp1_repo: SimulatedRepository, tmp_path: Path) -> None:
+    result = benchmark(own(dp1_repo, output=str(tmp_path), threads=1, cache="empty"))
+    assert "butler.get loop" not in {e.way for e in result.entries}
+    assert any("LSST stack" in text for text in result.left_out)
 
 
-def test_the_command_prints_json_alone(
+def test_the_command_measures_a_saved_plan(
     dp2_repo: SimulatedRepository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["benchmark", f"dense={dp2_repo.root}", "density=dense", "what=hits", "size=12", f"output={tmp_path}"]
-    assert main([*common, "json=true"]) == 0
-    assert json.loads(capfd.readouterr().out)["figures"][0]["value"] == 1.0
-    assert main(common) == 0
+    path = tmp_path / "plan.parquet"
+    build_plan(dp2_repo.root, dp2_repo.truth, collections=dp2_repo.collections, bands="gri", size=12).save(path)
+    common = ["benchmark", f"plan={path}", "targets=5", "butler_targets=2", "repeats=1", f"output={tmp_path / 'out'}"]
+    assert main([*common, "cache=empty", "json=true"]) == 0
+    assert json.loads(capfd.readouterr().out)["sample"]["targets"] == 5
+    assert main([*common, "cache=empty"]) == 0
     shown = capfd.readouterr().out
-    assert "hit rate on repeated queries" in shown
+    assert "butler.get loop" in shown
     assert "written:" in shown
-
-
-# The user's own repository and catalog.
-
-
-def own(repo: SimulatedRepository, **others: Any) -> Settings:
-    where = {"repo": str(repo.root), "collections": repo.collections, "catalog": str(repo.truth), "bands": "gri"}
-    return Settings.of({**SMALL, **where, "workers": 0, "threads": 1, **others})
-
-
-@pytest.mark.parametrize("name", ["dp2_repo", "dp1_repo"])
-def test_ones_own_catalog_is_measured(name: str, request: pytest.FixtureRequest) -> None:
-    repo: SimulatedRepository = request.getfixturevalue(name)
-    chosen = own(repo, targets=7, planes="all")
-    (scene,) = scenes_of(chosen)
-    assert str(scene) == "own catalog, 12 px, image+variance+mask"
-    found, figure = own_field(chosen, scene)
-    truth = pyarrow.parquet.read_table(repo.truth)
-    assert len(found.rows) == 7
-    assert set(found.plan.object_id.tolist()) <= set(truth["object_id"].to_pylist())
-    assert figure.what == f"planning {len(truth)} targets"
-    assert figure.detail.endswith("7 of them are measured")
-    patches = found.plan.primary[found.rows]
-    assert len(np.unique(patches)) <= 2  # those with most targets
-    made = Scenery(found, chosen)
-    with closing(made):
-        ways = [way for way, _ in made.ways()]
-        assert ("butler.get" in {way.name for way in ways}) == (name == "dp2_repo")
-        check_pixels(ways, found)
-
-
-def test_the_command_measures_ones_own(
-    dp2_repo: SimulatedRepository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    where = [f"repo={dp2_repo.root}", f"collections={dp2_repo.collections}", f"catalog={dp2_repo.truth}", "bands=gri"]
-    quick = ["size=12", "repeats=1", "least_seconds=0", "cache=cold", "order=shuffled", "threads=1", "workers=0"]
-    quick += ["what=[throughput,hits,planning]", f"output={tmp_path / 'out'}", f"root={tmp_path / 'bench'}"]
-    assert main(["benchmark", *where, *quick]) == 0
-    shown = capfd.readouterr().out
-    assert "own catalog, 12 px" in shown
-    assert "butler.get" in shown
-    assert "hit rate on repeated queries" in shown
-    assert f"planning {len(pyarrow.parquet.read_table(dp2_repo.truth))} targets" in shown
-    assert "target " not in shown.replace("bytes/target", "")  # no bound of this package's own
-    assert "met" not in shown.split()
-    assert not (tmp_path / "bench").exists()
-    told = json.loads((tmp_path / "out" / "benchmark.json").read_text())
-    assert told["settings"]["repo"] == str(dp2_repo.root)
-    assert {entry["release"] for entry in told["entries"]} == {"own"}
-
-
-@pytest.mark.parametrize("given", [{"repo": "x"}, {"repo": "x", "collections": "y"}, {"catalog": "t.parquet"}])
-def test_a_repository_comes_with_collections_and_a_catalog(given: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"belong together: .* must be given"):
-        Settings.of(given)
-
-
-def test_bands_that_nothing_has_together(dp2_repo: SimulatedRepository) -> None:
-    chosen = own(dp2_repo, bands="griz")
-    with pytest.raises(ConfigurationError, match="give bands= that the repository holds there"):
-        own_field(chosen, scenes_of(chosen)[0])

@@ -113,7 +113,7 @@ def test_wrong_values_and_classes(
         (["normalise", "sampel=10"], "Did you mean sample? There are data, normalisation, json"),
         (["predict", "chekpoint=x.ckpt"], "Did you mean checkpoint?"),
         (["doctor", "--repo", "sky"], "without dashes: repo=sky"),
-        (["benchmark", "full=yes_please"], "full=yes_please must be true or false"),
+        (["benchmark", "json=yes_please"], "json=yes_please must be true or false"),
     ],
 )
 def test_mistakes_of_other_verbs(

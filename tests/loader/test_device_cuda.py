@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.device import measure_device
 from lsstcutouts import TransferOptions
-from lsstcutouts.app.benchmark.gpu import measure_device
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError

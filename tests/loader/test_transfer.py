@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts.app.benchmark.measured import BenchmarkSettings
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.settings import Settings
 from lsstcutouts.errors import ConfigurationError, MissingFileError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.device.transfer import DirectTransfer
@@ -151,8 +151,6 @@ def test_page_locked_batches_count_against_the_budget(plan: CutoutPlan, monkeypa
 def test_the_benchmark_of_a_gpu_says_where_there_is_none(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    settings = Settings(
-        output=str(tmp_path), dense=str(dp2_repo.root), density=("dense",), what=("hits",), device="cuda", targets=10
-    )
+    settings = BenchmarkSettings(output=str(tmp_path), demo=str(dp2_repo.root), device="cuda", targets=10)
     with pytest.raises(ConfigurationError, match="sees no CUDA device"):
         benchmark(settings)

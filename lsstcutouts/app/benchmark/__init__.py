@@ -1,4 +1,1 @@
-"""``lsstcutouts benchmark``: cutouts a second beside the other ways and the ceilings, and what limits them.
-
-All ways read the same pixels, which is made sure of first, and take turns run by run.
-"""
+"""``lsstcutouts benchmark``: the speed of the user's own plan on the user's own machine, what limits it, what to change."""

@@ -1,9 +1,11 @@
-"""Which machine, packages and state of the code the figures belong to."""
+"""Which machine, packages and state of the code the figures belong to, and whether other programs keep the machine busy."""
 
+import os
 import platform
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,9 +16,59 @@ import psutil
 from ... import __version__
 from ...read.reader import default_threads
 
-__all__ = ["about_machine"]
+__all__ = ["Load", "about_machine", "load_now"]
 
 _PACKAGES = ("numpy", "torch", "imagecodecs", "lsst-images", "lsst-daf-butler", "astropy", "fitsio", "numba")
+
+_BUSY_PRESSURE = 10.0
+"""Percent of the time in which some process waited for a core, above which figures suffer."""
+
+_BUSY_LOAD = 0.5
+"""Processes ready to run for each core, before the benchmark adds its own, above which figures suffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What other programs did to the machine just before the benchmark.
+
+    Attributes
+    ----------
+    source
+        Where it was read: the file of the kernel, or "load average".
+    value
+        Percent of the last 10 seconds in which some process waited for a core; without that file, the load average of
+        the last minute over the number of cores.
+    busy
+        Whether the figures of a benchmark suffer.
+    text
+        This in words.
+    """
+
+    source: str
+    value: float
+    busy: bool
+    text: str
+
+
+def load_now(pressure: Path = Path("/proc/pressure/cpu")) -> Load:
+    """Return how busy the machine is; call it before anything is measured."""
+    found = re.search(r"^some avg10=([\d.]+)", pressure.read_text(), re.MULTILINE) if pressure.exists() else None
+    if found:
+        value = float(found[1])
+        source, busy = str(pressure), value > _BUSY_PRESSURE
+        told = f"in {value:.0f}% of the last 10 seconds a process waited for a core"
+    else:
+        cores = psutil.cpu_count() or 1
+        value = os.getloadavg()[0] / cores
+        source, busy = "load average", value > _BUSY_LOAD
+        told = f"{value * cores:.1f} processes wanted one of {cores} cores in the last minute"
+    text = f"{told} ({source})"
+    if busy:
+        text = (
+            f"WARNING: the machine is busy: {text}. The figures below are too low and scatter; close other programs and "
+            "measure again."
+        )
+    return Load(source, value, busy, text)
 
 
 def about_machine() -> dict[str, Any]:

@@ -101,16 +101,15 @@ VERBS = {
     ),
     "benchmark": Verb(
         target="lsstcutouts.app.benchmark.run:run",
-        summary="measure cutouts per second, compare with other methods and hardware limits, and name the bottleneck",
-        details="On your own repository and catalog with repo=, collections= and catalog=; without them on full-size"
-        " simulated repositories, written into root= on first use (two minutes). All methods run in turn"
-        " and must return the same pixels. Prints tables and what to change, and writes benchmark.json and benchmark.png"
-        " into output=. Close other programs first: a busy machine shows in the spread from min to max.",
+        summary="measure the speed of your own plan on this machine, and say what limits it and which setting to change",
+        details="Measures loader and reader beside a loop over butler.get and tensors in memory, in turn; all must give the"
+        " same pixels. With plan=, or with repo=, collections= and catalog=; without them on the demo's simulated repository,"
+        " which is written first. Takes less than two minutes. Says first whether the machine is busy, prints one table,"
+        " and writes benchmark.json and benchmark.png into output=.",
         examples=(
             "lsstcutouts benchmark",
             "lsstcutouts benchmark repo=dp2 collections=dp2 catalog=targets.parquet bands=gri size=64",
-            "lsstcutouts benchmark what=throughput density=dense planes=[image,all] threads=[1,2,4]",
-            "lsstcutouts benchmark full=true repeats=3 output=outputs/everything",
+            "lsstcutouts benchmark plan=plan.parquet planes=[image,variance,mask] threads=[1,2,4] workers=[0,2]",
         ),
     ),
 }

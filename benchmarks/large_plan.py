@@ -1,10 +1,15 @@
-"""How long a plan of a large catalog takes, and how large it is."""
+"""Time and size of a plan of a large catalog, on a repository that registers one file many times.
+
+Run: python -m benchmarks.large_plan [targets=1000000] [patches=1000] [folder=bench] [demo=demo/repo]
+"""
 
 import pickle
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,15 +24,16 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
 )
 from numpy.typing import NDArray
 
-from ...errors import PlanError
-from ...plan.cutout_plan import CutoutPlan
-from ...plan.planner import build_plan
-from ...source.writing import atomic_file
-from ...testing.dp2 import STORAGE_CLASS, datastore_formatter
-from ...testing.simulated_skymap import SimulatedSkyMap, skymap_of
-from ...testing.simulation import SimulatedRepository
-from .fields import Field
-from .figure import Figure
+from lsstcutouts.app.benchmark.measured import Sample, sample_of
+from lsstcutouts.errors import PlanError
+from lsstcutouts.plan.cutout_plan import CutoutPlan
+from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.source.writing import atomic_file
+from lsstcutouts.testing.dp2 import STORAGE_CLASS, datastore_formatter
+from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, skymap_of
+from lsstcutouts.testing.simulation import SimulatedRepository
+
+from .common import report, settings_of
 
 __all__ = ["measure_planning", "planning_repository"]
 
@@ -36,35 +42,39 @@ _INSET = 1
 """Patches left out at each edge of a tract: their targets belong to the neighbouring tracts."""
 
 
-def measure_planning(field: Field, folder: Path, targets: int, patches: int) -> list[Figure]:
+def measure_planning(
+    sample: Sample, source: SimulatedRepository, folder: Path, targets: int, patches: int
+) -> dict[str, Any]:
     """Return the time and size of a plan of targets spread over many patches, from Parquet to a plan.
 
     Parameters
     ----------
-    field
-        Whose repository lends its skymap's geometry and one real file.
+    sample, source
+        Of a simulated DP2 repository, which lends its skymap's geometry and one real file.
     folder
         Where the repository and the catalog are kept for the next time.
     targets, patches
         How many.
     """
-    source = field.simulated
-    root = planning_repository(source, field, folder / f"planning-{patches}", patches)
-    catalog = _catalog(field, folder / f"planning-{patches}-{targets}.parquet", targets, patches)
+    root = planning_repository(source, sample, folder / f"planning-{patches}", patches)
+    catalog = _catalog(sample, source, folder / f"planning-{patches}-{targets}.parquet", targets, patches)
     start = time.perf_counter()
-    plan = build_plan(catalog, root, collections=_RUN, bands=source.bands, size=field.scene.size)
+    plan = build_plan(root, catalog, collections=_RUN, bands=source.bands, size=sample.plan.size)
     seconds = time.perf_counter() - start
-    _check(plan, field.plan)
+    _check(plan, sample.plan)
     used = len(np.unique(plan.primary))
-    detail = f"{len(plan)} of {targets} targets delivered, {used} patches, {len(plan.files)} files"
     size = len(pickle.dumps(plan, protocol=5)) / max(1, len(plan))
-    return [
-        Figure(f"planning {targets:,} targets over {patches} patches", seconds, "s", detail),
-        Figure("size of that plan", size, "bytes/target", "pickled"),
-    ]
+    return {
+        "targets": targets,
+        "delivered": len(plan),
+        "patches": used,
+        "files": len(plan.files),
+        "seconds": seconds,
+        "bytes/target": size,
+    }
 
 
-def planning_repository(source: SimulatedRepository, field: Field, root: Path, patches: int) -> Path:
+def planning_repository(source: SimulatedRepository, sample: Sample, root: Path, patches: int) -> Path:
     """Return a repository with many patches, written where it does not exist.
 
     Every coadd is registered with the same file, one of the source's: planning asks for locations, and opens
@@ -72,7 +82,7 @@ def planning_repository(source: SimulatedRepository, field: Field, root: Path, p
     """
     if (root / "butler.yaml").exists():
         return root
-    path = field.plan.files.uri[field.plan.patches.files[int(field.plan.primary[field.rows[0]]), 0]]
+    path = sample.plan.files.uri[sample.plan.patches.files[int(sample.plan.primary[sample.rows[0]]), 0]]
     settings = Config()
     settings["datastore", "formatters"] = datastore_formatter("lossy16")
     Butler.makeRepo(str(root), config=settings)
@@ -86,7 +96,7 @@ def planning_repository(source: SimulatedRepository, field: Field, root: Path, p
         expand = butler.registry.expandDataId
         refs = [
             DatasetRef(kind, expand(skymap=source.skymap, tract=s.tract, patch=patch, band=band), run=_RUN)
-            for s, patch in _patches(field, skymaps, patches)
+            for s, patch in _patches(sample, skymaps, patches)
             for band in source.bands
         ]
         butler.ingest(FileDataset(path=path, refs=refs), transfer="direct")
@@ -101,9 +111,9 @@ def _skymaps(source: SimulatedRepository, patches: int) -> list[SimulatedSkyMap]
     return [skymap_of(replace(config, tract=source.tract + i)) for i in range(count)]
 
 
-def _patches(field: Field, skymaps: list[SimulatedSkyMap], patches: int) -> list[tuple[SimulatedSkyMap, int]]:
+def _patches(sample: Sample, skymaps: list[SimulatedSkyMap], patches: int) -> list[tuple[SimulatedSkyMap, int]]:
     """Return skymaps and patch numbers, the one of the real file first."""
-    real = int(field.plan.patch[field.rows[0]])
+    real = int(sample.plan.patch[sample.rows[0]])
     found = [(skymaps[0], real)]
     for skymap in skymaps:
         for row in range(_INSET, skymap.grid.y - _INSET):
@@ -125,12 +135,12 @@ def _register(butler: Butler, source: SimulatedRepository, skymaps: list[Simulat
     butler.collections.register(_RUN, CollectionType.RUN)
 
 
-def _catalog(field: Field, path: Path, targets: int, patches: int) -> Path:
+def _catalog(sample: Sample, source: SimulatedRepository, path: Path, targets: int, patches: int) -> Path:
     """Return a Parquet table of targets spread evenly over the inner regions of the patches."""
     if path.exists():
         return path
     rng = np.random.default_rng(0)
-    places = _patches(field, _skymaps(field.simulated, patches), patches)
+    places = _patches(sample, _skymaps(source, patches), patches)
     which = rng.integers(len(places), size=targets)
     ra, dec = np.empty(targets), np.empty(targets)
     for skymap in {id(s): s for s, _ in places}.values():
@@ -154,5 +164,19 @@ def _check(plan: CutoutPlan, real: CutoutPlan) -> None:
     if plan.border != real.border:
         raise PlanError(
             f"the Butler lists its datasets in another order than it used to: the sample file's border is {plan.border}, "
-            f"not {real.border}; leave planning out of what="
+            f"not {real.border}"
         )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the figures."""
+    own = {"targets": 1_000_000, "patches": 1000, "folder": "bench"}
+    settings, own = settings_of(__doc__, own, arguments)
+    sample = sample_of(settings, progress=True)
+    source = SimulatedRepository.load(settings.demo)
+    Path(own["folder"]).mkdir(parents=True, exist_ok=True)
+    report([measure_planning(sample, source, Path(own["folder"]), own["targets"], own["patches"])])
+
+
+if __name__ == "__main__":
+    main()

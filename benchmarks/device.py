@@ -1,5 +1,9 @@
-"""The way to the GPU: how near the copies come to what the bus can do, and how long the GPU has nothing to do."""
+"""Copies to the GPU beside a bare copy of page-locked memory, and the share of a training in which the GPU is idle.
 
+Run: python -m benchmarks.device [device=cuda] [key=value of lsstcutouts benchmark]
+"""
+
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ConfigurationError
-from ...loader.device.transfer import CudaTransfer, Prefetcher
-from ...loader.loader import CutoutLoader
-from ...models.networks import LensFinder
-from ...transforms.batch import TensorBatch
+from lsstcutouts.app.benchmark.measured import sample_of
+from lsstcutouts.errors import ConfigurationError
+from lsstcutouts.loader.dataset import CutoutDataset
+from lsstcutouts.loader.device.transfer import CudaTransfer, Prefetcher
+from lsstcutouts.loader.loader import CutoutLoader
+from lsstcutouts.models.networks import LensFinder
+from lsstcutouts.read.cache.tile_cache import TileCache
+from lsstcutouts.transforms.batch import TensorBatch
+
+from .common import report, settings_of
 
 __all__ = ["MODELS", "Share", "bytes_of", "device_words", "idle_share", "measure_device", "median", "rate"]
 
@@ -215,3 +224,22 @@ def _step(network: nn.Module, optimizer: torch.optim.Optimizer, batch: TensorBat
 
 def _as_dict(share: Share) -> dict[str, float]:
     return {"steps": share.steps, "seconds": share.seconds, "computing": share.computing, "idle": share.idle}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and print the figures and what they mean."""
+    settings, own = settings_of(__doc__, {"device": "cuda"}, arguments)
+    sample = sample_of(settings, progress=True)
+    cache = TileCache(settings.cache_bytes)
+
+    def factory(device: torch.device | None) -> CutoutLoader:
+        dataset = CutoutDataset(sample.plan, rows=sample.rows, batch_size=settings.batch_size, cache=cache)
+        return CutoutLoader(dataset, device=device)
+
+    found = measure_device(factory, torch.device(own["device"]))
+    report([found])
+    sys.stderr.write("\n".join(device_words(found)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

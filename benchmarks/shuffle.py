@@ -1,4 +1,7 @@
-"""What each width of the block shuffle costs, and how near it comes to a full permutation."""
+"""What each width of the block shuffle costs, and how near it comes to a full permutation.
+
+Run: python -m benchmarks.shuffle [widths=[1,32]] [wide_patches=6] [output=shuffle.png]
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,25 +13,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...loader.dataset import CutoutDataset
-from ...loader.loader import CutoutLoader
-from ...order.shuffling import Shuffle
-from ...plan.cutout_plan import CutoutPlan
-from ...plan.planner import build_plan
-from ...read.cache.tile_cache import TileCache
-from ...source.writing import atomic_file
-from ...testing.config import SimulationConfig
-from ...testing.simulation import SimulatedRepository, simulate
-from .ours import consume
-from .settings import Settings
+from lsstcutouts.app.benchmark.machine import about_machine
+from lsstcutouts.app.benchmark.ways import consume
+from lsstcutouts.loader.dataset import CutoutDataset
+from lsstcutouts.loader.loader import CutoutLoader
+from lsstcutouts.order.sampling import Sampling, Shuffle
+from lsstcutouts.plan.cutout_plan import CutoutPlan
+from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.read.cache.tile_cache import TileCache
+from lsstcutouts.source.writing import atomic_file
+from lsstcutouts.testing.config import SimulationConfig
+from lsstcutouts.testing.simulation import SimulatedRepository, simulate
+
+from .common import report, settings_of
 from .shuffle_quality import batch_correlation, nearest, neighbour_distance
 
-__all__ = ["ShuffleEntry", "measure_shuffles", "wide_repository", "write_shuffle_picture"]
+__all__ = ["ShuffleEntry", "ShuffleSettings", "main", "measure_shuffles", "wide_repository", "write_shuffle_picture"]
 
 _EPOCHS = 10
 """Orders that the quality is the mean of."""
 
 _BANDS = "gr"
+
+
+@dataclass(frozen=True)
+class ShuffleSettings:
+    """What is compared; ``wide`` is a simulated repository to use, else one is written into ``root``."""
+
+    root: str = "bench"
+    wide: str | None = None
+    wide_patches: int = 6
+    wide_targets: int = 200
+    wide_cache: float = 0.25
+    widths: Sequence[int] = (1, 4, 8, 16, 32, 64, 128)
+    size: int = 64
+    batch_size: int = 128
+    repeats: int = 1
+    seed: int = 0
+    output: str = "outputs/benchmark/shuffle.png"
 
 
 @dataclass(frozen=True)
@@ -65,7 +87,7 @@ class ShuffleEntry:
         return asdict(self)
 
 
-def wide_repository(settings: Settings, *, progress: bool = True) -> SimulatedRepository:
+def wide_repository(settings: ShuffleSettings, *, progress: bool = True) -> SimulatedRepository:
     """Return a repository of many small patches; the benchmark's own is written on first use, a second a patch and band."""
     if settings.wide is not None:
         return SimulatedRepository.load(settings.wide)
@@ -78,11 +100,11 @@ def wide_repository(settings: Settings, *, progress: bool = True) -> SimulatedRe
     return SimulatedRepository.load(root)
 
 
-def measure_shuffles(repository: SimulatedRepository, settings: Settings) -> list[ShuffleEntry]:
+def measure_shuffles(repository: SimulatedRepository, settings: ShuffleSettings) -> list[ShuffleEntry]:
     """Return quality and cost of every width, between the order over the sky and a full permutation; they take turns."""
     plan = build_plan(
-        repository.truth,
         repository.root,
+        repository.truth,
         collections=repository.collections,
         dataset_type=repository.dataset_type,
         bands=repository.bands,
@@ -110,14 +132,22 @@ def measure_shuffles(repository: SimulatedRepository, settings: Settings) -> lis
     ]
 
 
-def _loader(plan: CutoutPlan, settings: Settings, shuffle: Shuffle, width: int, cache: TileCache) -> CutoutLoader:
+def _loader(
+    plan: CutoutPlan, settings: ShuffleSettings, shuffle: Shuffle, width: int, cache: TileCache
+) -> CutoutLoader:
     dataset = CutoutDataset(
-        plan, batch_size=settings.batch_size, shuffle=shuffle, shuffle_width=width, seed=settings.seed, cache=cache
+        plan,
+        batch_size=settings.batch_size,
+        sampling=Sampling(shuffle=shuffle, shuffle_width=width),
+        seed=settings.seed,
+        cache=cache,
     )
     return CutoutLoader(dataset)
 
 
-def _pass(plan: CutoutPlan, settings: Settings, shuffle: Shuffle, width: int, budget: int) -> tuple[float, float]:
+def _pass(
+    plan: CutoutPlan, settings: ShuffleSettings, shuffle: Shuffle, width: int, budget: int
+) -> tuple[float, float]:
     """Return tiles decoded and cutouts a second in the second epoch: the first finds an empty cache."""
     cache = TileCache(budget)
     loader = _loader(plan, settings, shuffle, width, cache)
@@ -127,7 +157,7 @@ def _pass(plan: CutoutPlan, settings: Settings, shuffle: Shuffle, width: int, bu
     return cache.stats().misses - before, count / (perf_counter() - start)
 
 
-def _quality(plan: CutoutPlan, settings: Settings) -> Callable[[Shuffle, int], tuple[float, float]]:
+def _quality(plan: CutoutPlan, settings: ShuffleSettings) -> Callable[[Shuffle, int], tuple[float, float]]:
     """Return what says how good a shuffle is: distance of neighbours, and correlation of labels."""
     neighbour, label = nearest(plan.yx0, plan.primary), _label(plan)
 
@@ -135,8 +165,7 @@ def _quality(plan: CutoutPlan, settings: Settings) -> Callable[[Shuffle, int], t
         dataset = CutoutDataset(
             plan,
             batch_size=settings.batch_size,
-            shuffle=shuffle,
-            shuffle_width=width,
+            sampling=Sampling(shuffle=shuffle, shuffle_width=width),
             seed=settings.seed,
             cache=TileCache("1 MB"),
         )
@@ -187,3 +216,19 @@ def write_shuffle_picture(path: Path, entries: Sequence[ShuffleEntry], subtitle:
         with atomic_file(path) as part:
             figure.savefig(part, dpi=150, format="png")
     return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the figures and write the picture."""
+    names = ShuffleSettings.__dataclass_fields__
+    _, own = settings_of(__doc__, {name: field.default for name, field in names.items()}, arguments)
+    settings = ShuffleSettings(**own)
+    entries = measure_shuffles(wide_repository(settings, progress=True), settings)
+    machine = about_machine()
+    subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
+    write_shuffle_picture(Path(settings.output), entries, subtitle, settings.wide_cache)
+    report([entry.as_dict() for entry in entries])
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsstcutouts.app.benchmark.gpu import MODELS, bytes_of, device_words, idle_share, measure_device, median, rate
+from benchmarks.device import MODELS, bytes_of, device_words, idle_share, measure_device, median, rate
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensFinder
 

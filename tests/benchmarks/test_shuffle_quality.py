@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsstcutouts.app.benchmark.shuffle_quality import batch_correlation, nearest, neighbour_distance
+from benchmarks.shuffle_quality import batch_correlation, nearest, neighbour_distance
 from lsstcutouts.order.shuffling import epoch_order
 
 

@@ -1,24 +1,22 @@
-"""The ceiling of everything that decodes: the codecs over the tiles under the boxes, and nothing else."""
+"""The compressed tiles under the boxes of a sample, in memory, and decoding them and nothing else."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...fits.coadd import open_coadd
-from ...fits.codecs import decode_tiles, rice_padding
-from ...fits.fused import decode_fused, is_fused
-from ...fits.layout import PlaneLayout
-from ...fits.memory import Memory
-from ...read.depth import Depths
-from ...source.byte_source import Streams, open_source
-from .fields import Field
+from lsstcutouts.app.benchmark.measured import Sample
+from lsstcutouts.fits.coadd import open_coadd
+from lsstcutouts.fits.codecs import decode_tiles, rice_padding
+from lsstcutouts.fits.fused import decode_fused, is_fused
+from lsstcutouts.fits.layout import PlaneLayout
+from lsstcutouts.fits.memory import Memory
+from lsstcutouts.read.depth import Depths
+from lsstcutouts.source.byte_source import Streams, open_source
 
-__all__ = ["Compressed", "bare_decode", "compressed_units", "decoded"]
+__all__ = ["Compressed", "compressed_units", "decoded", "decoded_by_library"]
 
 _AT_ONCE = 16
 """Cache units that a thread decodes at a time."""
@@ -71,12 +69,12 @@ class Compressed:
     streams: Streams
 
 
-def compressed_units(field: Field) -> list[Compressed]:
-    """Return the bytes of exactly the cache units that a field's boxes touch, each once."""
-    depths, found = Depths(field.plan), []
-    for patch, band, _, path in field.files():
+def compressed_units(sample: Sample) -> list[Compressed]:
+    """Return the bytes of exactly the cache units that a sample's boxes touch, each once."""
+    depths, found = Depths(sample.plan), []
+    for patch, band, _, path in sample.files():
         with open_coadd(path) as coadd:
-            layouts, bbox = {plane: coadd.layout(plane) for plane in field.scene.names}, coadd.bbox
+            layouts, bbox = {plane: coadd.layout(plane) for plane in sample.planes}, coadd.bbox
         for plane, layout in layouts.items():
             rows = depths.rows(patch, bbox, layout.unit_shape)
             units = np.flatnonzero(rows)
@@ -85,36 +83,14 @@ def compressed_units(field: Field) -> list[Compressed]:
     return found
 
 
-def bare_decode(parts: Iterable[Compressed], threads: int, memory: Memory) -> int:
-    """Decode all parts and drop the pixels; return their number.
-
-    Parameters
-    ----------
-    parts
-        What to decode.
-    threads
-        How many decode side by side; one is the calling thread.
-    memory
-        What the pixels are written to, used again for the next ones.
-    """
-    if threads == 1:
-        return sum(_pixels(part, memory) for part in parts)
-    with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(partial(_pixels, memory=memory), parts))
-
-
 def decoded(part: Compressed, memory: Memory) -> list[NDArray[Any]]:
     """Return the pixels of each unit, by the fused kernel where that knows the plane; of its first rows at least."""
     if not is_fused(part.layout):
-        return _plainly(part, range(len(part.units)), memory)
+        return decoded_by_library(part, range(len(part.units)), memory)
     made = decode_fused(part.layout, part.units, _clipped(part), part.streams, memory)
     left = [i for i, unit in enumerate(made) if unit is None]
-    plain = dict(zip(left, _plainly(part, left, memory) if left else [], strict=True))
+    plain = dict(zip(left, decoded_by_library(part, left, memory) if left else [], strict=True))
     return [plain[i] if unit is None else unit.pixels for i, unit in enumerate(made)]
-
-
-def _pixels(part: Compressed, memory: Memory) -> int:
-    return sum(unit.size for unit in decoded(part, memory))
 
 
 def _clipped(part: Compressed) -> NDArray[np.int64]:
@@ -124,7 +100,8 @@ def _clipped(part: Compressed) -> NDArray[np.int64]:
     return np.minimum(part.rows, high)
 
 
-def _plainly(part: Compressed, places: Iterable[int], memory: Memory) -> list[NDArray[Any]]:
+def decoded_by_library(part: Compressed, places: Iterable[int], memory: Memory) -> list[NDArray[Any]]:
+    """Return the pixels of some units by imagecodecs, whole tiles."""
     layout, views = part.layout, part.streams.views()
     starts = np.cumsum([0, *(len(each) for each in part.tiles)]).tolist()
     return [
