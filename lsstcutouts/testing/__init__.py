@@ -16,12 +16,15 @@ the LSST packages that `lsstcutouts` installs from PyPI. A pytest fixture for te
 
 ``SMALL`` is one patch of 256 x 256 pixels in two bands. A test then reads from it::
 
+    import pyarrow.parquet
+
     from lsstcutouts import LsstDataFetcher
 
 
     def test_cutouts(repository):
+        truth = pyarrow.parquet.read_table(repository.truth)  # object_id, ra, dec (degrees, ICRS), label, ...
         with LsstDataFetcher(repository.root, collections=repository.collections, bands="gr", size=32) as fetcher:
-            batch = fetcher.fetch(repository.truth["ra"], repository.truth["dec"])  # degrees, ICRS
+            batch = fetcher.fetch(truth["ra"].to_numpy(), truth["dec"].to_numpy())
         assert batch["image"].shape == (4, 2, 32, 32)  # (N, B, Y, X)
 """
 
