@@ -48,7 +48,7 @@ def area_names(plan: CutoutPlan, options: SplitOptions) -> NDArray[np.str_]:
     if by == "healpix":
         return _healpix(plan, options.healpix_order).astype(str)
     if by == "auto":
-        # A patch without coadds of its own lends a few targets at its border; it is no patch to deal.
+        # A patch without coadds of its own lends a few targets at its border; it is not assigned to a split.
         share = np.bincount(plan.primary) / max(1, len(plan))
         by = "patch" if int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES else "block"
         if by == "block":

@@ -1,4 +1,4 @@
-"""Targets of plans dealt to splits, without a pixel in two of them."""
+"""Assign the targets of plans to splits that share no pixels."""
 
 import logging
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def deal(plan: CutoutPlan, options: SplitOptions, *, seed: int = 0) -> Dealt:
 
 
 def deal_plans(plans: Mapping[str, CutoutPlan], options: SplitOptions) -> Dealt:
-    """Deal plans that are splits themselves, one catalog each; as `deal`."""
+    """Return the splits of plans that hold one split each, with leaks handled as in `deal`."""
     parts = {name: (plan, np.arange(len(plan))) for name, plan in plans.items()}
     return _guarded(_selected(parts, options), options)
 

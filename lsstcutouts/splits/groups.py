@@ -1,4 +1,4 @@
-"""Groups of targets dealt to splits."""
+"""Assign whole groups of targets to splits."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ __all__ = ["split_groups"]
 
 
 def split_groups(group: NDArray[np.str_], fractions: Mapping[str, float], *, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Deal whole groups of targets to named splits, close to the asked fractions of all targets.
+    """Assign whole groups of targets to named splits, close to the asked fractions of all targets.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ def split_groups(group: NDArray[np.str_], fractions: Mapping[str, float], *, see
         raise ConfigurationError(f"the fractions of the splits must lie in 0..1 and add up to 1, got {dict(fractions)}")
     names, inverse, counts = np.unique(group, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
-    dealt = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}:{names[i]}".encode()).digest())
+    shuffled = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}:{names[i]}".encode()).digest())
     wanted = {name: share * len(group) for name, share in fractions.items()}
-    home = np.empty(len(names), np.int64)
+    assignment = np.empty(len(names), np.int64)
     splits = list(fractions)
-    for i in dealt:
-        # The split that lacks most rows takes the next group, which keeps every share within one group's size.
-        neediest = max(splits, key=lambda name: wanted[name])
-        home[i] = splits.index(neediest)
-        wanted[neediest] -= counts[i]
-    return {name: np.flatnonzero(home[inverse] == k) for k, name in enumerate(splits)}
+    for i in shuffled:
+        # The split that lacks the most rows takes the next group, which keeps every share within one group's size.
+        emptiest = max(splits, key=lambda name: wanted[name])
+        assignment[i] = splits.index(emptiest)
+        wanted[emptiest] -= counts[i]
+    return {name: np.flatnonzero(assignment[inverse] == k) for k, name in enumerate(splits)}

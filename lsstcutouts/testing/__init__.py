@@ -1,12 +1,31 @@
-"""Write a small, real Butler repository with a sky of known truth.
+"""Write a small, real Butler repository whose sky is known, for demonstrations and tests.
 
-The repository has a SQLite registry, a file datastore and coadds in the formats of Data Preview 1 or 2, and
-needs nothing of the LSST stack but its packages on PyPI::
+The repository has a SQLite registry, a file datastore and coadds in the format of Data Preview 1 or 2. It needs only
+the LSST packages that `lsstcutouts` installs from PyPI. A pytest fixture for tests of your own code (``conftest.py``)::
+
+    import pytest
 
     from lsstcutouts.testing import SimulationConfig, simulate
 
-    repository = simulate("demo", SimulationConfig(release="dp2", cells=10, patches=2))
-    repository.truth    # Parquet table: object_id, ra, dec, label, ...
+    SMALL = SimulationConfig(cells=2, cell=64, grid=4, patches=1, bands="gr", targets=4, missing=None, holes=False)
+
+
+    @pytest.fixture(scope="session")
+    def repository(tmp_path_factory):
+        return simulate(tmp_path_factory.mktemp("butler") / "repo", SMALL)
+
+``SMALL`` is one patch of 256 x 256 pixels in two bands. A test then reads from it::
+
+    import pyarrow.parquet
+
+    from lsstcutouts import LsstDataFetcher
+
+
+    def test_cutouts(repository):
+        truth = pyarrow.parquet.read_table(repository.truth)  # object_id, ra, dec (degrees, ICRS), label, ...
+        with LsstDataFetcher(repository.root, collections=repository.collections, bands="gr", size=32) as fetcher:
+            batch = fetcher.fetch(truth["ra"].to_numpy(), truth["dec"].to_numpy())
+        assert batch["image"].shape == (4, 2, 32, 32)  # (N, B, Y, X)
 """
 
 from .config import SimulationConfig

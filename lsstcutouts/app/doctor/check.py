@@ -1,23 +1,23 @@
 """What a check says, what it is asked, and what it looks at."""
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from zlib import error as ZlibError
 
 from ...errors import ConfigurationError, LsstCutoutsError
-from .probe import InstalledTorch, TorchProbe
 
 if TYPE_CHECKING:
-    from .resources import Resources
+    from .compute import InstalledTorch
+    from .packages import InstalledPackages
+    from .resources import ThisMachine
 
-__all__ = ["CHECKS", "TROUBLE", "Check", "Finding", "InstalledPackages", "Machine", "Packages", "Settings", "Visit"]
+__all__ = ["CHECKS", "TROUBLE", "Check", "Finding", "Machine", "Settings", "Visit"]
 
 type Status = Literal["pass", "warn", "fail"]
 
@@ -167,59 +167,26 @@ class Settings:
         return 4 * self.batch_size * (len(self.bands) if self.bands else 6) * rows * columns
 
 
-class Packages(Protocol):
-    """Says what is installed."""
-
-    def python(self) -> str:
-        """Return the version of Python."""
-
-    def version(self, name: str) -> str | None:
-        """Return the version of a distribution, or None where there is none."""
-
-    def requires(self) -> tuple[str | None, list[str]]:
-        """Return what this package asks of Python and of other distributions."""
-
-
-class InstalledPackages:
-    """The packages of this Python, by their metadata."""
-
-    def python(self) -> str:
-        """Return the version of Python."""
-        return ".".join(map(str, sys.version_info[:3]))
-
-    def version(self, name: str) -> str | None:
-        """Return the version of a distribution, or None where there is none."""
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            return None
-
-    def requires(self) -> tuple[str | None, list[str]]:
-        """Return what this package asks of Python and of other distributions."""
-        found = metadata.metadata("lsstcutouts")
-        return found.get("Requires-Python"), found.get_all("Requires-Dist") or []
-
-
 @dataclass(frozen=True)
 class Machine:
-    """What the checks look at; each part can be replaced by another with the same methods.
+    """What the checks look at; an object with the same methods can replace each part, None stands for this machine's.
 
     Attributes
     ----------
     load
         Imports a module by name.
     packages
-        What is installed.
+        The installed packages.
     torch
         What torch can do.
     resources
-        Memory, disk and limits; None for those of this machine.
+        Memory, disk and limits.
     """
 
     load: Callable[[str], Any] = import_module
-    packages: Packages = field(default_factory=InstalledPackages)
-    torch: TorchProbe = field(default_factory=InstalledTorch)
-    resources: "Resources | None" = None
+    packages: "InstalledPackages | None" = None
+    torch: "InstalledTorch | None" = None
+    resources: "ThisMachine | None" = None
 
 
 @dataclass

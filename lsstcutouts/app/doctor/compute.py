@@ -2,13 +2,16 @@
 
 import math
 import re
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ...loader.capability import limits_of
 from .check import Check, Finding, Visit
-from .probe import Build, Gpu, TorchProbe
 
-__all__ = ["check_gpu", "check_torch", "gpu_bytes", "runs_on"]
+__all__ = ["Build", "Gpu", "InstalledTorch", "check_gpu", "check_torch", "gpu_bytes", "runs_on"]
+
+_DRIVER = Path("/proc/driver/nvidia/version")
 
 _OUTPUT = (312, 348, 384, 492, 528, 564, 672, 708, 744)
 _TO_WEIGHT = (54, 63, 72, 99, 108, 117, 144, 153, 162)
@@ -37,15 +40,91 @@ _OLD_GPU = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Build:
+    """How torch was built.
+
+    Attributes
+    ----------
+    version
+        Of torch.
+    platform
+        ``"CUDA 12.6"``, ``"ROCm 6.2"`` or ``"CPU only"``.
+    targets
+        GPU architectures that it holds code for, such as ``"sm_75"`` or ``"compute_90"``.
+    """
+
+    version: str
+    platform: str
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU: its name and compute capability ``(major, minor)``."""
+
+    name: str
+    capability: tuple[int, int]
+
+
+class InstalledTorch:
+    """The torch of this Python, imported when it is first asked."""
+
+    def build(self) -> Build:
+        """Return how torch was built."""
+        import torch
+
+        platform = "CPU only"
+        if torch.version.cuda:
+            platform = f"CUDA {torch.version.cuda}"
+        elif torch.version.hip:
+            platform = f"ROCm {torch.version.hip}"
+        return Build(str(torch.__version__), platform, tuple(torch.cuda.get_arch_list()))
+
+    def driver(self) -> bool:
+        """Whether the machine has an NVIDIA driver, whatever torch sees."""
+        return _DRIVER.exists()
+
+    def gpus(self) -> list[Gpu]:
+        """Return the GPUs that torch sees."""
+        import torch
+
+        with warnings.catch_warnings():
+            # Torch warns of a GPU that its build does not support and of an old driver; the check says it with its fix.
+            warnings.simplefilter("ignore")
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            return [Gpu(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in range(count)]
+
+    def memory(self, gpu: int) -> tuple[int, int]:
+        """Return free and total bytes of a GPU."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info(gpu)
+        return int(free), int(total)
+
+    def convolve(self, device: str) -> list[float]:
+        """Return output, weight gradient and input gradient of a small convolution, flattened.
+
+        The input holds 0 to 24 in 5 x 5 pixels, the weights 0 to 8 in 3 x 3; the gradients are those of the sum.
+        """
+        import torch
+
+        image = torch.arange(25.0, device=device).reshape(1, 1, 5, 5).requires_grad_()
+        weight = torch.arange(9.0, device=device).reshape(1, 1, 3, 3).requires_grad_()
+        output = torch.nn.functional.conv2d(image, weight)
+        to_weight, to_image = torch.autograd.grad(output.sum(), (weight, image))
+        return [value for part in (output, to_weight, to_image) for value in part.detach().cpu().flatten().tolist()]
+
+
 def check_torch(visit: Visit) -> Check:
     """Torch imports, and a convolution and its gradients come out right on the CPU."""
-    probe = visit.machine.torch
+    probe = visit.machine.torch or InstalledTorch()
     return Check.of("torch", [_convolution(probe, "cpu", f"torch {probe.build().version}")])
 
 
 def check_gpu(visit: Visit) -> Check:
     """Torch sees a GPU, has code for it, computes on it, and one batch fits."""
-    probe = visit.machine.torch
+    probe = visit.machine.torch or InstalledTorch()
     build, gpus = probe.build(), probe.gpus()
     if not gpus:
         return Check.of("gpu", [_no_gpu(build, probe.driver())])
@@ -78,7 +157,7 @@ def runs_on(capability: tuple[int, int], targets: tuple[str, ...]) -> bool:
     return False
 
 
-def _convolution(probe: TorchProbe, device: str, what: str) -> Finding:
+def _convolution(probe: InstalledTorch, device: str, what: str) -> Finding:
     result = probe.convolve(device)
     right = len(result) == len(EXPECTED) and all(
         math.isfinite(found) and abs(found - wanted) <= _TOLERANCE
@@ -111,7 +190,7 @@ def _no_gpu(build: Build, driver: bool) -> Finding:
     )
 
 
-def _one_gpu(probe: TorchProbe, build: Build, index: int, gpu: Gpu, needed: int) -> Finding:
+def _one_gpu(probe: InstalledTorch, build: Build, index: int, gpu: Gpu, needed: int) -> Finding:
     name = f"GPU {index} ({gpu.name}, sm_{gpu.capability[0]}{gpu.capability[1]})"
     # ROCm builds name their targets otherwise; there the convolution tells.
     if any(map(_TARGET.fullmatch, build.targets)) and not runs_on(gpu.capability, build.targets):

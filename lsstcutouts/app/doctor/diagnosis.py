@@ -20,7 +20,6 @@ class _Step(NamedTuple):
 
     title: str
     module: str
-    function: str
     needs: str | None
     todo: str
 
@@ -29,31 +28,23 @@ _AGAIN = "pip install --upgrade --force-reinstall"
 
 # The modules load when their turn comes: each imports what it tests.
 _STEPS = {
-    "packages": _Step(
-        "Python and packages", "packages", "check_packages", None, "pip install --upgrade lsstcutouts packaging"
-    ),
-    "torch": _Step("torch computes", "compute", "check_torch", None, f"{_AGAIN} torch"),
-    "gpu": _Step(
-        "GPU", "compute", "check_gpu", "torch", "see the NVIDIA driver (nvidia-smi) and torch's release notes"
-    ),
-    "lsst": _Step("LSST packages", "packages", "check_lsst", None, f"{_AGAIN} lsst-daf-butler lsst-images"),
+    "packages": _Step("Python and packages", "packages", None, "pip install --upgrade lsstcutouts packaging"),
+    "torch": _Step("torch computes", "compute", None, f"{_AGAIN} torch"),
+    "gpu": _Step("GPU", "compute", "torch", "see the NVIDIA driver (nvidia-smi) and torch's release notes"),
+    "lsst": _Step("LSST packages", "packages", None, f"{_AGAIN} lsst-daf-butler lsst-images"),
     "repository": _Step(
         "Butler repository",
         "repository_checks",
-        "check_repository",
         "lsst",
         "give other repo=, collections= or dataset_type=",
     ),
     "cutout": _Step(
         "cutouts equal a second reader",
         "repository_checks",
-        "check_cutout",
         "repository",
         "restore the file, or report this line",
     ),
-    "resources": _Step(
-        "memory, disk, limits", "resources", "check_resources", None, "change the setting that is named"
-    ),
+    "resources": _Step("memory, disk, limits", "resources", None, "change the setting that is named"),
 }
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -147,7 +138,7 @@ def _tried(name: str, step: _Step, visit: Visit, done: dict[str, Check]) -> Chec
         return Check(name, "fail", f"not tried, because {title!r} failed", f"see {title!r}")
     try:
         module = visit.machine.load(f"{__package__}.{step.module}")
-        result: Check = getattr(module, step.function)(visit)
+        result: Check = getattr(module, f"check_{name}")(visit)
     except TROUBLE as error:
         return Check.failed(name, error, step.todo)
     return result

@@ -2,16 +2,18 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Callable
+from importlib import metadata
 from itertools import pairwise
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from .check import TROUBLE, Check, Finding, Packages, Visit, one_line
+from .check import TROUBLE, Check, Finding, Visit, one_line
 
-__all__ = ["check_lsst", "check_packages", "weeks"]
+__all__ = ["InstalledPackages", "check_lsst", "check_packages", "weeks"]
 
 _SHOWN = ("numpy", "astropy", "torch", "lightning")
 """Distributions whose versions a bug report needs most."""
@@ -37,9 +39,29 @@ _GZIP = bytes.fromhex("1f8b08000000000002034b4c4a4e494d0300ef398e4b06000000")
 """The letters ``abcdef``, gzipped."""
 
 
+class InstalledPackages:
+    """The packages of this Python, by their metadata."""
+
+    def python(self) -> str:
+        """Return the version of Python."""
+        return ".".join(map(str, sys.version_info[:3]))
+
+    def version(self, name: str) -> str | None:
+        """Return the version of a distribution, or None where there is none."""
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    def requires(self) -> tuple[str | None, list[str]]:
+        """Return what this package asks of Python and of other distributions."""
+        found = metadata.metadata("lsstcutouts")
+        return found.get("Requires-Python"), found.get_all("Requires-Dist") or []
+
+
 def check_packages(visit: Visit) -> Check:
     """Python and every dependency are as new as this package's own metadata ask for; numba is there."""
-    packages = visit.machine.packages
+    packages = visit.machine.packages or InstalledPackages()
     for_python, listed = packages.requires()
     needed = [r for r in map(Requirement, listed) if r.marker is None or r.marker.evaluate({"extra": ""})]
     wrong = [f for f in (_python(packages, for_python), *(_distribution(packages, r) for r in needed)) if f]
@@ -52,7 +74,7 @@ def check_packages(visit: Visit) -> Check:
     return Check.of("packages", wrong or [good])
 
 
-def _python(packages: Packages, wanted: str | None) -> Finding | None:
+def _python(packages: InstalledPackages, wanted: str | None) -> Finding | None:
     if wanted is None or SpecifierSet(wanted).contains(packages.python(), prereleases=True):
         return None
     return Finding(
@@ -62,7 +84,7 @@ def _python(packages: Packages, wanted: str | None) -> Finding | None:
     )
 
 
-def _distribution(packages: Packages, needed: Requirement) -> Finding | None:
+def _distribution(packages: InstalledPackages, needed: Requirement) -> Finding | None:
     found = packages.version(needed.name)
     if found is not None and needed.specifier.contains(found, prereleases=True):
         return None
@@ -79,7 +101,7 @@ def _slow(finding: Finding) -> Finding:
 
 def check_lsst(visit: Visit) -> Check:
     """The LSST packages import and are of about the same week; the codecs decode; remote reading is there."""
-    load, packages = visit.machine.load, visit.machine.packages
+    load, packages = visit.machine.load, visit.machine.packages or InstalledPackages()
     broken = [f for module in _LSST.values() if (f := _import(load, module))]
     remote = [f for name, use in _REMOTE.items() if (f := _remote(load, name, use))]
     return Check.of("lsst", [*broken, _agree(packages), _codecs(load), *remote])
@@ -100,7 +122,7 @@ def _import(load: Callable[[str], Any], module: str) -> Finding | None:
     return None
 
 
-def _agree(packages: Packages) -> Finding:
+def _agree(packages: InstalledPackages) -> Finding:
     versions = {name: packages.version(name) or "unknown" for name in _LSST}
     text = ", ".join(f"{name} {version}" for name, version in versions.items())
     dated = sorted(week for version in versions.values() if (week := weeks(version)) is not None)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import MemoryBudgetError
 from ...read.cache.budget import resolve_budget
@@ -15,7 +14,7 @@ from ...read.cache.limits import MemoryLimits, memory_limits
 from ...read.reader import default_threads
 from .check import Check, Finding, Settings, Visit
 
-__all__ = ["Resources", "ThisMachine", "check_resources", "needs"]
+__all__ = ["ThisMachine", "check_resources", "needs"]
 
 _SHARED = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is mounted, not a place for scratch files
 
@@ -35,25 +34,6 @@ _FILES = 256
 
 _TENSORS = 16
 """Tensors of a batch; each is one open file on its way from a worker."""
-
-
-class Resources(Protocol):
-    """Says what there is."""
-
-    def memory(self) -> MemoryLimits:
-        """Return the tightest limit on memory."""
-
-    def disk(self, folder: Path) -> int | None:
-        """Return free bytes where a folder is or will be; None where nothing may be written."""
-
-    def temporary(self) -> Path:
-        """Return the folder of temporary files."""
-
-    def shared(self) -> int | None:
-        """Return free bytes of shared memory between processes; None where it is not limited by itself."""
-
-    def open_files(self) -> int:
-        """Return how many files a process may open."""
 
 
 class ThisMachine:
@@ -164,7 +144,7 @@ def _memory(needed: Needs, limits: MemoryLimits) -> Finding:
     return Finding("pass", f"{there}, {_size(needed.memory)} needed ({parts})")
 
 
-def _disk(settings: Settings, there: Resources) -> Iterator[Finding]:
+def _disk(settings: Settings, there: ThisMachine) -> Iterator[Finding]:
     places = {"output": Path(settings.output).absolute(), "temporary": there.temporary()}
     for kind, folder in places.items():
         free = there.disk(folder)
@@ -185,7 +165,7 @@ def _free_disk(kind: str, folder: Path, free: int) -> Finding:
     return Finding("pass", detail)
 
 
-def _workers(settings: Settings, needed: Needs, there: Resources) -> Iterator[Finding]:
+def _workers(settings: Settings, needed: Needs, there: ThisMachine) -> Iterator[Finding]:
     shared, files = there.shared(), there.open_files()
     if needed.shared and shared is not None and shared < needed.shared:
         yield Finding(
