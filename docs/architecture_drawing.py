@@ -85,7 +85,9 @@ def draw(ax: Axes) -> None:
         same_row = abs(ya - yb) < 1e-6
         start = (xa + (WIDTH / 2 if xb > xa else -WIDTH / 2), ya) if same_row else (xa, ya + HEIGHT / 2)
         end = (xb + (-WIDTH / 2 if xb > xa else WIDTH / 2), yb) if same_row else (xb, yb - HEIGHT / 2)
-        arrow = FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=GREY, lw=0.7 + 0.06 * count, zorder=1)
+        arrow = FancyArrowPatch(
+            start, end, arrowstyle="-|>", mutation_scale=12, color=GREY, lw=0.7 + 0.06 * count, zorder=1
+        )
         ax.add_patch(arrow)
     for room in PLACES:
         x, y = centre(room)
@@ -101,7 +103,9 @@ def draw(ax: Axes) -> None:
             zorder=2,
         )
         ax.add_patch(box)
-        ax.text(x, y + (0.12 if room in result else 0), room, ha="center", va="center", fontsize=12, weight="bold", zorder=3)
+        ax.text(
+            x, y + (0.12 if room in result else 0), room, ha="center", va="center", fontsize=12, weight="bold", zorder=3
+        )
         if room in result:
             ax.text(x, y - 0.18, result[room], ha="center", va="center", fontsize=9, color=INK, zorder=3)
             ax.text(

@@ -148,7 +148,11 @@ def parameters(files: list[Source], name: str) -> int | None:
         for item in known[name].body:
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
                 a = item.args
-                return len([*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg]) - 1 - [a.vararg, a.kwarg].count(None)
+                return (
+                    len([*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg])
+                    - 1
+                    - [a.vararg, a.kwarg].count(None)
+                )
         name = next((ast.unparse(base) for base in known[name].bases if ast.unparse(base) in known), "")
     return None
 
@@ -267,8 +271,13 @@ def main() -> None:
     tests, unmirrored = mirrored(asked.checkout, files)
     helpers, once = called_once(files)
     public, shapeless, silent = silent_docstrings(files)
-    broad = [f"{f.path}:{n.lineno}" for f in files for n in ast.walk(f.tree) if isinstance(n, ast.ExceptHandler) and
-             (n.type is None or ast.unparse(n.type) in {"Exception", "BaseException"})]
+    broad = [
+        f"{f.path}:{n.lineno}"
+        for f in files
+        for n in ast.walk(f.tree)
+        if isinstance(n, ast.ExceptHandler)
+        and (n.type is None or ast.unparse(n.type) in {"Exception", "BaseException"})
+    ]
     rows: list[tuple[str, object, list[str]]] = [
         ("rooms", len({f.room for f in files} - {""}), sorted({f.room for f in files} - {""})),
         ("files", len(files), []),
@@ -276,17 +285,30 @@ def main() -> None:
         ("longest file, lines", max(len(f.text.splitlines()) for f in files), []),
         ("classes", len(classes(files)), []),
         *((f"parameters of {name}", parameters(files, name), []) for name in CONSTRUCTORS),
-        ("class names given twice", len(two := doubled_classes(files)), [f"{k}: {', '.join(v)}" for k, v in two.items()]),
+        (
+            "class names given twice",
+            len(two := doubled_classes(files)),
+            [f"{k}: {', '.join(v)}" for k, v in two.items()],
+        ),
         ("file names given twice", len(two := doubled_files(files)), [f"{k}: {', '.join(v)}" for k, v in two.items()]),
         ("circles of files", len(rings := circles(found)), [", ".join(ring) for ring in rings]),
-        ("own imports inside functions", len(late := [i for i in found if i.own and i.inside]),
-         [f"{i.file}:{i.line}" for i in late]),
-        ("own imports for types alone", len(typed := [i for i in found if i.own and i.typing and i.file.parts != ("__init__.py",)]),
-         [f"{i.file}:{i.line} {i.target}" for i in typed]),
+        (
+            "own imports inside functions",
+            len(late := [i for i in found if i.own and i.inside]),
+            [f"{i.file}:{i.line}" for i in late],
+        ),
+        (
+            "own imports for types alone",
+            len(typed := [i for i in found if i.own and i.typing and i.file.parts != ("__init__.py",)]),
+            [f"{i.file}:{i.line} {i.target}" for i in typed],
+        ),
         ("test files that mirror a module", f"{tests - len(unmirrored)} of {tests}", unmirrored),
         ("functions", len(lengths), []),
-        ("lines of a function: median, p90, max",
-         f"{median(lengths):.0f}, {quantiles(lengths, n=10)[-1]:.0f}, {max(lengths)}", []),
+        (
+            "lines of a function: median, p90, max",
+            f"{median(lengths):.0f}, {quantiles(lengths, n=10)[-1]:.0f}, {max(lengths)}",
+            [],
+        ),
         ("helpers with one caller", f"{len(once)} of {helpers}", once),
         ("broad excepts", len(broad), broad),
         ("public functions of arrays without a shape", f"{len(shapeless)} of {public}", shapeless),

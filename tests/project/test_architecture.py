@@ -96,7 +96,9 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 def test_a_worker_needs_no_butler() -> None:
     """Unpickling a dataset must not cost a worker the seconds and memory of the Butler."""
-    code = "import sys, lsstcutouts.loader.loader; print('lsst.daf.butler' in sys.modules, 'astropy.table' in sys.modules)"
+    code = (
+        "import sys, lsstcutouts.loader.loader; print('lsst.daf.butler' in sys.modules, 'astropy.table' in sys.modules)"
+    )
     assert fresh(code) == "False False"
 
 
