@@ -30,9 +30,10 @@ demo: venv ## write the demo repository, train on it, write a picture
 test: venv ## run the tests
 	$(RUN) -m pytest -n 3 --dist worksteal $(ARGS)
 
-lint: venv ## ruff: habits and format
+lint: venv ## ruff: habits and format; plain words
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m tools.words
 
 types: venv ## mypy
 	$(RUN) -m mypy
