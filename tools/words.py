@@ -31,7 +31,7 @@ PHRASES = {
     r"\bdear(er|est)?\b": "expensive",
     r"\btorn\b": "crossing a patch edge",
     r"\bamiss\b": "wrong",
-    r"\bof one's own\b|\bof your own\b": "your own ...",
+    r"\bof one's own\b": "your own ...",
     r"what becomes of|what became of": "what happens to / what happened to",
     r"is worked out|are worked out|cannot be worked out": "is computed",
     r"\breckons?\b": "computes",
