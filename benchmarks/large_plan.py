@@ -24,7 +24,7 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
 )
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.measured import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import MeasuredTargets, sample_of
 from lsstcutouts.errors import PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
@@ -43,7 +43,7 @@ _INSET = 1
 
 
 def measure_planning(
-    sample: Sample, source: SimulatedRepository, folder: Path, targets: int, patches: int
+    sample: MeasuredTargets, source: SimulatedRepository, folder: Path, targets: int, patches: int
 ) -> dict[str, Any]:
     """Return the time and size of a plan of targets spread over many patches, from Parquet to a plan.
 
@@ -74,7 +74,7 @@ def measure_planning(
     }
 
 
-def planning_repository(source: SimulatedRepository, sample: Sample, root: Path, patches: int) -> Path:
+def planning_repository(source: SimulatedRepository, sample: MeasuredTargets, root: Path, patches: int) -> Path:
     """Return a repository with many patches, written where it does not exist.
 
     Every coadd is registered with the same file, one of the source's: planning asks for locations, and opens
@@ -111,7 +111,9 @@ def _skymaps(source: SimulatedRepository, patches: int) -> list[SimulatedSkyMap]
     return [skymap_of(replace(config, tract=source.tract + i)) for i in range(count)]
 
 
-def _patches(sample: Sample, skymaps: list[SimulatedSkyMap], patches: int) -> list[tuple[SimulatedSkyMap, int]]:
+def _patches(
+    sample: MeasuredTargets, skymaps: list[SimulatedSkyMap], patches: int
+) -> list[tuple[SimulatedSkyMap, int]]:
     """Return skymaps and patch numbers, the one of the real file first."""
     real = int(sample.plan.patch[sample.rows[0]])
     found = [(skymaps[0], real)]
@@ -135,7 +137,7 @@ def _register(butler: Butler, source: SimulatedRepository, skymaps: list[Simulat
     butler.collections.register(_RUN, CollectionType.RUN)
 
 
-def _catalog(sample: Sample, source: SimulatedRepository, path: Path, targets: int, patches: int) -> Path:
+def _catalog(sample: MeasuredTargets, source: SimulatedRepository, path: Path, targets: int, patches: int) -> Path:
     """Return a Parquet table of targets spread evenly over the inner regions of the patches."""
     if path.exists():
         return path

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.measured import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import MeasuredTargets, sample_of
 from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, Way, check_pixels, interleaved
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.read.cache.tile_cache import TileCache
@@ -32,7 +32,7 @@ class _Peer(ABC):
 
     name, cache, threads, workers, most_runs = "", "", 1, 0, 1_000_000
 
-    def __init__(self, sample: Sample, rows: NDArray[np.int64]) -> None:
+    def __init__(self, sample: MeasuredTargets, rows: NDArray[np.int64]) -> None:
         self.sample, self.rows = sample, rows
 
     def prepare(self) -> Callable[[], int]:
@@ -76,7 +76,7 @@ class _Peer(ABC):
 class _FilePeer(_Peer):
     """Slices of files by HDU; which HDU is which is known beforehand."""
 
-    def __init__(self, sample: Sample, rows: NDArray[np.int64]) -> None:
+    def __init__(self, sample: MeasuredTargets, rows: NDArray[np.int64]) -> None:
         super().__init__(sample, rows)
         self._known: dict[tuple[int, int], tuple[Box, dict[str, int], Any]] = {}
         for patch, band, _, path in sample.files():

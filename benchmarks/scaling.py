@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from lsstcutouts.app.benchmark.measured import Sample, sample_of
+from lsstcutouts.app.benchmark.measured import MeasuredTargets, sample_of
 from lsstcutouts.app.benchmark.ways import LoaderWay, Way, interleaved
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.read.cache.tile_cache import TileCache
@@ -21,7 +21,7 @@ from .common import report, settings_of
 __all__ = ["crowded", "main"]
 
 
-def crowded(sample: Sample, count: int) -> Sample:
+def crowded(sample: MeasuredTargets, count: int) -> MeasuredTargets:
     """Return a sample of ``count`` targets, those of the given one evenly spread and repeated."""
     return replace(sample, rows=sample.rows[np.arange(count) * len(sample.rows) // count])
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lsstcutouts.app.benchmark.measured import Sample
+from lsstcutouts.app.benchmark.measured import MeasuredTargets
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.fits.codecs import decode_tiles, rice_padding
 from lsstcutouts.fits.fused import decode_fused, is_fused
@@ -69,7 +69,7 @@ class Compressed:
     streams: Streams
 
 
-def compressed_units(sample: Sample) -> list[Compressed]:
+def compressed_units(sample: MeasuredTargets) -> list[Compressed]:
     """Return the bytes of exactly the cache units that a sample's boxes touch, each once."""
     depths, found = Depths(sample.plan), []
     for patch, band, _, path in sample.files():

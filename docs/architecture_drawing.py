@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 
@@ -26,10 +27,10 @@ PLACES = {
     "testing": (0, 4),
     "splits": (1, 4),
     "read": (2, 4),
-    "transforms": (2, 5),
+    "transforms": (3, 5),
     "loader": (2, 6),
     "models": (3, 6),
-    "app": (2, 7),
+    "app": (1.5, 7),
 }
 """Column and row of each room."""
 
@@ -46,7 +47,9 @@ FLOW = (
     ("models", "a training"),
 )
 
-WIDTH, HEIGHT, STEP_X, STEP_Y = 2.1, 0.72, 2.9, 1.45
+WIDTH, HEIGHT, STEP_X, STEP_Y = 2.1, 0.72, 2.9, 1.3
+FLOW_Y = 1.9
+"""Height of the row that shows the way of a batch; the first row of rooms is at 0."""
 
 
 def centre(room: str) -> tuple[float, float]:
@@ -76,10 +79,24 @@ def _below(room: str, direct: dict[str, set[str]]) -> set[str]:
     return direct[room] | {c for b in direct[room] for c in _below(b, direct)}
 
 
+def badge(ax: Axes, x: float, y: float, number: int) -> None:
+    """Draw the number of a step."""
+    style = {"boxstyle": "circle,pad=0.25", "facecolor": ORANGE, "edgecolor": INK, "lw": 0.8}
+    ax.text(x, y, str(number), ha="center", va="center", fontsize=9, weight="bold", zorder=4, bbox=style)
+
+
 def draw(ax: Axes) -> None:
-    """Draw rooms, imports and the numbered way of a batch."""
+    """Draw the way of a batch in one row, and below it rooms and imports."""
     number = {room: i + 1 for i, (room, _) in enumerate(FLOW)}
-    result = dict(FLOW)
+    step = (3 * STEP_X + WIDTH) / len(FLOW)
+    for i, (room, result) in enumerate(FLOW):
+        x = -WIDTH / 2 + (i + 0.5) * step
+        badge(ax, x, FLOW_Y, i + 1)
+        ax.text(x, FLOW_Y - 0.32, room, ha="center", va="center", fontsize=9, weight="bold")
+        ax.text(x, FLOW_Y - 0.5, fill(result, 11), ha="center", va="top", fontsize=8, linespacing=1.15)
+        if i:
+            ends = (x - step + 0.2, FLOW_Y), (x - 0.2, FLOW_Y)
+            ax.add_patch(FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=12, color=INK, lw=1.1))
     for (a, b), count in reduced(links()).items():
         (xa, ya), (xb, yb) = centre(a), centre(b)
         same_row = abs(ya - yb) < 1e-6
@@ -103,30 +120,17 @@ def draw(ax: Axes) -> None:
             zorder=2,
         )
         ax.add_patch(box)
-        ax.text(
-            x, y + (0.12 if room in result else 0), room, ha="center", va="center", fontsize=12, weight="bold", zorder=3
-        )
-        if room in result:
-            ax.text(x, y - 0.18, result[room], ha="center", va="center", fontsize=9, color=INK, zorder=3)
-            ax.text(
-                x - WIDTH / 2,
-                y + HEIGHT / 2,
-                str(number[room]),
-                ha="center",
-                va="center",
-                fontsize=9,
-                weight="bold",
-                zorder=4,
-                bbox={"boxstyle": "circle,pad=0.25", "facecolor": ORANGE, "edgecolor": INK, "lw": 0.8},
-            )
+        ax.text(x, y, room, ha="center", va="center", fontsize=12, weight="bold", zorder=3)
+        if room in number:
+            badge(ax, x - WIDTH / 2, y + HEIGHT / 2, number[room])
     ax.set_xlim(-WIDTH, 3 * STEP_X + WIDTH)
-    ax.set_ylim(-7 * STEP_Y - 1.3, 0.8)
+    ax.set_ylim(-7 * STEP_Y - 1.3, FLOW_Y + 0.4)
     ax.axis("off")
     ax.text(
         -WIDTH / 2,
         -7 * STEP_Y - 1.0,
-        "Arrows: imports, drawn from the code; an import that a longer chain of arrows implies is left out. Line width: number of files.\n"
-        "Numbers: the way of a batch, with what each room adds. Blue rooms need no torch.",
+        "Top: the way of a batch, and what each room adds to it. Below: the rooms. A grey arrow points to a room that is imported, as the\n"
+        "code has it; imports that a chain of arrows implies are left out, and a wide arrow is many files. Only green rooms need torch.",
         fontsize=9,
         color=INK,
         va="center",

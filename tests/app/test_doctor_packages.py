@@ -30,7 +30,7 @@ def test_a_too_old_python_fails() -> None:
 
 
 def test_enough_packages_pass() -> None:
-    assert "2 packages as required" in one("packages", packages=FakePackages({"torch": "2.5.0"})).detail
+    assert "3 packages as required" in one("packages", packages=FakePackages({"torch": "2.5.0"})).detail
 
 
 @pytest.mark.parametrize("version", [None, "0.59.1"])
@@ -39,7 +39,7 @@ def test_without_numba_it_works_and_is_slower(version: str | None) -> None:
     assert check.status == "warn"
     assert "decoding takes twice as long" in check.detail
     assert "numba" in check.detail
-    assert check.todo == "pip install --upgrade 'lsstcutouts[fast]'"
+    assert check.todo == "pip install --upgrade 'numba>=0.61'"
     worse = one("packages", packages=FakePackages({"numba": version, "torch": None}))
     assert (worse.status, "numba" in worse.detail) == ("fail", False)
 

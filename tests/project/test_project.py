@@ -1,15 +1,20 @@
 """The files around the package: what is shipped, what is pinned, how an interpreter is found."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import lsstcutouts
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -106,3 +111,36 @@ def test_without_an_interpreter_the_message_says_what_to_do(tmp_path: Path) -> N
     assert (found.returncode, found.stdout) == (1, "")
     assert "at least 3.12" in found.stderr
     assert "make PYTHON=" in found.stderr
+
+
+def test_the_version_is_written_once_and_cited() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    cited = dict(line.split(": ", 1) for line in (ROOT / "CITATION.cff").read_text().splitlines() if ": " in line)
+    assert cited["version"] == lsstcutouts.__version__ == metadata.version("lsstcutouts")
+    assert (
+        f"## [{lsstcutouts.__version__}] - {cited['date-released'].strip('"')}" in (ROOT / "CHANGELOG.md").read_text()
+    )
+
+
+def test_the_classifiers_name_the_pythons_of_the_workflow() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    tested = workflow["jobs"]["check"]["strategy"]["matrix"]["python"]
+    assert [f"Programming Language :: Python :: {version}" for version in tested] == [
+        line for line in PROJECT["project"]["classifiers"] if line.startswith("Programming Language")
+    ]
+
+
+def test_every_page_is_in_the_contents() -> None:
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    listed = [line for line in (ROOT / "docs" / "index.md").read_text().splitlines() if re.fullmatch(r"[\w-]+", line)]
+    assert sorted(listed) == sorted(pages)
+
+
+def test_pages_and_readme_link_to_files_that_exist() -> None:
+    links = [
+        (page, link)
+        for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in link
+    ]
+    assert [f"{page.relative_to(ROOT)}: {link}" for page, link in links if not (page.parent / link).exists()] == []

@@ -34,8 +34,8 @@ class FakePackages:
         return (known | self.versions).get(name)
 
     def requires(self) -> tuple[str | None, list[str]]:
-        extras = ['sphinx>=8.0; extra == "docs"', 'numba>=0.61; extra == "fast"', 'numba>=0.61; extra == "dev"']
-        return ">=3.12", ["torch>=2.5", "lsst-resources[https,s3]>=30.2026.2500", *extras]
+        extras = ['sphinx>=8.0; extra == "docs"', 'pyvo>=1.6; extra == "dev"']
+        return ">=3.12", ["numba>=0.61", "torch>=2.5", "lsst-resources[https,s3]>=30.2026.2500", *extras]
 
 
 @dataclass

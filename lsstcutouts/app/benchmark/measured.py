@@ -19,7 +19,7 @@ from ...sky.geometry import Box
 from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
 
-__all__ = ["MASK_PLANES", "BenchmarkSettings", "Sample", "sample_of"]
+__all__ = ["MASK_PLANES", "BenchmarkSettings", "MeasuredTargets", "sample_of"]
 
 MASK_PLANES = ("NO_DATA", "SATURATED", "DETECTED")
 """Mask planes that are read where ``planes`` has the mask."""
@@ -103,7 +103,7 @@ class BenchmarkSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class MeasuredTargets:
     """The targets that are measured.
 
     Attributes
@@ -168,7 +168,7 @@ class Sample:
                 Path(path).read_bytes()
 
 
-def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
+def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> MeasuredTargets:
     """Plan, and choose the targets to measure.
 
     Patches are chosen at random in proportion to their number of targets, and all targets of a patch are read, so that
@@ -194,7 +194,7 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
             f"{name}: no box of {plan.size.y} x {plan.size.x} px lies inside one file of every band of "
             f"{''.join(plan.bands)}; give bands= that the repository holds there, or a smaller size="
         )
-    return Sample(name, plan, rows, settings.planes, seconds)
+    return MeasuredTargets(name, plan, rows, settings.planes, seconds)
 
 
 def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, Catalog, dict[str, Any]]:

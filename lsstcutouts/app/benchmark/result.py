@@ -241,7 +241,7 @@ def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed | None, busy: bool
         ]
     found += _of_workers(entries, "full") or _of_threads(entries, "full" if fits else "empty")
     if find_spec("numba") is None:
-        found.append("install numba (pip install 'lsstcutouts[fast]'): Rice tiles decode in half the time")
+        found.append("install numba (pip install numba): Rice tiles decode in half the time")
     return found or ["nothing: no other setting that was measured is clearly faster than the default"]
 
 

@@ -19,7 +19,7 @@ from ...loader.device.transfer import resolved
 from ...read.cache.tile_cache import TileCache
 from ...source.writing import atomic_file
 from .machine import about_machine, load_now
-from .measured import BenchmarkSettings, Sample, sample_of
+from .measured import BenchmarkSettings, MeasuredTargets, sample_of
 from .picture import write_picture
 from .result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
 from .ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, Way, check_pixels, interleaved
@@ -103,7 +103,7 @@ def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> Benchma
     return result
 
 
-def _ways(sample: Sample, settings: BenchmarkSettings, shared: TileCache) -> tuple[list[Way], list[str]]:
+def _ways(sample: MeasuredTargets, settings: BenchmarkSettings, shared: TileCache) -> tuple[list[Way], list[str]]:
     """Return the ways that are measured, the reference first, and what is left out and why."""
     ways: list[Way] = []
     left_out = []
@@ -128,13 +128,15 @@ def _ways(sample: Sample, settings: BenchmarkSettings, shared: TileCache) -> tup
     return ways, left_out
 
 
-def _entry(way: Way, sample: Sample, rates: tuple[float, ...]) -> BenchmarkEntry:
+def _entry(way: Way, sample: MeasuredTargets, rates: tuple[float, ...]) -> BenchmarkEntry:
     targets = len(way.rows) if isinstance(way, ButlerWay) else len(sample.rows)
     start = way.start_seconds if isinstance(way, LoaderWay) else None
     return BenchmarkEntry(way.name, way.cache, way.threads, way.workers, targets, rates, start_seconds=start)
 
 
-def _profiled(entry: BenchmarkEntry, sample: Sample, settings: BenchmarkSettings, shared: TileCache) -> BenchmarkEntry:
+def _profiled(
+    entry: BenchmarkEntry, sample: MeasuredTargets, settings: BenchmarkSettings, shared: TileCache
+) -> BenchmarkEntry:
     """Return the entry of a loader with the time by stage, from further passes with a clock."""
     if entry.way != "loader" or entry.workers:
         return entry
@@ -152,7 +154,7 @@ def _profiled(entry: BenchmarkEntry, sample: Sample, settings: BenchmarkSettings
     return replace(entry, stages=StageShares.of(clock.seconds(), wall, cutouts, evictions))
 
 
-def _tile_need(sample: Sample, settings: BenchmarkSettings) -> TileNeed:
+def _tile_need(sample: MeasuredTargets, settings: BenchmarkSettings) -> TileNeed:
     """Return the memory that decoded tiles of the whole plan need, in proportion to its patches."""
     cache = TileCache(settings.cache_bytes)
     reader = LoaderWay(sample, settings, "full", cache, threads=1)
@@ -162,7 +164,7 @@ def _tile_need(sample: Sample, settings: BenchmarkSettings) -> TileNeed:
     return TileNeed(int(stats.bytes / sample.patches * sample.all_patches), stats.max_bytes)
 
 
-def _sample_values(sample: Sample) -> dict[str, Any]:
+def _sample_values(sample: MeasuredTargets) -> dict[str, Any]:
     return {
         "text": str(sample),
         "targets": len(sample.rows),

@@ -23,7 +23,7 @@ from ...read.cache.tile_cache import TileCache
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
 from ...sky.geometry import Box
-from .measured import BenchmarkSettings, Sample
+from .measured import BenchmarkSettings, MeasuredTargets
 
 __all__ = ["ButlerWay", "LoaderWay", "MemoryWay", "ReaderWay", "Way", "check_pixels", "consume", "interleaved"]
 
@@ -62,7 +62,7 @@ class ButlerWay:
 
     name, cache, threads, workers, most_runs = "butler.get loop", "", 1, 0, 2
 
-    def __init__(self, sample: Sample, most: int) -> None:
+    def __init__(self, sample: MeasuredTargets, most: int) -> None:
         self._sample = sample
         self._rows = sample.rows[np.linspace(0, len(sample.rows) - 1, min(most, len(sample.rows))).astype(np.int64)]
         plan = sample.plan
@@ -131,7 +131,7 @@ class ReaderWay:
 
     name, threads, workers, most_runs = "reader", 1, 0, 1_000_000
 
-    def __init__(self, sample: Sample, settings: BenchmarkSettings, cache: str, shared: TileCache) -> None:
+    def __init__(self, sample: MeasuredTargets, settings: BenchmarkSettings, cache: str, shared: TileCache) -> None:
         self.cache = cache
         self._sample, self._settings, self._shared = sample, settings, shared
         self._kept: CutoutReader | None = None
@@ -179,7 +179,7 @@ class LoaderWay:
 
     def __init__(
         self,
-        sample: Sample,
+        sample: MeasuredTargets,
         settings: BenchmarkSettings,
         cache: str,
         shared: TileCache,
@@ -249,7 +249,7 @@ class MemoryWay:
 
     name, cache, threads, workers, most_runs = "tensors in memory", "", 1, 0, 1_000_000
 
-    def __init__(self, reader: ReaderWay, sample: Sample, batch_size: int) -> None:
+    def __init__(self, reader: ReaderWay, sample: MeasuredTargets, batch_size: int) -> None:
         self._reader, self._sample, self._batch_size = reader, sample, batch_size
         self._loader: DataLoader[Any] | None = None
 
@@ -325,7 +325,7 @@ def _rate(way: Way, least_seconds: float) -> float:
     return count / seconds
 
 
-def check_pixels(ways: Sequence[Way], sample: Sample) -> None:
+def check_pixels(ways: Sequence[Way], sample: MeasuredTargets) -> None:
     """Compare what each way reads of a few targets; the first way is the reference.
 
     Raises

@@ -60,15 +60,11 @@ class InstalledPackages:
 
 
 def check_packages(visit: Visit) -> Check:
-    """Python and every dependency are as new as this package's own metadata ask for; numba is there."""
+    """Python and every dependency are as new as this package's own metadata ask for; without numba it is only slower."""
     packages = visit.machine.packages or InstalledPackages()
     for_python, listed = packages.requires()
     needed = [r for r in map(Requirement, listed) if r.marker is None or r.marker.evaluate({"extra": ""})]
     wrong = [f for f in (_python(packages, for_python), *(_distribution(packages, r) for r in needed)) if f]
-    fast = [
-        r for r in map(Requirement, listed) if r.name == "numba" and r.marker and r.marker.evaluate({"extra": "fast"})
-    ]
-    wrong += [_slow(f) for f in (_distribution(packages, r) for r in fast) if f]
     shown = ", ".join(f"{name} {packages.version(name)}" for name in _SHOWN)
     good = Finding("pass", f"Python {packages.python()}, {len(needed)} packages as required: {shown}")
     return Check.of("packages", wrong or [good])
@@ -90,13 +86,10 @@ def _distribution(packages: InstalledPackages, needed: Requirement) -> Finding |
         return None
     extras = f"[{','.join(sorted(needed.extras))}]" if needed.extras else ""
     what = f"{needed.name} is missing" if found is None else f"{needed.name} is {found}, {needed.specifier} is needed"
-    return Finding("fail", what, f"pip install --upgrade {shlex.quote(f'{needed.name}{extras}{needed.specifier}')}")
-
-
-def _slow(finding: Finding) -> Finding:
-    """Return what the lack of numba means: the pixels are the same without it."""
-    detail = f"{finding.detail}, without which decoding takes twice as long"
-    return Finding("warn", detail, "pip install --upgrade 'lsstcutouts[fast]'")
+    todo = f"pip install --upgrade {shlex.quote(f'{needed.name}{extras}{needed.specifier}')}"
+    if needed.name == "numba":  # the plain kernels give the same pixels
+        return Finding("warn", f"{what}; without it decoding takes twice as long", todo)
+    return Finding("fail", what, todo)
 
 
 def check_lsst(visit: Visit) -> Check:

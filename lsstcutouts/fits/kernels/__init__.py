@@ -1,4 +1,4 @@
-"""Loops over pixels that numpy cannot express, compiled by numba where it is installed (the extra ``fast``).
+"""Loops over pixels that numpy cannot express, compiled by numba where it is installed.
 
 Each does what the plain path does, bit for bit, in one pass and without the interpreter lock; where one is None or
 says that it cannot do a tile, the plain path does it. The environment variable ``LSSTCUTOUTS_KERNELS=plain`` leaves
