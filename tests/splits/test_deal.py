@@ -174,15 +174,15 @@ def test_a_selection_holds_for_the_splits(plan: CutoutPlan) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"splits": {"train": 0.5}}, "add up to 1"),
-        ({"splits": {"train": 0.5, "holdout": 0.5}}, "there are train, val and test"),
-        ({"splits": {"train": 0.5, "val": [1, 2]}}, "all be fractions, or all object ids"),
-        ({"splits": 3}, "must map split names"),
-        ({"split_by": "galaxy"}, "split_by must be one of"),
+        ({"shares": {"train": 0.5}}, "add up to 1"),
+        ({"shares": {"train": 0.5, "holdout": 0.5}}, "there are train, val and test"),
+        ({"shares": {"train": 0.5, "val": [1, 2]}}, "all be fractions, or all object ids"),
+        ({"shares": 3}, "must map split names"),
+        ({"by": "galaxy"}, "by must be one of"),
         ({"leaks": "hide"}, "leaks must be one of"),
         ({"healpix_order": 30}, "healpix_order"),
         ({"select": {"trian": "label == 1"}}, "select names trian"),
-        ({"select": "label =="}, "cannot be read"),
+        ({"select": "label =="}, "has a syntax error"),
     ],
 )
 def test_settings_that_cannot_be(arguments, words: str) -> None:
@@ -191,7 +191,7 @@ def test_settings_that_cannot_be(arguments, words: str) -> None:
 
 
 def test_the_data_module_deals_and_selects(dp2_repo: SimulatedRepository) -> None:
-    data = data_of(dp2_repo, columns=(), size=40, splits=SplitOptions(select="kind == 'lens'", by="block"))
+    data = data_of(dp2_repo, columns=(), size=40, splits=SplitOptions(FRACTIONS, by="block", select="kind == 'lens'"))
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert "kind" not in batch
@@ -215,22 +215,22 @@ def test_the_verb_checks_for_leaks(
     dp2_repo: SimulatedRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["plan", f"repo={dp2_repo.root}", "collections=dp2", f"catalog={dp2_repo.truth}", "bands=gri", "size=40"]
-    assert main([*common, "splits={train: 0.5, val: 0.5}", "ranks=3"]) == 0
+    assert main([*common, "splits.shares={train: 0.5, val: 0.5}", "ranks=3"]) == 0
     shown = capsys.readouterr().out
     assert "No pixel is in two splits." in shown
     assert "3 ranks:" in shown
     # The patches of the table are those of the summary: with a coadd under a box.
-    assert main([*common, "splits={train: 0.5, val: 0.5}", "json=true"]) == 0
+    assert main([*common, "splits.shares={train: 0.5, val: 0.5}", "json=true"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["patches"] == 4
     assert all(1 <= part["patches"] <= 4 for part in summary["splits"].values())
     ids = Catalog.from_any(dp2_repo.truth).object_id
     for name, part in (("train", ids[::2]), ("val", ids[1::2])):
         (tmp_path / f"{name}.csv").write_text("object_id\n" + "\n".join(map(str, part.tolist())) + "\n")
-    own = "splits={" + ", ".join(f"{name}: {tmp_path / name}.csv" for name in ("train", "val")) + "}"
+    own = "splits.shares={" + ", ".join(f"{name}: {tmp_path / name}.csv" for name in ("train", "val")) + "}"
     assert main([*common, own]) == 1
     assert "LeakError: the splits share pixels" in capsys.readouterr().err
-    assert main([*common, own, "leaks=drop", "json=true"]) == 0
+    assert main([*common, own, "splits.leaks=drop", "json=true"]) == 0
     found = json.loads(capsys.readouterr().out)["splits"]
     assert found["train"]["targets"] + found["train"]["dropped"] == 40
     assert found["val"]["dropped"] == 0

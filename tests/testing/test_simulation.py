@@ -11,7 +11,6 @@ from astropy.wcs import WCS
 from lsst.daf.butler import Butler, CollectionType
 from lsst.sphgeom import LonLat, UnitVector3d
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.errors import ConfigurationError, RepositoryNotFoundError
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate, skymap_of
 from lsstcutouts.testing.simulation import _whole_or_nothing
@@ -36,10 +35,7 @@ def test_every_coadd_but_the_missing_ones_is_found_in_the_chain(repo: SimulatedR
         assert butler.collections.get_info(repo.collections).type is CollectionType.CHAINED
         every = {(patch, band) for patch in (8, 9, 13, 14) for band in "gri"}
         assert found == every - {(8, "g"), (14, "i")}
-        assert (
-            butler.find_dataset("deep_coadd", tract=5063, patch=8, band="g", read=ReadOptions(skymap=repo.skymap))
-            is None
-        )
+        assert butler.find_dataset("deep_coadd", tract=5063, patch=8, band="g", skymap=repo.skymap) is None
 
 
 def test_collections_and_storage_classes_are_named_as_in_the_releases(
@@ -66,9 +62,9 @@ def test_dp1_files_are_recorded_with_the_formatter_of_afw(dp1_repo: SimulatedRep
 
 def test_regions_are_those_of_the_boxes(repo: SimulatedRepository) -> None:
     with opened(repo) as butler:
-        patches = butler.query_dimension_records("patch", tract=5063, read=ReadOptions(skymap=repo.skymap))
-        (tract,) = butler.query_dimension_records("tract", read=ReadOptions(skymap=repo.skymap))
-        (skymap,) = butler.query_dimension_records("skymap", read=ReadOptions(skymap=repo.skymap))
+        patches = butler.query_dimension_records("patch", tract=5063, skymap=repo.skymap)
+        (tract,) = butler.query_dimension_records("tract", skymap=repo.skymap)
+        (skymap,) = butler.query_dimension_records("skymap", skymap=repo.skymap)
     assert (skymap.patch_nx_max, skymap.patch_ny_max, skymap.tract_max) == (5, 4, 18938)
     geometry = skymap_of(repo.config)
     assert sorted(p.id for p in patches) == list(range(20))
@@ -90,9 +86,7 @@ def assert_corners(region: object, box: tuple[int, int, int, int], wcs: WCS) -> 
 def test_truth_patches_are_those_whose_region_holds_the_target(repo: SimulatedRepository) -> None:
     truth = pq.read_table(repo.truth).to_pylist()
     with opened(repo) as butler:
-        regions = {
-            p.id: p.region for p in butler.query_dimension_records("patch", read=ReadOptions(skymap=repo.skymap))
-        }
+        regions = {p.id: p.region for p in butler.query_dimension_records("patch", skymap=repo.skymap)}
     for row in truth:
         assert regions[row["patch"]].contains(UnitVector3d(LonLat.fromDegrees(row["ra"], row["dec"])))
 
@@ -151,9 +145,7 @@ def test_pixels_follow_from_the_seed(tmp_path: Path) -> None:
 
 def read(repo: SimulatedRepository, band: str) -> li.cells.CellCoadd:
     with opened(repo) as butler:
-        return butler.get(
-            "deep_coadd", tract=repo.tract, patch=repo.patches[0], band=band, read=ReadOptions(skymap=repo.skymap)
-        )
+        return butler.get("deep_coadd", tract=repo.tract, patch=repo.patches[0], band=band, skymap=repo.skymap)
 
 
 def test_a_repository_can_be_moved_and_loaded(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler, DatasetRef
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate, skymap_of
 from lsstcutouts.testing.dp1 import write_exposure
 from lsstcutouts.testing.exposure import CoaddPixels, expose_patch
@@ -80,9 +79,7 @@ def test_dp2_coadds_know_what_they_are(dp2_coadds: dict[tuple[int, str], li.cell
 
 
 def test_dp2_boxes_are_read_alone(dp2: Butler, dp2_coadds: dict[tuple[int, str], li.cells.CellCoadd]) -> None:
-    ref = dp2.find_dataset(
-        "deep_coadd", tract=5063, patch=9, band="r", read=ReadOptions(skymap="simulated_dp2_3x4_60x75_4x5")
-    )
+    ref = dp2.find_dataset("deep_coadd", tract=5063, patch=9, band="r", skymap="simulated_dp2_3x4_60x75_4x5")
     whole = dp2_coadds[9, "r"]
     box = li.Box.factory[190:260, 1180:1290]
     part = dp2.get(ref, parameters={"bbox": box})
