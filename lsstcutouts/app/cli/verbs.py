@@ -67,7 +67,7 @@ VERBS = {
     "normalise": Verb(
         target="lsstcutouts.app.cli.normalising:run",
         summary="fit pixel statistics of each band to a sample of the training split",
-        details="Median, noise and quantiles of the valid pixels, as YAML for data.statistics= of train, and a picture of"
+        details="Median, noise and quantiles of the valid pixels, as YAML for data.normalisation.statistics= of train, and a picture of"
         " them before and after the normalisation. With the same data and seed as train the split is the same; train"
         " fits them by itself too.",
         examples=(
