@@ -142,7 +142,7 @@ def doubled_files(files: list[Source]) -> dict[str, list[str]]:
 
 
 def parameters(files: list[Source], name: str) -> int | None:
-    """Return the number of parameters of a class's constructor, without ``self``, or None if there is no such class."""
+    """Return the number of parameters of a class's constructor, without ``self``, or None if there is none of that name."""
     known = {node.name: node for _, node in classes(files)}
     while name in known:
         for item in known[name].body:
@@ -244,13 +244,13 @@ def silent_docstrings(files: list[Source]) -> tuple[int, list[str], list[str]]:
 def mirrored(checkout: Path, files: list[Source]) -> tuple[int, list[str]]:
     """Return the number of test files, and those that are not ``tests/<room>/test_<module>[_aspect].py``.
 
-    The tests of the project's own files (``tests/project``) are not counted.
+    Tests of files outside the package (``tests/project``, ``tests/benchmarks``) are not counted.
     """
     stems: dict[str, set[str]] = defaultdict(set)
     for file in files:
         stems[file.room] |= {part.removesuffix(".py") for part in file.path.parts}
     tests = [p.relative_to(checkout / "tests") for p in sorted((checkout / "tests").rglob("test_*.py"))]
-    tests = [path for path in tests if path.parts[0] != "project"]
+    tests = [path for path in tests if path.parts[0] not in {"project", "benchmarks"}]
 
     def mirrors(path: Path) -> bool:
         words = path.stem.removeprefix("test_").split("_")
