@@ -72,10 +72,16 @@ def found() -> list[str]:
     for path in sorted({one for glob in (*PAGES, *CODE) for one in ROOT.glob(glob)}):
         name = str(path.relative_to(ROOT))
         inside = name.removeprefix("lsstcutouts/")
-        if inside in NEXT or inside.startswith("read/cache/") or inside in {f"fits/{n}.py" for n in ("memory", "pixels", "stages")}:
+        if (
+            inside in NEXT
+            or inside.startswith("read/cache/")
+            or inside in {f"fits/{n}.py" for n in ("memory", "pixels", "stages")}
+        ):
             continue
         for number, text in texts(path):
-            hits += [f"{name}:{number}: {m[0]!r}: write {instead!r}" for p, instead in patterns for m in p.finditer(text)]
+            hits += [
+                f"{name}:{number}: {m[0]!r}: write {instead!r}" for p, instead in patterns for m in p.finditer(text)
+            ]
     return hits
 
 

@@ -34,7 +34,7 @@ class Load:
     Attributes
     ----------
     source
-        Where it was read: the file of the kernel, or "load average".
+        The file of the kernel that was read, or "load average".
     value
         Percent of the last 10 seconds in which some process waited for a core; without that file, the load average of
         the last minute over the number of cores.
@@ -56,18 +56,15 @@ def load_now(pressure: Path = Path("/proc/pressure/cpu")) -> Load:
     if found:
         value = float(found[1])
         source, busy = str(pressure), value > _BUSY_PRESSURE
-        told = f"in {value:.0f}% of the last 10 seconds a process waited for a core"
+        told = f"programs waited for a processor core during {value:.0f}% of the last 10 seconds"
     else:
         cores = psutil.cpu_count() or 1
         value = os.getloadavg()[0] / cores
         source, busy = "load average", value > _BUSY_LOAD
-        told = f"{value * cores:.1f} processes wanted one of {cores} cores in the last minute"
+        told = f"{value * cores:.1f} processes competed for {cores} cores in the last minute"
     text = f"{told} ({source})"
     if busy:
-        text = (
-            f"WARNING: the machine is busy: {text}. The figures below are too low and scatter; close other programs and "
-            "measure again."
-        )
+        text = f"WARNING: the machine is busy: {text}. The figures are too low; close other programs and measure again."
     return Load(source, value, busy, text)
 
 
@@ -109,5 +106,5 @@ def _commit(folder: Path) -> str | None:
     if git is None or not (folder / ".git").exists():
         return None
     asked = [git, "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - nothing of it is foreign
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - no argument of a user
     return told.stdout.strip() or None

@@ -14,6 +14,7 @@ from ...errors import ConfigurationError
 from ...fits.coadd import open_coadd
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
+from ...plan.read_options import ReadOptions
 from ...read.reader import default_threads
 from ...sky.geometry import Box
 from ...testing.config import SimulationConfig
@@ -76,11 +77,11 @@ class BenchmarkSettings:
         lacking = [f"{name}=" for name, value in own.items() if value is None]
         if self.plan is not None and len(lacking) < len(own):
             raise ConfigurationError(
-                "plan= already has the repository and the catalog: leave out repo=, collections=, catalog="
+                "plan= already has the repository and the catalog; remove repo=, collections=, catalog="
             )
         if 0 < len(lacking) < len(own):
             raise ConfigurationError(
-                f"repo=, collections= and catalog= belong together: {' and '.join(lacking)} must be given, too; without "
+                f"repo=, collections= and catalog= belong together: add {' and '.join(lacking)}; without "
                 "any of them the demo's simulated repository is measured"
             )
 
@@ -138,6 +139,10 @@ class Sample:
         used = np.unique(self.plan.primary)
         return int((self.plan.patches.files[used] >= 0).any(axis=1).sum())
 
+    def some_rows(self, most: int) -> NDArray[np.int64]:
+        """Return at most so many of `rows`, evenly spread."""
+        return self.rows[np.unique(np.linspace(0, len(self.rows) - 1, min(most, len(self.rows))).astype(np.int64))]
+
     @property
     def mask_planes(self) -> tuple[str, ...]:
         """Mask planes that are asked for."""
@@ -149,6 +154,20 @@ class Sample:
             f"{self.name}: {len(self.rows):,} of {len(self.plan):,} targets, {self.patches} of {self.all_patches} patches, "
             f"{y} x {x} px, bands {' '.join(self.plan.bands)}, {' + '.join(self.planes)}"
         )
+
+    def values(self) -> dict[str, Any]:
+        """Return plain values for the result's file."""
+        return {
+            "text": str(self),
+            "targets": len(self.rows),
+            "plan_targets": len(self.plan),
+            "patches": self.patches,
+            "plan_patches": self.all_patches,
+            "plan_seconds": self.plan_seconds,
+            "size": list(self.plan.size),
+            "bands": list(self.plan.bands),
+            "planes": list(self.planes),
+        }
 
     def box(self, row: int) -> Box:
         """Return the box of a target, tract pixels."""
@@ -179,14 +198,13 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
     ConfigurationError
         No target's box lies inside one file of every band.
     """
-    start = time.perf_counter()
     seconds = None
     if settings.plan is not None:
         name, plan = settings.plan, CutoutPlan.load(settings.plan)
     else:
-        name, catalog, arguments = _source(settings, progress)
+        name, repo, catalog, arguments = _source(settings, progress)
         start = time.perf_counter()
-        plan = build_plan(arguments.pop("repo"), catalog, size=settings.size, **arguments)
+        plan = build_plan(repo, catalog, size=settings.size, **arguments)
         seconds = time.perf_counter() - start
     rows = _whole_patches(plan, settings.targets, settings.seed)
     if not len(rows):
@@ -197,23 +215,30 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
     return Sample(name, plan, rows, settings.planes, seconds)
 
 
-def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, Catalog, dict[str, Any]]:
-    """Return name, catalog and the other arguments of `build_plan`; the demo is written where it does not exist."""
-    if settings.repo is None:
-        root = Path(settings.demo)
-        if not root.exists():
-            simulate(root, SimulationConfig(targets=2400), progress=progress)
-        demo = SimulatedRepository.load(root)
-        arguments: dict[str, Any] = {
-            "repo": str(root),
-            "collections": demo.collections,
-            "dataset_type": demo.dataset_type,
-            "bands": settings.bands or demo.bands,
-        }
-        return f"simulated repository {root}", Catalog.from_any(demo.truth), arguments
-    arguments = {name: getattr(settings, name) for name in ("repo", "collections", "dataset_type", "skymap")}
-    arguments["bands"] = settings.bands or "ugrizy"
-    return str(settings.repo), Catalog.from_any(settings.catalog), arguments
+def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, str, Catalog, dict[str, Any]]:
+    """Return a name, and repository, catalog and other arguments of `build_plan`; writes the demo where it does not exist."""
+    if settings.repo is not None:
+        return (
+            settings.repo,
+            settings.repo,
+            Catalog.from_any(settings.catalog),
+            {
+                "collections": settings.collections,
+                "dataset_type": settings.dataset_type,
+                "bands": settings.bands or "ugrizy",
+                "read": ReadOptions(skymap=settings.skymap),
+            },
+        )
+    root = Path(settings.demo)
+    if not root.exists():
+        simulate(root, SimulationConfig(targets=2400), progress=progress)
+    demo = SimulatedRepository.load(root)
+    arguments = {
+        "collections": demo.collections,
+        "dataset_type": demo.dataset_type,
+        "bands": settings.bands or demo.bands,
+    }
+    return f"simulated repository {root}", str(root), Catalog.from_any(demo.truth), arguments
 
 
 def _whole_patches(plan: CutoutPlan, most: int, seed: int) -> NDArray[np.int64]:
