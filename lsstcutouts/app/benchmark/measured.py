@@ -32,13 +32,7 @@ _LEAST = {"size": 1, "targets": 1, "batch_size": 1, "repeats": 1, "butler_target
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Settings of a benchmark; ``configs/benchmark.yaml`` explains each.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not possible.
-    """
+    """Settings of a benchmark; ``configs/benchmark.yaml`` explains each."""
 
     repo: str | None = None
     collections: str | tuple[str, ...] | None = None
@@ -93,7 +87,7 @@ class BenchmarkSettings:
         for name, value in given.items():
             if isinstance(value, list):
                 given[name] = tuple(value)
-            elif name in lists and value is not None and not isinstance(value, tuple):
+            elif name in lists and isinstance(value, int | str):
                 given[name] = (value,)
         return cls(**given)
 
@@ -105,28 +99,16 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The targets that are measured.
-
-    Attributes
-    ----------
-    name
-        Where they come from, in words.
-    plan
-        The whole plan.
-    rows
-        ``(N,)`` rows of the plan that are read, all targets of some patches; each box lies in one file of every band, which
-        a plain ``butler.get`` needs.
-    planes
-        Planes of the files.
-    plan_seconds
-        What planning took; None for a saved plan.
-    """
+    """The targets that are measured."""
 
     name: str
+    """Where they come from, in words."""
     plan: CutoutPlan
     rows: NDArray[np.int64]
+    """``(N,)`` rows of the plan that are read, all targets of some patches; each box lies in one file of every band."""
     planes: tuple[str, ...]
     plan_seconds: float | None
+    """What planning took; None for a saved plan."""
 
     @property
     def patches(self) -> int:
@@ -157,17 +139,10 @@ class Sample:
 
     def values(self) -> dict[str, Any]:
         """Return plain values for the result's file."""
-        return {
-            "text": str(self),
-            "targets": len(self.rows),
-            "plan_targets": len(self.plan),
-            "patches": self.patches,
-            "plan_patches": self.all_patches,
-            "plan_seconds": self.plan_seconds,
-            "size": list(self.plan.size),
-            "bands": list(self.plan.bands),
-            "planes": list(self.planes),
-        }
+        plan = self.plan
+        of_plan = {"plan_targets": len(plan), "plan_patches": self.all_patches, "plan_seconds": self.plan_seconds}
+        read = {"size": list(plan.size), "bands": list(plan.bands), "planes": list(self.planes)}
+        return {"text": str(self), "targets": len(self.rows), "patches": self.patches, **of_plan, **read}
 
     def box(self, row: int) -> Box:
         """Return the box of a target, tract pixels."""
@@ -192,11 +167,6 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
 
     Patches are chosen at random in proportion to their number of targets, and all targets of a patch are read, so that
     tiles are shared by as many targets as in a training.
-
-    Raises
-    ------
-    ConfigurationError
-        No target's box lies inside one file of every band.
     """
     seconds = None
     if settings.plan is not None:
@@ -218,17 +188,9 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Sample:
 def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, str, Catalog, dict[str, Any]]:
     """Return a name, and repository, catalog and other arguments of `build_plan`; writes the demo where it does not exist."""
     if settings.repo is not None:
-        return (
-            settings.repo,
-            settings.repo,
-            Catalog.from_any(settings.catalog),
-            {
-                "collections": settings.collections,
-                "dataset_type": settings.dataset_type,
-                "bands": settings.bands or "ugrizy",
-                "read": ReadOptions(skymap=settings.skymap),
-            },
-        )
+        arguments: dict[str, Any] = {"collections": settings.collections, "dataset_type": settings.dataset_type}
+        arguments |= {"bands": settings.bands or "ugrizy", "read": ReadOptions(skymap=settings.skymap)}
+        return settings.repo, settings.repo, Catalog.from_any(settings.catalog), arguments
     root = Path(settings.demo)
     if not root.exists():
         simulate(root, SimulationConfig(targets=2400), progress=progress)

@@ -35,22 +35,14 @@ _CAUSES = {
 
 @dataclass(frozen=True, slots=True)
 class StageShares:
-    """Where the time of a loader's pass goes.
-
-    Attributes
-    ----------
-    seconds
-        Seconds of work for one cutout by stage, summed over the threads; ``other`` is time that passed while no thread
-        worked at any stage, so far as the sums show it.
-    threads_used
-        Mean number of threads at work: the sum of the stages over the time that passed.
-    hit_rate
-        Share of tile requests served without decoding, from 0 to 1.
-    """
+    """Where the time of a loader's pass goes."""
 
     seconds: Mapping[str, float]
+    """Seconds of work for one cutout by stage, summed over the threads; ``other``: no thread worked at any stage."""
     threads_used: float
+    """Mean number of threads at work: the sum of the stages over the time that passed."""
     hit_rate: float = 0.0
+    """Share of tile requests served without decoding, from 0 to 1."""
 
     @classmethod
     def of(cls, seconds: Mapping[str, float], wall: float, cutouts: int, hit_rate: float = 0.0) -> "StageShares":
@@ -73,30 +65,20 @@ class StageShares:
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
-    """The speed of one way.
-
-    Attributes
-    ----------
-    way, cache, threads, workers
-        What was measured.
-    targets
-        Cutouts of a pass.
-    rates
-        Cutouts/s of each run.
-    stages
-        Where the time goes, for loaders without worker processes.
-    start_seconds
-        Time until worker processes gave the first batch, once for a training; not part of the rates.
-    """
+    """The speed of one way."""
 
     way: str
     cache: str
     threads: int
     workers: int
     targets: int
+    """Cutouts of a pass."""
     rates: tuple[float, ...]
+    """Cutouts/s of each run."""
     stages: StageShares | None = None
+    """For loaders without worker processes."""
     start_seconds: float | None = None
+    """Time until worker processes gave the first batch, once for a training; not part of the rates."""
 
     @property
     def median(self) -> float:
@@ -143,7 +125,7 @@ class BenchmarkResult:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         butler = _butler(self.entries)
-        found = asdict(self)
+        found = asdict(self) | {"load": self.load._asdict()}
         for values, entry in zip(found["entries"], self.entries, strict=True):
             values |= {"median": entry.median, "min": min(entry.rates), "max": max(entry.rates)}
             values["ratio_to_butler_get"] = entry.median / butler.median if butler else None
@@ -226,17 +208,7 @@ def limits(entries: Sequence[BenchmarkEntry], batch_size: int) -> list[str]:
 
 
 def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed, disturbed: bool) -> list[str]:
-    """Return which setting to change; each setting is named once at most, by figures of this run alone.
-
-    Parameters
-    ----------
-    entries
-        Of one run.
-    tiles
-        Memory that decoded tiles need.
-    disturbed
-        Whether other programs disturbed the run: then numbers of threads and processes cannot be compared.
-    """
+    """Return which setting to change, each once at most, by figures of this run alone; threads only if it was undisturbed."""
     found = []
     fits = tiles.need <= tiles.budget
     if not fits:

@@ -47,13 +47,6 @@ def run(cfg: DictConfig) -> BenchmarkResult:
 def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> BenchmarkResult:
     """Measure, and write ``benchmark.json`` and ``benchmark.png`` into the folder ``settings.output``.
 
-    Parameters
-    ----------
-    settings
-        What to measure.
-    progress
-        Whether to show a progress bar on standard error.
-
     Raises
     ------
     PixelMismatchError

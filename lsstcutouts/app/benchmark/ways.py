@@ -39,13 +39,7 @@ _COMPARED = 6
 class Way(ABC):
     """One way to read the sample.
 
-    Attributes
-    ----------
-    cache
-        ``"empty"``: every tile has to be decoded, as in a first epoch. ``"full"``: the cache holds what an earlier pass
-        left in it. ``""``: the way has no cache.
-    most_runs
-        Runs beyond which another one is not worth its time.
+    With the cache ``"empty"`` every tile is decoded, as in a first epoch; ``"full"`` holds what an earlier pass left.
     """
 
     name = cache = ""
@@ -73,11 +67,7 @@ class ButlerWay(Way):
         plan = sample.plan
         self._butler = Butler.from_config(plan.repo, collections=plan.collections)
         self._refs: dict[tuple[int, int, str], DatasetRef] = {}
-        needed = set(plan.primary[self.rows].tolist())
-        for patch, band, file, _ in sample.files():
-            ref = self._butler.get_dataset(UUID(plan.files.dataset_id[file])) if patch in needed else None
-            if ref is not None:
-                self._refs |= {(patch, band, plane): ref.makeComponentRef(plane) for plane in sample.planes}
+        self._look_up(self.rows)
 
     @property
     def needs_stack(self) -> bool:
@@ -90,6 +80,7 @@ class ButlerWay(Way):
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, Array]:
         """Return planes of some targets, as this package gives them: pixels that are not finite become 0."""
+        self._look_up(rows)
         found = [self._target(row) for row in rows.tolist()]
         planes = {name: np.stack([one[name] for one in found]) for name in self._sample.planes}
         if "image" in planes:
@@ -99,6 +90,15 @@ class ButlerWay(Way):
     def close(self) -> None:
         """Close the Butler."""
         self._butler.close()
+
+    def _look_up(self, rows: NDArray[np.int64]) -> None:
+        """Learn the refs of the files under some targets."""
+        plan = self._sample.plan
+        for patch in {*plan.primary[rows].tolist()} - {patch for patch, _, _ in self._refs}:
+            for band, file in enumerate(plan.patches.files[patch].tolist()):
+                ref = self._butler.get_dataset(UUID(plan.files.dataset_id[file]))
+                if ref is not None:
+                    self._refs |= {(patch, band, plane): ref.makeComponentRef(plane) for plane in self._sample.planes}
 
     def _run(self) -> int:
         start = time.perf_counter()
@@ -187,15 +187,8 @@ class MemoryWay(ReaderWay):
 class LoaderWay(Way):
     """A pass through `CutoutLoader`, from ``iter()`` to the last batch, in shuffled order.
 
-    With an empty cache dataset and cache are new in each pass. With a full one the loader stays, and with it its worker
-    processes: their start is not part of a rate, `start_seconds` has it.
-
-    Attributes
-    ----------
-    tiles
-        The cache of the latest pass.
-    start_seconds
-        From ``iter()`` to the first batch of the first pass, with worker processes.
+    With an empty cache dataset and cache are new in each pass; ``tiles`` is the latest. With a full one the loader stays,
+    and with it its worker processes: their start is not part of a rate, but ``start_seconds``.
     """
 
     name = "loader"
@@ -281,46 +274,30 @@ def interleaved(
     most_seconds: float = 1e9,
     after: Callable[[Way], object] = lambda _: None,
 ) -> list[tuple[float, ...]]:
-    """Return the cutouts/s of each way, run by run in the order A B C A B C, so that a disturbance meets all of them.
+    """Return the cutouts/s of each way in each run.
 
-    Parameters
-    ----------
-    ways
-        What to measure.
-    repeats
-        Runs of each, at most.
-    least_seconds
-        Passes are repeated until a run has taken so long.
-    most_seconds
-        No further round begins after this time.
-    after
-        Called with each way after a run of it.
+    Ways take turns, A B C A B C, so that a disturbance meets all of them. Passes are repeated until a run has taken
+    ``least_seconds``; no further round begins after ``most_seconds``; ``after`` is called after each run.
     """
     rates: list[list[float]] = [[] for _ in ways]
     begin = time.perf_counter()
     for run in range(repeats):
         if run and time.perf_counter() - begin > most_seconds:
             break
-        for way, of in zip(ways, rates, strict=True):
+        for at, way in enumerate(ways):
             count, seconds = 0, 0.0
             while run < way.most_runs and (seconds < least_seconds or not count):
                 one_pass = way.prepare()
                 start = time.perf_counter()
                 count += one_pass()
                 seconds += time.perf_counter() - start
-            of += [count / seconds] if count else []
+            rates[at] += [count / seconds] if count else []
             after(way)
     return [tuple(of) for of in rates]
 
 
 def check_pixels(ways: Sequence[Way], sample: Sample) -> None:
-    """Compare what each way reads of a few targets; the first way is the reference.
-
-    Raises
-    ------
-    PixelMismatchError
-        A way gives other pixels.
-    """
+    """Raise `PixelMismatchError` if a way reads other pixels of a few targets than the first way."""
     rows = sample.some_rows(_COMPARED)
     first, one = ways[0].pixels(rows), ways[0].name
     for way in {(type(w), w.cache, w.threads): w for w in ways[1:]}.values():
