@@ -38,7 +38,12 @@ def settings_of(
             parser.error(f"{key}= is no setting; there are {', '.join(known)}")
         values[key] = yaml.safe_load(value)
     own = {name: values.pop(name, default) for name, default in defaults.items()}
-    sys.stderr.write(f"{load_now().text}\n")
+    machine = about_machine()
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    sys.stderr.write(
+        f"{load_now().text}\n{machine['cpu']}, {machine['usable_cores']} cores; {versions}; commit {machine['commit']}\n"
+        "measuring; the figures come at the end\n"
+    )
     return BenchmarkSettings.of(values), own
 
 

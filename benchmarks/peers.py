@@ -3,7 +3,7 @@
 Run: python -m benchmarks.peers [peer_targets=200] [key=value of lsstcutouts benchmark]
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from statistics import median
@@ -27,10 +27,8 @@ __all__ = ["AstropyWay", "FitsioWay", "main"]
 type Array = NDArray[Any]
 
 
-class _Peer(ABC):
+class _Peer(Way):
     """Reads box by box, band by band, plane by plane; files that it opens stay open until the pass is over."""
-
-    name, cache, threads, workers, most_runs = "", "", 1, 0, 1_000_000
 
     def __init__(self, sample: MeasuredTargets, rows: NDArray[np.int64]) -> None:
         self.sample, self.rows = sample, rows
@@ -47,9 +45,6 @@ class _Peer(ABC):
         planes = {name: np.stack([one[name] for one in found]) for name in self.sample.planes}
         image = planes["image"]
         return planes | {"image": np.where(np.isfinite(image), image, np.float32(0))}
-
-    def close(self) -> None:  # noqa: B027 - one of them may have something to close
-        """Do nothing: a pass closes its files."""
 
     @abstractmethod
     def reader(self, stack: ExitStack) -> Callable[[int, int, str, Box], Array]:

@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 
 from lsstcutouts.app.benchmark.machine import Load, load_now
 from lsstcutouts.app.benchmark.measured import BenchmarkSettings, sample_of
-from lsstcutouts.app.benchmark.result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
+from lsstcutouts.app.benchmark.result import (
+    BenchmarkEntry,
+    BenchmarkResult,
+    StageShares,
+    TileNeed,
+    advice,
+    limits,
+    scatter,
+)
 from lsstcutouts.app.benchmark.run import benchmark
-from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, check_pixels, interleaved
+from lsstcutouts.app.benchmark.ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, Way, check_pixels, interleaved
 from lsstcutouts.app.cli import main
 from lsstcutouts.errors import ConfigurationError, PixelMismatchError
 from lsstcutouts.fits.coadd import open_coadd
@@ -62,7 +70,7 @@ def test_a_setting_that_cannot_work_is_refused(wrong: dict[str, Any]) -> None:
     "given", [{"repo": "x"}, {"repo": "x", "collections": "y"}, {"catalog": "t.parquet"}, {"plan": "p", "repo": "x"}]
 )
 def test_a_repository_comes_with_collections_and_a_catalog(given: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"belong together: .* must be given|leave out repo="):
+    with pytest.raises(ConfigurationError, match=r"belong together: add .*=|remove repo="):
         BenchmarkSettings.of(given)
 
 
@@ -93,13 +101,13 @@ def test_every_way_gives_the_same_pixels(dp2_repo: SimulatedRepository, planes: 
     reader = ReaderWay(sample, settings, "empty", cache)
     loaders = [LoaderWay(sample, settings, state, cache, threads=n) for state in ("empty", "full") for n in (1, 2)]
     with closing(ButlerWay(sample, 3)) as butler:
-        check_pixels([butler, reader, *loaders, MemoryWay(reader, sample, 8)], sample)
+        check_pixels([butler, reader, *loaders, MemoryWay(sample, settings)], sample)
 
 
-class Shifted:
+class Shifted(Way):
     """A way that reads beside the target."""
 
-    name, cache, threads, workers, most_runs = "shifted", "", 1, 0, 10
+    name = "shifted"
 
     def __init__(self, shape: tuple[int, ...] = ()) -> None:
         self._shape = shape
@@ -110,15 +118,12 @@ class Shifted:
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, NDArray[Any]]:
         return {"image": np.ones((len(rows), *self._shape), np.float32)}
 
-    def close(self) -> None:
-        pass
-
 
 def test_a_way_with_other_pixels_stops_the_benchmark(dp2_repo: SimulatedRepository) -> None:
     settings = own(dp2_repo)
     sample = sample_of(settings)
     reader = ReaderWay(sample, settings, "empty", TileCache("100 MB"))
-    with pytest.raises(PixelMismatchError, match="'shifted' and 'reader' give other pixels of"):
+    with pytest.raises(PixelMismatchError, match="'shifted' and 'reader' give different pixels of"):
         check_pixels([reader, Shifted((3, 12, 12))], sample)
 
 
@@ -152,8 +157,8 @@ def test_the_start_of_worker_processes_is_no_part_of_a_rate(dp2_repo: SimulatedR
 def test_an_idle_thread_is_no_time_spent() -> None:
     one_of_two = StageShares.of({"decode": 3.0, "assemble": 1.0, "hand-over": 9.0}, wall=4.0, cutouts=10)
     assert one_of_two.seconds == {"decode": 0.3, "assemble": 0.1, "other": 0.0}
-    assert one_of_two.at_work == 1.0
-    assert one_of_two.largest[0] == "decode"
+    assert one_of_two.threads_used == 1.0
+    assert one_of_two.largest == "decode"
     waiting = StageShares.of({"decode": 1.0}, wall=4.0, cutouts=1)
     assert waiting.share("other") == 0.75
 
@@ -165,9 +170,14 @@ def test_limits_name_the_largest_stage_of_each_state_once() -> None:
         entry((9.0,), threads=2, stages=copy),
         entry((50.0,), "full", stages=copy),
     ]
-    first, later = limits(entries)
+    first, later = limits(entries, batch_size=100)
     assert "first epoch (empty cache): 80% of the work is decoding" in first
-    assert "later epochs (all tiles in the cache): 100% of the work is copying" in later
+    assert "if its step takes less than 10,000 ms a batch of 100" in first
+    assert "later epochs (cache filled by the first): 100% of the work is copying" in later
+    assert "less than 2,000 ms" in later
+
+
+ENOUGH = TileNeed(1 << 30, 2 << 30)
 
 
 def test_advice_names_each_setting_once_and_only_for_clear_differences() -> None:
@@ -177,17 +187,25 @@ def test_advice_names_each_setting_once_and_only_for_clear_differences() -> None
         entry((2000.0, 2100.0), "full"),
         entry((1000.0, 1100.0), "full", threads=2),
     ]
-    (told,) = advice(disagreeing, TileNeed(1, 2), busy=False)
+    (told,) = advice(disagreeing, ENOUGH, disturbed=False)
     assert told.startswith("threads=1: 2,050 cutouts/s instead of 1,050 with 2")
-    (cache,) = advice(disagreeing, TileNeed(4 << 30, 1 << 30), busy=False)  # then the first epoch decides: the default
+    (cache,) = advice(
+        disagreeing, TileNeed(4 << 30, 1 << 30), disturbed=False
+    )  # then the first epoch decides: the default
     assert cache.startswith("cache_bytes:")
     overlapping = [entry((1000.0, 2000.0), "full"), entry((900.0, 1500.0), "full", threads=2)]
-    assert advice(overlapping, None, busy=False)[0].startswith("nothing:")
-    assert "too busy" in advice(disagreeing, None, busy=True)[0]
+    assert advice(overlapping, ENOUGH, disturbed=False)[0].startswith("nothing;")
+    assert "not compared; measure again" in advice(disagreeing, ENOUGH, disturbed=True)[0]
     workers = entry((9000.0,), "full", workers=2, start_seconds=4.0)
-    (told,) = advice([*disagreeing, workers], None, busy=False)
+    (told,) = advice([*disagreeing, workers], ENOUGH, disturbed=False)
     assert told.startswith("num_workers=2: 9,000 cutouts/s")
-    assert "took 4.0 s, once for a training" in told
+    assert "started once, in 4.0 s" in told
+    assert len(advice([*disagreeing, workers], TileNeed(4 << 30, 1 << 30), disturbed=False)) == 1
+
+
+def test_runs_that_scatter_are_a_disturbance() -> None:
+    assert scatter([entry((100.0, 110.0)), entry((200.0, 220.0)), entry((1.0, 9.0))]) == ""
+    assert "differ by a factor of 2.0" in scatter([entry((100.0, 200.0)), entry((50.0, 100.0)), entry((1.0, 1.0))])
 
 
 @pytest.mark.parametrize(("percent", "busy"), [(35.2, True), (0.5, False)])
@@ -231,6 +249,7 @@ def test_the_file_holds_figures_machine_and_settings(found: tuple[BenchmarkResul
             assert sum(one["stages"]["shares"].values()) == pytest.approx(1.0)
             assert one["stages"]["seconds"]["collate"] > 0.0
             assert (one["stages"]["seconds"]["decode"] == 0.0) == (one["cache"] == "full")
+            assert (one["stages"]["hit_rate"] == 1.0) == (one["cache"] == "full")
 
 
 def test_threads_that_have_nothing_to_share_are_not_measured(found: tuple[BenchmarkResult, dict[str, Any]]) -> None:

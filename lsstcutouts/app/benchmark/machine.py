@@ -5,11 +5,10 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -18,7 +17,7 @@ from ...read.reader import default_threads
 
 __all__ = ["Load", "about_machine", "load_now"]
 
-_PACKAGES = ("numpy", "torch", "imagecodecs", "lsst-images", "lsst-daf-butler", "astropy", "fitsio", "numba")
+_PACKAGES = {"numpy", "torch", "imagecodecs", "lsst-images", "lsst-daf-butler", "astropy", "fitsio", "numba"}
 
 _BUSY_PRESSURE = 10.0
 """Percent of the time in which some process waited for a core, above which figures suffer."""
@@ -27,21 +26,11 @@ _BUSY_LOAD = 0.5
 """Processes ready to run for each core, before the benchmark adds its own, above which figures suffer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What other programs did to the machine just before the benchmark.
+class Load(NamedTuple):
+    """What other programs did to the machine just before the benchmark, as a number, as a judgement and in words.
 
-    Attributes
-    ----------
-    source
-        Where it was read: the file of the kernel, or "load average".
-    value
-        Percent of the last 10 seconds in which some process waited for a core; without that file, the load average of
-        the last minute over the number of cores.
-    busy
-        Whether the figures of a benchmark suffer.
-    text
-        This in words.
+    The number is the percentage of the last 10 seconds in which some process waited for a core; without the kernel's file
+    of pressure, the load average of the last minute over the number of cores.
     """
 
     source: str
@@ -54,60 +43,41 @@ def load_now(pressure: Path = Path("/proc/pressure/cpu")) -> Load:
     """Return how busy the machine is; call it before anything is measured."""
     found = re.search(r"^some avg10=([\d.]+)", pressure.read_text(), re.MULTILINE) if pressure.exists() else None
     if found:
-        value = float(found[1])
-        source, busy = str(pressure), value > _BUSY_PRESSURE
-        told = f"in {value:.0f}% of the last 10 seconds a process waited for a core"
+        value, source = float(found[1]), str(pressure)
+        busy, text = value > _BUSY_PRESSURE, f"programs waited for a core during {value:.0f}% of the last 10 seconds"
     else:
         cores = psutil.cpu_count() or 1
-        value = os.getloadavg()[0] / cores
-        source, busy = "load average", value > _BUSY_LOAD
-        told = f"{value * cores:.1f} processes wanted one of {cores} cores in the last minute"
-    text = f"{told} ({source})"
+        value, source = os.getloadavg()[0] / cores, "load average"
+        busy, text = value > _BUSY_LOAD, f"{value * cores:.1f} processes competed for {cores} cores in the last minute"
+    text = f"{text} ({source})"
     if busy:
-        text = (
-            f"WARNING: the machine is busy: {text}. The figures below are too low and scatter; close other programs and "
-            "measure again."
-        )
+        text = f"WARNING: the machine is busy: {text}. The figures are too low; close other programs and measure again."
     return Load(source, value, busy, text)
 
 
 def about_machine() -> dict[str, Any]:
     """Return processor, cores, memory, kernel, versions, commit and date as plain values."""
+    info, versions = Path("/proc/cpuinfo"), {d.name: d.version for d in metadata.distributions()}
+    model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return {
-        "cpu": _cpu(Path("/proc/cpuinfo")),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "usable_cores": default_threads(),
         "memory": psutil.virtual_memory().total,
         "kernel": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {name: versions[name] for name in sorted(_PACKAGES & versions.keys())},
         "lsstcutouts": __version__,
-        "commit": _commit(Path(__file__).parents[2]),
+        "commit": _commit(Path(__file__).parents[3]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def _cpu(info: Path) -> str:
-    """Return the model of the processor."""
-    if info.exists():
-        model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
-        if model:
-            return model[1]
-    return platform.processor() or platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _commit(folder: Path) -> str | None:
-    """Return the commit of a checkout, marked where files differ from it; None where it is none."""
+    """Return the commit of a checkout, marked "-dirty" where files differ from it; None where it is none."""
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():
         return None
     asked = [git, "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - nothing of it is foreign
+    told = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603 - no argument of a user
     return told.stdout.strip() or None

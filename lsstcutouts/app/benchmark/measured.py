@@ -14,6 +14,7 @@ from ...errors import ConfigurationError
 from ...fits.coadd import open_coadd
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
+from ...plan.read_options import ReadOptions
 from ...read.reader import default_threads
 from ...sky.geometry import Box
 from ...testing.config import SimulationConfig
@@ -31,13 +32,7 @@ _LEAST = {"size": 1, "targets": 1, "batch_size": 1, "repeats": 1, "butler_target
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Settings of a benchmark; ``configs/benchmark.yaml`` explains each.
-
-    Raises
-    ------
-    ConfigurationError
-        A value is not possible.
-    """
+    """Settings of a benchmark; ``configs/benchmark.yaml`` explains each."""
 
     repo: str | None = None
     collections: str | tuple[str, ...] | None = None
@@ -76,11 +71,11 @@ class BenchmarkSettings:
         lacking = [f"{name}=" for name, value in own.items() if value is None]
         if self.plan is not None and len(lacking) < len(own):
             raise ConfigurationError(
-                "plan= already has the repository and the catalog: leave out repo=, collections=, catalog="
+                "plan= already has the repository and the catalog; remove repo=, collections=, catalog="
             )
         if 0 < len(lacking) < len(own):
             raise ConfigurationError(
-                f"repo=, collections= and catalog= belong together: {' and '.join(lacking)} must be given, too; without "
+                f"repo=, collections= and catalog= belong together: add {' and '.join(lacking)}; without "
                 "any of them the demo's simulated repository is measured"
             )
 
@@ -92,7 +87,7 @@ class BenchmarkSettings:
         for name, value in given.items():
             if isinstance(value, list):
                 given[name] = tuple(value)
-            elif name in lists and value is not None and not isinstance(value, tuple):
+            elif name in lists and isinstance(value, int | str):
                 given[name] = (value,)
         return cls(**given)
 
@@ -104,28 +99,16 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredTargets:
-    """The targets that are measured.
-
-    Attributes
-    ----------
-    name
-        Where they come from, in words.
-    plan
-        The whole plan.
-    rows
-        ``(N,)`` rows of the plan that are read, all targets of some patches; each box lies in one file of every band, which
-        a plain ``butler.get`` needs.
-    planes
-        Planes of the files.
-    plan_seconds
-        What planning took; None for a saved plan.
-    """
+    """The targets that are measured."""
 
     name: str
+    """Where they come from, in words."""
     plan: CutoutPlan
     rows: NDArray[np.int64]
+    """``(N,)`` rows of the plan that are read, all targets of some patches; each box lies in one file of every band."""
     planes: tuple[str, ...]
     plan_seconds: float | None
+    """What planning took; None for a saved plan."""
 
     @property
     def patches(self) -> int:
@@ -138,6 +121,10 @@ class MeasuredTargets:
         used = np.unique(self.plan.primary)
         return int((self.plan.patches.files[used] >= 0).any(axis=1).sum())
 
+    def some_rows(self, most: int) -> NDArray[np.int64]:
+        """Return at most so many of `rows`, evenly spread."""
+        return self.rows[np.unique(np.linspace(0, len(self.rows) - 1, min(most, len(self.rows))).astype(np.int64))]
+
     @property
     def mask_planes(self) -> tuple[str, ...]:
         """Mask planes that are asked for."""
@@ -149,6 +136,13 @@ class MeasuredTargets:
             f"{self.name}: {len(self.rows):,} of {len(self.plan):,} targets, {self.patches} of {self.all_patches} patches, "
             f"{y} x {x} px, bands {' '.join(self.plan.bands)}, {' + '.join(self.planes)}"
         )
+
+    def values(self) -> dict[str, Any]:
+        """Return plain values for the result's file."""
+        plan = self.plan
+        of_plan = {"plan_targets": len(plan), "plan_patches": self.all_patches, "plan_seconds": self.plan_seconds}
+        read = {"size": list(plan.size), "bands": list(plan.bands), "planes": list(self.planes)}
+        return {"text": str(self), "targets": len(self.rows), "patches": self.patches, **of_plan, **read}
 
     def box(self, row: int) -> Box:
         """Return the box of a target, tract pixels."""
@@ -173,20 +167,14 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Measure
 
     Patches are chosen at random in proportion to their number of targets, and all targets of a patch are read, so that
     tiles are shared by as many targets as in a training.
-
-    Raises
-    ------
-    ConfigurationError
-        No target's box lies inside one file of every band.
     """
-    start = time.perf_counter()
     seconds = None
     if settings.plan is not None:
         name, plan = settings.plan, CutoutPlan.load(settings.plan)
     else:
-        name, catalog, arguments = _source(settings, progress)
+        name, repo, catalog, arguments = _source(settings, progress)
         start = time.perf_counter()
-        plan = build_plan(arguments.pop("repo"), catalog, size=settings.size, **arguments)
+        plan = build_plan(repo, catalog, size=settings.size, **arguments)
         seconds = time.perf_counter() - start
     rows = _whole_patches(plan, settings.targets, settings.seed)
     if not len(rows):
@@ -197,23 +185,22 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Measure
     return MeasuredTargets(name, plan, rows, settings.planes, seconds)
 
 
-def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, Catalog, dict[str, Any]]:
-    """Return name, catalog and the other arguments of `build_plan`; the demo is written where it does not exist."""
-    if settings.repo is None:
-        root = Path(settings.demo)
-        if not root.exists():
-            simulate(root, SimulationConfig(targets=2400), progress=progress)
-        demo = SimulatedRepository.load(root)
-        arguments: dict[str, Any] = {
-            "repo": str(root),
-            "collections": demo.collections,
-            "dataset_type": demo.dataset_type,
-            "bands": settings.bands or demo.bands,
-        }
-        return f"simulated repository {root}", Catalog.from_any(demo.truth), arguments
-    arguments = {name: getattr(settings, name) for name in ("repo", "collections", "dataset_type", "skymap")}
-    arguments["bands"] = settings.bands or "ugrizy"
-    return str(settings.repo), Catalog.from_any(settings.catalog), arguments
+def _source(settings: BenchmarkSettings, progress: bool) -> tuple[str, str, Catalog, dict[str, Any]]:
+    """Return a name, and repository, catalog and other arguments of `build_plan`; writes the demo where it does not exist."""
+    if settings.repo is not None:
+        arguments: dict[str, Any] = {"collections": settings.collections, "dataset_type": settings.dataset_type}
+        arguments |= {"bands": settings.bands or "ugrizy", "read": ReadOptions(skymap=settings.skymap)}
+        return settings.repo, settings.repo, Catalog.from_any(settings.catalog), arguments
+    root = Path(settings.demo)
+    if not root.exists():
+        simulate(root, SimulationConfig(targets=2400), progress=progress)
+    demo = SimulatedRepository.load(root)
+    arguments = {
+        "collections": demo.collections,
+        "dataset_type": demo.dataset_type,
+        "bands": settings.bands or demo.bands,
+    }
+    return f"simulated repository {root}", str(root), Catalog.from_any(demo.truth), arguments
 
 
 def _whole_patches(plan: CutoutPlan, most: int, seed: int) -> NDArray[np.int64]:

@@ -71,12 +71,13 @@ def _draw_stages(axes: Any, entries: Sequence[BenchmarkEntry]) -> None:
             if share >= 7:
                 axes.text(at + share / 2, y, f"{share:.0f}", ha="center", va="center", fontsize=9, color="white")
             at += share
-        axes.text(102, y, f"{entry.stages.at_work:.1f} of {entry.threads} threads at work", va="center", fontsize=8)
+        axes.text(102, y, f"{entry.stages.threads_used:.1f} of {entry.threads} threads used", va="center", fontsize=8)
     axes.set_xlim(0, 145)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("share of the work of all threads, %")
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    handles = [Patch(color=colour, label=stage) for stage, colour in _COLOURS.items()]
+    seen = {stage for entry in entries if entry.stages for stage, value in entry.stages.seconds.items() if value}
+    handles = [Patch(color=colour, label=stage) for stage, colour in _COLOURS.items() if stage in seen]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, frameon=False, fontsize=8)

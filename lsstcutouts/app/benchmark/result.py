@@ -15,50 +15,42 @@ from ...read.cache.budget import shown_bytes
 from .machine import Load
 from .measured import BenchmarkSettings
 
-__all__ = ["BenchmarkEntry", "BenchmarkResult", "StageShares", "TileNeed", "advice", "limits"]
+__all__ = ["BenchmarkEntry", "BenchmarkResult", "StageShares", "TileNeed", "advice", "limits", "scatter"]
 
-_PASS_WORDS = {"empty": "the first epoch (empty cache)", "full": "later epochs (all tiles in the cache)"}
+_PASS_WORDS = {"empty": "first epoch (empty cache)", "full": "later epochs (cache filled by the first)"}
 
 _SCATTER = 1.4
-"""Fastest over slowest run, in the median of all ways, above which the machine was busy; 1.1 to 1.2 on an idle one."""
+"""Fastest over slowest run, in the median of all ways, above which other programs disturbed; 1.1 to 1.2 on an idle machine."""
 
 _CAUSES = {
-    "locate": "opening files; more targets for each patch would share a file",
+    "locate": "opening files; more targets in each patch would share a file",
     "read": "reading bytes from files; a faster disk or network helps",
-    "decode": "decoding tiles; a cache that keeps them avoids it in later epochs",
+    "decode": "decoding tiles; tiles that stay in the cache are not decoded again",
     "assemble": "copying pixels into batches; fewer bands or planes, or a smaller size=, reduce it",
     "collate": "making tensors of batches",
-    "other": "work outside the stages, such as handing batches from threads to the loop",
-    "device": "copies to the device",
+    "other": "outside the stages, such as handing batches from threads to the loop",
+    "device": "copying batches to the device",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class StageShares:
-    """Where the time of a pass goes.
-
-    Attributes
-    ----------
-    seconds
-        Seconds of work for one cutout by stage, summed over the threads; ``other`` is time that passed while no thread
-        worked at any stage, so far as the sums show it.
-    at_work
-        Threads at work in the mean: the sum of the stages over the time that passed.
-    evictions
-        Tiles dropped from the cache in a pass.
-    """
+    """Where the time of a loader's pass goes."""
 
     seconds: Mapping[str, float]
-    at_work: float
-    evictions: int = 0
+    """Seconds of work for one cutout by stage, summed over the threads; ``other``: no thread worked at any stage."""
+    threads_used: float
+    """Mean number of threads at work: the sum of the stages over the time that passed."""
+    hit_rate: float = 0.0
+    """Share of tile requests served without decoding, from 0 to 1."""
 
     @classmethod
-    def of(cls, seconds: Mapping[str, float], wall: float, cutouts: int, evictions: int = 0) -> "StageShares":
+    def of(cls, seconds: Mapping[str, float], wall: float, cutouts: int, hit_rate: float = 0.0) -> "StageShares":
         """Return the shares from the seconds of a `StageClock`, the time that passed and the number of cutouts."""
         work = {name: value for name, value in seconds.items() if name not in {"plan", "hand-over"}}
         total = sum(work.values())
         work["other"] = max(0.0, wall - total)
-        return cls({name: value / cutouts for name, value in work.items()}, total / wall, evictions)
+        return cls({name: value / cutouts for name, value in work.items()}, total / wall, hit_rate)
 
     def share(self, stage: str) -> float:
         """Return a stage's share of the work."""
@@ -66,37 +58,27 @@ class StageShares:
         return self.seconds.get(stage, 0.0) / total if total else 0.0
 
     @property
-    def largest(self) -> list[str]:
-        """Stages, the largest first."""
-        return sorted(self.seconds, key=lambda name: -self.seconds[name])
+    def largest(self) -> str:
+        """Stage with most work."""
+        return max(self.seconds, key=lambda name: self.seconds[name])
 
 
 @dataclass(frozen=True)
 class BenchmarkEntry:
-    """The speed of one way.
-
-    Attributes
-    ----------
-    way, cache, threads, workers
-        What was measured.
-    targets
-        Cutouts of a pass.
-    rates
-        Cutouts/s of each run.
-    stages
-        Where the time goes, for loaders without worker processes.
-    start_seconds
-        Time until worker processes gave the first batch, once for a training; not part of the rates.
-    """
+    """The speed of one way."""
 
     way: str
     cache: str
     threads: int
     workers: int
     targets: int
+    """Cutouts of a pass."""
     rates: tuple[float, ...]
+    """Cutouts/s of each run."""
     stages: StageShares | None = None
+    """For loaders without worker processes."""
     start_seconds: float | None = None
+    """Time until worker processes gave the first batch, once for a training; not part of the rates."""
 
     @property
     def median(self) -> float:
@@ -130,30 +112,20 @@ class BenchmarkResult:
 
     settings: BenchmarkSettings
     load: Load
+    scatter: str
     machine: Mapping[str, Any]
     sample: Mapping[str, Any]
     entries: Sequence[BenchmarkEntry]
-    tiles: TileNeed | None
+    tiles: TileNeed
     limits: Sequence[str]
     advice: Sequence[str]
     left_out: Sequence[str] = ()
     files: Sequence[str] = field(default_factory=tuple)
 
-    @property
-    def scatter(self) -> str:
-        """A warning where the runs of one way differ much: then another program began during the measurement."""
-        times = median(max(e.rates) / min(e.rates) for e in self.entries)
-        if times < _SCATTER:
-            return ""
-        return (
-            f"WARNING: the runs of one way differ by a factor of {times:.1f}: other programs ran during the measurement. "
-            "Close them and measure again."
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         butler = _butler(self.entries)
-        found = asdict(self)
+        found = asdict(self) | {"load": self.load._asdict()}
         for values, entry in zip(found["entries"], self.entries, strict=True):
             values |= {"median": entry.median, "min": min(entry.rates), "max": max(entry.rates)}
             values["ratio_to_butler_get"] = entry.median / butler.median if butler else None
@@ -163,27 +135,35 @@ class BenchmarkResult:
 
     def shown(self) -> Group:
         """Return the result for people."""
-        head = Text(self.load.text, style="bold red" if self.load.busy else "dim")
-        parts: list[Any] = [head, *([Text(scatter, style="bold red")] if (scatter := self.scatter) else [])]
-        parts += [
+        warnings = [Text(text, style="bold red") for text in (self.load.text * self.load.busy, self.scatter) if text]
+        return Group(
+            *(warnings or [Text(f"the machine is quiet: {self.load.text}", style="dim")]),
             Text(str(self.sample["text"])),
             Text(),
             self._table(),
-            Text("busy: threads at work in the mean"),
+            Text("threads used: mean number at work; tile hits: tile requests served without decoding", style="dim"),
             Text(),
-        ]
-        parts += [Text(f"limit: {text}") for text in self.limits]
-        parts += [Text(f"change: {text}", style="bold") for text in self.advice]
-        parts += [Text(f"not measured: {text}", style="dim") for text in self.left_out]
-        parts += [Text(f"written: {path}", style="dim") for path in self.files]
-        return Group(*parts)
+            *(Text(text) for text in self.limits),
+            *(Text(f"change: {text}", style="bold") for text in self.advice),
+            *(Text(f"not measured: {text}", style="dim") for text in self.left_out),
+            *(Text(f"written: {path}", style="dim") for path in self.files),
+        )
 
     def _table(self) -> Table:
         # Narrow enough for a terminal of 80 columns.
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-        for heading in ("way", "cache", "cutouts/s", "min..max", "x butler", "busy", "most time"):
-            left = heading in {"way", "cache", "most time"}
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        for heading in (
+            "way",
+            "cache",
+            "cutouts/s",
+            "min..max",
+            "x\nbutler",
+            "threads\nused",
+            "tile\nhits",
+            "most work",
+        ):
+            left = heading in {"way", "cache", "most work"}
+            table.add_column(heading, justify="left" if left else "right", no_wrap=True, vertical="bottom")
         butler = _butler(self.entries)
         for entry in self.entries:
             stages = entry.stages
@@ -194,87 +174,70 @@ class BenchmarkResult:
                 _rate(entry.median),
                 f"{_short(min(entry.rates))}..{_short(max(entry.rates))}",
                 "" if times is None else f"{times:,.0f}" if times >= 10 else f"{times:.1f}",
-                f"{stages.at_work:.1f}" if stages else "",
-                f"{stages.largest[0]} {stages.share(stages.largest[0]):.0%}" if stages else "",
+                f"{stages.threads_used:.1f}" if stages else "",
+                f"{stages.hit_rate:.0%}" if stages else "",
+                f"{stages.largest} {stages.share(stages.largest):.0%}" if stages else "",
                 style="bold" if entry.way == "loader" else "",
             )
         return table
 
 
-def limits(entries: Sequence[BenchmarkEntry]) -> list[str]:
-    """Return one sentence for each state of the cache: what takes most of the fastest loader's time."""
+def scatter(entries: Sequence[BenchmarkEntry]) -> str:
+    """Return a warning where the runs of one way differ much: other programs ran during the measurement."""
+    times = median(max(e.rates) / min(e.rates) for e in entries)
+    if times < _SCATTER:
+        return ""
+    return (
+        f"WARNING: the runs of one way differ by a factor of {times:.1f}, probably because other programs ran during the "
+        "measurement; close them and measure again."
+    )
+
+
+def limits(entries: Sequence[BenchmarkEntry], batch_size: int) -> list[str]:
+    """Return for each state of the cache what takes most of the fastest loader's time, and which training waits for it."""
     found = []
     for cache, words in _PASS_WORDS.items():
-        measured = [e for e in _loaders(entries, cache) if e.stages]
-        if not measured:
-            continue
-        best = max(measured, key=lambda e: e.median)
-        assert best.stages is not None
-        stage = best.stages.largest[0]
-        found.append(f"{words}: {best.stages.share(stage):.0%} of the work is {_CAUSES.get(stage, stage)}")
+        best = max((e for e in _loaders(entries, cache) if e.stages), key=lambda e: e.median, default=None)
+        if best is not None and best.stages is not None:
+            stage, step = best.stages.largest, 1000 * batch_size / best.median
+            found.append(
+                f"{words}: {best.stages.share(stage):.0%} of the work is {_CAUSES.get(stage, stage)}. The training waits "
+                f"for data if its step takes less than {_rate(step)} ms a batch of {batch_size}."
+            )
     return found
 
 
-def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed | None, busy: bool) -> list[str]:
-    """Return which setting to change; each setting is named once at most, by figures of this run alone.
-
-    Parameters
-    ----------
-    entries
-        Of one run.
-    tiles
-        Memory that decoded tiles need.
-    busy
-        Whether other programs disturbed the run: then numbers of threads and processes cannot be compared.
-    """
+def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed, disturbed: bool) -> list[str]:
+    """Return which setting to change, each once at most, by figures of this run alone; threads only if it was undisturbed."""
     found = []
-    fits = tiles is None or tiles.need <= tiles.budget
-    if tiles is not None and not fits:
+    fits = tiles.need <= tiles.budget
+    if not fits:
         found.append(
             f"cache_bytes: decoded tiles of all patches need about {shown_bytes(tiles.need)} and the cache holds "
-            f"{shown_bytes(tiles.budget)}, so later epochs decode again; give it more if there is memory"
+            f"{shown_bytes(tiles.budget)}, so later epochs decode again; increase it if there is memory"
         )
-    if busy:
-        return [
-            *found,
-            "no number of threads or processes can be advised: the machine is too busy; measure again when it is idle",
-        ]
-    found += _of_workers(entries, "full") or _of_threads(entries, "full" if fits else "empty")
     if find_spec("numba") is None:
-        found.append("install numba (pip install numba): Rice tiles decode in half the time")
-    return found or ["nothing: no other setting that was measured is clearly faster than the default"]
-
-
-def _of_threads(entries: Sequence[BenchmarkEntry], cache: str) -> list[str]:
-    """Compare threads in the epochs that most of a training consists of: later ones if they come from the cache."""
-    measured = [e for e in _loaders(entries, cache) or _loaders(entries, "empty") if not e.workers]
-    if len(measured) < 2:
-        return []
-    default = max(measured, key=lambda e: e.threads)
-    best = max(measured, key=lambda e: e.median)
-    if not best.clearly_faster(default):
-        return []
-    return [
-        (
-            f"threads={best.threads}: {_rate(best.median)} cutouts/s instead of {_rate(default.median)} with {default.threads} in "
-            f"{_PASS_WORDS[best.cache]}"
-        )
-    ]
-
-
-def _of_workers(entries: Sequence[BenchmarkEntry], cache: str) -> list[str]:
-    """Return the number of worker processes where they are clearly faster than threads."""
-    loaders = _loaders(entries, cache)
-    threads = max((e for e in loaders if not e.workers), key=lambda e: e.median, default=None)
-    workers = max((e for e in loaders if e.workers), key=lambda e: e.median, default=None)
-    if threads is None or workers is None or not workers.clearly_faster(threads):
-        return []
-    return [
-        (
-            f"num_workers={workers.workers}: {_rate(workers.median)} cutouts/s instead of {_rate(threads.median)} with threads in "
-            f"{_PASS_WORDS[cache]}; starting the processes took {workers.start_seconds or 0.0:.1f} s, once for a training"
-        )
-    ]
+        found.append("install numba (pip install 'lsstcutouts[fast]'): Rice tiles decode in half the time")
+    if disturbed:
+        return [*found, "the runs were disturbed, so numbers of threads and workers are not compared; measure again"]
+    # Most of a training are later epochs, from the cache if it holds all tiles.
+    loaders = _loaders(entries, "full" if fits else "empty") or _loaders(entries, "empty")
+    in_process = [e for e in loaders if not e.workers]
+    if in_process:
+        default = max(in_process, key=lambda e: e.threads)
+        threads = max(in_process, key=lambda e: e.median)
+        best = max(loaders, key=lambda e: e.median)
+        if best.workers and best.clearly_faster(threads):
+            found.append(
+                f"num_workers={best.workers}: {_rate(best.median)} cutouts/s instead of {_rate(threads.median)} with threads, "
+                f"in {_PASS_WORDS[best.cache]}; the processes started once, in {best.start_seconds or 0.0:.1f} s"
+            )
+        elif threads.clearly_faster(default):
+            found.append(
+                f"threads={threads.threads}: {_rate(threads.median)} cutouts/s instead of {_rate(default.median)} with "
+                f"{default.threads}, in {_PASS_WORDS[threads.cache]}"
+            )
+    return found or ["nothing; no other setting that was measured is clearly faster than the default"]
 
 
 def _loaders(entries: Sequence[BenchmarkEntry], cache: str) -> list[BenchmarkEntry]:

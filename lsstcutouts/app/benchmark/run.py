@@ -16,12 +16,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ...fits.stages import StageClock
 from ...loader.device.transfer import resolved
+from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
 from ...source.writing import atomic_file
 from .machine import about_machine, load_now
 from .measured import BenchmarkSettings, MeasuredTargets, sample_of
 from .picture import write_picture
-from .result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits
+from .result import BenchmarkEntry, BenchmarkResult, StageShares, TileNeed, advice, limits, scatter
 from .ways import ButlerWay, LoaderWay, MemoryWay, ReaderWay, Way, check_pixels, interleaved
 
 __all__ = ["benchmark", "run"]
@@ -33,7 +34,7 @@ _PROFILE_SECONDS = 0.5
 
 
 def run(cfg: DictConfig) -> BenchmarkResult:
-    """Measure what a configuration (``configs/benchmark.yaml``) describes; print it unless ``json`` is set."""
+    """Run the benchmark with the settings of ``configs/benchmark.yaml``; print the result unless ``json`` is set."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         values["output"] = HydraConfig.get().runtime.output_dir  # each job of a sweep has its own
@@ -45,13 +46,6 @@ def run(cfg: DictConfig) -> BenchmarkResult:
 
 def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> BenchmarkResult:
     """Measure, and write ``benchmark.json`` and ``benchmark.png`` into the folder ``settings.output``.
-
-    Parameters
-    ----------
-    settings
-        What to measure.
-    progress
-        Whether to show a progress bar on standard error.
 
     Raises
     ------
@@ -78,23 +72,24 @@ def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> Benchma
             rates = interleaved(
                 ways, settings.repeats, most_seconds=settings.seconds, after=lambda _: bar.advance(task)
             )
-        entries = [_entry(way, sample, each) for way, each in zip(ways, rates, strict=True)]
-        entries = [_profiled(entry, sample, settings, shared) for entry in entries]
+        entries = [_entry(*each, sample, settings, shared) for each in zip(ways, rates, strict=True)]
         tiles = _tile_need(sample, settings)
-    machine, output = about_machine(), Path(settings.output)
-    warning = "\nThe machine was busy: figures are too low" if load.busy else ""
+    machine, output, spread = about_machine(), Path(settings.output), scatter(entries)
+    disturbed = load.busy or bool(spread)
+    warning = "\nother programs kept the machine busy: the figures are too low" if disturbed else ""
     title = f"{sample}\n{machine['cpu']}, {machine['usable_cores']} cores, {machine['date'][:10]}{warning}"
     picture = write_picture(output / "benchmark.png", entries, title)
     path = output / "benchmark.json"
     result = BenchmarkResult(
         settings,
         load,
+        spread,
         machine,
-        _sample_values(sample),
+        sample.values(),
         entries,
         tiles,
-        limits(entries),
-        advice(entries, tiles, load.busy),
+        limits(entries, settings.batch_size),
+        advice(entries, tiles, disturbed),
         left_out,
         (str(picture), str(path)),
     )
@@ -105,74 +100,53 @@ def benchmark(settings: BenchmarkSettings, *, progress: bool = False) -> Benchma
 
 def _ways(sample: MeasuredTargets, settings: BenchmarkSettings, shared: TileCache) -> tuple[list[Way], list[str]]:
     """Return the ways that are measured, the reference first, and what is left out and why."""
-    ways: list[Way] = []
-    left_out = []
+    ways, left_out = list[Way](), list[str]()
     butler = ButlerWay(sample, settings.butler_targets)
     if butler.needs_stack:
         butler.close()
         left_out.append("butler.get, which needs the LSST stack for files written by afw")
     else:
         ways.append(butler)
+    counts = [n for n in settings.thread_counts if n == 1 or len(sample.rows) >= _SHARED * n]
+    for threads in sorted({*settings.thread_counts} - {*counts}):
+        left_out.append(f"threads={threads}: {len(sample.rows)} targets are too few to be shared by so many threads")
     for cache in settings.cache:
         ways.append(ReaderWay(sample, settings, cache, shared))
-        for threads in settings.thread_counts:
-            if threads > 1 and len(sample.rows) < _SHARED * threads:
-                text = f"threads={threads}: {len(sample.rows)} targets are too few to be shared by so many threads"
-                left_out += [text] if text not in left_out else []
-            elif 0 in settings.workers:
-                ways.append(LoaderWay(sample, settings, cache, shared, threads=threads))
-        if cache == "full":
-            many = [count for count in settings.workers if count]
-            ways += [LoaderWay(sample, settings, cache, shared, threads=1, workers=count) for count in many]
-    ways.append(MemoryWay(ReaderWay(sample, settings, "empty", shared), sample, settings.batch_size))
-    return ways, left_out
+        for workers in settings.workers:
+            if not workers:
+                ways += [LoaderWay(sample, settings, cache, shared, threads=n) for n in counts]
+            elif cache == "full":
+                ways.append(LoaderWay(sample, settings, cache, shared, threads=1, workers=workers))
+    return [*ways, MemoryWay(sample, settings)], left_out
 
 
-def _entry(way: Way, sample: MeasuredTargets, rates: tuple[float, ...]) -> BenchmarkEntry:
-    targets = len(way.rows) if isinstance(way, ButlerWay) else len(sample.rows)
-    start = way.start_seconds if isinstance(way, LoaderWay) else None
-    return BenchmarkEntry(way.name, way.cache, way.threads, way.workers, targets, rates, start_seconds=start)
-
-
-def _profiled(
-    entry: BenchmarkEntry, sample: MeasuredTargets, settings: BenchmarkSettings, shared: TileCache
+def _entry(
+    way: Way, rates: tuple[float, ...], sample: MeasuredTargets, settings: BenchmarkSettings, shared: TileCache
 ) -> BenchmarkEntry:
-    """Return the entry of a loader with the time by stage, from further passes with a clock."""
-    if entry.way != "loader" or entry.workers:
-        return entry
-    clock, wall, cutouts, evictions = StageClock(), 0.0, 0, 0
-    way = LoaderWay(sample, settings, entry.cache, shared, threads=entry.threads, clock=clock)
+    """Return what was measured of a way; further passes with a clock give the time by stage of a loader."""
+    targets = len(way.rows) if isinstance(way, ButlerWay) else len(sample.rows)
+    entry = BenchmarkEntry(way.name, way.cache, way.threads, way.workers, targets, rates)
+    if not isinstance(way, LoaderWay) or way.workers:
+        return replace(entry, start_seconds=way.start_seconds) if isinstance(way, LoaderWay) else entry
+    clock, wall, cutouts, tiles = StageClock(), 0.0, 0, CacheStats()
+    timed = LoaderWay(sample, settings, way.cache, shared, threads=way.threads, clock=clock)
     while wall < _PROFILE_SECONDS:
-        one_pass = way.prepare()
+        one_pass = timed.prepare()
         if not cutouts:
             clock.reset()
-        before, start = way.tiles.stats(), time.perf_counter()
+        before, start = timed.tiles.stats(), time.perf_counter()
         cutouts += one_pass()
         wall += time.perf_counter() - start
-        evictions = (way.tiles.stats() - before).evictions
-    way.close()
-    return replace(entry, stages=StageShares.of(clock.seconds(), wall, cutouts, evictions))
+        tiles += timed.tiles.stats() - before
+    timed.close()
+    return replace(entry, stages=StageShares.of(clock.seconds(), wall, cutouts, tiles.hit_rate))
 
 
 def _tile_need(sample: MeasuredTargets, settings: BenchmarkSettings) -> TileNeed:
     """Return the memory that decoded tiles of the whole plan need, in proportion to its patches."""
-    cache = TileCache(settings.cache_bytes)
-    reader = LoaderWay(sample, settings, "full", cache, threads=1)
-    reader.prepare()
-    stats = cache.stats()
-    reader.close()
-    return TileNeed(int(stats.bytes / sample.patches * sample.all_patches), stats.max_bytes)
-
-
-def _sample_values(sample: MeasuredTargets) -> dict[str, Any]:
-    return {
-        "text": str(sample),
-        "targets": len(sample.rows),
-        "plan_targets": len(sample.plan),
-        "patches": sample.patches,
-        "plan_patches": sample.all_patches,
-        "plan_seconds": sample.plan_seconds,
-        "size": list(sample.plan.size),
-        "bands": list(sample.plan.bands),
-        "planes": list(sample.planes),
-    }
+    way = LoaderWay(sample, settings, "empty", TileCache(settings.cache_bytes), threads=1)
+    way.prepare()()
+    stats = way.tiles.stats()
+    # A small cache has dropped tiles: what it still holds is too little.
+    whole = stats.bytes / max(1, stats.entries) * stats.misses
+    return TileNeed(int(whole / sample.patches * sample.all_patches), stats.max_bytes)

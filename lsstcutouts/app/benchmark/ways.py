@@ -1,10 +1,11 @@
 """The ways to read a sample that are compared, and how they are timed: in turn, run by run."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -22,7 +23,6 @@ from ...plan.read_options import ReadOptions
 from ...read.cache.tile_cache import TileCache
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
-from ...sky.geometry import Box
 from .measured import BenchmarkSettings, MeasuredTargets
 
 __all__ = ["ButlerWay", "LoaderWay", "MemoryWay", "ReaderWay", "Way", "check_pixels", "consume", "interleaved"]
@@ -36,45 +36,38 @@ _COMPARED = 6
 """Targets whose pixels are compared."""
 
 
-class Way(Protocol):
-    """One way to read the sample."""
+class Way(ABC):
+    """One way to read the sample.
 
-    name: str
-    cache: str
-    """``"empty"``: every tile has to be decoded, as in a first epoch. ``"full"``: none has to. ``""``: has no cache."""
-    threads: int
-    workers: int
-    most_runs: int
-    """Runs beyond which another one is not worth its time."""
+    With the cache ``"empty"`` every tile is decoded, as in a first epoch; ``"full"`` holds what an earlier pass left.
+    """
 
+    name = cache = ""
+    threads, workers, most_runs = 1, 0, 1_000_000
+
+    @abstractmethod
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the sample, which returns its number of cutouts; preparing is not timed."""
 
+    @abstractmethod
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, Array]:
-        """Return planes ``(n, B, Y, X)`` of some targets of the plan."""
+        """Return planes ``(n, B, Y, X)`` of some targets of the plan; ``rows`` ascend."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every way keeps something open
         """Release files, threads and processes."""
 
 
-class ButlerWay:
+class ButlerWay(Way):
     """``butler.get(ref, parameters={"bbox": ...})``, target after target, band after band; refs are looked up before."""
 
-    name, cache, threads, workers, most_runs = "butler.get loop", "", 1, 0, 2
+    name, most_runs = "butler.get loop", 2
 
     def __init__(self, sample: MeasuredTargets, most: int) -> None:
-        self._sample = sample
-        self._rows = sample.rows[np.linspace(0, len(sample.rows) - 1, min(most, len(sample.rows))).astype(np.int64)]
+        self._sample, self.rows = sample, sample.some_rows(most)
         plan = sample.plan
         self._butler = Butler.from_config(plan.repo, collections=plan.collections)
         self._refs: dict[tuple[int, int, str], DatasetRef] = {}
-        needed = set(plan.primary[self._rows].tolist())
-        for patch, band, file, _ in sample.files():
-            if patch not in needed:
-                continue
-            ref = self._butler.get_dataset(UUID(plan.files.dataset_id[file]))
-            if ref is not None:
-                self._refs |= {(patch, band, plane): ref.makeComponentRef(plane) for plane in sample.planes}
+        self._look_up(self.rows)
 
     @property
     def needs_stack(self) -> bool:
@@ -87,6 +80,7 @@ class ButlerWay:
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, Array]:
         """Return planes of some targets, as this package gives them: pixels that are not finite become 0."""
+        self._look_up(rows)
         found = [self._target(row) for row in rows.tolist()]
         planes = {name: np.stack([one[name] for one in found]) for name in self._sample.planes}
         if "image" in planes:
@@ -97,43 +91,48 @@ class ButlerWay:
         """Close the Butler."""
         self._butler.close()
 
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """The chosen targets."""
-        return self._rows
+    def _look_up(self, rows: NDArray[np.int64]) -> None:
+        """Learn the refs of the files under some targets."""
+        plan = self._sample.plan
+        for patch in {*plan.primary[rows].tolist()} - {patch for patch, _, _ in self._refs}:
+            for band, file in enumerate(plan.patches.files[patch].tolist()):
+                ref = self._butler.get_dataset(UUID(plan.files.dataset_id[file]))
+                if ref is not None:
+                    self._refs |= {(patch, band, plane): ref.makeComponentRef(plane) for plane in self._sample.planes}
 
     def _run(self) -> int:
         start = time.perf_counter()
-        for count, row in enumerate(self._rows.tolist(), start=1):
+        for count, row in enumerate(self.rows.tolist(), start=1):
             self._target(row)
             if time.perf_counter() - start > _BUTLER_SECONDS:
                 return count
-        return len(self._rows)
+        return len(self.rows)
 
     def _target(self, row: int) -> dict[str, Array]:
         plan, box, patch = self._sample.plan, self._sample.box(row), int(self._sample.plan.primary[row])
-        bands = range(len(plan.bands))
+        bbox = ImagesBox.factory[box.y0 : box.y1, box.x0 : box.x1]
         return {
-            plane: np.stack([self._plane(self._refs[patch, band, plane], plane, box) for band in bands])
+            plane: np.stack(
+                [self._plane(self._refs[patch, band, plane], plane, bbox) for band in range(len(plan.bands))]
+            )
             for plane in self._sample.planes
         }
 
-    def _plane(self, ref: DatasetRef, plane: str, box: Box) -> Array:
-        pixels = self._butler.get(ref, parameters={"bbox": ImagesBox.factory[box.y0 : box.y1, box.x0 : box.x1]})
+    def _plane(self, ref: DatasetRef, plane: str, bbox: ImagesBox) -> Array:
+        pixels = self._butler.get(ref, parameters={"bbox": bbox})
         if plane != "mask":
             return np.asarray(pixels.array)
         masks = [pixels.get(name).astype(np.int32) << i for i, name in enumerate(self._sample.mask_planes)]
         return np.asarray(np.bitwise_or.reduce(masks))
 
 
-class ReaderWay:
+class ReaderWay(Way):
     """`CutoutReader.read`, batch by batch, in the calling thread."""
 
-    name, threads, workers, most_runs = "reader", 1, 0, 1_000_000
+    name = "reader"
 
     def __init__(self, sample: MeasuredTargets, settings: BenchmarkSettings, cache: str, shared: TileCache) -> None:
-        self.cache = cache
-        self._sample, self._settings, self._shared = sample, settings, shared
+        self.cache, self._sample, self._settings, self._shared = cache, sample, settings, shared
         self._kept: CutoutReader | None = None
 
     def prepare(self) -> Callable[[], int]:
@@ -168,14 +167,31 @@ class ReaderWay:
         return sum(len(reader.read(rows[at : at + size])["object_id"]) for at in range(0, len(rows), size))
 
 
-class LoaderWay:
+class MemoryWay(ReaderWay):
+    """The same cutouts as a `TensorDataset` through torch's `DataLoader`: what a loop gets where nothing has to be read."""
+
+    name = "tensors in memory"
+
+    def __init__(self, sample: MeasuredTargets, settings: BenchmarkSettings) -> None:
+        super().__init__(sample, settings, "", TileCache(settings.cache_bytes))
+        self._tensors: DataLoader[Any] | None = None
+
+    def prepare(self) -> Callable[[], int]:
+        """Return one pass over the cutouts."""
+        if self._tensors is None:
+            tensors = [torch.from_numpy(plane) for plane in self.pixels(self._sample.rows).values()]
+            self._tensors = DataLoader(TensorDataset(*tensors), batch_size=self._settings.batch_size, shuffle=True)
+        return partial(consume, self._tensors)
+
+
+class LoaderWay(Way):
     """A pass through `CutoutLoader`, from ``iter()`` to the last batch, in shuffled order.
 
-    With an empty cache dataset and cache are new in each pass. With a full one the loader stays, and with it its worker
-    processes: their start is not part of a rate, `start_seconds` has it.
+    With an empty cache dataset and cache are new in each pass; ``tiles`` is the latest. With a full one the loader stays,
+    and with it its worker processes: their start is not part of a rate, but ``start_seconds``.
     """
 
-    name, most_runs = "loader", 1_000_000
+    name = "loader"
 
     def __init__(
         self,
@@ -188,21 +204,18 @@ class LoaderWay:
         workers: int = 0,
         clock: StageClock | None = None,
     ) -> None:
-        self.cache, self.threads, self.workers, self.clock = cache, threads, workers, clock
-        self._sample, self._settings, self._shared = sample, settings, shared
-        self._kept: CutoutLoader | None = None
-        self.tiles = shared
-        """The cache of the latest pass."""
+        self.cache, self.threads, self.workers, self.tiles = cache, threads, workers, shared
         self.start_seconds: float | None = None
-        """From ``iter()`` to the first batch of the first pass, with worker processes."""
+        self._sample, self._settings, self._clock = sample, settings, clock
+        self._kept: CutoutLoader | None = None
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the sample."""
         if self.cache == "empty":
             self.tiles = TileCache(self._settings.cache_bytes)
-            return partial(consume, self._loader(self.tiles))
+            return partial(consume, self._loader(self._sample.rows, self.workers))
         if self._kept is None:
-            self._kept = self._loader(self._shared)
+            self._kept = self._loader(self._sample.rows, self.workers)
             start = time.perf_counter()
             batches = iter(self._kept)
             next(batches)
@@ -215,58 +228,32 @@ class LoaderWay:
 
     def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, Array]:
         """Return planes of some targets, in their order."""
-        batches = list(self._loader(self._shared, rows))
-        planes = {
-            name: torch.cat([torch.as_tensor(b[name]) for b in batches]).cpu().numpy() for name in self._sample.planes
+        loader = self._loader(rows, workers=0)
+        place, batches = np.argsort(loader.cutouts.order(0)), list(loader)
+        return {
+            name: torch.cat([torch.as_tensor(b[name]) for b in batches]).cpu().numpy()[place]
+            for name in self._sample.planes
         }
-        given = np.concatenate([np.asarray(b["yx0"]) for b in batches])
-        order = [int(np.flatnonzero((given == yx).all(axis=1))[0]) for yx in self._sample.plan.yx0[rows]]
-        return {name: plane[order] for name, plane in planes.items()}
 
     def close(self) -> None:
         """Let worker processes end."""
-        self._kept, self.tiles = None, self._shared
+        self._kept = None
 
-    def _loader(self, cache: TileCache, rows: NDArray[np.int64] | None = None) -> CutoutLoader:
+    def _loader(self, rows: NDArray[np.int64], workers: int) -> CutoutLoader:
         sample, settings = self._sample, self._settings
         dataset = CutoutDataset(
             sample.plan,
-            rows=sample.rows if rows is None else rows,
+            rows=rows,
             batch_size=settings.batch_size,
             planes=sample.planes,
             read=ReadOptions(mask_planes=sample.mask_planes, flux_unit="native"),
             seed=settings.seed,
             threads=self.threads,
-            cache=cache,
-            clock=self.clock,
+            cache=self.tiles,
+            clock=self._clock,
         )
         device = None if settings.device == "cpu" else torch.device(settings.device)
-        return CutoutLoader(dataset, num_workers=self.workers if rows is None else 0, device=device)
-
-
-class MemoryWay:
-    """The same cutouts as a `TensorDataset` through torch's `DataLoader`: what a loop gets where nothing has to be read."""
-
-    name, cache, threads, workers, most_runs = "tensors in memory", "", 1, 0, 1_000_000
-
-    def __init__(self, reader: ReaderWay, sample: MeasuredTargets, batch_size: int) -> None:
-        self._reader, self._sample, self._batch_size = reader, sample, batch_size
-        self._loader: DataLoader[Any] | None = None
-
-    def prepare(self) -> Callable[[], int]:
-        """Return one pass over the cutouts."""
-        if self._loader is None:
-            tensors = [torch.from_numpy(plane) for plane in self.pixels(self._sample.rows).values()]
-            self._loader = DataLoader(TensorDataset(*tensors), batch_size=self._batch_size, shuffle=True)
-        return partial(consume, self._loader)
-
-    def pixels(self, rows: NDArray[np.int64]) -> Mapping[str, Array]:
-        """Return planes of some targets."""
-        return self._reader.pixels(rows)
-
-    def close(self) -> None:
-        """Drop the tensors."""
-        self._loader = None
+        return CutoutLoader(dataset, num_workers=workers, device=device)
 
 
 def consume(batches: Iterable[Any]) -> int:
@@ -287,54 +274,31 @@ def interleaved(
     most_seconds: float = 1e9,
     after: Callable[[Way], object] = lambda _: None,
 ) -> list[tuple[float, ...]]:
-    """Return the cutouts/s of each way, run by run in the order A B C A B C, so that a disturbance meets all of them.
+    """Return the cutouts/s of each way in each run.
 
-    Parameters
-    ----------
-    ways
-        What to measure.
-    repeats
-        Runs of each, at most.
-    least_seconds
-        Passes are repeated until a run has taken so long.
-    most_seconds
-        No further round begins after this time.
-    after
-        Called with each way after a run of it.
+    Ways take turns, A B C A B C, so that a disturbance meets all of them. Passes are repeated until a run has taken
+    ``least_seconds``; no further round begins after ``most_seconds``; ``after`` is called after each run.
     """
     rates: list[list[float]] = [[] for _ in ways]
     begin = time.perf_counter()
     for run in range(repeats):
         if run and time.perf_counter() - begin > most_seconds:
             break
-        for way, of in zip(ways, rates, strict=True):
-            if run < way.most_runs:
-                of.append(_rate(way, least_seconds))
+        for at, way in enumerate(ways):
+            count, seconds = 0, 0.0
+            while run < way.most_runs and (seconds < least_seconds or not count):
+                one_pass = way.prepare()
+                start = time.perf_counter()
+                count += one_pass()
+                seconds += time.perf_counter() - start
+            rates[at] += [count / seconds] if count else []
             after(way)
     return [tuple(of) for of in rates]
 
 
-def _rate(way: Way, least_seconds: float) -> float:
-    count, seconds = 0, 0.0
-    while seconds < least_seconds or not count:
-        run = way.prepare()
-        start = time.perf_counter()
-        count += run()
-        seconds += time.perf_counter() - start
-        del run
-    return count / seconds
-
-
 def check_pixels(ways: Sequence[Way], sample: MeasuredTargets) -> None:
-    """Compare what each way reads of a few targets; the first way is the reference.
-
-    Raises
-    ------
-    PixelMismatchError
-        A way gives other pixels.
-    """
-    rows = sample.rows[np.linspace(0, len(sample.rows) - 1, min(_COMPARED, len(sample.rows))).astype(np.int64)]
-    rows = np.unique(rows)
+    """Raise `PixelMismatchError` if a way reads other pixels of a few targets than the first way."""
+    rows = sample.some_rows(_COMPARED)
     first, one = ways[0].pixels(rows), ways[0].name
     for way in {(type(w), w.cache, w.threads): w for w in ways[1:]}.values():
         found = way.pixels(rows)
@@ -342,6 +306,6 @@ def check_pixels(ways: Sequence[Way], sample: MeasuredTargets) -> None:
             if not np.array_equal(first[plane], found[plane], equal_nan=plane != "mask"):
                 different = np.asarray(first[plane] != found[plane])
                 raise PixelMismatchError(
-                    f"{way.name!r} and {one!r} give other pixels of {sample}: {int(different.sum())} of {different.size} in "
-                    f"the {plane} plane; their speeds cannot be compared"
+                    f"{way.name!r} and {one!r} give different pixels of {sample}: {int(different.sum())} of {different.size} "
+                    f"in the {plane} plane; their speeds cannot be compared"
                 )
