@@ -338,7 +338,7 @@ def test_the_verb_writes_what_the_data_module_fits(
     truth = pq.read_table(dp2_repo.truth).select(["object_id", "ra", "dec"])
     pq.write_table(truth, "positions.parquet")
     settings = [f"data.repo={dp2_repo.root}", "data.catalog=positions.parquet", "data.bands=gri", "data.size=24"]
-    settings += ["data.cache_bytes=100 MB", "data.splits={train: 0.5, val: 0.25, test: 0.25}", "sample=25"]
+    settings += ["data.cache_bytes=100 MB", "data.splits.shares={train: 0.5, val: 0.25, test: 0.25}", "sample=25"]
     assert main(["normalise", "data=dp2", *settings, "normalisation=lupton", "json=true", "output=a/b.yaml"]) == 0
     shown = json.loads(capsys.readouterr().out)
     data = data_of(dp2_repo, normalisation=NoiseAsinh(sample=25))
