@@ -159,8 +159,8 @@ def test_batches_keep_ids_and_choices_follow_them(plan: CutoutPlan, catalog: Cat
 
 
 def test_noise_is_that_of_the_id(dp2_repo: SimulatedRepository, catalog: Catalog) -> None:
-    options: dict[str, Any] = {"collections": "dp2", "bands": "g", "size": 24, "fill": "noise", "seed": 4, "threads": 1}
-    with LsstDataFetcher(dp2_repo.root, **options) as fetcher:
+    options: dict[str, Any] = {"bands": "g", "size": 24, "read": ReadOptions(fill="noise"), "seed": 4, "threads": 1}
+    with LsstDataFetcher(dp2_repo.root, collections="dp2", **options) as fetcher:
         whole = fetcher.fetch_plan(fetcher.plan(catalog))
         part = fetcher.fetch_plan(fetcher.plan(catalog[3:]))
         at = rows_of_ids(whole["object_id"], part["object_id"])
@@ -289,7 +289,7 @@ def test_predictions_of_strange_ids_are_refused(plan: CutoutPlan, kind: str) -> 
     from lsstcutouts.read.report import Report
 
     strange: Any = ["nobody"] if kind == "text" else np.array([3], np.uint64)
-    with pytest.raises(PlanError, match=r"object (nobody|3) was predicted"):
+    with pytest.raises(PlanError, match=r"1 predicted objects are not in the plan, the first one is (nobody|3);"):
         prediction_table(plan, {"object_id": strange, "score": np.zeros(1)}, Report(plan))
 
 

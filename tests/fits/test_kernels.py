@@ -239,9 +239,11 @@ def run(code: str, *arguments: str, **environment: str) -> str:
 CHECKSUM = """
 import hashlib, sys
 import numpy as np
-from lsstcutouts import kernels, build_plan
-from lsstcutouts.read import CutoutReader, ReaderOptions
-plan = build_plan(sys.argv[1] + "/truth.parquet", sys.argv[1], collections="dp2", bands="gri", size=40)
+from lsstcutouts.fits import kernels
+from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.read.options import ReaderOptions
+from lsstcutouts.read.reader import CutoutReader
+plan = build_plan(sys.argv[1], sys.argv[1] + "/truth.parquet", collections="dp2", bands="gri", size=40)
 batch = CutoutReader(plan, ReaderOptions(planes=("image", "variance", "valid"))).read(np.arange(len(plan)))
 print(kernels.FUSED, hashlib.sha256(b"".join(batch[n].tobytes() for n in ("image", "variance", "valid"))).hexdigest())
 """

@@ -105,7 +105,7 @@ def test_weights_that_cannot_be(weights, words: str) -> None:
 def test_epochs_that_cannot_be() -> None:
     with pytest.raises(ConfigurationError, match="epoch_size"):
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(epoch_size=0))
-    with pytest.raises(ConfigurationError, match="weights of 2 targets cannot serve 3"):
+    with pytest.raises(ConfigurationError, match="weights has 2 values for 3 targets"):
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(weights=np.ones(2)))
     with pytest.raises(ConfigurationError, match="there are none"):
         Epochs(np.zeros(0, np.int64), 2, sampling=Sampling(weights=np.ones(0)))

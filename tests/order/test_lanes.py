@@ -109,7 +109,7 @@ def test_every_world_validates_each_target_once(ranks: int) -> None:
     workers=st.integers(0, 8),
     lanes=st.integers(1, 64),
     epoch=st.integers(0, 5),
-    sampling=Sampling(shuffle=st.sampled_from([True, False, "full"])),
+    shuffle=st.sampled_from([True, False, "full"]),
 )
 def test_any_world(count, batch_size, ranks, workers, lanes, epoch, shuffle) -> None:
     if count >= ranks:

@@ -149,7 +149,7 @@ def test_bands_and_sizes() -> None:
         parse_bands("N921")
     for tract in ("primary", "strict", "best"):
         assert ReadOptions(tract=tract).tract == tract
-    with pytest.raises(ConfigurationError, match="tract must be one of 'primary', 'strict', 'best', got 'nearest'"):
+    with pytest.raises(ConfigurationError, match="tract must be one of primary, strict, best, got 'nearest'"):
         ReadOptions(tract="nearest")  # type: ignore[arg-type]
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset
 from lsst.images.formatters import GenericFormatter
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, CoverageError
 from lsstcutouts.plan.planner import Planner, build_plan
@@ -47,9 +46,7 @@ def test_coadds_are_located_in_bulk_absences_included(repo: SimulatedRepository)
     assert {(f.patch, f.band) for f in found}.isdisjoint(repo.missing)
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         for one in found:
-            ref = butler.find_dataset(
-                "deep_coadd", tract=one.tract, patch=one.patch, band=one.band, read=ReadOptions(skymap=repo.skymap)
-            )
+            ref = butler.find_dataset("deep_coadd", tract=one.tract, patch=one.patch, band=one.band, skymap=repo.skymap)
             assert str(ref.id) == one.dataset_id
             assert butler.getURI(ref).ospath == one.uri
             assert Path(one.uri).stat().st_size == one.size

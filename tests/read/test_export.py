@@ -84,7 +84,7 @@ def test_the_wcs_is_that_of_lsst_images(fetched, repo: SimulatedRepository) -> N
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         for i in range(0, len(plan), 10):
             ref = butler.find_dataset(
-                "deep_coadd", tract=plan.tract[i], patch=plan.patch[i], band="r", read=ReadOptions(skymap=repo.skymap)
+                "deep_coadd", tract=plan.tract[i], patch=plan.patch[i], band="r", skymap=repo.skymap
             )
             projection = butler.get(ref).sky_projection
             y, x = np.random.default_rng(i).uniform(0, 40, (2, 10))

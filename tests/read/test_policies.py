@@ -30,7 +30,7 @@ def repo(request: pytest.FixtureRequest) -> SimulatedRepository:
 
 def test_nan_marks_absent_bands_and_nothing_else(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    zero, nan = (deliver(plan, planes=ALL, read=ReadOptions(missing_band=word)).batch for word in ("zero", "nan"))
+    zero, nan = (deliver(plan, planes=ALL, missing_band=word).batch for word in ("zero", "nan"))
     absent = ~zero["band_present"]
     assert absent.any()
     for name in ("image", "variance"):
@@ -59,16 +59,16 @@ def test_targets_without_a_band_are_left_out_and_listed(repo: SimulatedRepositor
 def test_an_absent_band_raises_where_it_must(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
     with pytest.raises(MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*lacks [gi]: .*zeros"):
-        deliver(plan, read=ReadOptions(missing_band="raise"))
+        deliver(plan, missing_band="raise")
 
 
 def test_an_emptied_batch_keeps_a_row_of_padding_for_loaders_only(dp2_repo: SimulatedRepository) -> None:
     plan = plan_of(dp2_repo)
     lacking = np.flatnonzero(~deliver(plan).batch["band_present"].all(axis=1))[:3]
-    padded = deliver(plan, lacking, pad=True, read=ReadOptions(missing_band="skip")).batch
+    padded = deliver(plan, lacking, pad=True, missing_band="skip").batch
     assert padded["is_padding"].tolist() == [True]
     assert padded["image"].shape[0] == 1
-    empty = deliver(plan, lacking, read=ReadOptions(missing_band="skip")).batch
+    empty = deliver(plan, lacking, missing_band="skip").batch
     assert empty["image"].shape == (0, 3, *SIZE)
     assert len(empty["object_id"]) == 0
 
@@ -91,9 +91,7 @@ def test_inverse_variance_is_finite_and_zero_without_information(repo: Simulated
 
 def test_fill_with_nan_marks_exactly_the_pixels_without_a_value(repo: SimulatedRepository) -> None:
     plan = plan_of(repo, size=(90, 150))
-    zero, nan = (
-        deliver(plan, planes=("image", "valid"), read=ReadOptions(fill=value)).batch for value in (0, float("nan"))
-    )
+    zero, nan = (deliver(plan, planes=("image", "valid"), fill=value).batch for value in (0, float("nan")))
     for target in range(len(plan)):
         want = expected(repo, plan, target)
         no_value = want.present[:, None, None] & ~want.has_value
@@ -105,7 +103,7 @@ def test_noise_fills_what_is_not_valid_and_repeats(repo: SimulatedRepository) ->
     plan = plan_of(repo, size=(90, 150))
     plain = deliver(plan, planes=("image", "variance", "valid")).batch
     one, two, other = (
-        deliver(plan, rows, planes=("image",), seed=seed, read=ReadOptions(fill="noise")).batch["image"]
+        deliver(plan, rows, planes=("image",), seed=seed, fill="noise").batch["image"]
         for rows, seed in ((None, 3), (np.arange(len(plan))[::-1], 3), (None, 4))
     )
     np.testing.assert_array_equal(one, two[::-1])
@@ -134,7 +132,7 @@ def _planes(batch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> None:
     plan = plan_of(repo, size=(60, 61))
     names = ("NO_DATA", "DETECTED", "SATURATED")
-    pixels = deliver(plan, planes=("image", "variance", "mask", "valid"), read=ReadOptions(mask_planes=names)).batch
+    pixels = deliver(plan, planes=("image", "variance", "mask", "valid"), mask_planes=names).batch
     policy = QualityPolicy(
         min_valid={"g": 0.9, "i": 0.5},
         max_masked={"DETECTED": 0.2},
@@ -144,7 +142,7 @@ def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> 
         peak_margin=4,
     )
     # The mask is not delivered here, and read for the policy alone.
-    quality = deliver(plan, planes=("image",), read=ReadOptions(quality=policy)).batch["quality"]
+    quality = deliver(plan, planes=("image",), quality=policy).batch["quality"]
     for n in range(len(plan)):
         for b, band in enumerate("gri"):
             valid, image = pixels["valid"][n, b], pixels["image"][n, b]
@@ -170,15 +168,15 @@ def test_quality_bits_equal_a_count_of_the_pixels(repo: SimulatedRepository) -> 
 
 def test_the_policy_flags_skips_or_raises(dp2_repo: SimulatedRepository) -> None:
     plan = plan_of(dp2_repo)
-    flagged = deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}))).batch
+    flagged = deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3})).batch
     bad = (flagged["quality"] & Quality.MASKED).any(axis=1)
     assert 0 < bad.sum() < len(plan)
     assert len(flagged["object_id"]) == len(plan)
-    skipped = deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip")))
+    skipped = deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip"))
     np.testing.assert_array_equal(skipped.batch["object_id"], plan.object_id[~bad])
     np.testing.assert_array_equal(skipped.account.outcome == Outcome.QUALITY, bad)
     with pytest.raises(QualityError, match=r"target \d+ .*fails the quality policy \([gri]: MASKED"):
-        deliver(plan, read=ReadOptions(quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="raise")))
+        deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="raise"))
 
 
 def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
@@ -196,12 +194,12 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
             ReaderOptions(**options)
     for options, words in [
         ({"required_bands": ("z",)}, "required_bands name 'z'"),
-        ({"min_bands": 4}, "min_bands=4 of 3 bands"),
-        ({"min_bands": "2"}, "min_bands='2' of 3 bands"),
+        ({"min_bands": 4}, "min_bands must be a whole number from 0 to 3, the number of bands, got 4"),
+        ({"min_bands": "2"}, "min_bands must be a whole number from 0 to 3, the number of bands, got '2'"),
         ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "names the band 'z'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
-            LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=8, **options)
+            LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=8, read=ReadOptions(**options))
     for arguments, words in [
         ({"min_valid": 2}, "between 0 and 1"),
         ({"action": "drop"}, "flag, skip or raise"),
@@ -217,9 +215,9 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
     with pytest.raises(ConfigurationError, match="peak_margin=16 leaves nothing of a box of 32 x 45"):
         CutoutReader(plan, ReaderOptions(quality=QualityPolicy(peak_margin=16)))
     with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
-        deliver(plan, [0], read=ReadOptions(quality=QualityPolicy(max_masked={"saturated": 0.1})))
+        deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))
     with pytest.raises(PlaneError, match=r"no mask plane 'STRANGE'.*there is: "):
-        deliver(plan, [0], read=ReadOptions(quality=QualityPolicy(max_masked={"STRANGE": 0.1})))
+        deliver(plan, [0], quality=QualityPolicy(max_masked={"STRANGE": 0.1}))
 
 
 # Fetching

@@ -8,7 +8,6 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.errors import AuthenticationError, CorruptFileError, MissingFileError, QualityError, ReadError
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
@@ -44,7 +43,7 @@ def test_one_damaged_tile_loses_its_own_pixels(broken: SimulatedRepository) -> N
     gone = spoil_tile(file_of(broken, 9, "r"), "mask", tile)
     with pytest.raises(CorruptFileError, match=rf"mask plane: tile {tile}.*patch 9, band r of '{broken.root}'"):
         deliver(plan, planes=("image", "variance", "valid"))
-    delivery = deliver(plan, planes=("image", "variance", "valid"), read=ReadOptions(on_read_error="mask"))
+    delivery = deliver(plan, planes=("image", "variance", "valid"), on_read_error="mask")
     batch, touched = delivery.batch, 0
     for n in range(len(plan)):
         lost = np.zeros((3, 70, 90), bool)
@@ -72,7 +71,7 @@ def test_a_damaged_row_of_a_strip_costs_that_row(dp1_repo: SimulatedRepository, 
     good = deliver(plan, planes=("image",)).batch
     gone = spoil_tile(file_of(repo, 13, "i"), "image", 100)
     assert gone.shape.y == 1
-    batch = deliver(plan, planes=("image",), read=ReadOptions(on_read_error="mask")).batch
+    batch = deliver(plan, planes=("image",), on_read_error="mask").batch
     hit = np.flatnonzero((batch["quality"][:, 2] & Quality.READ_ERROR) != 0)
     assert len(hit)
     for n in hit:
@@ -89,7 +88,7 @@ def test_a_vanished_file_loses_its_pixels_and_no_others(broken: SimulatedReposit
     path.unlink()
     with pytest.raises(MissingFileError, match=r"patch 9, band r"):
         deliver(plan)
-    delivery = deliver(plan, planes=("image", "valid"), read=ReadOptions(on_read_error="mask"))
+    delivery = deliver(plan, planes=("image", "valid"), on_read_error="mask")
     batch = delivery.batch
     inside = (plan.patch == 9) & ((batch["quality"][:, 1] & Quality.PARTLY_COVERED) == 0)
     assert inside.any()
@@ -109,9 +108,9 @@ def test_a_vanished_file_loses_its_pixels_and_no_others(broken: SimulatedReposit
 def test_skip_leaves_out_what_cannot_be_read(broken: SimulatedRepository) -> None:
     plan = plan_of(broken)
     file_of(broken, 9, "r").unlink()
-    masked = deliver(plan, read=ReadOptions(on_read_error="mask")).batch
+    masked = deliver(plan, on_read_error="mask").batch
     lost = (masked["quality"] & Quality.READ_ERROR).any(axis=1)
-    delivery = deliver(plan, read=ReadOptions(on_read_error="skip"))
+    delivery = deliver(plan, on_read_error="skip")
     np.testing.assert_array_equal(delivery.account.outcome == Outcome.READ_ERROR, lost)
     np.testing.assert_array_equal(delivery.batch["object_id"], plan.object_id[~lost])
 
@@ -119,13 +118,13 @@ def test_skip_leaves_out_what_cannot_be_read(broken: SimulatedRepository) -> Non
 def test_a_file_that_cannot_be_read_is_missing_to_no_band_policy(broken: SimulatedRepository) -> None:
     plan = plan_of(broken, bands="ri")
     file_of(broken, 9, "r").unlink()
-    batch = deliver(plan, planes=("image",), read=ReadOptions(missing_band="nan", on_read_error="mask")).batch
+    batch = deliver(plan, planes=("image",), missing_band="nan", on_read_error="mask").batch
     lost = (batch["quality"] & Quality.READ_ERROR) != 0
     absent = (batch["quality"] & Quality.BAND_ABSENT) != 0
     assert lost.any()
     assert not (lost & absent).any()
     assert not np.isnan(batch["image"][lost]).any()
-    outcome = deliver(plan, read=ReadOptions(required_bands=("r",), on_read_error="mask")).account.outcome
+    outcome = deliver(plan, required_bands=("r",), on_read_error="mask").account.outcome
     assert (outcome[lost.any(axis=1)] == Outcome.DELIVERED).all()
 
 
@@ -186,8 +185,8 @@ def test_lost_pixels_are_filled_as_pixels_without_a_value(broken: SimulatedRepos
     good = deliver(plan, planes=("image", "valid")).batch
     spoil_tile(file_of(broken, 9, "r"), "mask", 5 if broken.release == "dp2" else 120)
     planes = ("image", "valid")
-    zero = deliver(plan, planes=planes, read=ReadOptions(on_read_error="mask")).batch
-    batch = deliver(plan, planes=planes, read=ReadOptions(on_read_error="mask", fill=fill)).batch
+    zero = deliver(plan, planes=planes, on_read_error="mask").batch
+    batch = deliver(plan, planes=planes, on_read_error="mask", fill=fill).batch
     lost = good["valid"] & ~zero["valid"]
     assert lost.any()
     np.testing.assert_array_equal(batch["valid"], zero["valid"])
@@ -207,7 +206,7 @@ def test_a_box_of_several_files_may_lose_one_where_only_the_psf_is_asked_for(
     plan = plan_of(repo, size=(90, 290), bands="r")
     good = deliver(plan, planes=("psf",)).batch
     file_of(repo, patch, "r").unlink()
-    delivery = deliver(plan, planes=("psf",), read=ReadOptions(on_read_error="mask"))
+    delivery = deliver(plan, planes=("psf",), on_read_error="mask")
     unread = (delivery.account.quality[:, 0] & Quality.READ_ERROR) != 0
     assert unread.any()
     assert {n for _, rows in delivery.account.failures for n in rows} == set(np.flatnonzero(unread).tolist())
@@ -241,11 +240,11 @@ def test_tiles_that_a_box_takes_from_another_file_are_not_read(tmp_path: Path) -
 def test_a_target_that_is_left_out_anyway_does_not_raise_for_its_quality(broken: SimulatedRepository) -> None:
     plan = plan_of(broken, bands="r")
     policy = QualityPolicy(min_valid=0.1, action="raise")
-    deliver(plan, read=ReadOptions(quality=policy))
+    deliver(plan, quality=policy)
     file_of(broken, 9, "r").unlink()
     with pytest.raises(QualityError, match=r"r: FEW_VALID"):
-        deliver(plan, read=ReadOptions(quality=policy, on_read_error="mask"))
-    outcome = deliver(plan, read=ReadOptions(quality=policy, on_read_error="skip")).account.outcome
+        deliver(plan, quality=policy, on_read_error="mask")
+    outcome = deliver(plan, quality=policy, on_read_error="skip").account.outcome
     assert set(outcome.tolist()) == {Outcome.DELIVERED, Outcome.READ_ERROR}
 
 
@@ -253,9 +252,7 @@ def test_padding_holds_no_nan(broken: SimulatedRepository) -> None:
     plan = plan_of(broken, bands="r")
     rows = np.flatnonzero(plan.patch == 9)
     file_of(broken, 9, "r").unlink()
-    batch = deliver(
-        plan, rows, pad=True, planes=("image", "variance"), read=ReadOptions(on_read_error="skip", fill=np.nan)
-    ).batch
+    batch = deliver(plan, rows, pad=True, planes=("image", "variance"), on_read_error="skip", fill=np.nan).batch
     assert batch["is_padding"].tolist() == [True]
     assert np.isfinite(batch["image"]).all()
     assert np.isfinite(batch["variance"]).all()
@@ -269,11 +266,9 @@ def test_padding_holds_no_nan(broken: SimulatedRepository) -> None:
         unique_by=lambda f: f[:2],
     ),
     policy=st.sampled_from([None, QualityPolicy(min_valid=0.8, action="skip"), QualityPolicy(min_valid=0.8)]),
-    read=ReadOptions(
-        missing_band=st.sampled_from(["zero", "nan", "skip"]),
-        on_read_error=st.sampled_from(["mask", "skip"]),
-        min_bands=st.integers(0, 3),
-    ),
+    missing_band=st.sampled_from(["zero", "nan", "skip"]),
+    on_read_error=st.sampled_from(["mask", "skip"]),
+    min_bands=st.integers(0, 3),
 )
 def test_every_row_is_accounted_for(
     dp1_repo: SimulatedRepository,

@@ -11,7 +11,6 @@ from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 from lsst.images import BoundsError
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.errors import FluxUnitError, GeometryMismatchError, PlaneError
 from lsstcutouts.fits.coadd import Coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
@@ -49,10 +48,10 @@ def test_planes_in_any_combination_are_the_same_pixels(name: str, request: pytes
     plan = plan_of(repo)
     choices = [p for p in PLANES if p != "psf" or name == "dp2_repo"]
     masks = ("DETECTED", "NO_DATA")
-    whole = read(plan, planes=choices, read=ReadOptions(mask_planes=masks))
+    whole = read(plan, planes=choices, mask_planes=masks)
     for count in (1, 2, 3):
         for planes in combinations(choices, count):
-            batch = read(plan, range(7), planes=planes, read=ReadOptions(mask_planes=masks if "mask" in planes else ()))
+            batch = read(plan, range(7), planes=planes, mask_planes=masks if "mask" in planes else ())
             assert set(batch) & set(PLANES) == set(planes)
             for plane in planes:
                 np.testing.assert_array_equal(batch[plane], whole[plane][:7])
@@ -176,7 +175,7 @@ def test_a_band_on_another_grid_is_named_with_its_tract(
         hdus["IMAGE"].header["CRPIX1"] += 0.011
     words = rf"{path} \(patch 9, band r\): its WCS differs by 0\.011 px from that of tract {repo.tract} of skymap '{repo.skymap}'"
     with pytest.raises(GeometryMismatchError, match=words):
-        read(plan, read=ReadOptions(on_read_error=policy))
+        read(plan, on_read_error=policy)
     others = np.flatnonzero(
         [9 not in plan.patches.patch[[plan.primary[n], *plan.others_of(n)]] for n in range(len(plan))]
     )
@@ -206,9 +205,7 @@ def test_variances_that_are_no_information(dp1_repo: SimulatedRepository, tmp_pa
     plan = plan_of(repo, bands="r")
     unknown = type(plan.files)(plan.files.uri, (-1,) * len(plan.files.uri), plan.files.dataset_id)
     plan = CutoutPlan(**{**plan.__dict__, "files": unknown})
-    batch = read(
-        plan, planes=("variance", "ivar", "valid"), read=ReadOptions(quality=QualityPolicy(positive_variance=True))
-    )
+    batch = read(plan, planes=("variance", "ivar", "valid"), quality=QualityPolicy(positive_variance=True))
     assert np.isfinite(batch["ivar"]).all()
     bad, holes = [], 0
     for n in np.flatnonzero(np.isin(plan.patch, repo.patches)):
@@ -240,9 +237,7 @@ def kernels(repo: SimulatedRepository, plan: CutoutPlan) -> list[list[np.ndarray
     files, found = files_of(repo), []
     with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
         psf = {
-            key: butler.get(
-                "deep_coadd.psf", tract=key[0], patch=key[1], band=key[2], read=ReadOptions(skymap=repo.skymap)
-            )
+            key: butler.get("deep_coadd.psf", tract=key[0], patch=key[1], band=key[2], skymap=repo.skymap)
             for key in files
         }
     for target in range(len(plan)):
@@ -285,7 +280,7 @@ def test_the_psf_is_the_one_of_the_target_s_cell(dp2_repo: SimulatedRepository) 
                 present += 1
     assert present > 150
     assert not batch["psf_present"].all()
-    normal = read(plan, planes=("psf",), read=ReadOptions(normalise_psf=True))
+    normal = read(plan, planes=("psf",), normalise_psf=True)
     sums = normal["psf"].sum(axis=(2, 3), dtype=np.float64)
     np.testing.assert_allclose(sums, batch["psf_present"], atol=1e-6)
     assert np.abs(batch["psf"].sum(axis=(2, 3), dtype=np.float64)[batch["psf_present"]] - 1).max() > 1e-6
@@ -305,7 +300,7 @@ def test_an_unreadable_psf_costs_the_psf(dp2_repo: SimulatedRepository, tmp_path
     path = file_of(repo, 9, "r")
     with fits.open(path, mode="update", disable_image_compression=True) as hdus:
         hdus["PSF"].header["ZTILE1"] = 7
-    batch = read(plan, planes=("image", "psf"), read=ReadOptions(on_read_error="mask"))
+    batch = read(plan, planes=("image", "psf"), on_read_error="mask")
     mine = plan.patch == 9
     assert not batch["psf_present"][mine, 1].any()
     assert (batch["quality"][mine, 1] & Quality.READ_ERROR).all()
@@ -357,7 +352,7 @@ def test_counts_are_scaled_by_their_zero_point(dp1_repo: SimulatedRepository, tm
     repo = in_counts(dp1_repo, tmp_path, FLUXMAG0=63095734448.0194)
     plan = plan_of(repo)
     planes = ("image", "variance", "ivar")
-    scaled, native = read(plan, planes=planes), read(plan, planes=planes, read=ReadOptions(flux_unit="native"))
+    scaled, native = read(plan, planes=planes), read(plan, planes=planes, flux_unit="native")
     factor = 10**12.56 / 63095734448.0194  # nJy of magnitude 0 over its counts
     for name, power in (("image", 1), ("variance", 2)):
         want = native[name].astype(np.float64)
@@ -373,4 +368,4 @@ def test_counts_without_a_zero_point_are_refused(dp1_repo: SimulatedRepository, 
     with pytest.raises(FluxUnitError, match='flux_unit="native"'):
         read(plan)
     want = read(plan_of(dp1_repo))["image"]
-    np.testing.assert_array_equal(read(plan, read=ReadOptions(flux_unit="native"))["image"], want)
+    np.testing.assert_array_equal(read(plan, flux_unit="native")["image"], want)

@@ -75,12 +75,12 @@ def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store)
         match=r"/9/r/.*: the file does not exist, or this user has no permission to read it.*patch 9, band r",
     ):
         deliver(plan, rows)
-    masked = deliver(plan, rows, read=ReadOptions(on_read_error="mask"))
+    masked = deliver(plan, rows, on_read_error="mask")
     lost = (masked.batch["quality"] & Quality.READ_ERROR) != 0
     assert lost[:, 1].all()
     assert not lost[:, [0, 2]].any()
     assert masked.batch["image"][:, 0].any()
-    outcome = deliver(plan, rows, read=ReadOptions(on_read_error="skip")).account.outcome
+    outcome = deliver(plan, rows, on_read_error="skip").account.outcome
     assert (outcome == Outcome.READ_ERROR).all()
     report = Report(plan, rows)
     report.add(masked.account)
@@ -89,7 +89,7 @@ def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store)
     # Later every file is refused as well: that is no fault of this one any more.
     store.refuse("/", 403, xml("AccessDenied", "Access Denied"))
     with pytest.raises(AuthenticationError, match="the file may also be missing"):
-        deliver(plan, rows, read=ReadOptions(on_read_error="mask"))
+        deliver(plan, rows, on_read_error="mask")
 
 
 def test_a_missing_object_does_not_end_an_epoch(plan: CutoutPlan, store: Store) -> None:

@@ -279,7 +279,7 @@ SHRINKING = """
 import gc
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from lsstcutouts.read.cache import TileCache
+from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.heap import resident_bytes
 cache = TileCache("160 MB")
 before = resident_bytes()
