@@ -16,7 +16,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(kind_of(item))
     order = ("system", "repo", "unit")
-    items.sort(key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords))))
+    items.sort(
+        key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords)))
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

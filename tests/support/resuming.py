@@ -28,10 +28,10 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.testing import SimulationConfig, simulate
+from lsstcutouts.testing import SimulationConfig
 
 from . import ranks
-from .repositories import SMALL
+from .repositories import SMALL, simulated_once
 
 EPOCHS = 3
 GLOBAL_BATCH = 8
@@ -262,8 +262,8 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
 # One process of some ranks, and the tool.
 
 
-def small_plan(folder: Path) -> CutoutPlan:
-    repo = simulate(folder / "repo", SimulationConfig(release="dp2", **SMALL), progress=False)
+def small_plan() -> CutoutPlan:
+    repo = simulated_once(SimulationConfig(release="dp2", **SMALL))
     return build_plan(repo.root, repo.truth, collections="dp2", bands="g", size=16)
 
 
@@ -345,7 +345,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.parquet"
-        small_plan(Path(folder)).save(plan)
+        small_plan().save(plan)
         grids = {
             n: judged(started(plan, Path(folder) / f"{n} ranks", n, options.workers, quick=options.quick))
             for n in options.ranks
