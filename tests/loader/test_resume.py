@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks
+from ..support.processes import PythonProcess, run_ranks
 from ..support.resuming import CELLS, EPOCHS, WORKERS, Runs, Saver, Watcher, faults, judged, started
 
 # What Lightning says of checkpoints over each other, and of a checkpoint folder that is not empty.
@@ -174,9 +173,7 @@ def test_another_number_of_ranks(runs: Runs, reference: Watcher, folder: Path) -
     forth = folder / "one to two"
     arguments = ["--plan", str(folder / "plan.parquet"), "--out", str(forth), "--continue"]
     arguments += [str(folder / "reference" / "0 after 3.ckpt")]
-    ranks.run(
-        ranks.torchrun_command(2, "tests.support.resuming", [*arguments, "--ranks", "2"]), env=ranks.environment()
-    )
+    run_ranks("tests.support.resuming", [*arguments, "--ranks", "2"], 2)
     found = [json.loads((forth / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     wanted = global_batches([reference.seen])
     assert global_batches([f["seen"] for f in found]) == wanted[3:]
@@ -191,10 +188,9 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(runs: Runs, reference: Wa
     out = folder / "killed"
     out.mkdir()
     arguments = ["--plan", str(folder / "plan.parquet"), "--out", str(out), "--slow"]
-    command = [sys.executable, "-m", "tests.support.resuming", *arguments, "--ranks", "1"]
-    with subprocess.Popen(command, env=ranks.environment(), start_new_session=True, stderr=subprocess.DEVNULL) as run:
+    with PythonProcess("tests.support.resuming", [*arguments, "--ranks", "1"], env=ranks.environment()) as run:
         deadline = time.monotonic() + 120
         while not (out / "0 after 4.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)  # worker processes too
+        run.kill()  # worker processes too
     assert runs.fit(checkpoint=out / "0 after 3.ckpt", **PLAIN).seen == reference.seen[3:]

@@ -30,7 +30,7 @@ from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.testing import SimulationConfig
 
-from . import ranks
+from .processes import run_ranks
 from .repositories import SMALL, simulated_once
 
 EPOCHS = 3
@@ -289,10 +289,8 @@ def started(
     """Run rows of the grid in processes of their own, and return the result of each rank."""
     arguments = ["--plan", str(plan), "--out", str(out), "--ranks", str(world), "--workers", *workers]
     arguments += ["--quick"] if quick else []
-    plain = [sys.executable, "-m", "tests.support.resuming", *arguments]
     out.mkdir(parents=True, exist_ok=True)
-    command = plain if world == 1 else ranks.torchrun_command(world, "tests.support.resuming", arguments)
-    ranks.run(command, env=ranks.environment(), timeout=900)
+    run_ranks("tests.support.resuming", arguments, world, timeout=900)
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
