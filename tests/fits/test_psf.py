@@ -21,7 +21,6 @@ from lsst.images.cells import CellCoadd, CellGrid, CellGridBounds, CellIJ, CellP
 from lsst.images.fits import FitsCompressionOptions, FitsQuantizationOptions
 from lsst.images.serialization import read_archive
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.errors import ConfigurationError, CorruptFileError, PlaneError, UnsupportedFormatError
 from lsstcutouts.fits.coadd import Coadd, open_coadd
 from lsstcutouts.fits.psf import PsfGrid
@@ -165,9 +164,7 @@ def write(path: Path, psf: CellPointSpreadFunction, options: FitsCompressionOpti
         variance=li.Image(np.ones(box.shape, np.float32), bbox=box, unit=u.nJy**2),
         mask_fractions={},
         noise_realizations=[],
-        sky_projection=li.SkyProjection.from_fits_wcs(
-            wcs, li.TractFrame(tract=1, bbox=box, read=ReadOptions(skymap="s"))
-        ),
+        sky_projection=li.SkyProjection.from_fits_wcs(wcs, li.TractFrame(tract=1, bbox=box, skymap="s")),
         band="r",
         psf=psf,
         patch=None,

@@ -102,7 +102,7 @@ def test_an_exception_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: P
 
     for number, (model, settings) in enumerate(((Fragile(), {}), (Watcher(), {"transforms": Failing()}))):
         keeper = OnExceptionCheckpoint(tmp_path / str(number))
-        keeper.teardown = lambda *_, **__: None  # type: ignore[method-assign] - it removes its file at the end of a fit
+        keeper.teardown = lambda *_, **__: None  # type: ignore[method-assign]  # it removes its file at the end of a fit
         broken = Runs(runs.plan, tmp_path, 1, settings, cache=runs.cache)
         Failing.fails_at = 5
         with pytest.raises(RuntimeError, match="fails"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lsst.daf.butler import Butler, CollectionType
+from lsst.daf.butler import Butler, CollectionType  # type: ignore[attr-defined]
 
 from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog

@@ -279,8 +279,8 @@ def test_a_known_skymap_of_another_scale(tmp_path: Path, name: str) -> None:
     own = KNOWN_RINGS[known].find(ra, dec)
     with Repository(root, "run", "deepCoadd") as repository:
         assert repository.rings == KNOWN_RINGS[known]
-        tract = repository.skymap_of([9697]).tracts[9697]
-        assert (tract.inner, tract.grid) == ((4000, 4000), (patches, patches))
+        found = repository.skymap_of([9697]).tracts[9697]
+        assert (found.inner, found.grid) == ((4000, 4000), (patches, patches))
         planner = Planner(repository, "g", "5 arcsec")
         plan = planner.plan(Catalog.from_arrays(ra, dec))
         assert plan.size == (round(5 / scale),) * 2

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsstcutouts import ReadOptions
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.plan.quality import Quality
 from lsstcutouts.testing import SimulatedRepository
@@ -222,7 +221,7 @@ def test_a_band_that_is_taken_is_as_a_missing_one(dp2_repo: SimulatedRepository,
     assert (batch["quality"][:, 0] == Quality.BAND_ABSENT).any()
     assert (batch["quality"][:, 0] == 0).any()
     assert wanted["band_present"].any(1).all()
-    found = BandDropout({"g": 1.0}, "gri", read=ReadOptions(missing_band=missing))(batch)
+    found = BandDropout({"g": 1.0}, "gri", missing_band=missing)(batch)
     same(found, wanted)
     assert (found["quality"][:, 0] == Quality.BAND_ABSENT).all()
 
@@ -251,7 +250,7 @@ def test_a_band_that_is_taken_is_as_a_missing_one(dp2_repo: SimulatedRepository,
         (lambda: BandDropout({"u": 0.5}, "gri"), r"\['u'\]"),
         (lambda: BandDropout({"g": 0.5}), "bands"),
         (lambda: BandDropout(0.5, maximum=0), "maximum"),
-        (lambda: BandDropout(0.5, read=ReadOptions(missing_band="raise")), "missing_band"),
+        (lambda: BandDropout(0.5, missing_band="raise"), "missing_band"),
     ],
 )
 def test_arguments_that_cannot_be(make, words: str) -> None:
