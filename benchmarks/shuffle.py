@@ -108,7 +108,7 @@ def measure_shuffles(repository: SimulatedRepository, settings: ShuffleSettings)
         collections=repository.collections,
         dataset_type=repository.dataset_type,
         bands=repository.bands,
-        size=settings.size[0],
+        size=settings.size,
     )
     ways: list[tuple[str, Shuffle, int]] = [("none", False, 1)]
     ways += [(str(width), "block", width) for width in settings.widths]

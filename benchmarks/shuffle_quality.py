@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ...order.blocks import Ints
+from lsstcutouts.order.blocks import Ints
 
 __all__ = ["batch_correlation", "nearest", "neighbour_distance"]
 

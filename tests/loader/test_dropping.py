@@ -211,7 +211,7 @@ def test_a_file_opened_after_the_end_is_let_go(
     if dropped:
         kept = reader._files
         requests = [Request(first), Request(np.arange(4, len(plan)))]
-        passing = stream(reader, requests, threads=2, ahead=2, then=lambda delivery: delivery)
+        passing: Any = stream(reader, requests, threads=2, ahead=2, then=lambda delivery: delivery)
         next(passing)
         assert begun.wait(20)
         passing.close()
