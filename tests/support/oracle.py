@@ -6,6 +6,7 @@ on top; the package goes the other way round.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
