@@ -71,6 +71,7 @@ def within(seconds: float, do: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_many_threads_drop_passes_while_everything_is_collected(
     plan: CutoutPlan, dp2_repo: SimulatedRepository, tmp_path: Path
 ) -> None:
