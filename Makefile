@@ -3,22 +3,27 @@
 CONSTRAINTS ?= constraints.txt
 PYTHON ?=
 ARGS ?=
+ROOM ?=
 
 RUN := .venv/bin/python
+PYTEST := $(RUN) -m pytest -n 3 --dist worksteal
 
 export CONSTRAINTS PYTHON
 # The environment of the person who calls must not leak into .venv.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+# Without bytecode each process compiles torch and Lightning again: 18 s of CPU instead of 6.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lint types check docs clean
+.PHONY: help venv demo quick test slow long lint types check docs clean
 
 help: ## say what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  CONSTRAINTS=file  exact versions to install (now: $(CONSTRAINTS))"
 	@echo "  PYTHON=command    interpreter for .venv (default: the best of 3.12 and up that is found)"
+	@echo "  ROOM=name         make quick tests only tests/name"
 	@echo "  ARGS='...'        passed on to the demo or to pytest"
 
 venv: ## make or renew .venv
@@ -27,8 +32,17 @@ venv: ## make or renew .venv
 demo: venv ## write the demo repository, train on it, write a picture
 	$(RUN) train_example.py $(ARGS)
 
-test: venv ## run the tests
-	$(RUN) -m pytest -n 3 --dist worksteal $(ARGS)
+quick: venv ## run the tests without processes, servers and trainings (ROOM=fits: of one room)
+	$(PYTEST) -m '(unit or repo) and not slow and not long' $(ARGS) $(if $(ROOM),tests/$(ROOM))
+
+test: venv ## run the tests, but the slow ones
+	$(PYTEST) -m 'not slow and not long' $(ARGS)
+
+slow: venv ## run the slow tests: grids of ranks and resume points, kills, outages, memory, all examples of Hypothesis
+	$(PYTEST) -m '(slow or hypothesis) and not long' --all-examples $(ARGS)
+
+long: venv ## run the long tests, before a release: memory at full length, many kills
+	$(PYTEST) -m long $(ARGS)
 
 lint: venv ## ruff: habits and format; plain words
 	$(RUN) -m ruff check .
@@ -38,7 +52,7 @@ lint: venv ## ruff: habits and format; plain words
 types: venv ## mypy
 	$(RUN) -m mypy
 
-check: lint types test ## all that must pass before a commit
+check: lint types test slow ## all that must pass before a commit
 
 docs: venv ## build docs/_build/index.html
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e '.[docs]'
@@ -47,4 +61,5 @@ docs: venv ## build docs/_build/index.html
 
 clean: ## remove .venv, caches and build products; the demo's data stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/lsstcutouts-tests"
 	find lsstcutouts tests configs -name __pycache__ -type d -prune -exec rm -rf {} +

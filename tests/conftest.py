@@ -1,19 +1,54 @@
-"""Repositories that many tests share. They are written once in each test process and must not be changed."""
+"""The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
+from collections.abc import Iterator
+
+import hypothesis
 import pytest
 
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
-from .support.repositories import SMALL
+from .support.kinds import kind_of
+from .support.repositories import SMALL, changed_repositories, simulated_once
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-examples", action="store_true", help="Hypothesis tries all examples, not a quarter of them")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs, and put those first that take longest."""
+    tried = set()
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        item.add_marker(kind_of(item))
+        if not config.getoption("all_examples") and hypothesis.is_hypothesis_test(item.function):
+            tried.add(item.function)
+    for function in tried:  # no public way leads to the settings of a test
+        full = getattr(function, "_hypothesis_internal_use_settings", None) or hypothesis.settings.default
+        fewer = hypothesis.settings(full, max_examples=max(5, full.max_examples // 4))
+        function._hypothesis_internal_use_settings = fewer
+    order = ("system", "repo", "unit")
+    items.sort(
+        key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords)))
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unchanged_repositories() -> Iterator[None]:
+    """Fail when a test changed a shared repository."""
+    yield
+    changed = changed_repositories()
+    assert not changed, f"a test changed {changed}: let it use simulated_copy or copied"
 
 
 @pytest.fixture(scope="session")
-def dp2_repo(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def dp2_repo() -> SimulatedRepository:
     """Patches 8, 9, 13 and 14 in g, r and i, as lossy DP2 cell coadds; no g in patch 8, no i in patch 14."""
-    return simulate(tmp_path_factory.mktemp("dp2") / "repo", SimulationConfig(release="dp2", **SMALL))
+    return simulated_once(SimulationConfig(release="dp2", **SMALL))
 
 
 @pytest.fixture(scope="session")
-def dp1_repo(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def dp1_repo() -> SimulatedRepository:
     """The same patches and bands as DP1 exposures."""
-    return simulate(tmp_path_factory.mktemp("dp1") / "repo", SimulationConfig(release="dp1", **SMALL))
+    return simulated_once(SimulationConfig(release="dp1", **SMALL))

@@ -1,9 +1,6 @@
 """Predictions as a file: each row of the catalog once, whoever read it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from lsstcutouts.testing import SimulatedRepository
 
 from ..support.faulty import copied, file_of
 from ..support.predicting import Echo, catalog_of, data_of, trainer_of
+from ..support.processes import run_ranks
 
 COUNT = 37  # rows, of which two lie outside
 
@@ -142,20 +140,8 @@ def test_columns_of_the_catalog_are_kept(dp2_repo: SimulatedRepository, tmp_path
 @pytest.mark.slow
 def test_two_ranks_write_one_file(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
     """Catalogs that do not divide; the second one leaves fewer rows than ranks to the last batch."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     counts = (COUNT, 36, 19)
-    command = [*launch, "-m", "tests.support.predicting", str(dp2_repo.root), str(tmp_path), *map(str, counts)]
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
+    run_ranks("tests.support.predicting", [dp2_repo.root, tmp_path, *counts], 2)
     for count in counts:
         alone = predicted(dp2_repo, tmp_path / str(count), count, read=ReadOptions(missing_band="skip"))
         together = pyarrow.parquet.read_table(tmp_path / f"{count}.parquet")

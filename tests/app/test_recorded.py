@@ -22,9 +22,10 @@ from lsstcutouts.app.cli.quoting import with_run_folder
 from lsstcutouts.app.training.recorded import recorded
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.models import LensClassifier, LensFinder
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..loader.test_module import trainer_of
+from ..support.repositories import simulated_copy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
@@ -53,7 +54,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("my project")
     config = SimulationConfig(cells=2, cell=64, targets=98, bands="griz", seed=5)
-    repo = simulate(folder / "sky", config)
+    repo = simulated_copy(folder / "sky", config)
     table = pyarrow.parquet.read_table(repo.truth, columns=["object_id", "ra", "dec", "label"])
     pyarrow.csv.write_csv(table.rename_columns(["object_id", "ra", "dec", "is_lens"]), folder / "mine.csv")
     before = Path.cwd()

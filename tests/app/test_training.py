@@ -12,7 +12,9 @@ from matplotlib.image import imread
 from lsstcutouts.app.training import TrainingResult, train
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.models import LensClassifier, LensFinder
-from lsstcutouts.testing import SimulationConfig, simulate
+from lsstcutouts.testing import SimulationConfig
+
+from ..support.repositories import simulated_copy
 
 # What Lightning says about a run as short as a test's.
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
@@ -77,7 +79,7 @@ def test_a_training_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_sky_made_otherwise_is_not_taken_for_the_asked_one(tmp_path: Path) -> None:
-    simulate(tmp_path / "sky", SimulationConfig(cells=2, cell=64, targets=50, bands="gri"))
+    simulated_copy(tmp_path / "sky", SimulationConfig(cells=2, cell=64, targets=50, bands="gri"))
     with pytest.raises(ConfigurationError, match=r"another targets.*simulation\.root"):
         run(tmp_path)
 

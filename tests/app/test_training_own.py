@@ -14,7 +14,9 @@ import torch
 from matplotlib.image import imread
 
 from lsstcutouts.app.cli import main
-from lsstcutouts.testing import SimulationConfig, simulate
+from lsstcutouts.testing import SimulationConfig
+
+from ..support.repositories import simulated_copy
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
@@ -93,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a repository, a CSV file of its targets with labels of many kinds, and modules."""
     sys.modules.pop("own_nets", None)  # of another folder, where this process was here before
     folder = tmp_path_factory.mktemp("own")
-    simulate(folder / "sky", SimulationConfig(cells=2, cell=64, targets=60, bands="gri"))
+    simulated_copy(folder / "sky", SimulationConfig(cells=2, cell=64, targets=60, bands="gri"))
     table = pq.read_table(folder / "sky" / "truth.parquet").select(["object_id", "ra", "dec", "label"])
     rng = np.random.default_rng(0)
     count = len(table)

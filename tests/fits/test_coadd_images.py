@@ -14,9 +14,10 @@ from lsst.images.serialization import read_archive, write_archive
 from lsstcutouts.errors import CorruptFileError, PlaneError, UnsupportedFormatError
 from lsstcutouts.fits.coadd import Coadd, open_coadd
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.afw import BOXES, SHAPE, START, compare, image, random_boxes
+from ..support.repositories import simulated_copy
 
 BBOX = Box.from_start(START, YX(*SHAPE))
 
@@ -115,7 +116,7 @@ CELLS = {"cells": (1, 2), "grid": (3, 2), "patches": 1, "bands": "g", "targets":
 def repo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
     """A repository of cells of some size; with infinite and negative variances in all areas without data."""
     config = SimulationConfig(cell=request.param, compression="lossless", **CELLS)
-    return simulate(tmp_path_factory.mktemp("cells") / "repo", config)
+    return simulated_copy(tmp_path_factory.mktemp("cells") / "repo", config)
 
 
 @pytest.fixture(scope="module")

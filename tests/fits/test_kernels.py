@@ -30,10 +30,11 @@ from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.recipe import Recipe, paste, recipe_of
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import Streams, open_source
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.oracle import expected
 from ..support.planes import assert_same_bits, examples, float_planes, tile_shapes, write
+from ..support.repositories import simulated_once
 
 pytestmark = pytest.mark.skipif(not kernels.FUSED, reason="numba is not installed")
 
@@ -250,10 +251,10 @@ print(kernels.FUSED, hashlib.sha256(b"".join(batch[n].tobytes() for n in ("image
 
 
 @pytest.fixture(scope="module")
-def large_cells(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def large_cells() -> SimulatedRepository:
     """A repository whose tiles are cache units of their own, as in DP2."""
     config = SimulationConfig(cells=2, cell=(120, 130), grid=4, patches=2, bands="gr", targets=60, missing=((5, "g"),))
-    return simulate(tmp_path_factory.mktemp("large") / "repo", config)
+    return simulated_once(config)
 
 
 @pytest.mark.parametrize("whole_tiles", [True, False])

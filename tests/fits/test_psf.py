@@ -26,19 +26,21 @@ from lsstcutouts.fits.coadd import Coadd, open_coadd
 from lsstcutouts.fits.psf import PsfGrid
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import LocalSource
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
+
+from ..support.repositories import simulated_once
 
 type Tree = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def lossless_repo(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def lossless_repo() -> SimulatedRepository:
     """One patch of 5 x 7 cells of 47 x 30 pixels in three bands, one of them with a missing cell, without loss."""
     config = SimulationConfig(
         release="dp2", cells=(3, 5), cell=(47, 30), grid=(2, 2), patches=[3], bands="ugr", targets=1, seed=3,
         compression="lossless", missing=None,
     )  # fmt: skip
-    return simulate(tmp_path_factory.mktemp("lossless") / "repo", config)
+    return simulated_once(config)
 
 
 def coadds(repo: SimulatedRepository) -> Iterator[tuple[Path, CellCoadd]]:

@@ -131,7 +131,7 @@ def _read(data: CutoutDataModule, rows: np.ndarray) -> dict[str, Any]:
     return {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
 
 
-OTHER = {
+OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "order of bands": ({"bands": "irg"}, r"bands \(in this order\): \[g, r, i\] in the training, \[i, r, g\] here"),
     "bands": ({"bands": "gr"}, r"\[g, r, i\] in the training, \[g, r\] here"),
     "size": ({"size": 20}, r"size in pixels .*: \[24, 24\] in the training, \[20, 20\] here"),

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -181,7 +182,7 @@ def test_transforms_are_the_same_on_the_device(gpu: torch.device) -> None:
     batch = {**batch_of(), "wcs": torch.rand(64, 8, dtype=torch.float64), "kind": ["lens"] * 64}
     wanted = DeviceSteps().run(batch, modules)
     copied = {k: v.to(gpu) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    image = copied["image"]
+    image: Any = copied["image"]
     found = DeviceSteps().run(copied, modules)
     assert image.abs().max() < 20  # written in place
     torch.testing.assert_close(found["image"].cpu(), wanted["image"], rtol=RTOL, atol=ATOL)

@@ -71,6 +71,7 @@ def within(seconds: float, do: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_many_threads_drop_passes_while_everything_is_collected(
     plan: CutoutPlan, dp2_repo: SimulatedRepository, tmp_path: Path
 ) -> None:
@@ -211,7 +212,7 @@ def test_a_file_opened_after_the_end_is_let_go(
     if dropped:
         kept = reader._files
         requests = [Request(first), Request(np.arange(4, len(plan)))]
-        passing = stream(reader, requests, threads=2, ahead=2, then=lambda delivery: delivery)
+        passing: Any = stream(reader, requests, threads=2, ahead=2, then=lambda delivery: delivery)
         next(passing)
         assert begun.wait(20)
         passing.close()

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
@@ -34,9 +35,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for name in ("ensure_running", "connect_to_new_process", "set_forkserver_preload", "get_inherited_fds"):
         monkeypatch.setattr(forkserver, name, getattr(fresh, name))
     yield fresh
-    if fresh._forkserver_pid is not None:
-        os.kill(fresh._forkserver_pid, signal.SIGKILL)  # it waits for its children otherwise
-        fresh._stop()
+    if fresh._forkserver_pid is not None:  # type: ignore[attr-defined]
+        os.kill(fresh._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]  # it waits for its children otherwise
+        fresh._stop()  # type: ignore[attr-defined]
 
 
 def loader_of(repo: SimulatedRepository, context: Any = None) -> CutoutLoader:
@@ -77,7 +78,7 @@ def test_what_is_set_for_it_stays(server: Any, monkeypatch: pytest.MonkeyPatch) 
         assert server._preload_modules == [
             FIRST, "lightning.pytorch", "lsstcutouts.loader", "lsstcutouts.loader.datamodule", "tests.support.ranks", "torch",
         ]  # fmt: skip
-    monkeypatch.delitem(workers_module.sys.modules, "lightning.pytorch")
+    monkeypatch.delitem(sys.modules, "lightning.pytorch")
     multiprocessing.get_context("forkserver").set_forkserver_preload([])
     preload_fork_server()  # what this process has not imported, workers do not need
     assert server._preload_modules == [FIRST, "torch", "lsstcutouts.loader", "lsstcutouts.loader.datamodule"]

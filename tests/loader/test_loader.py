@@ -3,7 +3,6 @@
 import gc
 import threading
 import time
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,9 +19,10 @@ from lsstcutouts.order.world import World
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.oracle import expected
+from ..support.repositories import simulated_once
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +209,10 @@ def test_positions_and_arguments_that_cannot_be(plan: CutoutPlan) -> None:
 
 
 @pytest.fixture(scope="module")
-def wide_repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedRepository]:
+def wide_repo() -> SimulatedRepository:
     """A repository of many small tiles, wide enough that a cache of part of it matters."""
     config = SimulationConfig(cells=10, patches=2, bands="g", targets=2500, missing=(), seed=3)
-    return simulate(tmp_path_factory.mktemp("wide") / "repo", config)
+    return simulated_once(config)
 
 
 @pytest.mark.parametrize(("width", "part"), [(DEFAULT_SHUFFLE_WIDTH, 1.0), (2, 0.4)])

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks
+from ..support.processes import PythonProcess
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,23 +38,21 @@ def torch_elastic(node: int, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def nodes(folders: list[Path], variables: list[dict[str, str]], command: list[str]) -> Iterator[list[Any]]:
-    """Start a command on each node, in a folder of its own."""
+def nodes(folders: list[Path], variables: list[dict[str, str]], command: tuple[str, list[str]]) -> Iterator[list[Any]]:
+    """Start a module with its arguments on each node, in a folder of its own."""
     with ExitStack() as stack:
         started = []
         for folder, more in zip(folders, variables, strict=True):
             folder.mkdir(exist_ok=True)
             log = stack.enter_context((folder / "log.txt").open("w"))
-            run = subprocess.Popen(
-                command, cwd=folder, env=ranks.environment(**more), stdout=log, stderr=subprocess.STDOUT
-            )
-            stack.callback(run.wait)
+            run = PythonProcess(*command, env=ranks.environment(**more), cwd=folder, stdout=log, stderr=log)
+            stack.enter_context(run)
             stack.callback(run.kill)
             started.append(run)
         yield started
 
 
-def train_command(repo: SimulatedRepository, *more: str) -> list[str]:
+def train_command(repo: SimulatedRepository, *more: str) -> tuple[str, list[str]]:
     settings = [
         "data=dp2",
         f"data.repo='{repo.root}'",
@@ -64,8 +62,7 @@ def train_command(repo: SimulatedRepository, *more: str) -> list[str]:
     ]
     settings += ["data.batch_size=8", "data.cache_bytes=100 MB", "trainer=slurm", "trainer.accelerator=cpu"]
     settings += ["trainer.max_epochs=2", "output=out", "resume=auto", "picture=false", "json=true", "debug=true"]
-    code = "import torch; torch.set_num_threads(1); import sys; from lsstcutouts.app.cli import main; sys.exit(main())"
-    return [sys.executable, "-c", code, "train", *settings, *more]
+    return "tests.support.command", ["train", *settings, *more]
 
 
 def finished(started: list[Any], folders: list[Path]) -> None:
@@ -105,12 +102,13 @@ def test_a_requeued_job_goes_on_at_the_next_batch(dp2_repo: SimulatedRepository,
     path = {"PATH": f"{scontrol.parent}:{os.environ['PATH']}"}
     folders = [tmp_path / "a", tmp_path / "b"]
     arguments = ["--catalog", str(dp2_repo.truth), "--repo", str(dp2_repo.root), "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "tests.support.requeued", *arguments]
 
     def variables(port: int) -> list[dict[str, str]]:
         return [{**(slurm(i, port) if kind == "slurm" else torch_elastic(i, port)), **path} for i in (0, 1)]
 
-    with nodes(folders, variables(ranks.free_port()), [*command, "--ended", "first"]) as started:
+    with nodes(
+        folders, variables(ranks.free_port()), ("tests.support.requeued", [*arguments, "--ended", "first"])
+    ) as started:
         if kind == "slurm":
             wait_for(tmp_path / "first 0.started", started)
             time.sleep(0.2)  # both are between two steps
@@ -125,7 +123,9 @@ def test_a_requeued_job_goes_on_at_the_next_batch(dp2_repo: SimulatedRepository,
                 run.kill()
     if kind == "slurm":
         assert (tmp_path / "requeued").read_text() == "requeue 4242\n"
-    with nodes(folders, variables(ranks.free_port()), [*command, "--ended", "second"]) as started:
+    with nodes(
+        folders, variables(ranks.free_port()), ("tests.support.requeued", [*arguments, "--ended", "second"])
+    ) as started:
         finished(started, folders)
     first, second = (
         [json.loads((tmp_path / f"{run} {i}.json").read_text()) for i in (0, 1)] for run in ("first", "second")

@@ -12,6 +12,7 @@ from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks
+from ..support.processes import run_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -80,10 +81,13 @@ def check_all(found: list[dict[str, Any]]) -> None:
     assert any(name.startswith("batches") for name in names)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_ranks_of_torchrun_share_each_epoch(plan_file: Path, tmp_path: Path, world: int) -> None:
+@pytest.mark.parametrize(("world", "start"), [(2, "torchrun"), (4, "forks")])
+def test_ranks_of_torchrun_share_each_epoch(plan_file: Path, tmp_path: Path, world: int, start: str) -> None:
     arguments = ["--plan", str(plan_file), "--out", str(tmp_path), "--devices", str(world)]
-    ranks.run(ranks.torchrun_command(world, "tests.support.parallel", arguments), env=ranks.environment())
+    if start == "torchrun":
+        ranks.run(ranks.torchrun_command(world, "tests.support.parallel", arguments), env=ranks.environment())
+    else:
+        run_ranks("tests.support.parallel", arguments, world)
     found = results(tmp_path, world)
     assert found[0]["environment"] == "TorchElasticEnvironment"
     check_all(found)

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks
+from ..support.processes import PythonProcess, run_ranks
 from ..support.resuming import CELLS, EPOCHS, WORKERS, Runs, Saver, Watcher, faults, judged, started
 
 # What Lightning says of checkpoints over each other, and of a checkpoint folder that is not empty.
@@ -103,7 +102,7 @@ def test_an_exception_loses_no_batch(runs: Runs, reference: Watcher, tmp_path: P
 
     for number, (model, settings) in enumerate(((Fragile(), {}), (Watcher(), {"transforms": Failing()}))):
         keeper = OnExceptionCheckpoint(tmp_path / str(number))
-        keeper.teardown = lambda *_, **__: None  # type: ignore[method-assign] - it removes its file at the end of a fit
+        keeper.teardown = lambda *_, **__: None  # type: ignore[method-assign]  # it removes its file at the end of a fit
         broken = Runs(runs.plan, tmp_path, 1, settings, cache=runs.cache)
         Failing.fails_at = 5
         with pytest.raises(RuntimeError, match="fails"):
@@ -174,9 +173,7 @@ def test_another_number_of_ranks(runs: Runs, reference: Watcher, folder: Path) -
     forth = folder / "one to two"
     arguments = ["--plan", str(folder / "plan.parquet"), "--out", str(forth), "--continue"]
     arguments += [str(folder / "reference" / "0 after 3.ckpt")]
-    ranks.run(
-        ranks.torchrun_command(2, "tests.support.resuming", [*arguments, "--ranks", "2"]), env=ranks.environment()
-    )
+    run_ranks("tests.support.resuming", [*arguments, "--ranks", "2"], 2)
     found = [json.loads((forth / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     wanted = global_batches([reference.seen])
     assert global_batches([f["seen"] for f in found]) == wanted[3:]
@@ -187,14 +184,19 @@ def test_another_number_of_ranks(runs: Runs, reference: Watcher, folder: Path) -
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint(runs: Runs, reference: Watcher, folder: Path) -> None:
-    out = folder / "killed"
+@pytest.mark.parametrize("delay", [0.0, *(pytest.param(n / 10, marks=pytest.mark.long) for n in range(1, 21))])
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    runs: Runs, reference: Watcher, folder: Path, delay: float
+) -> None:
+    out = folder / f"killed after {delay}"
     out.mkdir()
     arguments = ["--plan", str(folder / "plan.parquet"), "--out", str(out), "--slow"]
-    command = [sys.executable, "-m", "tests.support.resuming", *arguments, "--ranks", "1"]
-    with subprocess.Popen(command, env=ranks.environment(), start_new_session=True, stderr=subprocess.DEVNULL) as run:
+    with PythonProcess("tests.support.resuming", [*arguments, "--ranks", "1"], env=ranks.environment()) as run:
         deadline = time.monotonic() + 120
         while not (out / "0 after 4.ckpt").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.killpg(run.pid, signal.SIGKILL)  # worker processes too
-    assert runs.fit(checkpoint=out / "0 after 3.ckpt", **PLAIN).seen == reference.seen[3:]
+        time.sleep(delay)
+        run.kill()  # worker processes too
+    # The newest file may be cut.
+    done = max(k for k in range(3, len(reference.seen) // 2) if (out / f"0 after {k + 1}.ckpt").exists())
+    assert runs.fit(checkpoint=out / f"0 after {done}.ckpt", **PLAIN).seen == reference.seen[done:]

@@ -12,9 +12,10 @@ from hypothesis.extra import numpy as stnp
 
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.loader.capability import can_compile, check_wire, limits_of
-from lsstcutouts.loader.device.tensors import Form, TensorBatch, as_tensor
+from lsstcutouts.loader.device.tensors import Form, as_tensor
 from lsstcutouts.loader.device.transfer import DirectTransfer, Prefetcher, resolved, transfer_to
 from lsstcutouts.loader.device.wire import packed, unpacked
+from lsstcutouts.transforms.batch import TensorBatch
 
 BOUND = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 

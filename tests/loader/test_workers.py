@@ -19,7 +19,7 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
 
 
 def parcel(process: int, stats: CacheStats) -> Parcel:
-    return Parcel(Account(None, None, None), stats, process)  # type: ignore[arg-type] - nobody looks at it
+    return Parcel(Account(None, None, None), stats, process)  # nobody looks at it
 
 
 def test_figures_of_ended_processes_stay() -> None:

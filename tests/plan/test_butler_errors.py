@@ -41,10 +41,11 @@ from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.retry import Retry
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..source.test_byte_source import nobody
 from ..source.test_retry import FakeClock
+from ..support.repositories import simulated_once
 from ..support.server import CERTIFICATE, LOGIN_PAGE, FileServer, Store, TlsStore, serving, xml
 
 
@@ -54,10 +55,10 @@ def patient() -> Retry:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def small() -> SimulatedRepository:
     """One patch in g and r; not to be changed."""
     config = SimulationConfig(cells=2, cell=50, patches=1, bands="gr", targets=4, missing=())
-    return simulate(tmp_path_factory.mktemp("small") / "repo", config)
+    return simulated_once(config)
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.tables import Reason, ragged
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate, skymap_of
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig, skymap_of
+
+from ..support.repositories import simulated_once
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +212,9 @@ def test_the_estimate_of_bytes_counts_whole_tiles(dp1_repo: SimulatedRepository,
             assert plan.summary().bytes_to_read == pytest.approx(sizes.sum(), rel=0.35)
 
 
-def test_targets_at_the_first_pixels_of_a_tract(tmp_path: Path) -> None:
+def test_targets_at_the_first_pixels_of_a_tract() -> None:
     config = SimulationConfig(cells=2, cell=60, grid=3, patches=[0, 1], bands="g", targets=6, missing=None, holes=False)
-    repo = simulate(tmp_path / "repo", config)
+    repo = simulated_once(config)
     ra, dec = skymap_of(config).sky([2.0, 3.0, 118.0], [1.0, 119.0, 0.0])
     plan = build_plan(repo.root, {"ra": ra, "dec": dec}, collections=repo.collections, bands="g", size=30)
     assert (plan.yx0 < 0).any()

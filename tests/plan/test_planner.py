@@ -16,9 +16,10 @@ from lsstcutouts.plan.planner import Planner, build_plan
 from lsstcutouts.plan.repository import Repository
 from lsstcutouts.plan.tables import Reason
 from lsstcutouts.sky.geometry import YX
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.oracle import files_of, inner_region
+from ..support.repositories import simulated_copy
 
 
 @pytest.fixture(params=["dp2_repo", "dp1_repo"])
@@ -115,7 +116,9 @@ def test_the_butler_is_asked_in_bulk_and_once(dp2_repo: SimulatedRepository) -> 
 
 
 def test_an_empty_collection(tmp_path) -> None:
-    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="g", targets=4, missing=()))
+    repo = simulated_copy(
+        tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="g", targets=4, missing=())
+    )
     from lsst.daf.butler import Butler
 
     with Butler.from_config(str(repo.root), writeable=True) as butler:
@@ -125,7 +128,9 @@ def test_an_empty_collection(tmp_path) -> None:
 
 
 def test_one_unreadable_file_does_not_stop_the_plan(tmp_path) -> None:
-    repo = simulate(tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="gr", targets=4, missing=()))
+    repo = simulated_copy(
+        tmp_path / "repo", SimulationConfig(cells=2, cell=50, patches=1, bands="gr", targets=4, missing=())
+    )
     with Repository(repo.root, "dp2") as repository:
         uris = [f.uri for f in repository.samples()]
     Path(uris[0]).write_bytes(b"")

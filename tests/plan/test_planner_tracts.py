@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lsst.daf.butler import Butler, CollectionType
+from lsst.daf.butler import Butler, CollectionType  # type: ignore[attr-defined]
 
 from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
@@ -20,11 +20,12 @@ from lsstcutouts.plan.tables import Reason
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.sky.geometry import YX
 from lsstcutouts.sky.skymap import RingsGeometry
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, skymap_of
 
 from ..support.contract import sentence
 from ..support.oracle import WholeFile, files_of
+from ..support.repositories import simulated_copy, simulated_once
 
 GRID, INNER = (60, 38), (300, 480)
 POLAR = {
@@ -65,9 +66,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     # To the edge of the first tract, and with a hole; the second reaches less far, and misses a band.
     first = patches_at(skymaps[FIRST], ra, dec, [(0, -1), (0, 0), (1, 1), (-1, -2)])
     second = patches_at(skymaps[SECOND], ra, dec, [(0, 0), (0, 1)])
-    repo = simulate(folder / "one", SimulationConfig(tract=FIRST, patches=first, missing=(), **POLAR))
+    repo = simulated_copy(folder / "one", SimulationConfig(tract=FIRST, patches=first, missing=(), **POLAR))
     missing = ((second[0], "g"),)
-    other = simulate(folder / "two", SimulationConfig(tract=SECOND, patches=second, missing=missing, **POLAR))
+    other = simulated_once(SimulationConfig(tract=SECOND, patches=second, missing=missing, **POLAR))
     with (
         Butler.from_config(str(other.root), collections=other.collections) as source,
         Butler.from_config(str(repo.root), writeable=True) as target,

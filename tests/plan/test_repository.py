@@ -23,13 +23,14 @@ from lsstcutouts.read.export import batch_wcs
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.sky.skymap import KNOWN_RINGS
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 from lsstcutouts.testing import skymap_of as simulated_skymap
 from lsstcutouts.testing.dp1 import write_exposure
 from lsstcutouts.testing.exposure import CoaddPixels
 from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, ring_tract_centre
 
 from ..support.oracle import files_of
+from ..support.repositories import simulated_copy, simulated_once
 
 
 @pytest.fixture(params=["dp2_repo", "dp1_repo"])
@@ -159,7 +160,7 @@ def test_the_pixel_scale_is_that_of_the_files(tmp_path: Path, release: str) -> N
         release=release, cells=(5, 4), cell=50, grid=(25, 30), patches=[(7, 3)], pixel_scale=0.168, bands="gr",
         targets=12, missing=None, holes=False,
     )  # fmt: skip
-    repo = simulate(tmp_path / "repo", config)
+    repo = simulated_copy(tmp_path / "repo", config)
     wcs = simulated_skymap(config).wcs
     with Repository(repo.root, repo.collections) as repository:
         tract = repository.skymap_of().tracts[repo.tract]
@@ -195,7 +196,7 @@ def test_polar_tracts(tmp_path: Path, release: str, tract: int) -> None:
     config = SimulationConfig(
         release=release, cells=2, cell=(60, 70), grid=3, patches=3, tract=tract, bands="g", targets=30, missing=None, holes=False
     )  # fmt: skip
-    repo = simulate(tmp_path / "repo", config)
+    repo = simulated_once(config)
     with LsstDataFetcher(repo.root, collections=repo.collections, bands="g", size=(11, 16)) as fetcher:
         plan = fetcher.plan(repo.truth)
         batch = fetcher.fetch_plan(plan)
@@ -223,7 +224,7 @@ def test_a_tract_without_coadds_owns_its_positions(tmp_path: Path) -> None:
     config = SimulationConfig(
         cells=2, cell=100, grid=100, patches=[5001, 9901], tract=1, bands="g", targets=4, missing=None, holes=False
     )
-    repo = simulate(tmp_path / "repo", config)
+    repo = simulated_copy(tmp_path / "repo", config)
     beside = simulated_skymap(replace(config, tract=2))
     far = simulated_skymap(replace(config, tract=9000))
     with Butler.from_config(str(repo.root), writeable=True) as butler:
@@ -275,8 +276,8 @@ def test_a_known_skymap_of_another_scale(tmp_path: Path, name: str) -> None:
     own = KNOWN_RINGS[known].find(ra, dec)
     with Repository(root, "run", "deepCoadd") as repository:
         assert repository.rings == KNOWN_RINGS[known]
-        tract = repository.skymap_of([9697]).tracts[9697]
-        assert (tract.inner, tract.grid) == ((4000, 4000), (patches, patches))
+        found = repository.skymap_of([9697]).tracts[9697]
+        assert (found.inner, found.grid) == ((4000, 4000), (patches, patches))
         planner = Planner(repository, "g", "5 arcsec")
         plan = planner.plan(Catalog.from_arrays(ra, dec))
         assert plan.size == (round(5 / scale),) * 2

@@ -12,15 +12,16 @@ from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, DatasetError, PlaneError
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.faulty import copied
+from ..support.repositories import simulated_once
 
 SMALL = {"cells": (2, 3), "cell": (40, 30), "grid": (3, 4), "patches": [5, 6], "bands": "gi", "targets": 20, "seed": 4}
 
 
-def repository(root: Path, release: str, name: str) -> SimulatedRepository:
-    return simulate(root / name, SimulationConfig(release=release, dataset_type=name, missing=[(6, "i")], **SMALL))
+def repository(release: str, name: str) -> SimulatedRepository:
+    return simulated_once(SimulationConfig(release=release, dataset_type=name, missing=[(6, "i")], **SMALL))
 
 
 def whole_file(butler: Butler, repo: SimulatedRepository, patch: int, band: str) -> tuple[np.ndarray, int, int]:
@@ -44,8 +45,8 @@ def whole_file(butler: Butler, repo: SimulatedRepository, patch: int, band: str)
         ("dp2", "deep_coadd"),
     ],
 )
-def test_coadds_by_name(release: str, name: str, tmp_path: Path) -> None:
-    repo = repository(tmp_path, release, name)
+def test_coadds_by_name(release: str, name: str) -> None:
+    repo = repository(release, name)
     assert repo.dataset_type == SimulatedRepository.load(repo.root).dataset_type == repo.config.dataset_type == name
     size, compared = 16, 0
     arguments = {"collections": repo.collections, "bands": "gi", "size": size, "threads": 1}
@@ -135,7 +136,7 @@ def test_masked_images_by_name(dp2_repo: SimulatedRepository, tmp_path: Path) ->
 
 
 def test_names_that_there_are_not(tmp_path: Path) -> None:
-    repo = repository(tmp_path, "dp1", "goodSeeingCoadd")
+    repo = repository("dp1", "goodSeeingCoadd")
     arguments = {"collections": repo.collections, "bands": "g", "size": 8}
     fetcher = LsstDataFetcher(repo.root, dataset_type="deep_coadd", **arguments)
     with fetcher, pytest.raises(DatasetError, match=r"no dataset type 'deep_coadd'.*goodSeeingCoadd"):

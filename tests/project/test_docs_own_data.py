@@ -43,6 +43,7 @@ def test_every_block_is_run() -> None:
         assert kind == "sh" or NAME.search(text)
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for kind, text in blocks():

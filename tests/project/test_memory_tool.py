@@ -12,7 +12,8 @@ from lsstcutouts.testing import SimulatedRepository
 
 from ..support.memory import Faked, Limit, draw, verdict, watched, write
 
-SETTINGS = {"minutes": 0.05, "batch": 16, "threads": 1, "workers": 0}
+SETTINGS = {"batch": 16, "threads": 1}
+LONG = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +23,19 @@ def plan_file(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFa
     return path
 
 
+@pytest.mark.parametrize(
+    ("minutes", "workers"),
+    [
+        (0.05, 0),
+        pytest.param(1, 0, marks=pytest.mark.slow),
+        pytest.param(10, 0, marks=LONG),
+        pytest.param(10, 2, marks=LONG),
+    ],
+)
 def test_a_cache_smaller_than_its_working_set_keeps_the_bound(
-    plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], minutes: float, workers: int
 ) -> None:
-    settings = argparse.Namespace(cache="1 MB", **SETTINGS)
+    settings = argparse.Namespace(cache="1 MB", minutes=minutes, workers=workers, **SETTINGS)
     first, samples, alive = watched(plan_file, settings, Limit())
     assert alive
     assert samples[-1].stats.evictions > 0
@@ -43,7 +53,9 @@ def test_under_a_limit_that_is_used_up_no_tile_is_kept_and_reading_goes_on(plan_
     """A faked limit below what the imports take: everything is short from the first look on."""
     limit = Faked(tmp_path, 100_000_000)
     limit.update(100_000_000)
-    _, samples, alive = watched(plan_file, argparse.Namespace(cache="50 MB", **SETTINGS), limit)
+    _, samples, alive = watched(
+        plan_file, argparse.Namespace(cache="50 MB", minutes=0.05, workers=0, **SETTINGS), limit
+    )
     assert alive
     assert samples[-1].stats.bytes == 0
     assert samples[-1].cutouts > samples[0].cutouts

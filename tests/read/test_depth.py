@@ -14,14 +14,16 @@ from lsstcutouts.read.depth import Depths
 from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
+
+from ..support.repositories import simulated_once
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> SimulatedRepository:
+def repo() -> SimulatedRepository:
     """A repository whose Rice tiles are cache units of their own."""
     config = SimulationConfig(cells=2, cell=(120, 130), grid=4, patches=2, bands="gr", targets=200, missing=None)
-    return simulate(tmp_path_factory.mktemp("depth") / "repo", config)
+    return simulated_once(config)
 
 
 def plan_of(repo: SimulatedRepository, size: tuple[int, int], count: int = 200, seed: int = 0) -> CutoutPlan:

@@ -273,7 +273,7 @@ def hold(batch: dict) -> list[tuple[str, object]]:
         ("buffer", np.frombuffer(image, np.float32)),
         ("tensor", torch.from_numpy(image)),
         ("tensor's view", torch.from_numpy(image)[2:].flatten(1)),
-        ("dlpack", torch.from_dlpack(image)),
+        ("dlpack", torch.utils.dlpack.from_dlpack(image)),
         ("tensor's array", torch.from_numpy(image)[1].numpy()),
         ("other plane", batch["valid"]),
     ]

@@ -15,9 +15,10 @@ from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.oracle import files_of
+from ..support.repositories import simulated_once
 from ..support.tract_oracle import TractMosaic
 
 TINY = {
@@ -57,10 +58,9 @@ class Tiny:
 
 
 @pytest.fixture(scope="module", params=["dp2", "dp1"])
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    root = tmp_path_factory.mktemp("tiny") / request.param
-    repo = simulate(root, SimulationConfig(release=request.param, **TINY))
-    with Repository(root, repo.collections) as repository:
+def tiny(request: pytest.FixtureRequest) -> Iterator[Tiny]:
+    repo = simulated_once(SimulationConfig(release=request.param, **TINY))
+    with Repository(repo.root, repo.collections) as repository:
         yield Tiny(repo, repository, TileCache("50 MB"))
 
 

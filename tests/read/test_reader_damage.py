@@ -18,10 +18,11 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.delivery import SIZE, deliver, plan_of
 from ..support.faulty import copied, file_of, spoil_tile
+from ..support.repositories import simulated_copy
 from ..support.server import FileServer, Handler, serving
 
 
@@ -218,7 +219,7 @@ def test_a_box_of_several_files_may_lose_one_where_only_the_psf_is_asked_for(
 def test_tiles_that_a_box_takes_from_another_file_are_not_read(tmp_path: Path) -> None:
     """Cells of 150 pixels are a unit of the cache each, as in DP2."""
     settings = {"cells": (2, 2), "cell": (150, 150), "grid": (2, 3), "patches": 2, "bands": "r", "targets": 30}
-    repo = simulate(tmp_path / "repo", SimulationConfig(release="dp2", **settings, seed=3))
+    repo = simulated_copy(tmp_path / "repo", SimulationConfig(release="dp2", **settings, seed=3))
     plan = plan_of(repo, size=(50, 420), bands="r")
     rows = np.flatnonzero(plan.patch == 2)
     torn = [row for row in rows if 1 in plan.patches.patch[plan.others_of(row)]]

@@ -328,7 +328,7 @@ def in_child(cache: TileCache, queue: Any) -> None:
 def test_another_process_starts_empty(method: str) -> None:
     cache = TileCache("1 MB")
     fetch(cache, Maker(), [1])
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
     state = cache._state()
     with state.lock:  # a lock that is held during a fork stays locked in the child

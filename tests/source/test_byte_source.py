@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+import urllib3
 from lsst.resources import ResourcePath
 
 from lsstcutouts.errors import (
@@ -459,7 +460,7 @@ def test_a_package_that_is_missing() -> None:
         (TimeoutError(), ErrorKind.TIMEOUT),
         (ConnectionResetError(), ErrorKind.UNAVAILABLE),
         (
-            requests.ConnectionError(requests.packages.urllib3.exceptions.ReadTimeoutError(None, "", "")),
+            requests.ConnectionError(urllib3.exceptions.ReadTimeoutError(None, "", "")),
             ErrorKind.TIMEOUT,
         ),
         (requests.exceptions.SSLError("certificate"), ErrorKind.OTHER),

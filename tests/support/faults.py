@@ -35,10 +35,10 @@ from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
-from lsstcutouts.testing import SimulatedRepository, SimulationConfig, simulate
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from .faulty import copied, file_of
-from .repositories import SMALL
+from .repositories import SMALL, simulated_once
 
 POLICIES = ("raise", "mask", "skip")
 PLANES = ("image", "variance", "valid")
@@ -303,7 +303,7 @@ def written(case: Case, folder: Path) -> Iterator[tuple[str, str]]:
 def matrix(release: str, compression: str, folder: Path, flips: int) -> tuple[Table, bool]:
     title = f"{release} {compression if release == 'dp2' else ''}"
     settings = {**SMALL, "compression": compression} if release == "dp2" else SMALL
-    repo = simulate(folder / "repo", SimulationConfig(release=release, **settings))
+    repo = simulated_once(SimulationConfig(release=release, **settings))
     case = case_of(copied(repo, folder / "copy"))
     table = Table(title=title, title_justify="left")
     for column in ("fault", *POLICIES):

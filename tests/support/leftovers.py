@@ -33,7 +33,7 @@ class Held:
 
 
 def helpers() -> set[int | None]:
-    return {forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}
+    return {forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid}  # type: ignore[attr-defined]
 
 
 def handles() -> Iterator[str]:

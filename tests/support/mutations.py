@@ -8,7 +8,6 @@ import io
 import itertools
 import random
 import re
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -22,7 +21,9 @@ from lsstcutouts.errors import LsstCutoutsError
 from lsstcutouts.fits.coadd import Coadd
 from lsstcutouts.fits.intact_tiles import read_intact_tiles
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.testing import SimulationConfig, simulate
+from lsstcutouts.testing import SimulationConfig
+
+from .repositories import simulated_once
 
 BLOCK, CARD = 2880, 80
 SHAPE = (24, 30)
@@ -141,11 +142,10 @@ def _simulated() -> dict[str, bytes]:
             targets=2,
             missing=None,
         )
-        with tempfile.TemporaryDirectory() as folder:
-            repo = simulate(Path(folder) / "repo", config)
-            with Butler.from_config(repo.root, collections=repo.collections) as butler:
-                (ref,) = butler.query_datasets(repo.dataset_type)
-                files[f"{release}-{compression}"] = Path(butler.getURI(ref).ospath).read_bytes()
+        repo = simulated_once(config)
+        with Butler.from_config(repo.root, collections=repo.collections) as butler:
+            (ref,) = butler.query_datasets(repo.dataset_type)
+            files[f"{release}-{compression}"] = Path(butler.getURI(ref).ospath).read_bytes()
     return files
 
 

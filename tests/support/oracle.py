@@ -6,6 +6,7 @@ on top; the package goes the other way round.
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -31,7 +32,7 @@ class WholeFile:
 @cache
 def whole_files(root: str, collections: str, release: str) -> dict[tuple[int, int, str], WholeFile]:
     """Return every coadd of a repository by tract, patch and band."""
-    found = {}
+    found: dict[Any, WholeFile] = {}
     with Butler.from_config(root, collections=collections) as butler:
         for ref in butler.query_datasets("deep_coadd", limit=None):
             key = ref.dataId["tract"], ref.dataId["patch"], ref.dataId["band"]

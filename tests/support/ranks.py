@@ -29,6 +29,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**plain, **own, **more}
 
 
+def elastic(rank: int, world: int, port: int) -> dict[str, str]:
+    """Return the variables that torchrun sets for a rank of one node."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    address = {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in (place | address).items()}
+
+
 def torchrun_command(ranks: int, module: str, arguments: Sequence[str]) -> list[str]:
     """Return the command that starts a module in so many ranks of one node."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", str(ranks)]

@@ -23,22 +23,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lsstcutouts import Sampling
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.testing import SimulationConfig, simulate
+from lsstcutouts.testing import SimulationConfig
 
-from . import ranks
-from .repositories import SMALL
+from .processes import run_ranks
+from .repositories import SMALL, simulated_once
 
 EPOCHS = 3
 GLOBAL_BATCH = 8
 WORKERS: Mapping[str, Mapping[str, Any]] = {
     "0": {},
     "2": {"num_workers": 2},
-    "2 persistent": {"num_workers": 2, "persistent_workers": True},
 }
 CELLS = ("start", "every step", "late epoch", "end of epoch", "validation inside", "accumulation", "limited epochs")
 
@@ -252,7 +250,7 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
             [r["rows"][workers][name] for r in results],
             train,
             whole=name != "limited epochs",
-            sampling=Sampling(weights=name != "accumulation"),
+            weights=name != "accumulation",
         )
         for workers in results[0]["rows"]
         for name in CELLS
@@ -262,8 +260,8 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
 # One process of some ranks, and the tool.
 
 
-def small_plan(folder: Path) -> CutoutPlan:
-    repo = simulate(folder / "repo", SimulationConfig(release="dp2", **SMALL), progress=False)
+def small_plan() -> CutoutPlan:
+    repo = simulated_once(SimulationConfig(release="dp2", **SMALL))
     return build_plan(repo.root, repo.truth, collections="dp2", bands="g", size=16)
 
 
@@ -289,10 +287,8 @@ def started(
     """Run rows of the grid in processes of their own, and return the result of each rank."""
     arguments = ["--plan", str(plan), "--out", str(out), "--ranks", str(world), "--workers", *workers]
     arguments += ["--quick"] if quick else []
-    plain = [sys.executable, "-m", "tests.support.resuming", *arguments]
     out.mkdir(parents=True, exist_ok=True)
-    command = plain if world == 1 else ranks.torchrun_command(world, "tests.support.resuming", arguments)
-    ranks.run(command, env=ranks.environment(), timeout=900)
+    run_ranks("tests.support.resuming", arguments, world, timeout=900)
     return [json.loads((out / f"rank{rank}.json").read_text()) for rank in range(world)]
 
 
@@ -345,7 +341,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "plan.parquet"
-        small_plan(Path(folder)).save(plan)
+        small_plan().save(plan)
         grids = {
             n: judged(started(plan, Path(folder) / f"{n} ranks", n, options.workers, quick=options.quick))
             for n in options.ranks

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from astropy.wcs import WCS
-from lsst.daf.butler import Butler, CollectionType
+from lsst.daf.butler import Butler, CollectionType  # type: ignore[attr-defined]
 from lsst.sphgeom import LonLat, UnitVector3d
 
 from lsstcutouts.errors import ConfigurationError, RepositoryNotFoundError

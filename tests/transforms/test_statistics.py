@@ -209,6 +209,7 @@ def test_the_data_module_fits_to_the_training_split_alone(dp2_repo: SimulatedRep
     assert data.statistics is None
     data.setup()
     plan, rows = data.splits["train"]
+    assert data.statistics is not None
     check_against(data.statistics, oracle(dp2_repo, plan, rows))
     asinh = data.normalisation[0]
     assert asinh.noise.flatten().tolist() == pytest.approx([b.noise for b in data.statistics.bands.values()])
