@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsstcutouts import TransferOptions
+from lsstcutouts import ReadOptions, TransferOptions
 from lsstcutouts.app.benchmark.gpu import measure_device
 from lsstcutouts.app.callbacks import WorstPredictions
 from lsstcutouts.catalog.targets import Catalog
@@ -88,7 +88,7 @@ def test_batches_in_host_memory_are_pinned(plan: CutoutPlan, workers: int, wire:
 
 
 def test_shortened_batches_are_pinned_and_right(plan: CutoutPlan, gpu: torch.device) -> None:
-    skip = {**PLANES, "missing_band": "skip"}
+    skip = {**PLANES, "read": ReadOptions(missing_band="skip")}
     plain = list(loader_of(plan, skip, pin_memory=False))
     assert any(len(b["object_id"]) < 9 for b in plain[:-1])
     for wanted, pinned, brought in zip(plain, loader_of(plan, skip), loader_of(plan, skip, device=gpu), strict=True):

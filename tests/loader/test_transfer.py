@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lsstcutouts import ReadOptions, Sampling, TransferOptions
 from lsstcutouts.app.benchmark.run import benchmark
 from lsstcutouts.app.benchmark.settings import Settings
 from lsstcutouts.errors import ConfigurationError, MissingFileError
@@ -24,11 +25,11 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
     return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32, columns=("label", "kind"))
 
 
-def loader_of(plan: CutoutPlan, dataset=None, /, *, transfer: bool = False, **settings) -> CutoutLoader:
+def loader_of(plan: CutoutPlan, dataset=None, /, *, moved: bool = False, **settings) -> CutoutLoader:
     arguments = {"batch_size": 9, "cache_bytes": "100 MB", "threads": 2, "seed": 5, **(dataset or {})}
     loader = CutoutLoader(CutoutDataset(plan, **arguments), **settings)
-    if transfer:
-        loader.transfer = DirectTransfer(torch.device("cpu"), channels_last=loader.channels_last)
+    if moved:
+        loader.mover = DirectTransfer(torch.device("cpu"), channels_last=loader.transfer.channels_last)
     return loader
 
 
@@ -43,8 +44,10 @@ def assert_same(one, other) -> None:
 @pytest.mark.parametrize("wire", ["float32", "float16"])
 def test_batches_come_through_a_transfer_as_without_one(plan: CutoutPlan, workers: int, wire: str) -> None:
     planes = {"planes": ("image", "variance", "valid")}
-    plain = list(loader_of(plan, planes, wire=wire, channels_last=True))
-    brought = loader_of(plan, planes, wire=wire, channels_last=True, transfer=True, num_workers=workers)
+    plain = list(loader_of(plan, planes, transfer=TransferOptions(wire=wire, channels_last=True)))
+    brought = loader_of(
+        plan, planes, transfer=TransferOptions(wire=wire, channels_last=True), moved=True, num_workers=workers
+    )
     for one, other in zip(plain, brought, strict=True):
         assert_same(one, other)
         assert other["image"].dtype == other["variance"].dtype == torch.float32
@@ -54,8 +57,10 @@ def test_batches_come_through_a_transfer_as_without_one(plan: CutoutPlan, worker
 
 @pytest.mark.parametrize(("wire", "bound"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
 def test_the_wire_keeps_to_its_bound(plan: CutoutPlan, wire: str, bound: float) -> None:
-    planes = {"planes": ("image", "variance"), "missing_band": "nan"}
-    for exact, sent in zip(loader_of(plan, planes), loader_of(plan, planes, wire=wire), strict=True):
+    planes = {"planes": ("image", "variance"), "read": ReadOptions(missing_band="nan")}
+    for exact, sent in zip(
+        loader_of(plan, planes), loader_of(plan, planes, transfer=TransferOptions(wire=wire)), strict=True
+    ):
         for name in ("image", "variance"):
             wanted, found = exact[name].double(), sent[name].double()
             special = ~wanted.isfinite() | (wanted == 0)  # variance is infinite where there is no data
@@ -65,7 +70,7 @@ def test_the_wire_keeps_to_its_bound(plan: CutoutPlan, wire: str, bound: float) 
 
 
 def test_what_is_ahead_does_not_count(plan: CutoutPlan) -> None:
-    loader = loader_of(plan, transfer=True)
+    loader = loader_of(plan, moved=True)
     passing = iter(loader)
     for number in range(1, 4):
         batch = next(passing)
@@ -80,11 +85,11 @@ def test_what_is_ahead_does_not_count(plan: CutoutPlan) -> None:
 def test_a_loop_goes_on_where_it_was_although_a_batch_was_ahead(plan: CutoutPlan) -> None:
     whole = loader_of(plan)
     order = [torch.cat([b["object_id"] for b in whole]).tolist() for _ in range(2)]
-    loader = loader_of(plan, transfer=True)
+    loader = loader_of(plan, moved=True)
     passing = iter(loader)
     seen = [i for _ in range(3) for i in next(passing)["object_id"].tolist()]
     state = loader.state_dict()
-    for resumed in (loader, loader_of(plan, transfer=True)):
+    for resumed in (loader, loader_of(plan, moved=True)):
         resumed.load_state_dict(state)
         assert seen + [i for b in resumed for i in b["object_id"].tolist()] == order[0]
         assert [i for b in resumed for i in b["object_id"].tolist()] == order[1]
@@ -97,8 +102,8 @@ def test_an_error_ahead_is_raised_after_the_good_batches(plan: CutoutPlan, tmp_p
     files = type(plan.files)(uris, plan.files.size, plan.files.dataset_id)
     broken = CutoutPlan(**{**plan.__dict__, "files": files})
     good = []
-    for transfer in (False, True):
-        loader, seen = loader_of(broken, {"shuffle": False}, transfer=transfer), []
+    for moved in (False, True):
+        loader, seen = loader_of(broken, {"sampling": Sampling(shuffle=False)}, moved=moved), []
         with pytest.raises(MissingFileError, match=r"gone\.fits"):
             seen.extend(batch["object_id"].tolist() for batch in loader)
         assert loader.done == len(seen)
@@ -107,9 +112,9 @@ def test_an_error_ahead_is_raised_after_the_good_batches(plan: CutoutPlan, tmp_p
     assert good[0]
 
 
-@pytest.mark.parametrize("transfer", [False, True])
-def test_a_batch_that_was_handed_out_is_never_overwritten(plan: CutoutPlan, transfer: bool) -> None:
-    loader = loader_of(plan, {"planes": ("image", "variance", "valid")}, transfer=transfer)
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_batch_that_was_handed_out_is_never_overwritten(plan: CutoutPlan, moved: bool) -> None:
+    loader = loader_of(plan, {"planes": ("image", "variance", "valid")}, moved=moved)
     kept = [batch for _ in range(2) for batch in loader]
     number = {object_id: i for i, object_id in enumerate(plan.object_id.tolist())}
     fresh = CutoutReader(plan, loader.cutouts.options)
@@ -126,7 +131,7 @@ def test_without_cuda_nothing_is_pinned_and_nothing_is_said(plan: CutoutPlan) ->
         for pin_memory in (None, True, False):
             loader = loader_of(plan, pin_memory=pin_memory, device="cpu")
             assert not next(iter(loader))["image"].is_pinned()
-            assert loader.transfer is None
+            assert loader.mover is None
     with pytest.raises(ConfigurationError, match="sees no CUDA"):
         loader_of(plan, device="cuda")
 

@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from lsstcutouts import Sampling
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
@@ -35,11 +34,7 @@ from .repositories import SMALL
 
 EPOCHS = 3
 GLOBAL_BATCH = 8
-WORKERS: Mapping[str, Mapping[str, Any]] = {
-    "0": {},
-    "2": {"num_workers": 2},
-    "2 persistent": {"num_workers": 2, "persistent_workers": True},
-}
+WORKERS: Mapping[str, Mapping[str, Any]] = {"0": {}, "2": {"num_workers": 2}}
 CELLS = ("start", "every step", "late epoch", "end of epoch", "validation inside", "accumulation", "limited epochs")
 
 type Seen = list[tuple[int, list[int], float]]
@@ -252,7 +247,7 @@ def judged(results: list[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
             [r["rows"][workers][name] for r in results],
             train,
             whole=name != "limited epochs",
-            sampling=Sampling(weights=name != "accumulation"),
+            weights=name != "accumulation",
         )
         for workers in results[0]["rows"]
         for name in CELLS
