@@ -9,7 +9,7 @@ from ..read.cache.stats import CacheStats
 
 __all__ = ["Parcel", "WorkerCaches", "preload_fork_server"]
 
-_PRELOADED = ("torch", "lightning.pytorch", "lsstcutouts.loader", "lsstcutouts.loader.datamodule")
+_PRELOADED = ("torch", "lightning.pytorch", "lsstcutouts.loader.loader", "lsstcutouts.loader.datamodule.module")
 """Modules that worker processes need, or that a script imports which they import: 5 CPU seconds for each otherwise."""
 
 _FIRST = "lsstcutouts.loader.fork_server"

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
+from lsstcutouts import ReadOptions
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, ResumeError, StatisticsError
 from lsstcutouts.loader.checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
@@ -23,6 +24,8 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.loader.resume import resumed
 from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.order.schedule import Schedule
+from lsstcutouts.read.options import ReaderOptions
+from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh, RandomD4
 from lsstcutouts.transforms.statistics import Statistics
@@ -88,13 +91,13 @@ def test_the_state_has_every_setting_as_plain_values(trained: Trained, dp2_repo:
         "size": [24, 24],
         "pixels": [24, 24],
         "planes": ["image"],
-        "flux_unit": "nJy",
-        "missing_band": "zero",
         "columns": ["label"],
-        "splits": {"train": 0.5, "val": 0.25, "test": 0.25},
         "plans": [trained.data.plan.fingerprint()],
     }
     assert {name: settings[name] for name in expected} == expected
+    assert settings["read"]["flux_unit"] == "nJy"
+    assert settings["read"]["missing_band"] == "zero"
+    assert settings["splits"]["shares"] == {"train": 0.5, "val": 0.25, "test": 0.25}
     assert settings["pixel_scale"] == pytest.approx([0.2, 0.2], abs=1e-4)
     assert settings["normalisation"]["_target_"] == "lsstcutouts.transforms.NoiseAsinh"
     assert settings["normalisation"]["softening"] == 2.0
@@ -124,10 +127,8 @@ def test_a_data_module_from_a_checkpoint_gives_the_same_tensors(
 
 
 def _read(data: CutoutDataModule, rows: np.ndarray) -> dict[str, Any]:
-    from lsstcutouts.read.reader import CutoutReader
-
     plan, _ = data.splits["predict"]
-    batch = CutoutReader(plan, data.options, cache=data.cache).read(rows)
+    batch = CutoutReader(plan, ReaderOptions.of(data.read, seed=data.seed), cache=data.cache).read(rows)
     return {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
 
 
@@ -136,9 +137,9 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "bands": ({"bands": "gr"}, r"\[g, r, i\] in the training, \[g, r\] here"),
     "size": ({"size": 20}, r"size in pixels .*: \[24, 24\] in the training, \[20, 20\] here"),
     "planes": ({"planes": ("image", "valid")}, r"planes: \[image\] in the training, \[image, valid\] here"),
-    "unit": ({"flux_unit": "native"}, "flux_unit: nJy in the training, native here"),
-    "missing": ({"missing_band": "nan"}, "missing_band: zero in the training, nan here"),
-    "fill": ({"fill": "noise"}, r"fill: 0\.0 in the training, noise here"),
+    "unit": ({"read": ReadOptions(flux_unit="native")}, "flux_unit: nJy in the training, native here"),
+    "missing": ({"read": ReadOptions(missing_band="nan")}, "missing_band: zero in the training, nan here"),
+    "fill": ({"read": ReadOptions(fill="noise")}, r"fill: 0\.0 in the training, noise here"),
     "normalisation": ({"normalisation": Lupton()}, r"NoiseAsinh\(softening=2\.0.* in the training, Lupton\("),
     "its argument": ({"normalisation": NoiseAsinh()}, r"softening=2\.0.* in the training, .*softening=1\.0"),
     "none": ({"normalisation": None}, r"normalisation: NoiseAsinh\(.* in the training, none here"),
@@ -162,7 +163,8 @@ def test_other_tensors_than_those_of_the_training_are_refused(
 
 
 def test_what_only_says_how_or_what_is_read_may_be_another(trained: Trained, dp2_repo: SimulatedRepository) -> None:
-    changes = {"batch_size": 3, "threads": 1, "num_workers": 0, "seed": 9, "columns": (), "on_read_error": "skip"}
+    changes = {"batch_size": 3, "threads": 1, "num_workers": 0, "seed": 9, "columns": ()}
+    changes["read"] = ReadOptions(on_read_error="skip")
     same(dp2_repo, **changes, size=("24 px", 24), planes=["image"], bands=["g", "r", "i"]).load_state_dict(
         trained.state
     )
@@ -202,7 +204,12 @@ def test_a_network_that_was_loaded_brings_its_statistics(
         Small(), same(dp2_repo, catalog=few), ckpt_path=str(trained.path), weights_only=True
     )
     assert torch.equal(found, torch.cat([p["score"] for p in by_checkpoint]))
-    for changes in ({"bands": "irg"}, {"size": 20}, {"normalisation": Lupton()}, {"flux_unit": "native"}):
+    for changes in (
+        {"bands": "irg"},
+        {"size": 20},
+        {"normalisation": Lupton()},
+        {"read": ReadOptions(flux_unit="native")},
+    ):
         with pytest.raises(ConfigurationError, match="trained on other data"):
             trainer_of(tmp_path).predict(model, same(dp2_repo, catalog=few, **changes))
     # A new training of it may be on anything, and is what the network knows from then on.
@@ -249,10 +256,10 @@ def test_statistics_of_other_pixels_are_refused(
     given.save(tmp_path / "statistics.yaml")
     for changes, words in (
         ({"size": 20}, "24 x 24 pixels, but these have 20 x 20"),
-        ({"flux_unit": "native"}, "in nJy, but the pixels are in native"),
-        ({"statistics": given.ordered("gr")}, "bands g,r but not i"),
+        ({"read": ReadOptions(flux_unit="native")}, "in nJy, but the pixels are in native"),
+        ({"normalisation": NoiseAsinh(statistics=given.ordered("gr"))}, "bands g,r but not i"),
     ):
-        arguments = {"statistics": tmp_path / "statistics.yaml", "normalisation": NoiseAsinh(), **changes}
+        arguments = {"normalisation": NoiseAsinh(statistics=str(tmp_path / "statistics.yaml")), **changes}
         with pytest.raises(StatisticsError, match=words):
             data_of(dp2_repo, **arguments).setup()
     hsc = replace(given, pixel_scale=(0.168, 0.168))
@@ -286,10 +293,8 @@ class Callable:
         ({"normalisation": "noise_asinh"}, r"normalisation must be .*'noise_asinh'; give an object such as"),
         ({"augmentations": [RandomD4()]}, r"a list; give lsstcutouts\.transforms\.Compose"),
         ({"normalisation": 3}, "got 3"),
-        ({"statistics": {"bands": {}}}, "statistics must be a file"),
         ({"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
         ({"num_workers": 1.5}, "num_workers must be a whole number"),
-        ({"shuffle_width": "wide"}, "shuffle_width must be a whole number"),
         ({"threads": True}, "threads must be a whole number"),
     ],
 )

@@ -57,7 +57,7 @@ def test_without_weights_a_batch_says_nothing_of_repeats(plan: CutoutPlan) -> No
 
 
 def test_a_weighted_epoch_is_resumed(plan: CutoutPlan) -> None:
-    changes = {"weights": np.arange(1.0, len(plan) + 1), "epoch_size": 50}
+    changes = {"sampling": Sampling(weights=np.arange(1.0, len(plan) + 1), epoch_size=50)}
     whole, first = loader_of(plan, **changes), loader_of(plan, **changes)
     passing = iter(first)
     seen = ids([next(passing) for _ in range(2)])
@@ -138,13 +138,13 @@ def state_inside(plan: CutoutPlan, **changes) -> dict:
     ("changes", "words"),
     [
         ({"batch_size": 4}, r"a step \(batch_size x ranks\): 8 in the checkpoint, 4 now"),
-        ({"batch_size": 8, "share": World(0, 2)}, "8 in the checkpoint, 16 now"),
+        ({"batch_size": 8, "world": World(0, 2)}, "8 in the checkpoint, 16 now"),
         ({"rows": np.arange(70)}, "the plan or the split"),
         ({"rows": np.arange(70)}, "targets of an epoch: 80 in the checkpoint, 70 now"),
         ({"seed": 4}, "seed: 3 in the checkpoint, 4 now"),
-        ({"shuffle": "full"}, "shuffle: block in the checkpoint, full now"),
-        ({"shuffle_width": 5}, "shuffle_width: 32 in the checkpoint, 5 now"),
-        ({"epoch_size": 80}, "weights, balance, epoch_size"),
+        ({"sampling": Sampling(shuffle="full")}, "shuffle: block in the checkpoint, full now"),
+        ({"sampling": Sampling(shuffle_width=5)}, "shuffle_width: 32 in the checkpoint, 5 now"),
+        ({"sampling": Sampling(epoch_size=80)}, "weights, balance, epoch_size"),
     ],
 )
 def test_what_has_changed_is_explained(plan: CutoutPlan, changes, words: str) -> None:

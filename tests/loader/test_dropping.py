@@ -85,7 +85,7 @@ def test_garbage_is_collected_inside_every_locked_block(plan: CutoutPlan, dp2_re
         cache, fetcher = TileCache("2 MB"), fetcher_of(dp2_repo)
         dataset = CutoutDataset(plan, batch_size=5, cache=cache, threads=2)
         on_device = CutoutLoader(CutoutDataset(plan, batch_size=5, cache=cache, threads=2))
-        on_device.transfer = DirectTransfer(torch.device("cpu"))
+        on_device.mover = DirectTransfer(torch.device("cpu"))
 
         def fetches() -> Iterator[object]:
             with fetcher:
@@ -365,10 +365,7 @@ def test_closing_while_a_plan_is_made_closes_the_repository_afterwards(dp2_repo:
     assert fetcher._planner is None
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_no_garbage_waits_for_a_worker_process(
-    plan: CutoutPlan, persistent: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_garbage_waits_for_a_worker_process(plan: CutoutPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch ends them in ``__del__``, which waits and takes locks; here it is called by a thread that nobody waits for."""
     kind, ended, collected = dataloader._MultiProcessingDataLoaderIter, [], threading.Event()
     shutdown, collecting = kind._shutdown_workers, threading.local()
@@ -406,8 +403,7 @@ def test_no_garbage_waits_for_a_worker_process(
     assert first == [("lsstcutouts-workers", False)]
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_a_loader_ends_its_processes_once_it_is_done_with_them(plan: CutoutPlan, persistent: bool) -> None:
+def test_a_loader_ends_its_processes_once_it_is_done_with_them(plan: CutoutPlan) -> None:
     with nothing_left():
         gone = tuple("/nowhere/gone.fits" if i == 4 else uri for i, uri in enumerate(plan.files.uri))
         broken = CutoutPlan(

@@ -76,9 +76,9 @@ def test_what_is_set_for_it_stays(server: Any, monkeypatch: pytest.MonkeyPatch) 
     for _ in range(2):
         preload_fork_server()
         assert server._preload_modules == [
-            FIRST, "lightning.pytorch", "lsstcutouts.loader", "lsstcutouts.loader.datamodule", "tests.support.ranks", "torch",
+            FIRST, "lightning.pytorch", "lsstcutouts.loader.loader", "lsstcutouts.loader.datamodule.module", "tests.support.ranks", "torch",
         ]  # fmt: skip
     monkeypatch.delitem(sys.modules, "lightning.pytorch")
     multiprocessing.get_context("forkserver").set_forkserver_preload([])
     preload_fork_server()  # what this process has not imported, workers do not need
-    assert server._preload_modules == [FIRST, "torch", "lsstcutouts.loader", "lsstcutouts.loader.datamodule"]
+    assert server._preload_modules == [FIRST, "torch", *workers_module._PRELOADED[2:]]

@@ -45,8 +45,8 @@ def command(repo: SimulatedRepository, folder: Path) -> list[str]:
         '--data.normalisation.scale={"g": 10.0, "r": 12.0, "i": 18.0}',
         "--data.normalisation.bands=gri",
         "--data.augmentations=lsstcutouts.transforms.RandomD4",
-        "--data.quality=lsstcutouts.QualityPolicy",
-        "--data.quality.min_valid=0.01",
+        "--data.read.quality=lsstcutouts.QualityPolicy",
+        "--data.read.quality.min_valid=0.01",
         "--model.network=lsstcutouts.models.LensFinder",
         "--model.network.bands=gri",
         "--model.network.widths=[4]",
@@ -70,9 +70,9 @@ def test_a_command_line_becomes_a_configuration_that_trains(
         cli("fit", *command(dp2_repo, tmp_path), "--print_config")
     printed = capsys.readouterr().out
     settings: dict[str, Any] = yaml.safe_load(printed)
-    assert settings["data"]["missing_band"] == "zero"
+    assert settings["data"]["read"]["init_args"]["missing_band"] == "zero"
     assert settings["data"]["normalisation"]["init_args"]["scale"] == {"g": 10.0, "r": 12.0, "i": 18.0}
-    assert settings["data"]["wire"] == "float32"
+    assert settings["data"]["transfer"]["init_args"]["wire"] == "float32"
     (tmp_path / "config.in.yaml").write_text(printed)
     done = cli("fit", "--config", str(tmp_path / "config.in.yaml"), "--data.batch_size=4")
     data = done.datamodule
@@ -98,7 +98,12 @@ def test_the_command_line_alone_trains_with_an_optimizer_and_a_schedule(
 
 
 def test_types_are_checked(dp2_repo: SimulatedRepository, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ("--data.wire=float17", "--data.missing_band=ignore", "--data.batch_size=many", "--data.nothing=1"):
+    for wrong in (
+        "--data.transfer.wire=float17",
+        "--data.read.missing_band=ignore",
+        "--data.batch_size=many",
+        "--data.nothing=1",
+    ):
         with pytest.raises(SystemExit):
             cli("fit", *command(dp2_repo, tmp_path), wrong)
         assert wrong.split("=", maxsplit=1)[0].removeprefix("--") in capsys.readouterr().err

@@ -57,9 +57,9 @@ def test_the_kind_of_shuffling_reaches_the_training(dp2_repo: SimulatedRepositor
 @pytest.mark.parametrize(
     ("changes", "words"), [({"epoch_size": 0}, "epoch_size"), ({"shuffle": "some"}, "shuffle must be")]
 )
-def test_drawing_is_checked_at_once(dp2_repo: SimulatedRepository, changes, words: str) -> None:
+def test_sampling_is_checked_at_once(changes, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        data_of(dp2_repo, **changes)
+        Sampling(**changes)
 
 
 def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
@@ -104,7 +104,7 @@ def test_a_resume_with_another_batch_size_is_explained(dp2_repo: SimulatedReposi
     for changes, words in (
         ({"batch_size": 4}, "8 in the checkpoint, 4 now"),
         ({"splits": {"train": 0.75, "val": 0.25}}, "the plan or the split"),
-        ({"balance": "label"}, "weights, balance"),
+        ({"sampling": Sampling(balance="label")}, "weights, balance"),
     ):
         with pytest.raises(ResumeError, match=words):
             trainer_of(tmp_path, max_epochs=2).fit(
@@ -117,7 +117,7 @@ def test_a_resume_with_another_batch_size_is_explained(dp2_repo: SimulatedReposi
 
 
 def test_a_weighted_epoch_goes_on(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
-    changes = {"weights": "label", "epoch_size": 40}
+    changes = {"sampling": Sampling(weights="label", epoch_size=40)}
 
     class Saver(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:

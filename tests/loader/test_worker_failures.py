@@ -66,25 +66,20 @@ def assert_same(loader: CutoutLoader, plan: CutoutPlan) -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "persistent", "ahead", "workers"),
+    ("context", "ahead", "workers"),
     [
-        ("fork", False, None, 3),
-        ("fork", True, 1, 1),
-        ("fork", True, 4, 3),
-        ("fork", False, 1, 3),
-        pytest.param("forkserver", True, None, 1, marks=pytest.mark.slow),
-        pytest.param("forkserver", False, 4, 3, marks=pytest.mark.slow),
-        pytest.param("spawn", True, 4, 1, marks=pytest.mark.slow),
+        ("fork", None, 3),
+        ("fork", 1, 1),
+        ("fork", 4, 3),
+        pytest.param("forkserver", 4, 3, marks=pytest.mark.slow),
+        pytest.param("spawn", 4, 1, marks=pytest.mark.slow),
     ],
 )
-def test_workers_give_the_same(
-    plan: CutoutPlan, context: str, persistent: bool, ahead: int | None, workers: int
-) -> None:
+def test_workers_give_the_same(plan: CutoutPlan, context: str, ahead: int | None, workers: int) -> None:
     loader = loader_of(
         plan,
         workers,
         multiprocessing_context=context,
-        persistent_workers=persistent,
         prefetch_factor=ahead,
         timeout=120,
     )
@@ -130,11 +125,10 @@ def test_a_lock_is_free_after_a_fork() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_killed_worker_is_named(plan: CutoutPlan, number: signal.Signals, persistent: bool) -> None:
+def test_a_killed_worker_is_named(plan: CutoutPlan, number: signal.Signals) -> None:
     with nothing_left():
-        loader = loader_of(plan, batch_size=2, prefetch_factor=1, persistent_workers=persistent)
+        loader = loader_of(plan, batch_size=2, prefetch_factor=1)
         passing = iter(loader)
         next(passing)
         victim = passing._source._workers[1].pid
@@ -177,7 +171,7 @@ def test_a_worker_of_the_fork_server_is_named(plan: CutoutPlan) -> None:
 
 
 def test_persistent_workers_that_ended_between_passes_are_replaced(plan: CutoutPlan) -> None:
-    loader = loader_of(plan, persistent_workers=True)
+    loader = loader_of(plan)
     passing = iter(loader)
     list(passing)
     for worker in passing._source._workers:
@@ -188,10 +182,10 @@ def test_persistent_workers_that_ended_between_passes_are_replaced(plan: CutoutP
     assert_goes_on(loader, plan)
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
-def test_an_error_in_a_worker_says_what_and_where(broken: CutoutPlan, workers: int, persistent: bool) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_worker_says_what_and_where(broken: CutoutPlan, workers: int) -> None:
     with nothing_left():
-        loader = loader_of(broken, workers, batch_size=2, persistent_workers=persistent)
+        loader = loader_of(broken, workers, batch_size=2)
         passing = iter(loader)
         start = time.monotonic()
         with pytest.raises(MissingFileError, match=r"gone\.fits.*tract \d+, patch \d+, band \w") as caught:
@@ -231,10 +225,10 @@ def test_errors_survive_a_process_border(name: str) -> None:
         wrapper.reraise()
 
 
-@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
-def test_a_pass_given_up_leaves_nothing(plan: CutoutPlan, workers: int, persistent: bool) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_pass_given_up_leaves_nothing(plan: CutoutPlan, workers: int) -> None:
     with nothing_left():
-        loader = loader_of(plan, workers, batch_size=2, persistent_workers=persistent)
+        loader = loader_of(plan, workers, batch_size=2)
         for _ in range(2):
             for _batch in loader:
                 break
@@ -243,7 +237,7 @@ def test_a_pass_given_up_leaves_nothing(plan: CutoutPlan, workers: int, persiste
 
 def test_two_loaders_at_once(plan: CutoutPlan) -> None:
     with nothing_left():
-        train, val = loader_of(plan, persistent_workers=True), loader_of(plan)
+        train, val = loader_of(plan), loader_of(plan)
         expected = pixels(loader_of(plan, 0))[0]
         pairs = list(zip(train, val, strict=True))
         assert pixels(a for a, _ in pairs)[0] == pixels(b for _, b in pairs)[0] == expected

@@ -89,7 +89,7 @@ class Ways:
 
     def device(self, seed: int) -> None:
         loader = CutoutLoader(self.dataset(seed), transfer=TransferOptions(wire="float16"))
-        loader.transfer = DirectTransfer(torch.device("cpu"))
+        loader.mover = DirectTransfer(torch.device("cpu"))
         passing = iter(loader)
         next(passing), next(passing)
         ring(passing)
