@@ -65,7 +65,7 @@ def class_values(values: Labels, name: str) -> list[int] | list[str]:
         if "" in found:
             raise ConfigurationError(
                 f"{list(values).count('')} of {len(values)} labels in column {name!r} are empty; remove these rows from "
-                f"the catalog or exclude them with data.select=\"{name} != ''\""
+                f"the catalog or exclude them with data.splits.select=\"{name} != ''\""
             )
     else:
         numbers = np.unique(_numbers(values, name, ""))
@@ -143,7 +143,7 @@ def _numbers(values: Labels, name: str, hint: str) -> NDArray[Any]:
     if missing:
         raise ConfigurationError(
             f"{missing} of {len(numbers)} labels in column {name!r} are NaN or infinite; remove these rows from the "
-            f'catalog or exclude them with data.select="abs({name}) < 1e30"'
+            f'catalog or exclude them with data.splits.select="abs({name}) < 1e30"'
         )
     return numbers
 

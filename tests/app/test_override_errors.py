@@ -52,7 +52,14 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["lr=0.1"], "Did you mean model.optimizer.lr?"),
         (["batch_size=4"], "Did you mean data.batch_size"),
         (["data.catalogue=x.csv"], "Did you mean data.catalog?"),
-        (["data.splits={train: 0.7, vall: 0.3}"], "Did you mean data.splits.val"),
+        (["data.splits.shares={train: 0.7, vall: 0.3}"], "Did you mean data.splits.shares.val"),
+        (["data.splits={train: 0.7, val: 0.3}"], "'data.splits.train'. Did you mean data.splits.shares.train?"),
+        (["data.missing_band=nan"], "'data.missing_band'. Did you mean data.read.missing_band?"),
+        (["data.shuffle=full"], "'data.shuffle'. Did you mean data.sampling.shuffle?"),
+        (["data.wire=float16"], "'data.wire'. Did you mean data.transfer.wire?"),
+        (["data.statistics=x.yaml"], "'data.statistics'. Did you mean data.normalisation.statistics?"),
+        (["data.normalisation_sample=20"], "Did you mean data.normalisation.sample"),
+        (["data.split_by=patch"], "Did you mean data.splits.by"),
         (["data.columns=[label"], "data.columns=[label: the value is invalid"),
         (["seed=1,2"], "several values need -m"),
         (["seed=abc"], "seed=abc must be an integer"),
@@ -84,7 +91,7 @@ def test_mistakes_of_train(
         ("trainer.accelerator=tpuu", "Available names are: auto"),
         ("data.batch_size=many", "data.batch_size=many must be a whole number"),
         ("data.batch_size=true", "data.batch_size=True must be a whole number"),
-        ("data.missing_band=drop", "data.missing_band=drop must be one of zero, nan, skip, raise"),
+        ("data.read.missing_band=drop", "data.read.missing_band=drop must be one of zero, nan, skip, raise"),
         ("model.optimizer.lr=fast", "model.optimizer.lr=fast must be a number"),
         ("model.network.widths=abc", "model.network.widths=abc must be a list of whole numbers"),
         ("callbacks.monitor.every_n_steps=often", "callbacks.monitor.every_n_steps=often must be a whole number"),
@@ -180,8 +187,8 @@ def test_what_goes_without_saying() -> None:
 def test_arguments_of_constructors_that_no_file_lists() -> None:
     error = HydraException("could not override")
     assert corrected_arguments("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
-    assert corrected_arguments("train", ["data.normalise_psf=true", "seed=1"], error) == [
-        "++data.normalise_psf=true",
+    assert corrected_arguments("train", ["model.scheduler_interval=epoch", "seed=1"], error) == [
+        "++model.scheduler_interval=epoch",
         "seed=1",
     ]
     own = ["model.network._target_=my.Net", "model.network.depth=3"]

@@ -143,8 +143,8 @@ REFUSED = {
     "data.bands=gri": "data.bands: irg in the checkpoint, gri given",
     "data.size=24": "data.size: 32 in the checkpoint, 24 given",
     "data.planes=[image,valid]": "data.planes: [image] in the checkpoint, [image, valid] given",
-    "data.missing_band=nan": "data.missing_band: zero in the checkpoint, nan given",
-    "data.flux_unit=native": "data.flux_unit: nJy in the checkpoint, native given",
+    "data.read.missing_band=nan": "data.read.missing_band: zero in the checkpoint, nan given",
+    "data.read.flux_unit=native": "data.read.flux_unit: nJy in the checkpoint, native given",
     "normalisation=lupton": "data.normalisation._target_: lsstcutouts.transforms.NoiseAsinh in the checkpoint, "
     "lsstcutouts.transforms.Lupton given",
     "data.normalisation.softening=3": "data.normalisation.softening: 2 in the checkpoint, 3 given",
@@ -158,7 +158,7 @@ REFUSED_IN_TRAINING = {
     "seed=5": "seed: 4 in the checkpoint, 5 given",
     "augmentation=none": "data.augmentations._target_: lsstcutouts.transforms.RandomD4 in the checkpoint, "
     "torch.nn.Identity given",
-    "data.splits={train: 0.5, val: 0.5}": "data.splits: {train: 0.8, val: 0.2, test: 0.0} in the checkpoint",
+    "data.splits.shares={train: 0.5, val: 0.5}": "data.splits.shares: {train: 0.8, val: 0.2, test: 0.0} in the checkpoint",
 }
 
 
@@ -199,7 +199,7 @@ def test_what_is_the_same_may_be_said_again(
         "data.columns=[is_lens]",
         "task=binary",
     ]
-    settings += ["data.flux_unit=nJy", "model=lens_finder", "model.network.widths=[4,8]"]
+    settings += ["data.read.flux_unit=nJy", "model=lens_finder", "model.network.widths=[4,8]"]
     assert main(["predict", f"checkpoint={project.checkpoint}", *settings, "output=s", *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert (result["rows"], result["repo"]) == (30, "moved/sky")
@@ -372,7 +372,7 @@ def test_a_sweep_with_jobs_that_fail(project: Project, elsewhere: Path, capfd: p
     settings = ["data=dp2", f"data.repo={project.folder / 'sky'}", f"data.catalog={project.folder / 'mine.csv'}"]
     settings += ["data.columns=[is_lens]", "model.label=is_lens", "data.bands=irg", "data.size=32", "picture=false"]
     settings += ["+trainer.limit_train_batches=1", "trainer.max_epochs=1", "data.normalisation.sample=10"]
-    swept = ["data.shuffle_width=0,4", "model.network.dropout=0.1,7"]
+    swept = ["data.sampling.shuffle_width=0,4", "model.network.dropout=0.1,7"]
     assert main(["train", "-m", *settings, *swept, "output=s"]) != 0
     rows = pyarrow.csv.read_csv("s/sweep.csv").to_pylist()
     assert [row["state"] for row in rows] == ["done", "failed", "failed", "failed"]

@@ -44,7 +44,7 @@ def test_a_sweep_over_two_settings(
     assert len(results) == 4
     with (tmp_path / "out" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {(row["model.optimizer.lr"], row["data.shuffle_width"]) for row in rows} == {
+    assert {(row["model.optimizer.lr"], row["data.sampling.shuffle_width"]) for row in rows} == {
         (lr, width) for lr in ("0.001", "0.003") for width in ("4", "32")
     }
     scores = [float(row["val_auc"]) for row in rows]

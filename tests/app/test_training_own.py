@@ -140,7 +140,7 @@ def test_three_tasks_and_their_predictions(own: list[str], capsys: pytest.Captur
     assert main([*small, "output=out/kind", "task=classes", "label=kind"]) == 0
     assert {"val_accuracy", "val_loss"} <= set(metrics("out/kind"))
     # The rows of a class that select leaves out do not make a class.
-    assert main([*small, "output=out/n", "task=classes", "label=rare", "data.select=rare < 5"]) == 0
+    assert main([*small, "output=out/n", "task=classes", "label=rare", "data.splits.select=rare < 5"]) == 0
     assert main([*small, "output=out/z", "task=regression", "label=z"]) == 0
     assert {"val_mae", "val_r2", "val_loss"} <= set(metrics("out/z"))
     assert "demo" not in {path.name for path in Path().iterdir()}
