@@ -182,9 +182,15 @@ def _word(hint: Any) -> str:
 
 
 def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3, cutoff: float = 0.7) -> list[str]:
-    """Return similar names, also those whose last part is similar (``model.optimizer.lr`` for ``lr``)."""
-    exact = [one for one in names if one.rpartition(".")[2] == name.rpartition(".")[2] and one != name]
-    alike = get_close_matches(name, list(names), n=count, cutoff=cutoff)
+    """Return similar names.
+
+    The first that there are of: names with the same last part (``model.optimizer.lr`` for ``lr``), similar names, names
+    whose last part is similar.
+    """
+    last_part = name.rpartition(".")[2]
+    same = [one for one in names if one.rpartition(".")[2] == last_part and one != name]
+    alike = same or get_close_matches(name, list(names), n=count, cutoff=cutoff)
+    if alike:
+        return alike[:count]
     last = {one.rpartition(".")[2]: one for one in reversed(list(names))}
-    tails = [last[one] for one in get_close_matches(name.rpartition(".")[2], last, n=count, cutoff=cutoff + 0.05)]
-    return list(dict.fromkeys([*exact, *alike, *tails]))[:count]
+    return [last[one] for one in get_close_matches(last_part, last, n=count, cutoff=cutoff + 0.05)]

@@ -141,7 +141,7 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
         CacheMonitor(every_n_steps=0)
     trainer = trainer_of(tmp_path, CacheMonitor(), enable_progress_bar=False)
     plain: DataLoader[Any] = DataLoader([torch.zeros(1)])  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="leave the callback out"):
+    with pytest.raises(ConfigurationError, match="remove the callback"):
         trainer.fit(Model(), plain)
 
 

@@ -132,7 +132,7 @@ def test_the_examples_compose(example: str) -> None:
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("plna", "did you mean 'plan'"), ("xyz", "no verb 'xyz'"), ("repo=x", "a verb goes before 'repo=x'")],
+    [("plna", "did you mean 'plan'"), ("xyz", "no verb 'xyz'"), ("repo=x", "'repo=x' needs a verb before it")],
 )
 def test_unknown_verbs(argument: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([argument]) == 2
@@ -414,7 +414,7 @@ def test_the_script_from_a_shell(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
     plan = [str(SCRIPT), "plan", "repo=x", "collections=c", "catalog=my file=1.csv"]
     done = subprocess.run(plan, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    line = f"lsstcutouts plan: CatalogError: my file=1.csv: no such file in {tmp_path}.\n"
+    line = f"lsstcutouts plan: CatalogError: my file=1.csv: this file does not exist in {tmp_path}.\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
     assert list(tmp_path.iterdir()) == []
 

@@ -53,6 +53,13 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["batch_size=4"], "Did you mean data.batch_size"),
         (["data.catalogue=x.csv"], "Did you mean data.catalog?"),
         (["data.splits.shares={train: 0.7, vall: 0.3}"], "Did you mean data.splits.shares.val"),
+        (["data.splits={train: 0.7, val: 0.3}"], "'data.splits.train'. Did you mean data.splits.shares.train?"),
+        (["data.missing_band=nan"], "'data.missing_band'. Did you mean data.read.missing_band?"),
+        (["data.shuffle=full"], "'data.shuffle'. Did you mean data.sampling.shuffle?"),
+        (["data.wire=float16"], "'data.wire'. Did you mean data.transfer.wire?"),
+        (["data.statistics=x.yaml"], "'data.statistics'. Did you mean data.normalisation.statistics?"),
+        (["data.normalisation_sample=20"], "Did you mean data.normalisation.sample"),
+        (["data.split_by=patch"], "Did you mean data.splits.by"),
         (["data.columns=[label"], "data.columns=[label: the value is invalid"),
         (["seed=1,2"], "several values need -m"),
         (["seed=abc"], "seed=abc must be an integer"),
@@ -180,7 +187,10 @@ def test_what_goes_without_saying() -> None:
 def test_arguments_of_constructors_that_no_file_lists() -> None:
     error = HydraException("could not override")
     assert corrected_arguments("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]
-    assert corrected_arguments("train", ["trainer.log_every_n_steps=5", "seed=1"], error)[-1] == "seed=1"
+    assert corrected_arguments("train", ["model.scheduler_interval=epoch", "seed=1"], error) == [
+        "++model.scheduler_interval=epoch",
+        "seed=1",
+    ]
     own = ["model.network._target_=my.Net", "model.network.depth=3"]
     assert corrected_arguments("train", own, error) == [own[0], f"++{own[1]}"]
     with pytest.raises(ConfigurationError, match="could not override"):

@@ -213,7 +213,7 @@ class Wrong(Echo):
             lambda b: {"object_id": b["object_id"], "ra": b["ra"]},
             "returns ra, but the output file already has columns of this name",
         ),
-        (lambda b: {"object_id": b["object_id"], "score": b["ra"][1:]}, "7 values of 'score' for 8 rows"),
+        (lambda b: {"object_id": b["object_id"], "score": b["ra"][1:]}, "7 values of 'score' for a batch of 8 rows"),
         (lambda b: {"object_id": b["object_id"]} | ({} if len(b["ra"]) < 8 else {"a": b["ra"]}), "the columns"),
     ],
 )

@@ -19,7 +19,10 @@ def test_binary_labels(values: np.ndarray) -> None:
         (np.array([-1, 1]), r"contains -1, .*use task=classes"),
         (np.array([0, 1, 2]), r"contains 2, .*use task=classes"),
         (["yes", "no"], r"contains strings \('no', 'yes'\); .*task=classes for strings"),
-        (np.array([0, np.nan, 1]), r'1 of 3 labels in column .label. are NaN.*data\.select="abs\(label\) < 1e30"'),
+        (
+            np.array([0, np.nan, 1]),
+            r'1 of 3 labels in column .label. are NaN.*data\.splits\.select="abs\(label\) < 1e30"',
+        ),
         (np.zeros((3, 2)), r"shape \(3, 2\); it must have one value per target"),
     ],
 )

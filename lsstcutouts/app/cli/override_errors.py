@@ -46,6 +46,7 @@ _OPTIONS = frozenset(
 )
 """Options of hydra."""
 
+_SPLITS = ("train", "val", "test")
 _KEY = re.compile(r"(?P<prefix>[+~]{0,2})(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -53,7 +54,8 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """Return the arguments with implied settings added.
 
-    ``data.repo`` and ``data.catalog`` imply ``data=custom``. A model of the user, ``model=my_model.Net`` or
+    ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``splits.shares={...}`` does not name are empty:
+    hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
     ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model.
 
     Raises
@@ -69,6 +71,7 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     for i, override in enumerate(overrides):
         if "=" not in override.strip("=") and not override.startswith("~"):
             raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
+    overrides = [_with_all_splits(override) for override in overrides]
     given = {match["key"]: match["value"] for match in map(_parts, overrides)}
     own = given.keys() & {"data.repo", "data.catalog"}
     # A checkpoint provides the rest when resuming; with resume=auto there may be none yet.
@@ -88,6 +91,15 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
         empty = [f"{group}=none" for group in ("optimizer", "scheduler") if group not in given]
         overrides = ["model=custom", *empty, *overrides]
     return [*options, *overrides]
+
+
+def _with_all_splits(override: str) -> str:
+    """Return ``splits.shares={...}`` with the splits that it does not name: a share of 0, or no ids."""
+    match = re.fullmatch(r"((?:data\.)?splits\.shares=\{)(.+)\}", override, re.DOTALL)
+    if match is None or not (named := re.findall(r"(\w+) *:", match[2])) or not {*named} <= {*_SPLITS}:
+        return override
+    empty = "0.0" if re.search(r": *[\d.]+ *(,|$)", match[2]) else "[]"
+    return match[1] + ", ".join([match[2], *(f"{name}: {empty}" for name in _SPLITS if name not in named)]) + "}"
 
 
 def corrected_arguments(verb: str, arguments: Sequence[str], error: Exception) -> list[str]:

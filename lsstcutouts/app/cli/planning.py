@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...catalog.targets import Catalog
+from ...errors import ConfigurationError
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
@@ -23,7 +24,7 @@ __all__ = ["PlanResult", "run"]
 
 @dataclass(frozen=True)
 class PlanResult:
-    """A plan's summary, and how its targets are dealt to splits, where that was asked for."""
+    """Summary of a plan, and the number of targets of each split if splits were asked for."""
 
     summary: PlanSummary
     splits: Mapping[str, Mapping[str, Any]] | None
@@ -47,12 +48,19 @@ def run(cfg: DictConfig) -> PlanResult:
 
     Raises
     ------
+    ConfigurationError
+        If ``read`` or ``splits`` is not a dictionary.
     LeakError
-        If splits of one's own share pixels, unless ``leaks`` says what to do with them.
+        If a column or ids assign the splits, these share pixels, and ``splits.leaks`` is not set.
     """
     settings = plain_settings(cfg)
-    dealing = _dealing(settings)
-    needed = [*(settings["columns"] or ()), *([] if dealing is None else dealing.columns)]
+    for name, example in (("read", "tract"), ("splits", "shares")):
+        if not isinstance(settings[name], Mapping):
+            raise ConfigurationError(
+                f"{name}={settings[name]} must be a dictionary; did you mean {name}.{example}={settings[name]}?"
+            )
+    options = _split_options(settings["splits"])
+    needed = [*(settings["columns"] or ()), *([] if options is None else options.columns)]
     columns = tuple(dict.fromkeys(needed))
     catalog = Catalog.from_any(
         settings["catalog"],
@@ -71,9 +79,9 @@ def run(cfg: DictConfig) -> PlanResult:
     summary = plan.summary(ranks=settings["ranks"])
     console = Console(soft_wrap=True, highlight=False, quiet=bool(settings["json"]))
     console.print(str(summary), markup=False)
-    if dealing is None:
+    if options is None:
         return PlanResult(summary, None)
-    dealt = deal(plan, dealing, seed=settings["seed"])
+    dealt = deal(plan, options, seed=settings["seed"])
     result = PlanResult(summary, _counted(plan, dealt))
     console.print(result.table())
     leaks = dealt.leaks or leaks_of(dealt.splits)
@@ -81,9 +89,8 @@ def run(cfg: DictConfig) -> PlanResult:
     return result
 
 
-def _dealing(settings: Mapping[str, Any]) -> SplitOptions | None:
-    """Return how targets are assigned to splits, None if nobody asks."""
-    given = settings["splits"]
+def _split_options(given: Mapping[str, Any]) -> SplitOptions | None:
+    """Return how targets are assigned to splits; None if ``shares`` and ``select`` are both null."""
     if given["shares"] is None and given["select"] is None:
         return None
     options = SplitOptions(**given)

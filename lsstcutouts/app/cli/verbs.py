@@ -56,12 +56,12 @@ VERBS = {
         target="lsstcutouts.app.cli.planning:run",
         summary="find the images of the targets of a catalog, and estimate what must be read",
         details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
-        " read. With splits= the targets are assigned to splits; it is an error if your own splits share pixels. With output= the"
+        " read. With splits.shares= the targets are assigned to splits; it is an error if your own splits share pixels. With output= the"
         " plan is written as Parquet, for CutoutPlan.load.",
         examples=(
             "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
             "lsstcutouts plan repo=dp2 collections=dp2 catalog='my targets.fits' bands=gri size=128 output=plan.parquet",
-            "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
+            "lsstcutouts plan repo=dp2 collections=dp2 catalog=t.parquet 'splits.shares={train: 0.7, val: 0.2, test: 0.1}' ranks=8",
         ),
     ),
     "normalise": Verb(

@@ -36,6 +36,9 @@ _PATHS = ("repo", "catalog", "plan", "normalisation.statistics", "splits.shares"
 _SOURCES = ("repo", "collections", "catalog", "plan")
 """What a group of data stands for when the network is there already: where to read, and which targets."""
 
+_OPTIONS = {"data.read", "data.sampling", "data.splits", "data.transfer"}
+"""Dictionaries of options, whose entries are compared one by one."""
+
 _MACHINE = ("batch_size", "num_workers", "threads", "cache_bytes", "transfer")
 
 _PREDICT = {
@@ -138,9 +141,14 @@ def _given(cfg: DictConfig) -> _Given:
         return _Given(frozenset({"trainer", "callbacks"}), (*sections, "seed", "simulation"))
     job = HydraConfig.get()
     texts = list(job.overrides.task)
-    names = [one.key_or_group for one in OverridesParser.create().parse_overrides(texts)]
+    parsed = OverridesParser.create().parse_overrides(texts)
+    names = [one.key_or_group for one in parsed]
     groups = frozenset(name for name in names if name in job.runtime.choices)
     keys = [name for name in names if name not in groups]
+    for one in parsed:  # data.read={missing_band: nan} is data.read.missing_band=nan
+        if one.key_or_group in _OPTIONS and not one.is_sweep_override() and isinstance(value := one.value(), Mapping):
+            at = keys.index(one.key_or_group)
+            keys[at : at + 1] = [f"{one.key_or_group}.{name}" for name in map(str, value)]
     here = recorded(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
@@ -184,7 +192,12 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
                 f"{where} does not say what it was trained on (an older version wrote it, or other data than a "
                 "CutoutDataModule's); give data=..., normalisation=... and model=... as in the training"
             )
-        return _predicted(cfg) if not resume else cfg
+        if resume:
+            return cfg
+        result = cfg.copy()
+        if isinstance(select := OmegaConf.select(cfg, "data.splits.select"), str):
+            result.data.splits.select = {"predict": select}
+        return _predicted(result)
     if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
         raise ConfigurationError(
             f"{where} was not written by `lsstcutouts train`, so it does not say how its network is made; give model=..."
@@ -197,6 +210,8 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
             result[name] = OmegaConf.create(value) if isinstance(value, dict | list) else value
     if not resume:
         result.data.columns = []  # labels are not needed
+        if not isinstance(result.data.get("splits"), DictConfig):  # plain shares, which may be the name of a column
+            result.data.splits = {}
     _change(result, cfg, stored, given, _RESUME if resume else _PREDICT, where)
     if "simulation" not in given.keys:
         result.simulation = None  # the demo is written by its own training alone
@@ -243,7 +258,7 @@ def _change(
             if rest == "splits.select" and isinstance(value, str):  # it is said of what is predicted
                 value = {"predict": value}
             OmegaConf.update(result, key, value, merge=False, force_add=True)
-            moved |= name in _SOURCES
+            moved |= name in _SOURCES or rest in {"dataset_type", "read.tract", "read.skymap"}
         elif section == "seed" and allowed is _PREDICT:
             result.data.seed = cfg.seed
         elif allowed is _PREDICT and (section not in {"data", "model"} or _TRAINING_KEY.match(key)):
@@ -269,9 +284,7 @@ def _predicted(cfg: DictConfig) -> DictConfig:
     OmegaConf.set_struct(result, False)
     for name in _TRAINING_ONLY:
         result.data.pop(name, None)
-    if isinstance(
-        result.data.get("splits"), DictConfig
-    ):  # which rows are predicted is the only part of it that matters
+    if isinstance(result.data.get("splits"), DictConfig):  # of these options only the selection of rows applies
         result.data.splits = {"_target_": "lsstcutouts.SplitOptions", "select": result.data.splits.get("select")}
     missing = sorted(OmegaConf.missing_keys(result))
     if missing:
