@@ -35,7 +35,7 @@ def settings_of(
     for text in parser.parse_args(arguments).settings:
         key, _, value = text.partition("=")
         if key not in known:
-            parser.error(f"{key}= is no setting; there are {', '.join(known)}")
+            parser.error(f"{key}= is not a setting; there are {', '.join(known)}")
         values[key] = yaml.safe_load(value)
     own = {name: values.pop(name, default) for name, default in defaults.items()}
     machine = about_machine()

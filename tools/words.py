@@ -22,10 +22,10 @@ PHRASES = {
     r"will flatter|flatters?\b": "is too optimistic",
     r"mends? it|\bmend(ed|s)?\b": "fix",
     r"small change": "overhead",
-    r"trying again|tried again|try again": "retry",
+    r"trying again|tried again": "retry",
     r"cannot serve": "has N, but the batch has M",
     r"said once": "logged once",
-    r"is no (file|such|number|amount|class|option|setting|module|callback)\b": "is not a ...",
+    r"is no (file|number|amount|class|option|setting|module|callback)\b": "is not a ...",
     r"\bdealt|\bdeals? (targets|them|each)|\bdealing\b": "assign",
     r"\banew\b": "again",
     r"\bdear(er|est)?\b": "expensive",
@@ -37,7 +37,6 @@ PHRASES = {
     r"\breckons?\b": "computes",
     r"\bby and by\b|\bhither\b|\bthereof\b|\bwherein\b": "(plain words)",
     r"takes? note": "records",
-    r"\bso many\b": "the number",
     r"nobody (gives|else)": "no other",
 }
 """Pattern, and what to write instead."""
@@ -60,9 +59,11 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, re.sub(r"`[^`]*`", "", line)
         return
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.STRING and token.string.strip("'\"").isidentifier():
+            continue  # a name, as in __all__
         if token.type in {tokenize.STRING, tokenize.COMMENT, tokenize.FSTRING_MIDDLE}:
             for offset, line in enumerate(token.string.splitlines()):
-                yield token.start[0] + offset, line
+                yield token.start[0] + offset, re.sub(r"`[^`]*`", "", line)
 
 
 def found() -> list[str]:

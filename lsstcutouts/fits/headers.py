@@ -111,7 +111,7 @@ class Cards:
         Raises
         ------
         BadStructureError
-            The keyword is missing and there is no default, or its value is no number.
+            The keyword is missing and there is no default, or its value is not a number.
         """
         value = self.get(key, default)
         if value is None and key in self:

@@ -42,13 +42,13 @@ class Watcher(Protocol):
     """What wants to know how the loaders of a dataset are used: the data module that made them."""
 
     def handed_out(self, loader: Any, batch: TensorBatch) -> None:
-        """Take note of a batch."""
+        """Record a batch."""
 
     def position_of_training(self, loader: Any, epoch: int, done: int) -> tuple[int, int]:
         """Return how far the training is, from how far its loader is: a batch may be fetched and not trained on."""
 
     def used_by_trainer(self, loader: Any) -> None:
-        """Take note that a trainer of Lightning begins a pass."""
+        """Record that a trainer of Lightning begins a pass."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
@@ -151,7 +151,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     @property
     def report(self) -> Report:
-        """What became of the rows in the latest pass that was begun, so far; what other worker processes read is missing."""
+        """What happened to the rows in the latest pass that was begun, so far; what other worker processes read is missing."""
         return self._report or self.new_report(self.passes.upcoming(), self.passes.lanes)
 
     def new_report(self, epoch: int, lanes: int) -> Report:
@@ -239,7 +239,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     def batches(
         self, epoch: int, start: int, lanes: int, *, taken: int = 0, form: Form | None = None, in_flight: int = 2
     ) -> Iterator[TensorBatch]:
-        """Yield the batches of an epoch that are this process's to read, each with what became of it under `ACCOUNT`.
+        """Yield the batches of an epoch that are this process's to read, each with what happened to it under `ACCOUNT`.
 
         Parameters
         ----------

@@ -78,7 +78,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         imports once what all workers need.
     sampler, batch_sampler
         Must be None: the dataset orders itself. They are there since Lightning passes them when it makes a loader
-        anew for prediction.
+        again for prediction.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._holder: Callable[[], LoaderPass | None] = _nobody  # of the workers that stay
         self._staying: DataLoader[TensorBatch] | None = None
         self._iterator = None  # of these workers; Lightning ends them through it
-        self.__dict__["sampler"] = EpochSampler(self)  # torch lets nobody else set it
+        self.__dict__["sampler"] = EpochSampler(self)  # torch lets nothing else set it
 
     def __getstate__(self) -> dict[str, Any]:
         own = {
@@ -321,7 +321,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
         self._resumed = earlier._resumed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next pass go on where ``state`` was taken.
+        """Let the next pass resume where ``state`` was taken.
 
         The number of ranks and of workers may be another one, as long as all ranks together take as many targets a step.
 
@@ -344,7 +344,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
 
     @property
     def report(self) -> Report:
-        """What became of the rows in the latest epoch that was begun, so far; of this process's share of them."""
+        """What happened to the rows in the latest epoch that was begun, so far; of this process's share of them."""
         if self._report is None:
             self._report = self.cutouts.new_report(self.epoch, self.lanes)
         return self._report
@@ -362,7 +362,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
             _log.warning("%s (`report` of the loader)", losses)
 
     def count(self, by: LoaderPass, batch: TensorBatch, waited: float) -> None:
-        """Take note that a pass hands out one more batch, after so many seconds; only the latest pass counts."""
+        """Record that a pass hands out one more batch, after so many seconds; only the latest pass counts."""
         account: Any = batch.pop(ACCOUNT)
         if by is not self._latest():
             return

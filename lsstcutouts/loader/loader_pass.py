@@ -62,7 +62,7 @@ class LoaderPass:
         self._batches = self._source if transfer is None else Prefetcher(self._source, transfer)
 
     def lose_workers(self) -> None:
-        """Give the workers to a later pass; if this one goes on all the same, it starts its own."""
+        """Give the workers to a later pass; if this one continues, it starts its own."""
         self._source = None
 
     def _end(self) -> None:

@@ -125,7 +125,7 @@ class PassTable:
         return epoch
 
     def go_on(self, worker: int, epoch: int) -> None:
-        """Take note that the pass of a worker process is of this epoch, whatever it has claimed."""
+        """Record that the pass of a worker process is of this epoch, whatever it has claimed."""
         pool = _pool_of(worker)
         for place, slot in enumerate(self._table[0, :-1].tolist()):
             if slot and _unpacked(slot).pool != pool % _POOL:
@@ -163,7 +163,7 @@ def _unpacked(slot: int) -> _Slot:
 
 
 def _pool_of(worker: int) -> int:
-    """Return a number that the workers of one loader share, and nobody else: they are started one after the other."""
+    """Return a number that the workers of one loader share, and nothing else: they are started one after the other."""
     number = re.search(r"\d+$", multiprocessing.current_process().name)
     return int(number[0]) - worker if number else 0
 
@@ -260,7 +260,7 @@ class Batches(Iterator[TensorBatch]):
         return {"epoch": self._epoch, "start": self._start, "taken": self._taken, "order": order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken, in as many worker processes as there were.
+        """Resume where ``state`` was taken, in as many worker processes as there were.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What has changed between the run that wrote a checkpoint and the one that goes on from it."""
+"""What has changed between the run that wrote a checkpoint and the one that resumes from it."""
 
 import logging
 from collections.abc import Mapping
@@ -54,8 +54,8 @@ def resumed(
         return lanes, done
     if 0 < done < -(-rows // max(1, global_batch_size)):
         raise ResumeError(
-            f"the checkpoint was taken after batch {done} of epoch {epoch}, which cannot be gone on with here:\n{changes}\n"
-            "Set these back; or go on from a checkpoint taken between two epochs; or begin anew with the checkpoint's "
+            f"the checkpoint was taken after batch {done} of epoch {epoch}, which cannot be resumed with these settings:\n{changes}\n"
+            "Set these back; or resume from a checkpoint taken between two epochs; or begin again with the checkpoint's "
             "weights alone (load_from_checkpoint of the model)"
         )
     _log.warning("the checkpoint's order of batches is not the one from here on:\n%s", changes)

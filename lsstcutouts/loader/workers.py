@@ -34,7 +34,7 @@ class Parcel:
     Attributes
     ----------
     account
-        What became of its targets.
+        What happened to its targets.
     stats
         What the worker's cache had done and held when the batch was ready.
     process
@@ -58,7 +58,7 @@ class WorkerCaches:
         self._latest[parcel.process] = parcel.stats
 
     def retire(self) -> None:
-        """Take note that every process so far has ended."""
+        """Record that every process so far has ended."""
         self._past = self.total().past
         self._latest.clear()
 

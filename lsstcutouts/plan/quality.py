@@ -14,7 +14,7 @@ __all__ = ["POLICY_BITS", "Outcome", "Quality", "QualityPolicy"]
 
 
 class Quality(IntFlag):
-    """Bits of a batch's ``quality``, ``(N, B)``: what a band of a target lacks. 0 where nothing is amiss.
+    """Bits of a batch's ``quality``, ``(N, B)``: what a band of a target lacks. 0 where nothing is wrong.
 
     The first four are always worked out, the others where a `QualityPolicy` asks for them.
     """
@@ -44,7 +44,7 @@ POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quali
 
 
 class Outcome(IntEnum):
-    """What became of a catalog row."""
+    """What happened to a catalog row."""
 
     DELIVERED = 0
     OUTSIDE_TRACTS = 1

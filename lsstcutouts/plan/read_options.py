@@ -1,4 +1,4 @@
-"""How pixels are read: which files, and what becomes of bands, pixels and files that are missing or bad."""
+"""How pixels are read: which files, and what happens to bands, pixels and files that are missing or bad."""
 
 import difflib
 import math

@@ -1,4 +1,4 @@
-"""What became of the targets of one batch."""
+"""What happened to the targets of one batch."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Account:
-    """What became of ``n`` targets; travels beside their batch.
+    """What happened to ``n`` targets; travels beside their batch.
 
     Attributes
     ----------

@@ -169,7 +169,7 @@ class LsstDataFetcher:
         dict
             ``image`` ``(N, B, Y, X)`` float32 in the file's unit (nJy), ``band_present`` ``(N, B)`` and the rest of
             the batch. A position outside the coverage is one that lacks every band: by default it gives zeros, with
-            ``band_present`` all False and tract and patch -1. `report` says what became of every position.
+            ``band_present`` all False and tract and patch -1. `report` says what happened to every position.
 
         Raises
         ------
@@ -265,7 +265,7 @@ class LsstDataFetcher:
 
     @property
     def report(self) -> Report:
-        """What became of every row of the latest `fetch` or `fetch_plan`.
+        """What happened to every row of the latest `fetch` or `fetch_plan`.
 
         Raises
         ------

@@ -77,7 +77,7 @@ def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
 def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
     """Return an error that also says which coadd it is about."""
     tract, patch, band = place_of(plan, file)
-    todo = 'restore the file, or go on without it: on_read_error="mask" or "skip"'
+    todo = 'restore the file, or continue without it: on_read_error="mask" or "skip"'
     return type(error)(f"{error} (tract {tract}, patch {patch}, band {band} of {plan.repo!r}); {todo}")
 
 

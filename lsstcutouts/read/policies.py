@@ -116,7 +116,7 @@ def _draw_noise(work: Work, n: int, band: int, seed: tuple[int, int, int]) -> No
 
 
 def outcomes(work: Work, plan: CutoutPlan, options: ReaderOptions) -> NDArray[np.uint8]:
-    """Return ``(N,)`` what becomes of each target.
+    """Return ``(N,)`` what happens to each target.
 
     Raises
     ------

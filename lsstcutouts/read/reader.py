@@ -95,7 +95,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """A batch, and what became of each target that it was to hold."""
+    """A batch, and what happened to each target that it was to hold."""
 
     batch: Batch
     account: Account

@@ -1,4 +1,4 @@
-"""What became of every row: delivered, or why not; and what is wrong with its bands."""
+"""What happened to every row: delivered, or why not; and what is wrong with its bands."""
 
 import json
 import os
@@ -76,7 +76,7 @@ class Report:
         return len(self.row)
 
     def add(self, account: Account) -> None:
-        """Take note of one batch.
+        """Record one batch.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Report:
             self._rows_of.setdefault(failure, set()).update(places[list(members)].tolist())
 
     def set_aside(self, targets: NDArray[np.int64]) -> None:
-        """Take note of targets that are not part of the epoch."""
+        """Record targets that are not part of the epoch."""
         self.outcome[self._place[targets]] = Outcome.NOT_DRAWN
 
     def __add__(self, other: "Report") -> "Report":

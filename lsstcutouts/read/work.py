@@ -114,7 +114,7 @@ class Work:
         self.failures += [(failure, n) for failure in failures]
 
     def account(self, outcome: NDArray[np.uint8]) -> Account:
-        """Return what became of the targets."""
+        """Return what happened to the targets."""
         places: dict[Failure, set[int]] = {}
         for failure, n in self.failures:
             places.setdefault(failure, set()).add(n)

@@ -129,7 +129,5 @@ def _checked(parts: Parts, options: SplitOptions) -> Dealt:
             "(fractions with split_by=), or let leaks='drop' leave the targets out of training"
         )
     for leak in leaks:
-        _log.warning(
-            "the splits share pixels, and figures of validation will flatter (leaks='drop' mends it): %s", leak
-        )
+        _log.warning("the splits share pixels, so validation scores will be too optimistic; use leaks='drop': %s", leak)
     return Dealt(parts, leaks=leaks)

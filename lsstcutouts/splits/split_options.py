@@ -44,7 +44,7 @@ class SplitOptions:
         Order of the HEALPix cells of ``by="healpix"``; 7 is 0.46 degrees.
     leaks
         What happens to targets whose boxes share pixels with targets of another split: ``"drop"`` leaves them out of
-        training or validation (``dealt`` lists them), ``"raise"`` is an error, ``"warn"`` logs a warning. By default
+        training or validation (the data module lists them), ``"raise"`` is an error, ``"warn"`` logs a warning. By default
         shares drop, and a column or ids warn.
     select
         Expression on catalog columns, such as ``"mag_i < 23 and label >= 0"``, that the targets of train, val and test

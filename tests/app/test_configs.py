@@ -94,7 +94,7 @@ def test_several_callbacks_are_put_together(tmp_path: Path) -> None:
     assert kinds == {"CacheMonitor", "KeepLast", "WorstPredictions", "EarlyStopping"}
     one_off = callbacks_of(composed("callbacks.monitor=null", f"output={tmp_path}"))
     assert [type(callback) for callback in one_off] == [KeepLast]
-    with pytest.raises(ConfigurationError, match=r"callbacks\.odd is no callback"):
+    with pytest.raises(ConfigurationError, match=r"callbacks\.odd is not a callback"):
         callbacks_of(composed("+callbacks.odd._target_=builtins.dict", f"output={tmp_path}"))
 
 

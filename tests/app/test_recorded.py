@@ -238,8 +238,8 @@ def test_checkpoints_that_cannot_be_used(project: Project, elsewhere: Path, capf
     own = {"_target_": "lsstcutouts.app.cli.main", "argv": ["simulate", "root=pwned"]}
     old = {name: whole["CutoutDataModule"][name] for name in ("train", "normalisation")}
     files = {
-        "evil": (changed(model__network=calls), "names os.system, which is no class of a network"),
-        "own": (changed(model__network=own), "names lsstcutouts.app.cli.main, which is no class of a network"),
+        "evil": (changed(model__network=calls), "names os.system, which is not a class of a network"),
+        "own": (changed(model__network=own), "names lsstcutouts.app.cli.main, which is not a class of a network"),
         "gone": (changed(model__network={"_target_": "my_lost.Net"}), f"call the command in {project.folder}"),
         "net": (changed(model__network__widths=[4, 4]), "network.features.3.weight has the shape [8, 4, 3, 3] in"),
         "newer": (changed(version=99), "has a configuration of version 99"),
@@ -316,7 +316,7 @@ def test_a_network_by_its_import_path(
     capfd.readouterr()
     assert main(["predict", "checkpoint=b/model.ckpt", "output=b.parquet", *QUIET]) == 2
     text = said(capfd)
-    assert "names my_lens_net.body, which is no class" in text
+    assert "names my_lens_net.body, which is not a class" in text
     assert "name it on the command line too: model.body._target_=my_lens_net.body" in text
     assert main(["predict", "checkpoint=b/model.ckpt", by_function[0], "output=b.parquet", *QUIET]) == 0
     (elsewhere / "deeper").mkdir()

@@ -149,7 +149,7 @@ def state_inside(plan: CutoutPlan, **changes) -> dict:
 )
 def test_what_has_changed_is_explained(plan: CutoutPlan, changes, words: str) -> None:
     later = loader_of(plan, **changes)
-    with pytest.raises(ResumeError, match="after batch 2 of epoch 0, which cannot be gone on with") as caught:
+    with pytest.raises(ResumeError, match="after batch 2 of epoch 0, which cannot be resumed with") as caught:
         later.load_state_dict(state_inside(plan))
     assert re.search(words, str(caught.value))
     assert len(ids(later)) > 0  # and the loader is as it was

@@ -1,4 +1,4 @@
-"""Which checkpoint a training goes on from."""
+"""Which checkpoint a training resumes from."""
 
 import re
 import signal
@@ -25,7 +25,7 @@ _OTHERS = ("hpc_ckpt_*.ckpt", "checkpoints/on_exception*.ckpt", "checkpoints/ste
 
 
 def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
-    """Return the checkpoint to go on from, None to begin.
+    """Return the checkpoint to resume from, None to begin.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def _difference(text: str) -> str:
 
 
 class SameCheckpoint(Callback):
-    """Ends a training at once whose ranks do not all go on from a checkpoint, or all begin.
+    """Ends a training at once whose ranks do not all resume from a checkpoint, or all begin.
 
     Lightning copies the weights of the first rank to the others, but each would have a place of its own in the epoch.
 
     Parameters
     ----------
     checkpoint
-        What this rank goes on from.
+        What this rank resumes from.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
@@ -148,6 +148,6 @@ class SameCheckpoint(Callback):
         found = round(float(trainer.strategy.reduce(mine, reduce_op="sum")))
         if found not in {0, trainer.world_size}:
             raise ConfigurationError(
-                f"{found} of {trainer.world_size} ranks find a checkpoint to go on from; output= must be a folder that all "
+                f"{found} of {trainer.world_size} ranks find a checkpoint to resume from; output= must be a folder that all "
                 f"nodes see (this rank: {self.checkpoint})"
             )

@@ -29,7 +29,7 @@ __all__ = ["check_settings", "complete_model", "explained_errors", "label_named"
 
 
 def without_foreign_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
-    """Return a configuration in which a class of one's own does not get the defaults of the class that it replaces.
+    """Return a configuration in which a class of the user does not get the defaults of the class that it replaces.
 
     Where ``NAME._target_=`` was given, settings beside it that were not given and that the new class does not name
     among its arguments are removed.

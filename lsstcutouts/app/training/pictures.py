@@ -30,7 +30,7 @@ def picture_of_validation(
 ) -> Path | None:
     """Write cutouts of the validation split, from the highest score to the lowest, with score and truth.
 
-    The training is done: whatever a model of one's own raises, or returns, is a picture without scores.
+    The training is done: whatever a model of the user raises, or returns, is a picture without scores.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _predictions(
     try:
         with torch.inference_mode():
             output: Any = model.predict_step(data.transform(tensors), 0)
-    except Exception as error:  # noqa: BLE001 - a model of one's own may have no predict_step, or raise anything
+    except Exception as error:  # noqa: BLE001 - a model of the user may have no predict_step, or raise anything
         _log.warning("the picture shows no predictions: %s: %s", type(error).__name__, error)
         return None, None
     found = output if isinstance(output, Mapping) else {"score": output}

@@ -86,7 +86,7 @@ def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
     for name, settings in (cfg.get("callbacks") or {}).items():
         callback = made(cfg.callbacks, name) if settings is not None else None  # null switches one off
         if callback is not None and not isinstance(callback, L.Callback):
-            raise ConfigurationError(f"callbacks.{name} is no callback; give it a _target_, or null")
+            raise ConfigurationError(f"callbacks.{name} is not a callback; give it a _target_, or null")
         found += [] if callback is None else [callback]
     return found
 

@@ -322,7 +322,7 @@ def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str)
         own = target.startswith("lsstcutouts.")
         if not (isinstance(found, type) and (own or issubclass(found, _MADE))):
             raise ConfigurationError(
-                f"{where} names {target}, which is no class of a network, optimizer or callback, so it is not called; if "
+                f"{where} names {target}, which is not a class of a network, optimizer or callback, so it is not called; if "
                 f"you trust it, name it on the command line too: {_place(result, target)}={target}"
             )
 

@@ -212,7 +212,7 @@ def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def check_sources(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to go on with a training from another place that does not hold the same targets and files.
+    """Refuse to resume with a training from another place that does not hold the same targets and files.
 
     Raises
     ------

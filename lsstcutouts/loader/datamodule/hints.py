@@ -10,7 +10,7 @@ from ...errors import ConfigurationError
 __all__ = ["check_monitors", "quieten_lightning"]
 
 _HINTS: Iterable[str] = (
-    # The loader's length is exact on every rank and for any number of workers: batches are dealt by number.
+    # The loader's length is exact on every rank and for any number of workers: batches are assigned by number.
     r".*`IterableDataset` has `__len__` defined.*",
     # Threads inside the process feed the device; worker processes would be slower.
     r".*does not have many workers.*",

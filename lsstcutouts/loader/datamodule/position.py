@@ -81,7 +81,7 @@ class TrainingPosition:
         return self._of_trainer.get(trainer, self._of_loop)
 
     def made(self, loader: CutoutLoader, split: str) -> None:
-        """Take note of a new loader; one of the training split goes on where the training is."""
+        """Record a new loader; one of the training split resumes where the training is."""
         loader.cutouts.watcher = weakref.ref(self)
         self._splits[loader] = split
         if split not in self.loaders or not self.loaders[split].begun:
@@ -115,7 +115,7 @@ class TrainingPosition:
             loader.restart()
 
     def handed_out(self, loader: CutoutLoader, batch: TensorBatch) -> None:
-        """Take note of a batch."""
+        """Record a batch."""
         trainer, split = self.trainer, self._splits.get(loader, "")
         if split:
             self.loaders[split] = loader

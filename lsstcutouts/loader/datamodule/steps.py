@@ -40,7 +40,7 @@ class DeviceSteps:
     def run(self, batch: TensorBatch, modules: Sequence[nn.Module]) -> TensorBatch:
         """Return the batch after these modules, one after the other.
 
-        An image that is not on the CPU is overwritten: it must be a copy that nobody else uses.
+        An image that is not on the CPU is overwritten: it must be a copy that nothing else uses.
         """
         device = _device_of(batch)
         self._move(modules, device)
@@ -52,7 +52,7 @@ class DeviceSteps:
             return batch
 
     def _move(self, modules: Sequence[nn.Module], device: torch.device) -> None:
-        """Move modules that are elsewhere: a data module is no module of Lightning's, nobody else does."""
+        """Move modules that are elsewhere: a data module is not a module of Lightning's, nothing else does."""
         for module in modules:
             if any(values.device != device for values in chain(module.parameters(), module.buffers())):
                 # In validation Lightning has inference mode on; what is made in it cannot be written to in training.
@@ -65,7 +65,7 @@ class DeviceSteps:
         return self._possible[device]
 
     def _run_compiled(self, batch: TensorBatch, modules: Sequence[nn.Module]) -> TensorBatch:
-        # Lists are strings: compiled code would be made anew for each of them.
+        # Lists are strings: compiled code would be made again for each of them.
         tensors: TensorBatch = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
         for value in tensors.values():
             if isinstance(value, Tensor) and value.ndim:

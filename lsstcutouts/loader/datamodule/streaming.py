@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class StreamingDataModule(L.LightningDataModule):
-    """Plans once a node, deals targets to splits, streams them to a trainer, and knows how far the training is.
+    """Plans once a node, assigns targets to splits, streams them to a trainer, and knows how far the training is.
 
     The constructor of `CutoutDataModule` sets what is declared here.
     """
@@ -113,17 +113,17 @@ class StreamingDataModule(L.LightningDataModule):
         return {"data": self._settings(), **place, **run, **self._of_pixels.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on where the checkpoint was taken, with its statistics in every stage.
+        """Let training resume where the checkpoint was taken, with its statistics in every stage.
 
         Raises
         ------
         ConfigurationError
             If the network was trained on other bands, another order of them, another size, unit or normalisation.
         ResumeError
-            If a training goes on with another repository, collection or catalog, whose plan is another one.
+            If a training resumes with another repository, collection or catalog, whose plan is another one.
         """
         self.take_over(state_dict)
-        # Lightning restores a data module in every stage; only training goes on from there.
+        # Lightning restores a data module in every stage; only training resumes from there.
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             check_sources(self._trained, self._settings())
             if "train" in state_dict:
@@ -229,7 +229,7 @@ class StreamingDataModule(L.LightningDataModule):
     def train_dataloader(self) -> CutoutLoader:
         """Return the loader of the training split; each pass is the next epoch.
 
-        A loader that is made anew for the same trainer, or for none, goes on after the one that is in use. One that is
+        A loader that is made again for the same trainer, or for none, goes on after the one that is in use. One that is
         asked for in the middle of a training leaves the training as it is.
         """
         # Lightning can switch off the shuffling of samplers alone, and means these batches to stay the same.
@@ -303,7 +303,7 @@ class StreamingDataModule(L.LightningDataModule):
         return 0.0 if loader is None else loader.waited
 
     def report(self, split: str = "train") -> Report:
-        """Return what became of each row of a split in its latest epoch, so far, in this process.
+        """Return what happened to each row of a split in its latest epoch, so far, in this process.
 
         Catalog rows that no split can hold are in the plan's ``rejected``.
 

@@ -118,7 +118,7 @@ class Prefetcher:
 
 
 class _Failure:
-    """What became of a batch instead of its arrival, the end of all batches included."""
+    """What happened to a batch instead of its arrival, the end of all batches included."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

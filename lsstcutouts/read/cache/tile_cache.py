@@ -211,7 +211,7 @@ class TileCache:
         return f"TileCache({self._setting!r})"
 
     def _state(self) -> State:
-        """Return this process's entries and counters, made anew after a fork."""
+        """Return this process's entries and counters, made again after a fork."""
         pid = os.getpid()
         state = self._states.get(pid)
         if state is None:

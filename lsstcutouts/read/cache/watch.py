@@ -118,7 +118,7 @@ class MemoryWatch:
                 self._next_trim = time.monotonic() + _PAUSE_SECONDS
         most = self.base + budget + SLACK
         # What goes on growing then is no tile. The cache gives way, but half of it stays while the machine has memory:
-        # a training that decodes everything anew is no better off.
+        # a training that decodes everything again is no better off.
         room = max(most - holds, budget // 2 - held)
         why = (
             f"this process holds {shown_bytes(holds)}, more than the {shown_bytes(self.base)} that it held when the tile "
