@@ -15,8 +15,8 @@ from matplotlib.patches import Rectangle
 
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.sky.geometry import YX
-from lsstcutouts.splits.deal import Dealt, deal
-from lsstcutouts.splits.split_options import SplitSettings
+from lsstcutouts.splits.assignment import SplitAssignment, assign_splits
+from lsstcutouts.splits.split_options import SplitOptions
 
 INK, GREY, RED = "#1d2433", "#9aa3b2", "#c8322b"
 COLOURS = {"train": "#4c78a8", "val": "#e4a23c", "test": "#54a277"}
@@ -29,13 +29,13 @@ def boxes(ax: Axes, yx0: np.ndarray, size: YX[int], colour: str, **style: object
     ax.add_collection(PatchCollection(squares, facecolor=colour, edgecolor=colour, **style))
 
 
-def sky(ax: Axes, dealt: Dealt) -> None:
+def sky(ax: Axes, assignment: SplitAssignment) -> None:
     """Draw every box in the colour of its split, and those that the guard leaves out in red."""
     for name, colour in COLOURS.items():
-        plan, rows = dealt.splits[name]
+        plan, rows = assignment.splits[name]
         boxes(ax, plan.yx0[rows], plan.size, colour, alpha=0.55, lw=0.6)
-        boxes(ax, plan.yx0[dealt.dropped[name]], plan.size, RED, alpha=0.85, lw=0.6, zorder=4)
-    plan, _ = dealt.splits["predict"]
+        boxes(ax, plan.yx0[assignment.dropped[name]], plan.size, RED, alpha=0.85, lw=0.6, zorder=4)
+    plan, _ = assignment.splits["predict"]
     has_files = (plan.patches.files >= 0).any(axis=1)
     for y0, y1, x0, x1 in plan.patches.inner[has_files].tolist():
         ax.add_patch(
@@ -49,16 +49,16 @@ def sky(ax: Axes, dealt: Dealt) -> None:
 def main(repo: str) -> None:
     """Write the figure."""
     plan = build_plan(repo, f"{repo}/truth.parquet", collections="dp2", bands="gri", size=64)
-    asked = SplitSettings.of({"train": 0.6, "val": 0.2, "test": 0.2}, split_by="block", seed=2)
-    dealt = deal(plan, asked)
+    asked = SplitOptions({"train": 0.6, "val": 0.2, "test": 0.2}, by="block")
+    assignment = assign_splits(plan, asked, seed=2)
     low, high = plan.yx0.min(axis=0) - 60, plan.yx0.max(axis=0) + 124
-    left = np.concatenate(list(dealt.dropped.values()))
+    left = np.concatenate(list(assignment.dropped.values()))
     # Closer: around the target left out that has most others of its kind nearby.
     near = np.abs(plan.yx0[left][:, None] - plan.yx0[left][None]).max(axis=2) < 200
     middle = plan.yx0[left[np.argmax(near.sum(axis=1))]] + 32
     with mpl.rc_context(STYLE):
         fig, (whole, part) = plt.subplots(1, 2, figsize=(12.5, 6.6), layout="constrained")
-        sky(whole, dealt)
+        sky(whole, assignment)
         whole.set_xlim(low[1], high[1])
         whole.set_ylim(low[0], high[0])
         whole.set_ylabel("y, tract pixels")
@@ -70,7 +70,7 @@ def main(repo: str) -> None:
         whole.set_title(
             f"The demo sky in blocks: {len(left)} of {len(plan)} targets left out ({share:.1%})", fontsize=10.5
         )
-        sky(part, dealt)
+        sky(part, assignment)
         part.set_xlim(middle[1] - 250, middle[1] + 250)
         part.set_ylim(middle[0] - 250, middle[0] + 250)
         part.set_title("Closer: red boxes share pixels with a more protected split", fontsize=10.5)

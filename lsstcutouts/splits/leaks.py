@@ -13,7 +13,7 @@ from ..sky.geometry import YX, TanProjection
 from .cells import neighbours
 from .footprints import near_other_tracts, overlap_on_sky
 
-__all__ = ["Boxes", "Leak", "leak_between", "sharing"]
+__all__ = ["Boxes", "Leak", "leak_between", "shares_pixels"]
 
 type Example = tuple[int | str, int | str, int, int]
 
@@ -92,7 +92,7 @@ class Leak:
         return f"{words} in {self.pairs} pairs of boxes; object ids {', '.join(shown)}" if shown else words
 
 
-def sharing(boxes: Boxes, *others: Boxes) -> NDArray[np.bool_]:
+def shares_pixels(boxes: Boxes, *others: Boxes) -> NDArray[np.bool_]:
     """Return ``(N,)`` whether each box shares pixels with one of the others."""
     shares = np.zeros(len(boxes), bool)
     for some in others:

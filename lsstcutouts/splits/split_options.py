@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test", "predict")
 OWN_COLUMNS = ("object_id", "ra", "dec", "tract", "patch")
 """What a plan knows of each target, whatever the catalog's columns."""
 
-_DEALT = ("train", "val", "test")
+_ASSIGNED = ("train", "val", "test")
 
 DEFAULT_HEALPIX_ORDER = 7
 """Cells of 0.46 degrees, about seven patches of Rubin's skymaps each: few targets lie at their edges."""
@@ -114,7 +114,7 @@ def _kinds(splits: Any) -> tuple[dict[str, float], str | None, dict[str, Any]]:
             f"splits must map split names to fractions or to object ids, or name a catalog column, got {splits!r}"
         )
     given = {str(name): value for name, value in splits.items()}
-    unknown = set(given) - set(_DEALT)
+    unknown = set(given) - set(_ASSIGNED)
     if unknown:
         raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
     numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in given.values()]
@@ -131,11 +131,13 @@ def _kinds(splits: Any) -> tuple[dict[str, float], str | None, dict[str, Any]]:
 def _selections(select: str | Mapping[str, str] | None) -> dict[str, str]:
     if select is None:
         return {}
-    # Predictions are wanted of everything unless it is said otherwise.
-    chosen = dict.fromkeys(_DEALT, select) if isinstance(select, str) else {str(k): str(v) for k, v in select.items()}
+    # All targets are predicted by default.
+    chosen = (
+        dict.fromkeys(_ASSIGNED, select) if isinstance(select, str) else {str(k): str(v) for k, v in select.items()}
+    )
     unknown = set(chosen) - set(SPLITS)
     if unknown:
         raise ConfigurationError(f"select names {', '.join(sorted(unknown))}; there are {', '.join(SPLITS)}")
     for expression in chosen.values():
-        expression_columns(expression)  # says what cannot be read
+        expression_columns(expression)  # raises for an expression that cannot be read
     return chosen

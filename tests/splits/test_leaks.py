@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lsstcutouts.sky.geometry import YX, TanProjection
 from lsstcutouts.splits.cells import neighbours
-from lsstcutouts.splits.leaks import Boxes, leak_between, sharing
+from lsstcutouts.splits.leaks import Boxes, leak_between, shares_pixels
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -32,7 +32,7 @@ def test_boxes_of_a_tract_equal_brute_force(data: st.DataObject, size) -> None:
     for y, x in theirs[:, :2] + shift:
         canvas[y : y + size[0], x : x + size[1]] = True
     wanted = [canvas[y : y + size[0], x : x + size[1]].any() for y, x in mine[:, :2] + shift]
-    found = sharing(boxes_of(mine[:, :2], size=size), boxes_of(theirs[:, :2], size=size))
+    found = shares_pixels(boxes_of(mine[:, :2], size=size), boxes_of(theirs[:, :2], size=size))
     np.testing.assert_array_equal(found, np.array(wanted, bool))
 
 
@@ -58,14 +58,14 @@ def test_what_is_shared_is_counted(data: st.DataObject) -> None:
 
 
 def test_boxes_that_touch_share_nothing() -> None:
-    assert sharing(boxes_of([[0, 0]]), boxes_of([[0, 8], [8, 0], [-8, 3], [8, 8]])).tolist() == [False]
-    assert sharing(boxes_of([[0, 0]]), boxes_of([[7, 7]])).tolist() == [True]
+    assert shares_pixels(boxes_of([[0, 0]]), boxes_of([[0, 8], [8, 0], [-8, 3], [8, 8]])).tolist() == [False]
+    assert shares_pixels(boxes_of([[0, 0]]), boxes_of([[7, 7]])).tolist() == [True]
 
 
 def test_the_same_pixels_of_other_tracts_are_other_pixels() -> None:
     projections = {tract: TanProjection((10.0 * tract, 0.0), (50.0, 50.0), (-1e-4, 0, 0, 1e-4)) for tract in (1, 2)}
     one = boxes_of([[40, 40]], tract=1, projections=projections)
-    assert not sharing(one, boxes_of([[40, 40]], tract=2, projections=projections)).any()
+    assert not shares_pixels(one, boxes_of([[40, 40]], tract=2, projections=projections)).any()
 
 
 def sky_pair(ra: float, dec: float, apart: float, turn: float) -> dict[int, TanProjection]:
@@ -88,7 +88,7 @@ def test_boxes_of_two_tracts_equal_points_on_the_sky(ra: float, dec: float, turn
     # The second tract's boxes lie around the same place of the sky.
     sky = projections[1].pixel_to_sky(*rng.uniform(1880, 2120, (2, 60)))
     theirs = np.round(np.column_stack(projections[2].sky_to_pixel(*sky))).astype(np.int64) - np.array(size) // 2
-    found = sharing(
+    found = shares_pixels(
         boxes_of(mine, tract=1, size=size, projections=projections),
         boxes_of(theirs, tract=2, size=size, projections=projections),
     )
@@ -117,7 +117,7 @@ def test_many_boxes_take_no_table_of_pairs() -> None:
         boxes_of(rng.integers(0, 30_000, (100_000, 2)), rng.integers(0, 50, 100_000), (64, 64), projections)
         for _ in range(2)
     )
-    shares = sharing(one, other)
+    shares = shares_pixels(one, other)
     # A box of 64 px meets a box whose corner lies within 127 px: 2000 boxes a tract.
     assert shares.mean() == pytest.approx(1 - np.exp(-2000 * 127**2 / 30_000**2), abs=0.01)
 

@@ -20,7 +20,7 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.options import ReaderOptions
-from lsstcutouts.splits.deal import Dealt
+from lsstcutouts.splits.assignment import SplitAssignment
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh
 from lsstcutouts.transforms.fit import fit_statistics, sampled
@@ -227,7 +227,7 @@ def test_absurd_values_of_another_split_change_nothing(dp2_repo: SimulatedReposi
     train, val = (replace(plan) for _ in range(2))
     broken = replace(val, files=replace(val.files, uri=tuple("/nowhere" for _ in val.files.uri)))
     data = data_of(dp2_repo, normalisation=NoiseAsinh())
-    data.dealt = Dealt({"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))})
+    data.dealt = SplitAssignment({"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))})
     data.setup()
     assert data.statistics.bands == fit_statistics(plan, np.arange(20)).bands
 

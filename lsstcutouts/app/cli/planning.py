@@ -15,7 +15,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
 from ...plan.tables import PlanSummary
-from ...splits.deal import Dealt, deal, leaks_of
+from ...splits.assignment import SplitAssignment, assign_splits, find_leaks
 from ...splits.split_options import SplitOptions
 from .plain import plain_settings
 
@@ -81,10 +81,10 @@ def run(cfg: DictConfig) -> PlanResult:
     console.print(str(summary), markup=False)
     if options is None:
         return PlanResult(summary, None)
-    dealt = deal(plan, options, seed=settings["seed"])
-    result = PlanResult(summary, _counted(plan, dealt))
+    assignment = assign_splits(plan, options, seed=settings["seed"])
+    result = PlanResult(summary, _counted(plan, assignment))
     console.print(result.table())
-    leaks = dealt.leaks or leaks_of(dealt.splits)
+    leaks = assignment.leaks or find_leaks(assignment.splits)
     console.print("\n".join(str(leak) for leak in leaks) or "No pixel is in two splits.", markup=False)
     return result
 
@@ -97,15 +97,15 @@ def _split_options(given: Mapping[str, Any]) -> SplitOptions | None:
     return replace(options, leaks="raise") if given["leaks"] is None and not options.fractions else options
 
 
-def _counted(plan: CutoutPlan, dealt: Dealt) -> dict[str, dict[str, Any]]:
-    whole = max(1, sum(len(rows) for name, (_, rows) in dealt.splits.items() if name != "predict"))
+def _counted(plan: CutoutPlan, assignment: SplitAssignment) -> dict[str, dict[str, Any]]:
+    whole = max(1, sum(len(rows) for name, (_, rows) in assignment.splits.items() if name != "predict"))
     return {
         name: {
             "targets": len(rows),
             "share": len(rows) / whole,
             "patches": plan.patches_under(rows),
-            "dropped": len(dealt.dropped.get(name, ())),
+            "dropped": len(assignment.dropped.get(name, ())),
         }
-        for name, (_, rows) in dealt.splits.items()
+        for name, (_, rows) in assignment.splits.items()
         if name != "predict"
     }

@@ -24,7 +24,7 @@ from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
 from ...read.report import Report
 from ...sky.geometry import YX
-from ...splits.deal import Dealt, deal, deal_plans
+from ...splits.assignment import SplitAssignment, assign_plans, assign_splits
 from ...splits.split_options import SPLITS, SplitOptions
 from ...transforms.batch import TensorBatch
 from ...transforms.statistics import Statistics
@@ -77,7 +77,7 @@ class StreamingDataModule(L.LightningDataModule):
     def __init__(self) -> None:
         self._training = TrainingPosition()
         super().__init__()
-        self.dealt: Dealt | None = None
+        self.dealt: SplitAssignment | None = None
         """Which targets belong to which split, and which were left out; known after `setup`."""
         self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
         self.configuration: Mapping[str, Any] | None = None
@@ -221,9 +221,9 @@ class StreamingDataModule(L.LightningDataModule):
         if "" in plans:
             self.plan = plans[""]
         self.dealt = (
-            deal(plans[""], self.split_options, seed=self.seed)
+            assign_splits(plans[""], self.split_options, seed=self.seed)
             if "" in plans
-            else deal_plans(plans, self.split_options)
+            else assign_plans(plans, self.split_options)
         )
 
     def train_dataloader(self) -> CutoutLoader:

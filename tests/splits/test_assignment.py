@@ -1,4 +1,4 @@
-"""Targets dealt to splits: by area, by column, by ids; no pixel in two of them."""
+"""Targets assigned to splits: by area, by column, by ids; no pixel in two of them."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, LeakError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.splits.deal import Dealt, deal, leaks_of
+from lsstcutouts.splits.assignment import SplitAssignment, assign_splits, find_leaks
 from lsstcutouts.testing import SimulatedRepository
 
 from ..loader.test_module import data_of
@@ -36,17 +36,17 @@ def plan(dp2_repo: SimulatedRepository, catalog: Catalog) -> CutoutPlan:
     return planned(dp2_repo, catalog)
 
 
-def ids_of(dealt: Dealt) -> dict[str, set[int]]:
-    return {name: set(plan.object_id[rows].tolist()) for name, (plan, rows) in dealt.splits.items()}
+def ids_of(assignment: SplitAssignment) -> dict[str, set[int]]:
+    return {name: set(plan.object_id[rows].tolist()) for name, (plan, rows) in assignment.splits.items()}
 
 
-def shared_pixels(dealt: Dealt) -> int:
+def shared_pixels(assignment: SplitAssignment) -> int:
     """Return the pixels that are in boxes of two splits, painted one by one."""
     painted = []
     for name in ("train", "val", "test"):
-        if name not in dealt.splits:
+        if name not in assignment.splits:
             continue
-        plan, rows = dealt.splits[name]
+        plan, rows = assignment.splits[name]
         canvas = np.zeros((2000, 2000), bool)
         for y, x in plan.yx0[rows].tolist():
             assert min(y, x) >= 0
@@ -58,22 +58,24 @@ def shared_pixels(dealt: Dealt) -> int:
 @pytest.mark.parametrize("by", WAYS)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_pixel_is_in_two_splits(plan: CutoutPlan, by: str, seed: int) -> None:
-    dealt = deal(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11), seed=seed)
-    assert shared_pixels(dealt) == 0
-    assert leaks_of(dealt.splits) == ()
+    assignment = assign_splits(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11), seed=seed)
+    assert shared_pixels(assignment) == 0
+    assert find_leaks(assignment.splits) == ()
     # Each target is in one split, or listed as left out of one.
-    parts = [dealt.splits[name][1] for name in FRACTIONS] + [dealt.dropped.get(name, []) for name in FRACTIONS]
+    parts = [assignment.splits[name][1] for name in FRACTIONS] + [
+        assignment.dropped.get(name, []) for name in FRACTIONS
+    ]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(plan)))
-    assert len(dealt.splits["predict"][1]) == len(plan)
+    assert len(assignment.splits["predict"][1]) == len(plan)
     # What is left out does share pixels with a split that is more protected.
-    undropped = deal(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn"), seed=seed)
-    assert (shared_pixels(undropped) > 0) == any(len(rows) for rows in dealt.dropped.values())
+    undropped = assign_splits(plan, SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn"), seed=seed)
+    assert (shared_pixels(undropped) > 0) == any(len(rows) for rows in assignment.dropped.values())
 
 
 def test_boxes_larger_than_a_patch(dp2_repo: SimulatedRepository, catalog: Catalog) -> None:
-    dealt = deal(planned(dp2_repo, catalog, size=(200, 340)), SplitOptions({"train": 0.5, "val": 0.5}))
-    assert len(dealt.splits["val"][1]) > 0
-    assert shared_pixels(dealt) == 0
+    assignment = assign_splits(planned(dp2_repo, catalog, size=(200, 340)), SplitOptions({"train": 0.5, "val": 0.5}))
+    assert len(assignment.splits["val"][1]) > 0
+    assert shared_pixels(assignment) == 0
 
 
 @pytest.mark.parametrize("by", WAYS)
@@ -82,20 +84,22 @@ def test_the_order_of_the_catalog_does_not_matter(
 ) -> None:
     mixed = planned(dp2_repo, catalog[np.random.default_rng(3).permutation(len(catalog))])
     settings = SplitOptions(FRACTIONS, by=by, healpix_order=11)
-    one, other = deal(plan, settings), deal(mixed, settings)
+    one, other = assign_splits(plan, settings), assign_splits(mixed, settings)
     assert ids_of(one) == ids_of(other)
     for name, rows in one.dropped.items():
         assert set(plan.object_id[rows].tolist()) == set(mixed.object_id[other.dropped[name]].tolist())
 
 
 def test_areas_stay_whole(plan: CutoutPlan) -> None:
-    from lsstcutouts.splits.assign import area_names
+    from lsstcutouts.splits.groups import area_names
 
     for by in WAYS:
         settings = SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn")
         names = area_names(plan, settings)
         parts = [
-            set(names[rows].tolist()) for name, (_, rows) in deal(plan, settings).splits.items() if name in FRACTIONS
+            set(names[rows].tolist())
+            for name, (_, rows) in assign_splits(plan, settings).splits.items()
+            if name in FRACTIONS
         ]
         assert not parts[0] & parts[1]
         assert not parts[1] & parts[2]
@@ -104,7 +108,7 @@ def test_areas_stay_whole(plan: CutoutPlan) -> None:
 def test_healpix_cells_hold_their_targets(plan: CutoutPlan) -> None:
     from lsst.sphgeom import HealpixPixelization, LonLat, UnitVector3d
 
-    from lsstcutouts.splits.assign import area_names
+    from lsstcutouts.splits.groups import area_names
 
     cells = area_names(plan, SplitOptions(None, by="healpix", healpix_order=12)).astype(int)
     assert len(set(cells.tolist())) > 3
@@ -119,8 +123,8 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
     tagged = Catalog.from_arrays(catalog.ra, catalog.dec, catalog.object_id, columns)
     plan = build_plan(dp2_repo.root, tagged, collections="dp2", bands="gri", size=80, columns=("part",))
     with caplog.at_level(logging.WARNING):
-        dealt = deal(plan, SplitOptions("part"))
-    assert {n: len(rows) for n, (_, rows) in dealt.splits.items()} == {
+        assignment = assign_splits(plan, SplitOptions("part"))
+    assert {n: len(rows) for n, (_, rows) in assignment.splits.items()} == {
         "train": 16,
         "val": 16,
         "test": 16,
@@ -128,47 +132,47 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
     }
     assert "32 of 80 targets belong to no split: column 'part' holds " in caplog.text
     assert ", and splits are called train, val and test" in caplog.text
-    assert dealt.leaks
+    assert assignment.leaks
     assert "share pixels" in caplog.text
     with pytest.raises(ConfigurationError, match="names no split: it holds 'galaxy'"):
-        deal(planned(dp2_repo, catalog), SplitOptions("kind"))
+        assign_splits(planned(dp2_repo, catalog), SplitOptions("kind"))
 
 
 def test_ids_name_the_splits(plan: CutoutPlan, tmp_path: Path) -> None:
     ids = plan.object_id
     path = tmp_path / "val.csv"
     path.write_text("object_id\n" + "\n".join(map(str, ids[20:30].tolist())) + "\n")
-    dealt = deal(plan, SplitOptions({"train": ids[:20].tolist(), "val": str(path)}))
-    assert dealt.splits["train"][1].tolist() == list(range(20))
-    assert dealt.splits["val"][1].tolist() == list(range(20, 30))
+    assignment = assign_splits(plan, SplitOptions({"train": ids[:20].tolist(), "val": str(path)}))
+    assert assignment.splits["train"][1].tolist() == list(range(20))
+    assert assignment.splits["val"][1].tolist() == list(range(20, 30))
     with pytest.raises(
         ConfigurationError,
         match="'train' lists object id 5, 6, which the catalog does not hold".replace("'train'", r"\['train'\]"),
     ):
-        deal(plan, SplitOptions({"train": [5, 6]}))
+        assign_splits(plan, SplitOptions({"train": [5, 6]}))
     with pytest.raises(ConfigurationError, match="both list object id"):
-        deal(plan, SplitOptions({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
+        assign_splits(plan, SplitOptions({"train": ids[:3].tolist(), "val": ids[2:4].tolist()}))
     with pytest.raises(ConfigurationError, match="must be a list of ids, whole numbers or texts"):
-        deal(plan, SplitOptions({"train": [1.5]}))
+        assign_splits(plan, SplitOptions({"train": [1.5]}))
 
 
 def test_leaks_raise_and_say_where(plan: CutoutPlan) -> None:
     with pytest.raises(
         LeakError, match=r"targets of train and \d+ of val share pixels in \d+ pairs of boxes; object ids"
     ):
-        deal(plan, SplitOptions(FRACTIONS, leaks="raise", by="block"))
+        assign_splits(plan, SplitOptions(FRACTIONS, leaks="raise", by="block"))
 
 
 def test_a_selection_holds_for_the_splits(plan: CutoutPlan) -> None:
-    dealt = deal(plan, SplitOptions(FRACTIONS, select="label == 1 and tract > 0", leaks="warn"))
-    for name, (_, rows) in dealt.splits.items():
+    assignment = assign_splits(plan, SplitOptions(FRACTIONS, select="label == 1 and tract > 0", leaks="warn"))
+    for name, (_, rows) in assignment.splits.items():
         labels = np.asarray(plan.columns["label"])[rows]
         assert (labels == 1).all() or name == "predict"
-    assert len(dealt.splits["predict"][1]) == len(plan)
-    one = deal(plan, SplitOptions(FRACTIONS, select={"val": "label == 0"}, leaks="warn"))
+    assert len(assignment.splits["predict"][1]) == len(plan)
+    one = assign_splits(plan, SplitOptions(FRACTIONS, select={"val": "label == 0"}, leaks="warn"))
     assert set(np.asarray(plan.columns["label"])[one.splits["train"][1]].tolist()) == {0, 1}
     with pytest.raises(ConfigurationError, match="leaves none of the"):
-        deal(plan, SplitOptions(FRACTIONS, select="label == 7"))
+        assign_splits(plan, SplitOptions(FRACTIONS, select="label == 7"))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ def test_settings_that_cannot_be(arguments, words: str) -> None:
         SplitOptions(**arguments)
 
 
-def test_the_data_module_deals_and_selects(dp2_repo: SimulatedRepository) -> None:
+def test_the_data_module_assigns_and_selects(dp2_repo: SimulatedRepository) -> None:
     data = data_of(dp2_repo, columns=(), size=40, splits=SplitOptions(FRACTIONS, by="block", select="kind == 'lens'"))
     data.setup()
     batch = next(iter(data.train_dataloader()))

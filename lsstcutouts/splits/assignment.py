@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from ..catalog.select import matching_rows
 from ..errors import ConfigurationError, LeakError
 from ..plan.cutout_plan import CutoutPlan
-from .assign import assigned
-from .leaks import Boxes, Leak, leak_between, sharing
+from .groups import rows_of_splits
+from .leaks import Boxes, Leak, leak_between, shares_pixels
 from .split_options import OWN_COLUMNS, SplitOptions
 
-__all__ = ["Dealt", "deal", "deal_plans", "leaks_of"]
+__all__ = ["SplitAssignment", "assign_plans", "assign_splits", "find_leaks"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _PROTECTED = ("test", "val", "train")
 
 
 @dataclass(frozen=True, eq=False)
-class Dealt:
+class SplitAssignment:
     """Which targets belong to which split.
 
     Attributes
@@ -46,7 +46,7 @@ class Dealt:
     leaks: tuple[Leak, ...] = ()
 
 
-def deal(plan: CutoutPlan, options: SplitOptions, *, seed: int = 0) -> Dealt:
+def assign_splits(plan: CutoutPlan, options: SplitOptions, *, seed: int = 0) -> SplitAssignment:
     """Assign the targets of one plan to splits.
 
     Parameters
@@ -63,24 +63,24 @@ def deal(plan: CutoutPlan, options: SplitOptions, *, seed: int = 0) -> Dealt:
     LeakError
         If splits share pixels and ``leaks="raise"``.
     """
-    parts = {name: (plan, rows) for name, rows in assigned(plan, options, seed).items()}
-    return _guarded(_selected({**parts, "predict": (plan, np.arange(len(plan)))}, options), options)
+    parts = {name: (plan, rows) for name, rows in rows_of_splits(plan, options, seed).items()}
+    return _handle_leaks(_apply_selection({**parts, "predict": (plan, np.arange(len(plan)))}, options), options)
 
 
-def deal_plans(plans: Mapping[str, CutoutPlan], options: SplitOptions) -> Dealt:
-    """Return the splits of plans that hold one split each, with leaks handled as in `deal`."""
+def assign_plans(plans: Mapping[str, CutoutPlan], options: SplitOptions) -> SplitAssignment:
+    """Return the splits of plans that hold one split each, with leaks handled as in `assign_splits`."""
     parts = {name: (plan, np.arange(len(plan))) for name, plan in plans.items()}
-    return _guarded(_selected(parts, options), options)
+    return _handle_leaks(_apply_selection(parts, options), options)
 
 
-def leaks_of(splits: Parts) -> tuple[Leak, ...]:
+def find_leaks(splits: Parts) -> tuple[Leak, ...]:
     """Return what the splits other than ``predict`` share."""
     boxes = {name: Boxes.of(*splits[name]) for name in reversed(_PROTECTED) if name in splits}
     found = (leak_between((a, b), boxes[a], boxes[b]) for a, b in combinations(boxes, 2))
     return tuple(leak for leak in found if leak is not None)
 
 
-def _selected(parts: Parts, options: SplitOptions) -> Parts:
+def _apply_selection(parts: Parts, options: SplitOptions) -> Parts:
     chosen = {}
     for name, (plan, rows) in parts.items():
         kept = rows
@@ -95,9 +95,9 @@ def _selected(parts: Parts, options: SplitOptions) -> Parts:
     return chosen
 
 
-def _guarded(parts: Parts, options: SplitOptions) -> Dealt:
+def _handle_leaks(parts: Parts, options: SplitOptions) -> SplitAssignment:
     if options.leak_policy != "drop":
-        return _checked(parts, options)
+        return _report_leaks(parts, options)
     kept, dropped = dict(parts), {}
     protected: list[Boxes] = []
     for name in _PROTECTED:
@@ -105,7 +105,7 @@ def _guarded(parts: Parts, options: SplitOptions) -> Dealt:
             continue
         plan, rows = parts[name]
         boxes = Boxes.of(plan, rows)
-        shares = sharing(boxes, *protected)
+        shares = shares_pixels(boxes, *protected)
         kept[name], dropped[name] = (plan, rows[~shares]), rows[shares]
         protected.append(boxes.take(np.flatnonzero(~shares)))
         if shares.any():
@@ -118,16 +118,16 @@ def _guarded(parts: Parts, options: SplitOptions) -> Dealt:
                     " or ".join(n for n in _PROTECTED[:2] if n != name and n in parts and len(parts[n][1])),
                 ),
             )
-    return Dealt(kept, dropped)
+    return SplitAssignment(kept, dropped)
 
 
-def _checked(parts: Parts, options: SplitOptions) -> Dealt:
-    leaks = leaks_of(parts)
+def _report_leaks(parts: Parts, options: SplitOptions) -> SplitAssignment:
+    leaks = find_leaks(parts)
     if leaks and options.leak_policy == "raise":
         raise LeakError(
-            "the splits share pixels:\n" + "\n".join(f"  {leak}" for leak in leaks) + "\nDeal them by area of sky "
-            "(fractions with split_by=), or let leaks='drop' leave the targets out of training"
+            "the splits share pixels:\n" + "\n".join(f"  {leak}" for leak in leaks) + "\nAssign them by area of sky "
+            "(fractions and by=), or use leaks='drop' to leave these targets out of training"
         )
     for leak in leaks:
         _log.warning("the splits share pixels, so validation scores will be too optimistic; use leaks='drop': %s", leak)
-    return Dealt(parts, leaks=leaks)
+    return SplitAssignment(parts, leaks=leaks)
