@@ -54,7 +54,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """Return the arguments with implied settings added.
 
-    ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``splits.shares={...}`` does not name are empty:
+    ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``data.splits.shares={...}`` does not name are empty:
     hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
     ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model.
 
@@ -94,8 +94,8 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _with_all_splits(override: str) -> str:
-    """Return ``splits.shares={...}`` with the splits that it does not name: a share of 0, or no ids."""
-    match = re.fullmatch(r"((?:data\.)?splits\.shares=\{)(.+)\}", override, re.DOTALL)
+    """Return ``data.splits.shares={...}`` with the splits that it does not name: a share of 0, or no ids."""
+    match = re.fullmatch(r"(data\.splits\.shares=\{)(.+)\}", override, re.DOTALL)
     if match is None or not (named := re.findall(r"(\w+) *:", match[2])) or not {*named} <= {*_SPLITS}:
         return override
     empty = "0.0" if re.search(r": *[\d.]+ *(,|$)", match[2]) else "[]"
