@@ -1,16 +1,16 @@
-"""The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and shared."""
+"""The dataset: whole batches as torch tensors, in an order that can be repeated, resumed and divided among ranks."""
 
 import gc
 import hashlib
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from multiprocessing.context import get_spawning_popen
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,77 +22,78 @@ from ..fits.stages import StageClock
 from ..order.draws import checked_classes, checked_weights
 from ..order.epochs import Drawn, Epochs
 from ..order.sampling import Sampling
-from ..order.world import World
+from ..order.world import Position, World
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
-from ..read.batch_report import Account
+from ..read.batch_report import BatchReport
 from ..read.cache.tile_cache import TileCache
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream, threads_for
 from ..read.report import Report
 from ..transforms.batch import TensorBatch
 from .device.tensors import Form, pinned_empty
-from .passes import ACCOUNT, SECOND, Batches, PassTable, torch_loader
-from .workers import Parcel
+from .epoch_counter import TWO_LOADERS, EpochCounter, torch_loader
+from .resume import resumed
+from .workers import WorkerReport
 
-__all__ = ["CutoutDataset", "Watcher"]
+__all__ = ["CutoutDataset", "DatasetIterator", "LoaderObserver"]
 
 
-class Watcher(Protocol):
-    """What wants to know how the loaders of a dataset are used: the data module that made them."""
+class LoaderObserver(Protocol):
+    """Follows the loaders of a dataset: implemented for the data module that made them."""
 
-    def handed_out(self, loader: Any, batch: TensorBatch) -> None:
-        """Record a batch."""
+    def batch_delivered(self, loader: Any, batch: TensorBatch) -> None:
+        """Record that a loader delivers a batch to its loop."""
 
-    def position_of_training(self, loader: Any, epoch: int, done: int) -> tuple[int, int]:
-        """Return how far the training is, from how far its loader is: a batch may be fetched and not trained on."""
+    def training_position(self, loader: Any, position: Position) -> Position:
+        """Return the position of the training, from that of its loader: a delivered batch may not be trained on yet."""
 
-    def used_by_trainer(self, loader: Any) -> None:
-        """Record that a trainer of Lightning begins a pass."""
+    def trainer_reads(self, loader: Any) -> None:
+        """Record that a Lightning trainer begins a pass over a loader."""
 
 
 class CutoutDataset(IterableDataset[TensorBatch]):
-    """Yields whole batches of cutouts; use it through a `CutoutLoader`, which says which epoch comes next.
+    """Yields whole batches of cutouts; use it through a `CutoutLoader`, which counts the epochs.
 
     In a plain loop, in torch's own ``DataLoader(dataset, batch_size=None)`` and in torchdata's ``StatefulDataLoader`` each
-    pass is the next epoch, whatever the worker processes; there `set_epoch` chooses. One such loader belongs to one
-    dataset: `copy.copy` gives another one its own count of epochs, and the same cache.
+    pass is the next epoch, with any number of worker processes; `set_epoch` sets the epoch of the next pass. Each of these
+    loaders needs its own dataset: `copy.copy` makes one with its own count of epochs and the same cache.
 
     Parameters
     ----------
     plan
         What to read.
     rows
-        Targets of the plan that belong to this dataset, numbers or a mask; all of them by default.
+        Targets of the plan that belong to this dataset, as numbers or a mask; by default all of them.
     batch_size
-        Targets a batch; the last one of an epoch holds what is left.
+        Targets per batch; the last batch of an epoch may be smaller.
     planes
         Any of ``"image"``, ``"variance"``, ``"ivar"``, ``"mask"``, ``"valid"``, ``"psf"``; only what they need is read.
     read
-        How pixels are read, and the policies: `ReadOptions` (``tract`` and ``skymap`` belong to the plan). A target that is
-        left out makes its batch shorter; a batch that loses all its targets holds one row that is marked ``is_padding``.
+        How pixels are read, and the policies: `ReadOptions` (``tract`` and ``skymap`` belong to the plan). Skipped targets
+        make their batch smaller; a batch whose targets are all skipped has one row that is marked ``is_padding``.
     columns
-        Catalog columns of the plan that travel with the targets; by default all of them.
+        Catalog columns of the plan that a batch contains; by default all of them.
     sampling
-        Which targets an epoch draws, and its order: `Sampling`; ``weights`` and ``balance`` name columns of the plan, or
-        hold one value for each of ``rows``.
+        Which targets an epoch draws, and its order: `Sampling`; ``weights`` and ``balance`` are names of plan columns, or
+        one value for each of ``rows``.
     seed
         Seed of the order and of the noise of ``read.fill="noise"``; not negative.
     threads
-        Decoding threads; by default the cores that this process may use, shared among worker processes.
+        Decoding threads; by default the cores that this process may use, divided by the number of worker processes.
     cache
-        A cache to share with other datasets of this process; by default one of its own with ``cache_bytes``.
+        A cache that other datasets of this process use, too; by default a new one with ``cache_bytes``.
     cache_bytes
-        Budget of the cache, of all worker processes together, and of the batches under way.
+        Budget of the cache and of the batches being read, of all worker processes together.
     world
-        Rank of this process and number of ranks: which part of each global batch it reads. Ranks read neighbouring targets of their own part of the sky
-        (`lanes`).
+        Rank of this process and number of ranks, which decide its part of each global batch. Each rank reads
+        neighbouring targets in its own part of the sky (`lanes`).
     pads
-        What happens where the last global batch has fewer targets than there are ranks. True: ranks without one repeat a
-        target that is marked ``is_padding``, so that none is missing (validation, prediction). False: those targets are
-        left out, other ones in every epoch, so that none counts twice (training).
+        What to do where the last global batch has fewer targets than there are ranks. True: ranks without a target repeat
+        one, marked ``is_padding``, so that none is missing (validation, prediction). False: these targets are left out,
+        different ones in each epoch, so that none counts twice (training).
     clock
-        Adds up where the time goes; of this process, not of worker processes.
+        Measures the time of each stage in this process; worker processes are not measured.
     """
 
     def __init__(
@@ -126,23 +127,23 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             seed=seed,
             pads=pads,
         )
-        """Which rows each step reads, in every epoch."""
+        """The rows of each step, for every epoch."""
         self.threads = threads
-        self.sharing = 1
-        """Loaders that have worker processes at the same time, and share the budget of the cache."""
+        self.concurrent_loaders = 1
+        """Loaders that have worker processes at the same time, and divide the budget of the cache."""
         self.cache = TileCache(cache_bytes) if cache is None else cache
         self.options = ReaderOptions.of(read, planes=planes, seed=seed, columns=columns)
-        self.watcher: weakref.ref[Watcher] | None = None
+        self.observer: weakref.ref[LoaderObserver] | None = None
         self._clock = clock
         self._reader = CutoutReader(plan, self.options, cache=self.cache, clock=clock)
         self._pinned_reader: CutoutReader | None = None
         self._whole = rows is None
         self._report: Report | None = None
         self._identity: str | None = None
-        self.passes = PassTable(0, self.epochs.schedule.lanes)
+        self.epoch_counter = EpochCounter(0, self.epochs.schedule.lanes)
         """Counts passes that no `CutoutLoader` begins."""
-        self.under_way: weakref.WeakValueDictionary[int, Batches] = weakref.WeakValueDictionary()
-        """Those passes of this process that have given a batch and not ended."""
+        self.running: weakref.WeakValueDictionary[int, DatasetIterator] = weakref.WeakValueDictionary()
+        """Passes of this process that have yielded a batch and not ended."""
 
     @property
     def steps(self) -> int:
@@ -151,18 +152,18 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     @property
     def report(self) -> Report:
-        """What happened to the rows in the latest pass that was begun, so far; what other worker processes read is missing."""
-        return self._report or self.new_report(self.passes.upcoming(), self.passes.lanes)
+        """What became of the rows in the latest pass, so far; what worker processes read is not included."""
+        return self._report or self.new_report(self.epoch_counter.upcoming(), self.epoch_counter.lanes)
 
     def new_report(self, epoch: int, lanes: int) -> Report:
-        """Begin the account of an epoch."""
+        """Begin the report of an epoch."""
         self._report = Report(self.plan, None if self._whole else self.rows)
         if self.epochs.partial:
             self._report.set_aside(np.setdiff1d(self.rows, self.order(epoch, lanes)))
         return self._report
 
     def settings(self, lanes: int) -> dict[str, int | str]:
-        """Return plain values: what must be the same for a place in an epoch to mean the same targets."""
+        """Return the plain values that must be equal for a position in an epoch to mean the same targets."""
         if self._identity is None:
             digest = hashlib.sha256(self.plan.fingerprint().encode())
             digest.update(self.rows.tobytes())
@@ -170,21 +171,21 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         return {**self.epochs.with_lanes(lanes).settings(), "targets": self._identity}
 
     def __getstate__(self) -> dict[str, Any]:
-        # Worker processes need no account of what others have read, and no page-locked memory.
-        state = {**self.__dict__, "_report": None, "_pinned_reader": None, "watcher": None}
-        del state["under_way"]
+        # Worker processes need neither the report nor page-locked memory.
+        state = {**self.__dict__, "_report": None, "_pinned_reader": None, "observer": None}
+        del state["running"]
         if get_spawning_popen() is None:  # a copy, which counts its own passes
-            state["passes"] = PassTable(self.passes.upcoming(), self.passes.lanes)
+            state["epoch_counter"] = EpochCounter(self.epoch_counter.upcoming(), self.epoch_counter.lanes)
         else:
             self.checked_loader()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.under_way = weakref.WeakValueDictionary()
+        self.running = weakref.WeakValueDictionary()
 
     def checked_loader(self) -> Callable[[], DataLoader[Any] | None]:
-        """Return torch's loader, weakly, where one begins a pass here.
+        """Return a weak reference to the torch loader that begins a pass here, if any.
 
         Raises
         ------
@@ -202,24 +203,24 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         return found
 
     def refuse_second(self, loader: DataLoader[Any] | None) -> None:
-        """Refuse a torch loader where another one has a pass under way in this process."""
+        """Raise if another torch loader than this one has a running pass in this process."""
         for collected in (False, True):
-            if loader is None or all(other is loader for other in self._loaders_under_way()):
+            if loader is None or all(other is loader for other in self._running_loaders()):
                 return
-            if not collected:  # one that is gone may wait for the garbage collector
+            if not collected:  # a dropped one may not have been garbage-collected yet
                 gc.collect()
-        raise ConfigurationError(SECOND)
+        raise ConfigurationError(TWO_LOADERS)
 
-    def _loaders_under_way(self) -> list[DataLoader[Any]]:
+    def _running_loaders(self) -> list[DataLoader[Any]]:
         # `valuerefs` is a copy, since other threads begin passes; no name for a pass outlives this frame, or it would stay.
-        passes = (one for ref in self.under_way.valuerefs() if (one := ref()) is not None)
+        passes = (one for ref in self.running.valuerefs() if (one := ref()) is not None)
         return [loader for one in passes if (loader := one.loader()) is not None]
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be this epoch, in a plain loop or torch's own loader; a `CutoutLoader` has its own ``set_epoch``."""
+        """Set the epoch of the next pass in a plain loop or torch's own loader; a `CutoutLoader` has its own ``set_epoch``."""
         if epoch < 0:
             raise ConfigurationError(f"epoch must be at least 0, got {epoch}")
-        self.passes.set_epoch(epoch)
+        self.epoch_counter.set_epoch(epoch)
 
     def order(self, epoch: int, lanes: int | None = None) -> NDArray[np.int64]:
         """Return the plan's target numbers in the order of an epoch, all ranks together.
@@ -229,56 +230,51 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         epoch
             Not negative.
         lanes
-            Parts of the sky that take turns: the number of ranks of the run that began the training; by default of this.
+            Parts of the sky that take turns: the number of ranks of the run that began the training; by default of this run.
         """
-        return self.rows[self.epochs.with_lanes(lanes or self.passes.lanes).order(epoch).rows]
+        return self.rows[self.epochs.with_lanes(lanes or self.epoch_counter.lanes).order(epoch).rows]
 
-    def __iter__(self) -> "Batches":
-        return Batches(self)
+    def __iter__(self) -> "DatasetIterator":
+        return DatasetIterator(self)
 
     def batches(
-        self, epoch: int, start: int, lanes: int, *, taken: int = 0, form: Form | None = None, in_flight: int = 2
-    ) -> Iterator[TensorBatch]:
-        """Yield the batches of an epoch that are this process's to read, each with what happened to it under `ACCOUNT`.
+        self, position: Position, lanes: int, *, form: Form | None = None, in_flight: int = 2
+    ) -> Iterator[tuple[TensorBatch, BatchReport | WorkerReport]]:
+        """Yield the batches that this process reads of an epoch, each with its report.
 
         Parameters
         ----------
-        epoch, lanes
+        position
+            Epoch, and the first batch that this process reads. A worker process reads every n-th from there on, where n is
+            the number of worker processes.
+        lanes
             As in `order`.
-        start
-            First batch, of all worker processes together.
-        taken
-            How many of this process's to leave out from there on.
         form
             How batches leave the threads; by default as plain tensors.
         in_flight
-            Batches that a worker process may have sent and the loop not taken.
+            Batches that a worker process may have sent and the loop not received.
         """
         epochs = self.epochs.with_lanes(lanes)
-        drawn = epochs.order(epoch)
+        drawn = epochs.order(position.epoch)
         worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        threads = self.threads or max(1, default_threads() // stride)
-        self.cache.share_among(stride * self.sharing if worker else 1)
-        requests = self._requests(drawn, epochs.bounds[start + first + taken * stride :: stride].tolist())
-        ready = self._ready(requests, form or Form(), threads, stride, in_worker=worker is not None)
-        if worker is not None:
-            yield from self._posted(ready, in_flight)
-            return
-        for tensors, account in ready:
-            yield {**tensors, ACCOUNT: account}  # type: ignore[dict-item]
+        processes = worker.num_workers if worker else 1
+        threads = self.threads or max(1, default_threads() // processes)
+        self.cache.share_among(processes * self.concurrent_loaders if worker else 1)
+        requests = self._requests(drawn, epochs.bounds[position.batch :: processes].tolist())
+        ready = self._ready(requests, form or Form(), threads, processes, in_worker=worker is not None)
+        return ready if worker is None else self._sent(ready, in_flight)
 
     def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
-        """Yield what each batch of this process is to hold."""
+        """Yield what to read for each batch of this process."""
         for low, high, padding in bounds:
             columns = {} if drawn.repeat is None else {"repeat": drawn.repeat[low:high]}
             yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
 
     def _ready(
         self, requests: Iterator[Request], form: Form, threads: int, processes: int, *, in_worker: bool
-    ) -> Iterator[tuple[TensorBatch, Account]]:
-        """Return batches and their accounts, finished by threads of this process."""
-        # A worker process must leave CUDA alone: after a fork it would fail, otherwise take memory of the GPU.
+    ) -> Iterator[tuple[TensorBatch, BatchReport]]:
+        """Return batches and their reports, made by threads of this process."""
+        # A worker process must not use CUDA: after a fork it would fail, otherwise it would take memory of the GPU.
         form = replace(form, pinned=form.pinned and not in_worker)
         reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
@@ -293,37 +289,120 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         return self._pinned_reader
 
     def _reserved_pinned(self, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-        """Return page-locked memory that counts against the budget as long as its tensor lives."""
+        """Return page-locked memory that is reserved in the cache's budget as long as its tensor lives."""
         array = pinned_empty(shape, dtype)
         self.cache.reserve(array.nbytes)
         weakref.finalize(array.base, self.cache.release, array.nbytes).atexit = False
         return array
 
-    def _posted(self, ready: Iterator[tuple[TensorBatch, Account]], in_flight: int) -> Iterator[TensorBatch]:
-        """Yield the batches of a worker process, each with its `Parcel`.
+    def _sent(
+        self, ready: Iterator[tuple[TensorBatch, BatchReport]], in_flight: int
+    ) -> Iterator[tuple[TensorBatch, WorkerReport]]:
+        """Yield the batches of a worker process, each with its `WorkerReport`.
 
-        What has been sent lies in shared memory until the loop takes it, and is reserved for so long.
+        A batch that was sent is in shared memory until the loop receives it, and reserved until then.
         """
         sent: deque[int] = deque()
         try:
-            for tensors, account in ready:
+            for tensors, batch_report in ready:
                 sent.append(sum(values.nbytes for values in tensors.values() if isinstance(values, torch.Tensor)))
                 self.cache.reserve(sent[-1])
                 if len(sent) > in_flight:
                     self.cache.release(sent.popleft())
-                yield {**tensors, ACCOUNT: Parcel(account, self.cache.stats(), os.getpid())}  # type: ignore[dict-item]
+                yield tensors, WorkerReport(batch_report, self.cache.stats(), os.getpid())
         finally:
             self.cache.release(sum(sent))
 
 
-def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple[TensorBatch, Account]:
-    """Return a batch as tensors, and its account."""
+class DatasetIterator(Iterator[TensorBatch]):
+    """The batches of an epoch that one process reads, without a `CutoutLoader`.
+
+    torchdata's ``StatefulDataLoader`` keeps the state of this iterator, one for each worker process.
+
+    Parameters
+    ----------
+    dataset
+        Counts the epochs.
+
+    Raises
+    ------
+    ConfigurationError
+        If torch's loader would make batches of batches, or another loader reads the dataset.
+    """
+
+    def __init__(self, dataset: CutoutDataset) -> None:
+        self._dataset, self._counter = dataset, dataset.epoch_counter
+        worker = get_worker_info()
+        self._worker = None if worker is None else worker.id
+        self._first, self._step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        self._batches: Iterator[tuple[TensorBatch, BatchReport | WorkerReport]] | None = None
+        self._report: Report | None = None
+        self._refused: ConfigurationError | None = None
+        self.loader = dataset.checked_loader()
+        """The torch loader of this pass, weakly."""
+        try:
+            epoch = self._counter.upcoming() if self._worker is None else self._counter.claim(self._worker)
+        except ConfigurationError as error:  # torch brings it to the main process only where a batch is asked for
+            epoch, self._refused = 0, error
+        self._position = Position(epoch, self._first)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TensorBatch:
+        if self._refused is not None:
+            raise self._refused
+        if self._batches is None:
+            if self._worker is None:
+                self._dataset.refuse_second(self.loader())
+                self._counter.wait_for_others()
+                self._report = self._dataset.new_report(self._position.epoch, self._counter.lanes)
+            self._batches = self._dataset.batches(self._position, self._counter.lanes)
+        try:
+            batch, batch_report = next(self._batches)
+        except BaseException:  # also StopIteration; it is raised again
+            self._dataset.running.pop(id(self), None)
+            raise
+        if self._report is not None and isinstance(batch_report, BatchReport):
+            self._report.add(batch_report)
+        if self._worker is None and id(self) not in self._dataset.running:
+            self._counter.set_epoch(self._position.epoch + 1)
+            self._dataset.running[id(self)] = self
+        self._position = self._position._replace(batch=self._position.batch + self._step)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position as plain values: ``epoch``, the next ``batch`` of this process, and the ``order``."""
+        return {**self._position._asdict(), "order": self._dataset.settings(self._counter.lanes)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at the next batch after ``state``, in as many worker processes as there were.
+
+        Raises
+        ------
+        ResumeError
+            In the middle of an epoch, if its batches are different here.
+        """
+        given, steps = Position(int(state["epoch"]), int(state["batch"])), self._dataset.steps
+        before = given._replace(batch=0 if given.batch == self._first else min(given.batch, steps))
+        lanes, after = resumed(state["order"], self._dataset.settings(self._counter.lanes), before, steps)
+        self._position, self._batches = given if after == before else after, None
+        if lanes is not None:
+            self._counter.lanes = lanes
+        if self._worker is not None:
+            self._counter.resume(self._worker, given.epoch)
+        else:
+            self._counter.set_epoch(given.epoch + (given.batch > 0))
+
+
+def _finished(form: Form, clock: StageClock | None, delivery: Delivery) -> tuple[TensorBatch, BatchReport]:
+    """Return a batch as tensors, and its report."""
     with clock.time("collate") if clock is not None else nullcontext():
-        return form.tensors(delivery.batch), delivery.account
+        return form.tensors(delivery.batch), delivery.batch_report
 
 
 def _with_arrays(sampling: Sampling, plan: CutoutPlan, rows: NDArray[np.int64]) -> Sampling:
-    """Return sampling whose weights and classes are arrays, one value for each of ``rows``, and checked."""
+    """Return sampling with its weights and classes as checked arrays, one value for each of ``rows``."""
     made: dict[str, Any] = {}
     for name, check in (("weights", checked_weights), ("balance", checked_classes)):
         given = getattr(sampling, name)
@@ -334,6 +413,6 @@ def _with_arrays(sampling: Sampling, plan: CutoutPlan, rows: NDArray[np.int64]) 
             raise ConfigurationError(
                 f"{name}={given!r}: the plan has no such column; make the plan with columns=[{given!r}]"
             )
-        said = f"the weights in column {given!r}" if name == "weights" else f"the column balance={given!r}"
-        made[name] = check(np.asarray(plan.columns[given])[rows], said)
+        name_of_values = f"the weights in column {given!r}" if name == "weights" else f"the column balance={given!r}"
+        made[name] = check(np.asarray(plan.columns[given])[rows], name_of_values)
     return replace(sampling, **made)

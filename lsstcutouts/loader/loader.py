@@ -1,75 +1,63 @@
-"""The loader: hands out batches and knows its place in the epoch."""
+"""The loader: delivers batches and knows its position in the epoch."""
 
+import copy
 import logging
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ..errors import ConfigurationError
+from ..order.world import Position
+from ..read.batch_report import BatchReport
 from ..read.cache.stats import CacheStats
 from ..read.report import Report
 from ..transforms.batch import TensorBatch
-from .dataset import CutoutDataset, Watcher
+from .dataset import CutoutDataset, LoaderObserver
 from .device.tensors import Form
-from .device.transfer import resolved, transfer_to
-from .lightning_epoch import EpochSampler, position_of_training
-from .loader_pass import LoaderPass
-from .passes import ACCOUNT
+from .device.transfer import Prefetcher, resolved, transfer_to
+from .lightning_epoch import EpochSampler, TrainerEpochs, training_position
 from .resume import resumed
 from .transfer_options import TransferOptions
-from .worker_failures import any_dead, dismiss, dismiss_with
-from .workers import Parcel, WorkerCaches, preload_fork_server
+from .worker_failures import dismiss, worker_error
+from .worker_pool import WorkerPool, unchanged
+from .workers import WorkerReport, preload_fork_server
 
-__all__ = ["CutoutLoader"]
+__all__ = ["CutoutLoader", "LoaderIterator"]
 
 _log = logging.getLogger(__name__)
 
-
-class _Assigned(IterableDataset[TensorBatch]):
-    """What worker processes read: the batches of the pass that stands in shared memory when they begin it."""
-
-    def __init__(self, dataset: CutoutDataset, form: Form, in_flight: int) -> None:
-        super().__init__()
-        self.dataset, self.form, self.in_flight = dataset, form, in_flight
-        self.place = torch.zeros(3, dtype=torch.int64)  # epoch, first batch, lanes
-        self.place.share_memory_()  # type: ignore[no-untyped-call]
-
-    def __iter__(self) -> Iterator[TensorBatch]:
-        epoch, start, lanes = self.place.tolist()
-        return self.dataset.batches(epoch, start, lanes, form=self.form, in_flight=self.in_flight)
-
-
-def _same(batch: Any) -> Any:
-    """Collate nothing: the dataset yields whole batches."""
-    return batch
+type AnyReport = BatchReport | WorkerReport
 
 
 class CutoutLoader(DataLoader[TensorBatch]):
-    """A `DataLoader` over a `CutoutDataset` that owns its position: ``(epoch, done)``.
+    """A `DataLoader` over a `CutoutDataset` that knows its ``position``, ``(epoch, batch)``.
 
-    ``done`` counts the batches handed to the loop, whatever is prefetched behind them. A pass takes its position when
-    ``iter`` is called. After a pass that delivered something the next one is the next epoch; after an unconsumed pass
-    it is the same. Under a Lightning trainer the trainer's epoch decides. ``len`` is always the whole epoch. Loaders of
-    one dataset, and copies of a loader, have positions of their own.
+    ``position.batch`` counts the batches delivered to the loop, not those that are prefetched. A pass takes its position
+    when ``iter`` is called. After a pass that delivered a batch the next pass is the next epoch; after an unused pass it is
+    the same epoch. Under a Lightning trainer the trainer's epoch decides. ``len`` is always that of a whole epoch. Loaders
+    of one dataset, and copies of a loader, each have their own position.
 
     Parameters
     ----------
     dataset
         Yields whole batches.
     num_workers
-        0 reads with threads inside this process, which is the fastest; more start worker processes, which live until the
-        loader or the training ends. A second pass beside a running one has workers of its own.
+        0 reads with threads inside this process, which is fastest; a larger number starts worker processes, which live
+        until the loader or the training ends. A second pass beside a running one has its own worker processes.
     device
-        Where batches are handed out. With a CUDA device the next batch is copied there, on a stream of its own,
-        while the loop works on the one before; ``done`` and the report count what is handed out all the same. None
-        and a CPU leave batches in host memory.
+        Where batches are delivered. To a CUDA device the next batch is copied on a separate stream while the loop
+        processes the current one; the position and the report still count delivered batches. None and a CPU leave batches
+        in host memory.
     transfer
-        How batches travel to the device: `TransferOptions` (``compile`` concerns the data module alone).
+        How batches travel to the device: `TransferOptions` (``compile`` has an effect in the data module only).
     pin_memory
-        Whether batches lie in page-locked memory, for fast copies to the GPU; by default where CUDA is. Always so
+        Whether batches are in page-locked memory, for fast copies to the GPU; by default if CUDA is available. Always true
         with a CUDA ``device``.
     prefetch_factor, timeout
         As in `torch.utils.data.DataLoader`.
@@ -77,8 +65,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         Start method of the workers; by default ``"forkserver"``, since a process with threads must not fork. Its server
         imports once what all workers need.
     sampler, batch_sampler
-        Must be None: the dataset orders itself. They are there since Lightning passes them when it makes a loader
-        again for prediction.
+        Must be None: the dataset orders its batches. Lightning passes these arguments when it creates a loader for
+        prediction.
     """
 
     def __init__(
@@ -97,18 +85,19 @@ class CutoutLoader(DataLoader[TensorBatch]):
     ) -> None:
         if sampler is not None or batch_sampler is not None:
             raise ConfigurationError(
-                "a CutoutLoader takes no sampler: the dataset orders and shares its batches itself"
+                "a CutoutLoader takes no sampler: the dataset orders its batches and divides them among ranks"
             )
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
             preload_fork_server()
         self.device, self.transfer = resolved(device), transfer
-        self._own_transfer()
+        self._create_mover()
+        self.worker_pool = WorkerPool()
         pinned = torch.cuda.is_available() and (pin_memory is not False or self._on_cuda)
         super().__init__(
             dataset,
             batch_size=None,
-            collate_fn=_same,
+            collate_fn=unchanged,
             num_workers=num_workers,
             pin_memory=pinned and num_workers > 0,
             persistent_workers=num_workers > 0,
@@ -117,60 +106,51 @@ class CutoutLoader(DataLoader[TensorBatch]):
             multiprocessing_context=multiprocessing_context if num_workers > 0 else None,
         )
         self._pinned = pinned and num_workers == 0
-        self.epoch, self.done = 0, 0
+        self.position = Position()
+        """Epoch, and the batches of it that were delivered to the loop."""
         self.lanes = dataset.epochs.schedule.lanes
         """Parts of the sky that take turns in the order: the number of ranks of the run that began the training."""
         self.waited = 0.0
-        """Seconds that loops have waited in this loader for a batch."""
+        """Seconds that loops have waited for batches."""
         self.begun = False
         """Whether a batch has been asked for."""
-        self._said = False
         self._delivered = False
-        # By how much our epochs differ from those that Lightning tells; and the passes that it began beyond the one of
-        # its epoch, where it goes over a short loader more than once.
-        self._offset, self._more = 0, 0
-        self._told = False
-        self._resumed: int | None = None  # Lightning's epoch, by our count, at a position that was loaded
-        self._own_state()
+        self._losses_logged = False
+        self._trainer_epochs = TrainerEpochs()
+        self._create_own_state()
 
-    def _own_transfer(self) -> None:
+    def _create_mover(self) -> None:
         self.mover = transfer_to(self.device, self.transfer.wire, channels_last=self.transfer.channels_last)
-        """Brings batches to the device; None where they stay in host memory."""
+        """Copies batches to the device; None if they stay in host memory."""
 
-    def _own_state(self) -> None:
-        """Set what no copy shares."""
-        self.workers = WorkerCaches()
-        """Figures of the caches of this loader's worker processes."""
-        weakref.finalize(self, self.workers.retire).atexit = False  # they end with it
+    def _create_own_state(self) -> None:
+        """Create what copies do not share."""
+        self.worker_pool = WorkerPool()
         self._report: Report | None = None
-        self._latest: Callable[[], LoaderPass | None] = _nobody  # pass that counts
-        self._made: Callable[[], LoaderPass | None] = _nobody
-        self.fit_loop: Callable[[], Any] = _nobody
-        """Lightning's loop that trains on this loader, weakly."""
-        self._holder: Callable[[], LoaderPass | None] = _nobody  # of the workers that stay
-        self._staying: DataLoader[TensorBatch] | None = None
-        self._iterator = None  # of these workers; Lightning ends them through it
-        self.__dict__["sampler"] = EpochSampler(self)  # torch lets nothing else set it
+        self._latest: Callable[[], LoaderIterator | None] = _none  # the pass that counts
+        self._created: Callable[[], LoaderIterator | None] = _none
+        self.fit_loop: Callable[[], Any] = _none
+        """Weak reference to Lightning's loop that trains on this loader."""
+        self.__dict__["sampler"] = EpochSampler(self)  # torch allows no other way to set it
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {
-            "_report",
-            "_latest",
-            "_made",
-            "fit_loop",
-            "_holder",
-            "_staying",
-            "_iterator",
-            "sampler",
-            "mover",
-            "workers",
-        }
+        own = {"_report", "_latest", "_created", "fit_loop", "sampler", "mover", "worker_pool"}
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._own_transfer()
-        self._own_state()
+        self._trainer_epochs = copy.copy(self._trainer_epochs)
+        self._create_mover()
+        self._create_own_state()
+
+    @property
+    def _iterator(self) -> Any:
+        """Iterator of the worker processes that stay: Lightning ends them through it and sets it to None."""
+        return self.worker_pool.iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: Any) -> None:
+        self.worker_pool.iterator = iterator
 
     @property
     def _on_cuda(self) -> bool:
@@ -182,204 +162,236 @@ class CutoutLoader(DataLoader[TensorBatch]):
         return self.dataset  # type: ignore[return-value]
 
     @property
-    def _watcher(self) -> Watcher | None:
-        return None if self.cutouts.watcher is None else self.cutouts.watcher()
+    def _observer(self) -> LoaderObserver | None:
+        return None if self.cutouts.observer is None else self.cutouts.observer()
+
+    @property
+    def _epoch_over(self) -> bool:
+        """Whether the next pass is another epoch."""
+        return self._delivered or self.position.batch >= len(self) > 0
 
     def __len__(self) -> int:
         return self.cutouts.steps
 
-    def __iter__(self) -> LoaderPass:  # type: ignore[override]
-        self._say_losses()  # of a pass that was cut short
+    def __iter__(self) -> "LoaderIterator":  # type: ignore[override]
+        self._log_losses()  # of a pass that was not read to its end
         self._advance()
-        made = LoaderPass(self, self.epoch, self.done)
-        self._latest = self._made = weakref.ref(made)
-        return made
+        created = LoaderIterator(self)
+        self._latest = self._created = weakref.ref(created)
+        return created
 
     def _advance(self) -> None:
         """Go to the next epoch if this one has begun or is over."""
-        if self._delivered or self.done >= len(self) > 0:
-            self._move(self.epoch + 1, 0)
-            self._more += self._told
+        if self._epoch_over:
+            self._set_position(Position(self.position.epoch + 1))
+            self._trainer_epochs.extra += self._trainer_epochs.used
 
-    def _move(self, epoch: int, done: int) -> None:
-        """Let the next pass start here; the latest one does not count any more, unless it starts here, too."""
-        self.epoch, self.done, self._delivered = epoch, done, False
+    def _set_position(self, position: Position) -> None:
+        """Let the next pass start here; the latest pass no longer counts, unless it starts here, too."""
+        self.position, self._delivered = position, False
         latest = self._latest()
-        if latest is not None and (latest.begun or latest.place != (epoch, done)):
-            self._latest = _nobody
+        if latest is not None and (latest.begun or latest.start != position):
+            self._latest = _none
 
-    def begin(self, by: LoaderPass, epoch: int, start: int) -> Iterator[TensorBatch]:
-        """Return the batches of a pass from batch ``start`` of an epoch on."""
+    def begin(self, by: "LoaderIterator", position: Position) -> Iterator[tuple[TensorBatch, AnyReport]]:
+        """Return the batches of a pass from a position on, each with its report."""
         self.begun = True
-        if by is self._latest() and (self._report is None or start == 0):
-            self._report = self.cutouts.new_report(epoch, self.lanes)
+        if by is self._latest() and (self._report is None or position.batch == 0):
+            self._report = self.cutouts.new_report(position.epoch, self.lanes)
         form = Form(self._pinned, self.transfer.wire, self.transfer.channels_last, self.mover is not None)
         if not self.num_workers:
-            return self.cutouts.batches(epoch, start, self.lanes, form=form)
-        if by is not self._latest():
-            batches = iter(self._workers(form, (epoch, start, self.lanes), stay=False))
-            dismiss_with(by, batches)
-            return batches
-        holder = self._holder()
-        if holder is not None and holder is not by:
-            holder.lose_workers()
-        if any_dead(self._iterator):  # killed or interrupted between two batches
-            self.drop_workers(self._iterator)
-        place = epoch, start, self.lanes
-        if self._staying is None or self._iterator is None:  # Lightning may have ended them
-            self.workers.retire()
-            self._staying = self._workers(form, place, stay=True)
-        self._staying.dataset.place[:] = torch.tensor(place)  # type: ignore[attr-defined]
-        earlier = self._iterator
-        try:
-            self._iterator, self._holder = iter(self._staying), weakref.ref(by)
-        except BaseException:  # Ctrl-C, too: the workers are between two passes
-            self.drop_workers(earlier)
-            raise
-        if self._iterator is not earlier:
-            dismiss_with(self, self._iterator)
-        return self._iterator
-
-    def _workers(self, form: Form, place: tuple[int, int, int], *, stay: bool) -> DataLoader[TensorBatch]:
-        """Return a loader that starts worker processes of its own."""
-        assigned = _Assigned(self.cutouts, form, self.prefetch_factor or 2)
-        assigned.place[:] = torch.tensor(place)
-        return DataLoader(
-            assigned,
-            batch_size=None,
-            collate_fn=_same,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            persistent_workers=stay,
-            prefetch_factor=self.prefetch_factor,
-            timeout=self.timeout,
-            worker_init_fn=self.worker_init_fn,
-            multiprocessing_context=self.multiprocessing_context,
-            generator=torch.Generator(),  # or each pass would draw from the global one
-        )
-
-    def keeps(self, batches: Any) -> bool:
-        """Return whether an iterator is that of the workers that stay for the next pass."""
-        return batches is not None and batches is self._iterator
-
-    def drop_workers(self, batches: Any) -> None:
-        """End the worker processes of a pass that failed; the next pass starts others."""
-        if batches is self._iterator:
-            self._iterator = self._staying = None
-        dismiss(batches)
+            return self.cutouts.batches(position, self.lanes, form=form)
+        begin = self.worker_pool.begin if by is self._latest() else self.worker_pool.begin_apart
+        return begin(by, self, form, position, self.lanes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next pass be this epoch, from its beginning.
+        """Let the next pass be this epoch, from its first batch.
 
         Under a Lightning trainer this is not needed: the trainer's epoch decides.
         """
         if epoch < 0:
             raise ConfigurationError(f"epoch must be at least 0, got {epoch}")
-        self._move(epoch, 0)
+        self._set_position(Position(epoch))
 
-    def told(self, epoch: int, *, by_trainer: bool) -> None:
-        """Follow the epoch that Lightning is in, also in a pass that has not begun yet: it begins some before it tells."""
-        watcher = self._watcher
-        if by_trainer and watcher is not None:
-            watcher.used_by_trainer(self)
-        self._told = True
-        if self._resumed is not None:  # Fabric counts from zero again; a trainer that resumes does not
-            self._offset, self._resumed = self._resumed - epoch, None
+    def set_trainer_epoch(self, epoch: int, *, by_trainer: bool) -> None:
+        """Use the epoch that Lightning is in, also for a pass that has not begun: it creates some before it calls this."""
+        observer, trainer = self._observer, self._trainer_epochs
+        if by_trainer and observer is not None:
+            observer.trainer_reads(self)
+        trainer.used = True
+        if trainer.resumed is not None:  # Fabric counts from zero again; a trainer that resumes does not
+            trainer.offset, trainer.resumed = trainer.resumed - epoch, None
             return
-        self._more = 0
-        if epoch + self._offset != self.epoch or self._delivered or self.done >= len(self) > 0:
-            self._move(epoch + self._offset, 0)
+        trainer.extra = 0
+        if epoch + trainer.offset != self.position.epoch or self._epoch_over:
+            self._set_position(Position(epoch + trainer.offset))
             self.restart()
 
     def restart(self) -> None:
-        """Let the pass that was made last start where the loader is now, if it has not begun."""
-        made = self._made()
-        if made is not None and not made.begun:
+        """Let the pass that was created last start at the loader's position, if it has not begun."""
+        created = self._created()
+        if created is not None and not created.begun:
             self._advance()
-            made.place = self.epoch, self.done
-            self._latest = self._made
+            created.start = self.position
+            self._latest = self._created
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place of the loop, and what gives it its meaning; plain values.
+        """Return the position of the loop and the settings it depends on, as plain values.
 
-        ``epoch`` and the batches of it that are ``done``; under ``order`` what must be the same when it goes on; under
-        ``more`` the passes that a trainer has begun beyond the one of its epoch.
+        ``epoch``, and the ``batch`` of it that comes next; under ``order`` the settings that must be equal on resume;
+        under ``extra_passes`` the passes that a trainer has begun beyond the one of its epoch.
         """
-        epoch, done = self.epoch, self.done
-        watcher, fit_loop = self._watcher, self.fit_loop()
-        if watcher is not None:
-            epoch, done = watcher.position_of_training(self, epoch, done)
+        position, observer, fit_loop = self.position, self._observer, self.fit_loop()
+        if observer is not None:
+            position = observer.training_position(self, position)
         elif fit_loop is not None:
-            epoch, done = position_of_training(fit_loop, self, epoch, done)
-        return {"epoch": epoch, "done": done, "more": self._more, "order": self.cutouts.settings(self.lanes)}
+            position = training_position(fit_loop, self, position)
+        order = self.cutouts.settings(self.lanes)
+        return {**position._asdict(), "order": order, "extra_passes": self._trainer_epochs.extra}
 
-    def follow(self, earlier: "CutoutLoader") -> None:
-        """Go on after an earlier loader of the same targets, as if it were this one."""
-        self.epoch, self.done, self._delivered = earlier.epoch, min(earlier.done, len(self)), earlier._delivered
-        self.lanes, self.waited = earlier.lanes, earlier.waited
-        self._offset, self._more, self._told = earlier._offset, earlier._more, earlier._told
-        self._resumed = earlier._resumed
+    def continue_from(self, earlier: "CutoutLoader") -> None:
+        """Continue after an earlier loader of the same targets, as if it were this one."""
+        self.position = earlier.position._replace(batch=min(earlier.position.batch, len(self)))
+        self.lanes, self.waited, self._delivered = earlier.lanes, earlier.waited, earlier._delivered
+        self._trainer_epochs = copy.copy(earlier._trainer_epochs)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next pass resume where ``state`` was taken.
+        """Let the next pass continue at the next batch after ``state``.
 
-        The number of ranks and of workers may be another one, as long as all ranks together take as many targets a step.
+        The number of ranks and of workers may differ, as long as all ranks together read as many targets per step.
 
         Raises
         ------
         ResumeError
-            In the middle of an epoch, if the batches that were done are not those of this loader: other targets, another
-            global batch size, another order. Between two epochs there is a warning, and the next one has the new order.
+            In the middle of an epoch, if the batches that were read are not those of this loader: other targets, another
+            global batch size, another order. Between two epochs a warning is logged, and the next epoch has the new order.
         """
-        epoch, done = int(state["epoch"]), int(state["done"])
-        lanes, done = resumed(state.get("order"), self.cutouts.settings(self.lanes), epoch, done, len(self))
-        if epoch < 0 or not 0 <= done <= len(self):
-            raise ConfigurationError(f"no batch {done} of epoch {epoch}: an epoch has {len(self)} batches")
+        given = Position(int(state["epoch"]), int(state["batch"]))
+        lanes, position = resumed(state.get("order"), self.cutouts.settings(self.lanes), given, len(self))
+        if position.epoch < 0 or not 0 <= position.batch <= len(self):
+            raise ConfigurationError(
+                f"there is no batch {position.batch} in epoch {position.epoch}: an epoch has {len(self)} batches"
+            )
         self.lanes = lanes or self.lanes
-        if epoch != self.epoch:
+        if position.epoch != self.position.epoch:
             self._report = None
-        self._move(epoch, done)
-        self._more = int(state.get("more", 0))
-        self._resumed = epoch - self._more + (done >= len(self) > 0)
+        self._set_position(position)
+        extra = int(state.get("extra_passes", 0))
+        self._trainer_epochs.extra = extra
+        self._trainer_epochs.resumed = position.epoch - extra + self._epoch_over
 
     @property
     def report(self) -> Report:
-        """What happened to the rows in the latest epoch that was begun, so far; of this process's share of them."""
+        """What happened to the rows in the latest epoch, so far; only rows that this rank reads."""
         if self._report is None:
-            self._report = self.cutouts.new_report(self.epoch, self.lanes)
+            self._report = self.cutouts.new_report(self.position.epoch, self.lanes)
         return self._report
 
     def cache_info(self) -> CacheStats:
-        """Return what the caches of this process and of the loader's worker processes have done and hold, together."""
+        """Return the sum of the cache statistics of this process and of the loader's worker processes."""
         own = self.cutouts.cache.stats()
         # Where worker processes read, this process's cache has a budget that it does not use.
-        return self.workers.total() + (own if own.hits + own.misses or not self.num_workers else CacheStats())
+        return self.worker_pool.caches.total() + (
+            own if own.hits + own.misses or not self.num_workers else CacheStats()
+        )
 
-    def _say_losses(self) -> None:
-        """Say what was lost in the latest pass, once in a loader's life."""
-        if not self._said and self._delivered and (losses := self.report.losses()):
-            self._said = True
+    def _log_losses(self) -> None:
+        """Log what was lost in the latest pass, once per loader."""
+        if not self._losses_logged and self._delivered and (losses := self.report.losses()):
+            self._losses_logged = True
             _log.warning("%s (`report` of the loader)", losses)
 
-    def count(self, by: LoaderPass, batch: TensorBatch, waited: float) -> None:
-        """Record that a pass hands out one more batch, after so many seconds; only the latest pass counts."""
-        account: Any = batch.pop(ACCOUNT)
+    def count(self, by: "LoaderIterator", batch: TensorBatch, report: AnyReport, waited: float) -> None:
+        """Record that a pass delivers one more batch, after so many seconds; only the latest pass counts."""
         if by is not self._latest():
             return
-        if isinstance(account, Parcel):
-            self.workers.note(account)
-            account = account.account
-        self.report.add(account)
-        self.done += 1
+        if isinstance(report, WorkerReport):
+            self.worker_pool.caches.add(report)
+            report = report.batch_report
+        self.report.add(report)
+        self.position = self.position._replace(batch=self.position.batch + 1)
         self.waited += waited
         self._delivered = True
-        self._resumed = None
-        watcher = self._watcher
-        if watcher is not None:
-            watcher.handed_out(self, batch)
-        if self.done == len(self):  # Lightning stops here, and never asks for the end
-            self._say_losses()
+        self._trainer_epochs.resumed = None
+        observer = self._observer
+        if observer is not None:
+            observer.batch_delivered(self, batch)
+        if self.position.batch == len(self):  # Lightning stops here and never asks for the end
+            self._log_losses()
 
 
-def _nobody() -> None:
-    """Stand for a pass that is gone."""
+class LoaderIterator(Iterator[TensorBatch]):
+    """One pass over a loader. An error ends it, and its worker processes, at once."""
+
+    def __init__(self, loader: CutoutLoader) -> None:
+        self._loader = loader
+        self.start = loader.position
+        """Position at which it starts."""
+        self.begun = False
+        self._delivered = 0
+        self._source: Any = None
+        self._batches: Iterator[TensorBatch] = iter(())
+        self._reports: deque[AnyReport] = deque()  # of batches that were read and not delivered
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> TensorBatch:
+        start = time.perf_counter()
+        try:
+            if self._source is None:
+                self._begin()
+            batch = next(self._batches)
+        except StopIteration:
+            if not self._loader.worker_pool.keeps(self._source):
+                self._end()
+            raise
+        except BaseException as error:  # Ctrl-C, too: no worker may outlive the pass that failed; it is raised again
+            waited_for = f"batch {self._loader.position.batch} of epoch {self._loader.position.epoch}"
+            death = worker_error(error, self._source, waited_for)
+            self._end()
+            if death is None:
+                raise
+            try:
+                raise death from error
+            finally:
+                del death  # a cycle with its own traceback would keep the queues open
+        self._delivered += 1
+        self._loader.count(self, batch, self._reports.popleft(), time.perf_counter() - start)
+        return batch
+
+    def _begin(self) -> None:
+        """Ask for batches now, and not when this object is created: Lightning creates passes that it never begins."""
+        self.begun = True
+        self._source = self._loader.begin(self, self.start._replace(batch=self.start.batch + self._delivered))
+        self._reports.clear()
+        # No generator and no method: the pass must not be in a cycle that only the garbage collector can free.
+        batches = map(partial(_without_report, self._reports), self._source)
+        mover = self._loader.mover
+        self._batches = batches if mover is None else Prefetcher(batches, mover)
+
+    def lose_workers(self) -> None:
+        """Give the workers to a later pass; if this pass continues nevertheless, it starts its own."""
+        self._source = None
+
+    def _end(self) -> None:
+        """End this pass, and its worker processes."""
+        source, self._source, self._batches = self._source, iter(()), iter(())
+        if self._loader.worker_pool.keeps(source):
+            self._loader.worker_pool.end(source)
+        else:
+            dismiss(source)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+
+def _without_report(reports: deque[AnyReport], pair: tuple[TensorBatch, AnyReport]) -> TensorBatch:
+    """Return the batch of a pair, and keep its report."""
+    batch, report = pair
+    reports.append(report)
+    return batch
+
+
+def _none() -> None:
+    """Stand for a weak reference to a pass that is gone."""

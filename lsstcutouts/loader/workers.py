@@ -1,26 +1,27 @@
-"""Worker processes: what they import before they start, and what they tell the main process."""
+"""Worker processes: what they import before they start, and what they report to the main process."""
 
 import sys
 from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
 
-from ..read.batch_report import Account
+from ..read.batch_report import BatchReport
 from ..read.cache.stats import CacheStats
 
-__all__ = ["Parcel", "WorkerCaches", "preload_fork_server"]
+__all__ = ["WorkerCaches", "WorkerReport", "preload_fork_server"]
 
 _PRELOADED = ("torch", "lightning.pytorch", "lsstcutouts.loader.loader", "lsstcutouts.loader.datamodule.module")
-"""Modules that worker processes need, or that a script imports which they import: 5 CPU seconds for each otherwise."""
+"""Modules that worker processes need, or that are imported by a script which they import. Loading them in the fork server saves
+5 CPU seconds per worker."""
 
 _FIRST = "lsstcutouts.loader.fork_server"
 
 
 def preload_fork_server() -> None:
-    """Let the fork server, when it starts, import what this process has imported of what workers need.
+    """Let the fork server, when it starts, import those modules of `_PRELOADED` that this process has imported.
 
-    What somebody has set for it stays, and a server that runs already stays as it is.
+    Modules that were set before stay set, and a running server is not changed.
     """
-    # There is no public way to ask what is set; by default it is the script.
+    # There is no public way to read what is set; the default is the script.
     wanted = list(getattr(forkserver._forkserver, "_preload_modules", ["__main__"]))
     missing = [name for name in _PRELOADED if name in sys.modules and name not in wanted]
     if missing:
@@ -28,34 +29,34 @@ def preload_fork_server() -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parcel:
-    """What a batch from a worker process carries beside its tensors.
+class WorkerReport:
+    """What a worker process reports with each batch.
 
     Attributes
     ----------
-    account
-        What happened to its targets.
+    batch_report
+        What became of the targets of the batch.
     stats
-        What the worker's cache had done and held when the batch was ready.
+        Statistics of the worker's cache when the batch was ready.
     process
         Id of the worker process.
     """
 
-    account: Account
+    batch_report: BatchReport
     stats: CacheStats
     process: int
 
 
 class WorkerCaches:
-    """The latest figures of the caches of a loader's worker processes, those that have ended included."""
+    """The latest statistics of the caches of a loader's worker processes, including processes that have ended."""
 
     def __init__(self) -> None:
         self._latest: dict[int, CacheStats] = {}
         self._past = CacheStats()
 
-    def note(self, parcel: Parcel) -> None:
-        """Take over the figures that came with a batch."""
-        self._latest[parcel.process] = parcel.stats
+    def add(self, worker_report: WorkerReport) -> None:
+        """Record the statistics that came with a batch."""
+        self._latest[worker_report.process] = worker_report.stats
 
     def retire(self) -> None:
         """Record that every process so far has ended."""
@@ -63,5 +64,5 @@ class WorkerCaches:
         self._latest.clear()
 
     def total(self) -> CacheStats:
-        """Return what they have done and hold, all together."""
+        """Return the sum over all processes."""
         return sum(self._latest.values(), self._past)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Account", "Failure"]
+__all__ = ["BatchReport", "Failure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Account:
+class BatchReport:
     """What happened to ``n`` targets; travels beside their batch.
 
     Attributes
@@ -58,6 +58,6 @@ class Account:
     failures: tuple[tuple[Failure, tuple[int, ...]], ...] = ()
 
     @classmethod
-    def empty(cls, bands: int) -> "Account":
-        """Return the account of no target."""
+    def empty(cls, bands: int) -> "BatchReport":
+        """Return the report of no target."""
         return cls(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros((0, bands), np.int32))

@@ -237,7 +237,7 @@ class LsstDataFetcher:
         except CancelledError as error:
             raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
         report = Report(plan, None if rows is None else targets)
-        report.add(delivery.account)
+        report.add(delivery.batch_report)
         self._report = report
         if losses := report.losses():
             _log.warning("%s (`report` of the fetcher)", losses)

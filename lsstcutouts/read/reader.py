@@ -24,7 +24,7 @@ from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
 from ..source.remote import REQUESTS_AT_ONCE
-from .batch_report import Account
+from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
 from .fill import Filler
 from .open_files import OpenFiles
@@ -98,7 +98,7 @@ class Delivery:
     """A batch, and what happened to each target that it was to hold."""
 
     batch: Batch
-    account: Account
+    batch_report: BatchReport
 
 
 class CutoutReader:
@@ -166,7 +166,7 @@ class CutoutReader:
         return self.deliver(targets).batch
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
-        """Return one batch and its account, read by the calling thread alone; ``pad`` as in `submit`."""
+        """Return one batch and its report, read by the calling thread alone; ``pad`` as in `submit`."""
         work = self._new_work(targets)
         self._fill(work, range(len(targets)))
         return self._finished(work, Request(targets), pad=pad)
@@ -227,7 +227,7 @@ class CutoutReader:
 
     def _finished(self, work: Work, request: Request, *, pad: bool) -> Delivery:
         outcome = outcomes(work, self.plan, self.options)
-        account = Account.empty(len(self.plan.bands)) if request.padding else work.account(outcome)
+        batch_report = BatchReport.empty(len(self.plan.bands)) if request.padding else work.batch_report(outcome)
         kept = np.flatnonzero(outcome == Outcome.DELIVERED)
         padding = pad and not len(kept) and len(outcome) > 0
         if padding:
@@ -241,7 +241,7 @@ class CutoutReader:
         batch["is_padding"] = np.full(len(kept), padding or request.padding)
         for name in {"image", "variance"} & batch.keys() if padding else ():
             batch[name] = np.nan_to_num(np.asarray(batch[name]))  # a NaN would spoil what normalises a whole batch
-        return Delivery(batch, account)
+        return Delivery(batch, batch_report)
 
     def _planes(self, work: Work) -> Batch:
         """Return the arrays that the batch holds of every target, delivered or not."""

@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome, Quality
 from ..source.writing import atomic_file
-from .batch_report import Account, Failure
+from .batch_report import BatchReport, Failure
 
 __all__ = ["Report"]
 
@@ -25,7 +25,7 @@ _LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
 
 
 class Report:
-    """An account of the rows of a plan, or of some of them.
+    """Reports what happened to the rows of a plan, or to some of them.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Report:
         Its targets, and the catalog rows that it cannot deliver.
     rows
         Numbers of the targets that were to be read; by default all of them, and then the plan's rejected rows are
-        part of the account as well.
+        part of the report as well.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Report:
     def __len__(self) -> int:
         return len(self.row)
 
-    def add(self, account: Account) -> None:
+    def add(self, batch_report: BatchReport) -> None:
         """Record one batch.
 
         Raises
@@ -83,12 +83,12 @@ class Report:
         ConfigurationError
             If it holds targets that are not among the rows of this report.
         """
-        places = self._place[account.targets]
+        places = self._place[batch_report.targets]
         if (places < 0).any():
-            raise ConfigurationError("an account of targets that are not among the rows of this report")
-        self.outcome[places] = account.outcome
-        self.quality[places] = account.quality
-        for failure, members in account.failures:
+            raise ConfigurationError("the batch holds targets that are not among the rows of this report")
+        self.outcome[places] = batch_report.outcome
+        self.quality[places] = batch_report.quality
+        for failure, members in batch_report.failures:
             self._rows_of.setdefault(failure, set()).update(places[list(members)].tolist())
 
     def set_aside(self, targets: NDArray[np.int64]) -> None:
@@ -96,7 +96,7 @@ class Report:
         self.outcome[self._place[targets]] = Outcome.NOT_DRAWN
 
     def __add__(self, other: "Report") -> "Report":
-        """Return the account of two processes, or of two passes, over the same rows; what was read counts."""
+        """Return the report of two processes, or of two passes, over the same rows; what was read counts."""
         if not np.array_equal(self.row, other.row) or self.bands != other.bands:
             raise ConfigurationError("only reports about the same rows and bands can be added")
         both = Report.__new__(Report)

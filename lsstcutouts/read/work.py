@@ -11,7 +11,7 @@ from ..errors import PlaneError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX
-from .batch_report import Account, Failure
+from .batch_report import BatchReport, Failure
 from .options import ReaderOptions
 
 __all__ = ["Batch", "Empty", "Work", "psf_shape"]
@@ -113,13 +113,13 @@ class Work:
         self.quality[n, band] |= Quality.READ_ERROR
         self.failures += [(failure, n) for failure in failures]
 
-    def account(self, outcome: NDArray[np.uint8]) -> Account:
+    def batch_report(self, outcome: NDArray[np.uint8]) -> BatchReport:
         """Return what happened to the targets."""
         places: dict[Failure, set[int]] = {}
         for failure, n in self.failures:
             places.setdefault(failure, set()).add(n)
         failures = tuple((failure, tuple(sorted(n))) for failure, n in places.items())
-        return Account(self.targets, outcome, self.quality, failures)
+        return BatchReport(self.targets, outcome, self.quality, failures)
 
 
 def psf_shape(plan: CutoutPlan) -> YX[int]:

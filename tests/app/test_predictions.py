@@ -18,7 +18,7 @@ from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.quality import Outcome, QualityPolicy
-from lsstcutouts.read.batch_report import Account, Failure
+from lsstcutouts.read.batch_report import BatchReport, Failure
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
@@ -172,7 +172,7 @@ def test_any_sharing_gives_each_row_once(plan: CutoutPlan, data: st.DataObject) 
         other = Report(plan)
         lost = tuple(np.flatnonzero(outcome[mine] == Outcome.READ_ERROR).tolist())
         quality = np.zeros((len(mine), 3), np.int32)
-        other.add(Account(mine, outcome[mine], quality, ((failure, lost),) if lost else ()))
+        other.add(BatchReport(mine, outcome[mine], quality, ((failure, lost),) if lost else ()))
         report += other
     everyone = np.flatnonzero((owner >= 0) & (outcome == Outcome.DELIVERED))
     table = prediction_table(plan, joined(parts), report)

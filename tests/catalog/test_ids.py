@@ -239,7 +239,7 @@ def test_a_training_and_its_files_keep_ids(
     loader = module.train_dataloader()
     again = data()
     again.setup()
-    again.train_dataloader().load_state_dict({**loader.state_dict(), "epoch": 0, "done": 1})
+    again.train_dataloader().load_state_dict({**loader.state_dict(), "epoch": 0, "batch": 1})
 
     writer = PredictionWriter(tmp_path / "scores.parquet")
     module = data()

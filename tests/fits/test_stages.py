@@ -54,7 +54,9 @@ def test_every_stage_of_reading_is_noticed(dp2_repo: SimulatedRepository) -> Non
     clock = StageClock()
     reader = CutoutReader(plan, clock=clock)
     start = time.perf_counter()
-    list(stream(reader, [Request(np.arange(len(plan)))], threads=2, ahead=1, then=lambda delivery: delivery.account))
+    list(
+        stream(reader, [Request(np.arange(len(plan)))], threads=2, ahead=1, then=lambda delivery: delivery.batch_report)
+    )
     wall = time.perf_counter() - start
     seconds = clock.seconds()
     assert {name for name, spent in seconds.items() if spent > 0} == {"locate", "read", "decode", "assemble"}

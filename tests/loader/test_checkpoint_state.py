@@ -24,6 +24,7 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.loader.resume import resumed
 from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.order.schedule import Schedule
+from lsstcutouts.order.world import Position
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository
@@ -335,10 +336,10 @@ def test_checkpoints_of_other_versions_and_damaged_ones() -> None:
     now = {"targets": "t", "rows": 10, "global_batch_size": 2, "lanes": 1, "seed": 0, "shuffle": "block"}
     now |= {"shuffle_width": 32, "draws": ""}
     older = {name: value for name, value in now.items() if name != "draws"}
-    assert resumed(older, now, 0, 3, 5) == (1, 3)
+    assert resumed(older, now, Position(0, 3), 5) == (1, Position(0, 3))
     for wrong in ({"rows": 10}, {**now, "lanes": "many"}, {}):
         with pytest.raises(ResumeError, match="damaged or of another version"):
-            resumed(wrong, now, 0, 3, 5)
+            resumed(wrong, now, Position(0, 3), 5)
 
 
 def test_files_that_are_no_checkpoints(trained: Trained, tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def state_inside(plan: CutoutPlan, **changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 4}, r"a step \(batch_size x ranks\): 8 in the checkpoint, 4 now"),
+        ({"batch_size": 4}, r"per step of all ranks together \(batch_size x ranks\): 8 in the checkpoint, 4 now"),
         ({"batch_size": 8, "world": World(0, 2)}, "8 in the checkpoint, 16 now"),
         ({"rows": np.arange(70)}, "the plan or the split"),
-        ({"rows": np.arange(70)}, "targets of an epoch: 80 in the checkpoint, 70 now"),
+        ({"rows": np.arange(70)}, "targets per epoch: 80 in the checkpoint, 70 now"),
         ({"seed": 4}, "seed: 3 in the checkpoint, 4 now"),
         ({"sampling": Sampling(shuffle="full")}, "shuffle: block in the checkpoint, full now"),
         ({"sampling": Sampling(shuffle_width=5)}, "shuffle_width: 32 in the checkpoint, 5 now"),
@@ -175,7 +175,7 @@ def test_another_catalog_of_the_same_length_is_noticed(plan: CutoutPlan, dp2_rep
 
 def test_a_place_without_settings_is_taken_at_its_word(plan: CutoutPlan) -> None:
     loader = loader_of(plan, batch_size=5)
-    loader.load_state_dict({"epoch": 0, "done": 3})
+    loader.load_state_dict({"epoch": 0, "batch": 3})
     assert len(ids(loader)) == 80 - 15
 
 

@@ -113,7 +113,7 @@ def test_the_device_has_what_the_host_has(
     )
     host = loader_of(plan, PLANES, pin_memory=False, transfer=TransferOptions(wire=wire, channels_last=channels_last))
     for number, (wanted, batch) in enumerate(zip(host, loader, strict=True)):
-        assert loader.done == number + 1
+        assert loader.position.batch == number + 1
         assert_same(wanted, batch, gpu)
         assert batch["image"].stride() == wanted["image"].stride()
 

@@ -59,7 +59,7 @@ def test_each_pass_is_the_next_epoch(plan: CutoutPlan) -> None:
     passes = [ids(loader) for _ in range(3)]
     assert all(sorted(p) == sorted(plan.object_id.tolist()) for p in passes)
     assert len({tuple(p) for p in passes}) == 3
-    assert (loader.epoch, loader.done) == (2, len(loader))
+    assert loader.position == (2, len(loader))
     assert loader.waited > 0
     loader.set_epoch(1)
     assert ids(loader) == passes[1]
@@ -71,7 +71,7 @@ def test_an_unconsumed_pass_does_not_count(plan: CutoutPlan) -> None:
     iter(loader)
     unconsumed = iter(loader)
     first = next(unconsumed)["object_id"]
-    assert (loader.epoch, loader.done) == (0, 1)
+    assert loader.position == (0, 1)
     del unconsumed
     loader.set_epoch(0)
     assert torch.equal(next(iter(loader))["object_id"], first)
@@ -96,12 +96,12 @@ def test_a_loop_goes_on_where_its_state_was_taken(plan: CutoutPlan, workers: int
     for _ in range(3):
         seen += ids([next(passing)])
     state = loader.state_dict()
-    assert (state["epoch"], state["done"]) == (1, 3)
+    assert (state["epoch"], state["batch"]) == (1, 3)
     resumed = CutoutLoader(dataset_of(plan), num_workers=workers)
     resumed.load_state_dict(state)
     assert seen + ids(resumed) == order[1]
     assert len(resumed) == len(whole)
-    resumed.load_state_dict({"epoch": 0, "done": len(whole)})
+    resumed.load_state_dict({"epoch": 0, "batch": len(whole)})
     assert ids(resumed) == order[1]
 
 
@@ -198,8 +198,8 @@ def test_ranks_together_give_each_target_once(plan: CutoutPlan, world: int) -> N
 
 def test_positions_and_arguments_that_cannot_be(plan: CutoutPlan) -> None:
     loader = CutoutLoader(dataset_of(plan))
-    with pytest.raises(ConfigurationError, match="no batch 1000 of epoch 0"):
-        loader.load_state_dict({"epoch": 0, "done": 1000})
+    with pytest.raises(ConfigurationError, match="no batch 1000 in epoch 0"):
+        loader.load_state_dict({"epoch": 0, "batch": 1000})
     with pytest.raises(ConfigurationError, match="batch_size"):
         dataset_of(plan, batch_size=0)
     with pytest.raises(ConfigurationError, match="threads"):
@@ -246,7 +246,7 @@ def test_only_the_latest_pass_counts(plan: CutoutPlan) -> None:
     late = iter(loader)
     next(late)
     next(early)
-    assert (loader.epoch, loader.done) == (1, 1)
+    assert loader.position == (1, 1)
 
 
 def test_a_copied_dataset_shares_its_position_with_workers(plan: CutoutPlan) -> None:

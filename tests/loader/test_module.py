@@ -196,7 +196,7 @@ def test_a_resumed_run_sees_the_rest_of_the_epoch(dp2_repo: SimulatedRepository,
     first = Watcher()
     trainer_of(tmp_path, max_epochs=1, callbacks=[Saver()]).fit(first, data_of(dp2_repo))
     place = torch.load(checkpoint, weights_only=True)["CutoutDataModule"]["train"]
-    assert (place["epoch"], place["done"]) == (0, 3)
+    assert (place["epoch"], place["batch"]) == (0, 3)
     second = Watcher()
     trainer_of(tmp_path, max_epochs=2).fit(second, data_of(dp2_repo), ckpt_path=str(checkpoint), weights_only=True)
     assert first.seen["train"][0] == whole[0]

@@ -130,7 +130,7 @@ def test_a_requeued_job_goes_on_at_the_next_batch(dp2_repo: SimulatedRepository,
     first, second = (
         [json.loads((tmp_path / f"{run} {i}.json").read_text()) for i in (0, 1)] for run in ("first", "second")
     )
-    epoch, done = second[0]["epoch"], second[0]["done"]
+    epoch, done = second[0]["epoch"], second[0]["batch"]
     if kind == "slurm":
         assert (epoch, done >= 2) == (0, True)
     for number in (0, 1):

@@ -444,7 +444,7 @@ def test_several_iterators_of_one_loader(runs: Runs, epochs: Any, workers: int) 
     seen += [batch["object_id"].tolist() for batch in early]
     assert seen == epochs[1]
     assert [batch["object_id"].tolist() for batch in late] == epochs[2][1:]
-    assert (loader.epoch, loader.done) == (2, len(loader))
+    assert loader.position == (2, len(loader))
     assert loader.report.delivered == len(loader.cutouts.rows)
 
 
@@ -457,7 +457,7 @@ def test_two_loaders_of_one_dataset(runs: Runs, epochs: Any, workers: int) -> No
     pairs = [(next(first)["object_id"].tolist(), next(second)["object_id"].tolist()) for _ in range(len(one))]
     assert pairs == list(zip(epochs[0], epochs[3], strict=True))
     assert one.report.delivered == other.report.delivered == len(one.cutouts.rows)
-    assert (one.epoch, other.epoch) == (0, 3)
+    assert (one.position.epoch, other.position.epoch) == (0, 3)
 
 
 def test_the_position_is_taken_at_iter(runs: Runs, epochs: Any) -> None:
@@ -480,12 +480,12 @@ def test_copies_have_positions_of_their_own(runs: Runs, epochs: Any, how: Callab
     passing = iter(loader)
     next(passing), next(passing)
     made = how(loader)
-    assert (made.epoch, made.done) == (0, 2)
+    assert made.position == (0, 2)
     assert [b["object_id"].tolist() for b in made] == epochs[1]  # after a pass that delivered something
-    assert (loader.epoch, loader.done) == (0, 2)
+    assert loader.position == (0, 2)
     assert [b["object_id"].tolist() for b in passing] == epochs[0][2:]
     assert loader.report is not made.report
-    made.load_state_dict({"epoch": 3, "done": 0})
+    made.load_state_dict({"epoch": 3, "batch": 0})
     assert [b["object_id"].tolist() for b in loader] == epochs[1]
     assert [b["object_id"].tolist() for b in made] == epochs[3]
     dataset = loader.cutouts
@@ -504,7 +504,7 @@ def test_a_copied_module_has_its_own_position(runs: Runs, epochs: Any) -> None:
     next(iter(loader))
     made = copy.deepcopy(data)
     assert [b["object_id"].tolist() for b in made.train_dataloader()] == epochs[0]
-    assert data.state_dict()["train"]["done"] == 1
+    assert data.state_dict()["train"]["batch"] == 1
 
 
 def test_fabric_counts_its_own_epochs(runs: Runs, epochs: Any) -> None:

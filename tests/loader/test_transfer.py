@@ -53,7 +53,7 @@ def test_batches_come_through_a_transfer_as_without_one(plan: CutoutPlan, worker
         assert_same(one, other)
         assert other["image"].dtype == other["variance"].dtype == torch.float32
         assert other["image"].is_contiguous(memory_format=torch.channels_last)
-    assert brought.done == len(brought)
+    assert brought.position.batch == len(brought)
 
 
 @pytest.mark.parametrize(("wire", "bound"), [("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
@@ -75,8 +75,8 @@ def test_what_is_ahead_does_not_count(plan: CutoutPlan) -> None:
     passing = iter(loader)
     for number in range(1, 4):
         batch = next(passing)
-        assert loader.done == number
-        assert (loader.state_dict()["epoch"], loader.state_dict()["done"]) == (0, number)
+        assert loader.position.batch == number
+        assert (loader.state_dict()["epoch"], loader.state_dict()["batch"]) == (0, number)
         assert loader.report.as_dict()["outcomes"] == {
             "delivered": number * len(batch["object_id"]),
             "not_read": len(plan) - number * len(batch["object_id"]),
@@ -94,7 +94,7 @@ def test_a_loop_goes_on_where_it_was_although_a_batch_was_ahead(plan: CutoutPlan
         resumed.load_state_dict(state)
         assert seen + [i for b in resumed for i in b["object_id"].tolist()] == order[0]
         assert [i for b in resumed for i in b["object_id"].tolist()] == order[1]
-        assert (resumed.epoch, resumed.done) == (1, len(resumed))
+        assert resumed.position == (1, len(resumed))
 
 
 def test_an_error_ahead_is_raised_after_the_good_batches(plan: CutoutPlan, tmp_path) -> None:
@@ -107,7 +107,7 @@ def test_an_error_ahead_is_raised_after_the_good_batches(plan: CutoutPlan, tmp_p
         loader, seen = loader_of(broken, {"sampling": Sampling(shuffle=False)}, direct=transfer), []
         with pytest.raises(MissingFileError, match=r"gone\.fits"):
             seen.extend(batch["object_id"].tolist() for batch in loader)
-        assert loader.done == len(seen)
+        assert loader.position.batch == len(seen)
         good.append(seen)
     assert good[0] == good[1]
     assert good[0]

@@ -111,7 +111,7 @@ def test_a_fork_leaves_threads_files_and_locks_to_its_parent(plan: CutoutPlan) -
         holder.join()
     kept = list(batches)
     assert pixels(kept)[0] == pixels(loader_of(plan, 0))[0]
-    assert loader.workers.total().misses > 0  # decoded anew, by the workers
+    assert loader.worker_pool.caches.total().misses > 0  # decoded anew, by the workers
 
 
 def test_a_lock_is_free_after_a_fork() -> None:
@@ -143,7 +143,7 @@ def test_a_killed_worker_is_named(plan: CutoutPlan, number: signal.Signals) -> N
             assert ("cache_bytes" in str(caught.value)) == (number == signal.SIGKILL)
             assert list(passing) == []
         del passing, caught
-        assert loader.epoch == 0
+        assert loader.position.epoch == 0
         assert_goes_on(loader, plan)
         del loader
 

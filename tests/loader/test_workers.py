@@ -5,10 +5,10 @@ import pytest
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
-from lsstcutouts.loader.workers import Parcel, WorkerCaches
+from lsstcutouts.loader.workers import WorkerCaches, WorkerReport
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.read.batch_report import Account
+from lsstcutouts.read.batch_report import BatchReport
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.testing import SimulatedRepository
 
@@ -18,25 +18,25 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
     return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="gri", size=32)
 
 
-def parcel(process: int, stats: CacheStats) -> Parcel:
-    return Parcel(Account(None, None, None), stats, process)  # nobody looks at it
+def reported(process: int, stats: CacheStats) -> WorkerReport:
+    return WorkerReport(BatchReport(None, None, None), stats, process)  # nobody looks at it
 
 
 def test_figures_of_ended_processes_stay() -> None:
     caches = WorkerCaches()
-    caches.note(parcel(1, CacheStats(hits=1, bytes=10)))
-    caches.note(parcel(1, CacheStats(hits=5, bytes=20)))
-    caches.note(parcel(2, CacheStats(hits=2, bytes=30)))
+    caches.add(reported(1, CacheStats(hits=1, bytes=10)))
+    caches.add(reported(1, CacheStats(hits=5, bytes=20)))
+    caches.add(reported(2, CacheStats(hits=2, bytes=30)))
     assert caches.total() == CacheStats(hits=7, bytes=50)
     caches.retire()
     assert caches.total() == CacheStats(hits=7)
-    caches.note(parcel(3, CacheStats(hits=1, bytes=4)))
+    caches.add(reported(3, CacheStats(hits=1, bytes=4)))
     assert caches.total() == CacheStats(hits=8, bytes=4)
 
 
 def test_a_loader_knows_what_its_worker_processes_did(plan: CutoutPlan) -> None:
     dataset = CutoutDataset(plan, batch_size=9, cache_bytes="100 MB", threads=1)
-    dataset.sharing = 2
+    dataset.concurrent_loaders = 2
     loader = CutoutLoader(dataset, num_workers=2)
     assert loader.cache_info() == CacheStats()
     for batch in loader:

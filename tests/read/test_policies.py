@@ -51,7 +51,7 @@ def test_targets_without_a_band_are_left_out_and_listed(repo: SimulatedRepositor
         ({"min_bands": 2}, whole["band_present"].sum(axis=1) < 2),
     ]:
         delivery = deliver(plan, **options)
-        np.testing.assert_array_equal(delivery.account.outcome == Outcome.MISSING_BAND, lacks)
+        np.testing.assert_array_equal(delivery.batch_report.outcome == Outcome.MISSING_BAND, lacks)
         np.testing.assert_array_equal(delivery.batch["object_id"], plan.object_id[~lacks])
         np.testing.assert_array_equal(delivery.batch["image"], whole["image"][~lacks])
 
@@ -174,7 +174,7 @@ def test_the_policy_flags_skips_or_raises(dp2_repo: SimulatedRepository) -> None
     assert len(flagged["object_id"]) == len(plan)
     skipped = deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="skip"))
     np.testing.assert_array_equal(skipped.batch["object_id"], plan.object_id[~bad])
-    np.testing.assert_array_equal(skipped.account.outcome == Outcome.QUALITY, bad)
+    np.testing.assert_array_equal(skipped.batch_report.outcome == Outcome.QUALITY, bad)
     with pytest.raises(QualityError, match=r"target \d+ .*fails the quality policy \([gri]: MASKED"):
         deliver(plan, quality=QualityPolicy(max_masked={"DETECTED": 0.3}, action="raise"))
 

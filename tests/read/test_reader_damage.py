@@ -59,9 +59,9 @@ def test_one_damaged_tile_loses_its_own_pixels(broken: SimulatedRepository) -> N
             assert ((batch["quality"][n] & Quality.READ_ERROR) != 0).tolist() == [False, lost.any(), False]
     assert touched
     np.testing.assert_array_equal(batch["band_present"], good["band_present"])
-    kinds = {(f.plane, f.patch, f.band, f.kind) for f, _ in delivery.account.failures}
+    kinds = {(f.plane, f.patch, f.band, f.kind) for f, _ in delivery.batch_report.failures}
     assert kinds == {("mask", 9, "r", "CorruptFileError")}
-    rows = set().union(*(rows for _, rows in delivery.account.failures))
+    rows = set().union(*(rows for _, rows in delivery.batch_report.failures))
     assert rows == set(np.flatnonzero((batch["quality"] & Quality.READ_ERROR).any(axis=1)).tolist())
 
 
@@ -101,7 +101,7 @@ def test_a_vanished_file_loses_its_pixels_and_no_others(broken: SimulatedReposit
     np.testing.assert_array_equal(batch["image"][:, [0, 2]], good["image"][:, [0, 2]])
     untouched = (batch["quality"][:, 1] & Quality.READ_ERROR) == 0
     np.testing.assert_array_equal(batch["image"][untouched], good["image"][untouched])
-    ((failure, rows),) = delivery.account.failures
+    ((failure, rows),) = delivery.batch_report.failures
     assert (failure.uri, failure.kind, failure.plane) == (str(path), "MissingFileError", "")
     assert set(rows) == set(np.flatnonzero(~untouched).tolist())
 
@@ -112,7 +112,7 @@ def test_skip_leaves_out_what_cannot_be_read(broken: SimulatedRepository) -> Non
     masked = deliver(plan, on_read_error="mask").batch
     lost = (masked["quality"] & Quality.READ_ERROR).any(axis=1)
     delivery = deliver(plan, on_read_error="skip")
-    np.testing.assert_array_equal(delivery.account.outcome == Outcome.READ_ERROR, lost)
+    np.testing.assert_array_equal(delivery.batch_report.outcome == Outcome.READ_ERROR, lost)
     np.testing.assert_array_equal(delivery.batch["object_id"], plan.object_id[~lost])
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_missing_to_no_band_policy(broken: Simulat
     assert lost.any()
     assert not (lost & absent).any()
     assert not np.isnan(batch["image"][lost]).any()
-    outcome = deliver(plan, required_bands=("r",), on_read_error="mask").account.outcome
+    outcome = deliver(plan, required_bands=("r",), on_read_error="mask").batch_report.outcome
     assert (outcome[lost.any(axis=1)] == Outcome.DELIVERED).all()
 
 
@@ -173,10 +173,10 @@ def test_forbidden_files_are_never_missing(dp2_repo: SimulatedRepository, policy
             with pytest.raises(MissingFileError, match=r"/9/r/.*404 Not Found"):
                 reader.read(mine)
         else:
-            account = reader.deliver(mine).account
-            assert {failure.kind for failure, _ in account.failures} == {"MissingFileError"}
-            assert (account.quality[:, 1] & Quality.READ_ERROR).all()
-            assert not (account.quality & Quality.BAND_ABSENT).any()
+            batch_report = reader.deliver(mine).batch_report
+            assert {failure.kind for failure, _ in batch_report.failures} == {"MissingFileError"}
+            assert (batch_report.quality[:, 1] & Quality.READ_ERROR).all()
+            assert not (batch_report.quality & Quality.BAND_ABSENT).any()
         reader.close()
 
 
@@ -208,9 +208,9 @@ def test_a_box_of_several_files_may_lose_one_where_only_the_psf_is_asked_for(
     good = deliver(plan, planes=("psf",)).batch
     file_of(repo, patch, "r").unlink()
     delivery = deliver(plan, planes=("psf",), on_read_error="mask")
-    unread = (delivery.account.quality[:, 0] & Quality.READ_ERROR) != 0
+    unread = (delivery.batch_report.quality[:, 0] & Quality.READ_ERROR) != 0
     assert unread.any()
-    assert {n for _, rows in delivery.account.failures for n in rows} == set(np.flatnonzero(unread).tolist())
+    assert {n for _, rows in delivery.batch_report.failures for n in rows} == set(np.flatnonzero(unread).tolist())
     there = delivery.batch["psf_present"]
     np.testing.assert_array_equal(delivery.batch["psf"][there], good["psf"][there])
     np.testing.assert_array_equal(there[~unread], good["psf_present"][~unread])
@@ -245,7 +245,7 @@ def test_a_target_that_is_left_out_anyway_does_not_raise_for_its_quality(broken:
     file_of(broken, 9, "r").unlink()
     with pytest.raises(QualityError, match=r"r: FEW_VALID"):
         deliver(plan, quality=policy, on_read_error="mask")
-    outcome = deliver(plan, quality=policy, on_read_error="skip").account.outcome
+    outcome = deliver(plan, quality=policy, on_read_error="skip").batch_report.outcome
     assert set(outcome.tolist()) == {Outcome.DELIVERED, Outcome.READ_ERROR}
 
 
@@ -305,7 +305,7 @@ def test_every_row_is_accounted_for(
     reader, report, ids = CutoutReader(plan, options, cache=TileCache("100 MB")), Report(plan), []
     for low in range(0, len(plan), 16):
         delivery = reader.deliver(np.arange(low, min(low + 16, len(plan))), pad=True)
-        report.add(delivery.account)
+        report.add(delivery.batch_report)
         batch = delivery.batch
         ids += batch["object_id"][~batch["is_padding"]].tolist()
         rows = np.searchsorted(plan.object_id, batch["object_id"])

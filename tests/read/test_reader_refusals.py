@@ -80,10 +80,10 @@ def test_a_missing_object_is_a_fault_of_its_file(plan: CutoutPlan, store: Store)
     assert lost[:, 1].all()
     assert not lost[:, [0, 2]].any()
     assert masked.batch["image"][:, 0].any()
-    outcome = deliver(plan, rows, on_read_error="skip").account.outcome
+    outcome = deliver(plan, rows, on_read_error="skip").batch_report.outcome
     assert (outcome == Outcome.READ_ERROR).all()
     report = Report(plan, rows)
-    report.add(masked.account)
+    report.add(masked.batch_report)
     assert {failure.kind for failure in report.failures} == {"AccessDeniedError"}
     assert "geheim" not in str(report) + str(report.failures) + repr(plan.files)
     # Later every file is refused as well: that is no fault of this one any more.

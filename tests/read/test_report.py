@@ -20,7 +20,7 @@ from lsstcutouts.order.world import World
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.quality import Outcome, Quality
-from lsstcutouts.read.batch_report import Account, Failure
+from lsstcutouts.read.batch_report import BatchReport, Failure
 from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
@@ -39,7 +39,7 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
 def ids_of(loader: CutoutLoader) -> list[int]:
     found: list[int] = []
     for batch in loader:
-        assert not any("account" in name for name in batch)
+        assert not any("batch_report" in name for name in batch)
         found += batch["object_id"][~batch["is_padding"]].tolist()
     return found
 
@@ -59,7 +59,7 @@ def test_an_epoch_accounts_for_every_row(plan: CutoutPlan, workers: int, caplog:
     assert report.by_band()["g"][Quality.BAND_ABSENT] >= 2
     (said,) = [r.message for r in caplog.records if "left out" in r.message]
     assert said.startswith(f"{len(plan) - len(ids)} of {len(report)} rows were left out")
-    # The next epoch begins a new account.
+    # The next epoch begins a new report.
     next(iter(loader))
     counts = loader.report.counts()
     assert counts[Outcome.NOT_READ] == len(plan) - 7
@@ -89,13 +89,13 @@ def test_a_plain_iteration_is_accounted_for_too(plan: CutoutPlan) -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_catalog_column_may_be_called_account(dp2_repo: SimulatedRepository, workers: int) -> None:
     truth = Catalog.from_any(dp2_repo.truth)
-    table = {"ra": truth.ra[:6], "dec": truth.dec[:6], "account": np.arange(6)}
-    plan = build_plan(dp2_repo.root, table, collections="dp2", bands="r", size=8, columns=("account",))
+    table = {"ra": truth.ra[:6], "dec": truth.dec[:6], "batch_report": np.arange(6)}
+    plan = build_plan(dp2_repo.root, table, collections="dp2", bands="r", size=8, columns=("batch_report",))
     loader = CutoutLoader(
         CutoutDataset(plan, batch_size=4, cache_bytes="50 MB", sampling=Sampling(shuffle=False)), num_workers=workers
     )
-    found = [row for batch in loader for row in batch["account"].tolist()]
-    assert sorted(found) == plan.columns["account"].tolist()
+    found = [row for batch in loader for row in batch["batch_report"].tolist()]
+    assert sorted(found) == plan.columns["batch_report"].tolist()
     assert loader.report.delivered == len(plan)
 
 
@@ -108,7 +108,7 @@ def test_a_report_is_of_one_epoch(plan: CutoutPlan) -> None:
     next(given_up)
     assert loader.report.delivered == 10
     list(loader)
-    loader.load_state_dict({"epoch": 5, "done": 3})
+    loader.load_state_dict({"epoch": 5, "batch": 3})
     next(iter(loader))
     assert loader.report.delivered == 10
 
@@ -156,8 +156,8 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
     target = int(plan.row[4])
     bits = np.array([[0, int(Quality.READ_ERROR), 0]], np.int32)
     failure = Failure("a.fits", 1, 2, "r", "", "CorruptFileError", "because")
-    account = Account(np.array([4]), np.array([0], np.uint8), bits, ((failure, (0,)),))
-    report.add(account)
+    batch_report = BatchReport(np.array([4]), np.array([0], np.uint8), bits, ((failure, (0,)),))
+    report.add(batch_report)
     report.save(tmp_path / "deep" / "report.parquet")
     table = pyarrow.parquet.read_table(tmp_path / "deep" / "report.parquet").to_pylist()
     assert len(table) == len(report)
@@ -172,7 +172,7 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
         report.save(tmp_path / "file" / "report.parquet")
     assert report.failures == {failure: 1}
     with pytest.raises(ConfigurationError, match="not among the rows"):
-        Report(plan, np.array([1])).add(account)
+        Report(plan, np.array([1])).add(batch_report)
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")

@@ -78,10 +78,10 @@ def attempt(case: Case, policy: str) -> str:
         for low in range(0, len(case.rows), 16):
             targets = case.rows[low : low + 16]
             delivery = reader.deliver(targets)
-            report.add(delivery.account)
+            report.add(delivery.batch_report)
             batch = delivery.batch
             delivered += len(batch["object_id"])
-            rows = targets[delivery.account.outcome == Outcome.DELIVERED]
+            rows = targets[delivery.batch_report.outcome == Outcome.DELIVERED]
             valid = batch["valid"]
             for name in ("image", "variance"):
                 if not np.array_equal(batch[name][valid], case.good[name][rows][valid], equal_nan=True):
@@ -249,7 +249,7 @@ def vanished(case: Case) -> list[str]:
         with spoilt(case, Path.touch):
             for low in range(0, len(case.rows), 16):
                 try:
-                    report.add(reader.deliver(case.rows[low : low + 16]).account)
+                    report.add(reader.deliver(case.rows[low : low + 16]).batch_report)
                 except LsstCutoutsError as error:
                     result = type(error).__name__
                     break

@@ -70,7 +70,7 @@ def child(plan_file: Path, settings: argparse.Namespace, limit: "Limit", pipe: C
                 pipe.send(resident(psutil.Process()) - stats.bytes - stats.reserved)
             if time.monotonic() > said + _SAMPLE_SECONDS / 2:
                 said = time.monotonic()
-                pipe.send((loader.epoch, cutouts, loader.cache_info()))
+                pipe.send((loader.position.epoch, cutouts, loader.cache_info()))
 
 
 class Limit:

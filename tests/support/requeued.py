@@ -27,9 +27,9 @@ class Noting(L.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         plan, rows = data.splits["train"]
         place = data.state_dict()["train"]
-        over = place["done"] == len(data.loaders["train"])
-        begun = (place["epoch"] + 1, 0) if over else (place["epoch"], place["done"])
-        self.found = {"train": plan.object_id[rows].tolist(), "epoch": begun[0], "done": begun[1]}
+        over = place["batch"] == len(data.loaders["train"])
+        begun = (place["epoch"] + 1, 0) if over else (place["epoch"], place["batch"])
+        self.found = {"train": plan.object_id[rows].tolist(), "epoch": begun[0], "batch": begun[1]}
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         if index == 2:

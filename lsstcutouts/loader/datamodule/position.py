@@ -12,8 +12,9 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
 
+from ...order.world import Position
 from ...transforms.batch import TensorBatch
-from ..lightning_epoch import position_of_training
+from ..lightning_epoch import training_position
 from ..loader import CutoutLoader
 
 __all__ = ["TrainingPosition"]
@@ -82,7 +83,7 @@ class TrainingPosition:
 
     def made(self, loader: CutoutLoader, split: str) -> None:
         """Record a new loader; one of the training split resumes where the training is."""
-        loader.cutouts.watcher = weakref.ref(self)
+        loader.cutouts.observer = weakref.ref(self)
         self._splits[loader] = split
         if split not in self.loaders or not self.loaders[split].begun:
             self.loaders[split] = loader
@@ -91,17 +92,17 @@ class TrainingPosition:
         trainer = self.trainer
         earlier = self.loader if trainer is not None and _runs(trainer) else self._of_loop or self.loader
         if earlier is not None:
-            loader.follow(earlier)
+            loader.continue_from(earlier)
         if self._start is not None:
             loader.load_state_dict(self._start)
         self._asked, self.transforming = weakref.ref(loader), False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the training is: ``epoch`` and the batches of it that are ``done``."""
+        """Return the position of the training, as a loader does."""
         if self._start is not None:
             return self._start
         loader = self.loader
-        return {"epoch": 0, "done": 0} if loader is None else loader.state_dict()
+        return Position()._asdict() if loader is None else loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the training begin here, with the loader that it has, or with one that it asks for before its first batch."""
@@ -114,7 +115,7 @@ class TrainingPosition:
             loader.load_state_dict(self._start)
             loader.restart()
 
-    def handed_out(self, loader: CutoutLoader, batch: TensorBatch) -> None:
+    def batch_delivered(self, loader: CutoutLoader, batch: TensorBatch) -> None:
         """Record a batch."""
         trainer, split = self.trainer, self._splits.get(loader, "")
         if split:
@@ -145,14 +146,14 @@ class TrainingPosition:
         single = {name: value for name, value in batch.items() if name not in doubles}
         return {**batch, **trainer.precision_plugin.convert_input(single)}
 
-    def position_of_training(self, loader: CutoutLoader, epoch: int, done: int) -> tuple[int, int]:
-        """Return the place that training has come to, from the place that its loader has come to."""
+    def training_position(self, loader: CutoutLoader, position: Position) -> Position:
+        """Return the position of the training, from that of its loader."""
         trainer = self.trainer
         if trainer is None or trainer.state.fn != TrainerFn.FITTING or loader is not self.loader:
-            return epoch, done
-        return position_of_training(trainer.fit_loop, loader, epoch, done, ahead=self.transforming)
+            return position
+        return training_position(trainer.fit_loop, loader, position, ahead=self.transforming)
 
-    def used_by_trainer(self, loader: CutoutLoader) -> None:
+    def trainer_reads(self, loader: CutoutLoader) -> None:
         """Say once what a trainer leaves out that has a loader and not the data module."""
         trainer = self.trainer
         if self.unused and not self._said and (trainer is None or not _runs(trainer)):

@@ -104,7 +104,7 @@ class StreamingDataModule(L.LightningDataModule):
         return {} if self.dealt is None else self.dealt.splits
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place of training, for the checkpoint: ``epoch`` and the batches of it that are ``done``.
+        """Return the place of training, for the checkpoint: ``epoch`` and the ``batch`` of it that comes next.
 
         With it go the settings of this data module and the statistics of ``normalisation``, as plain values.
         """
@@ -281,7 +281,7 @@ class StreamingDataModule(L.LightningDataModule):
         for module in self.augmentations.modules():
             set_epoch = getattr(module, "set_epoch", None)
             if callable(set_epoch) and loader is not None:
-                set_epoch(loader.epoch)
+                set_epoch(loader.position.epoch)
         return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
 
     def on_before_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
@@ -351,7 +351,7 @@ class StreamingDataModule(L.LightningDataModule):
             # Targets left out would be others in each epoch, and so would be the batches to overfit.
             pads=split != "train" or getattr(self.trainer, "overfit_batches", 0) > 0,
         )
-        dataset.sharing = 2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1
+        dataset.concurrent_loaders = 2 if split in {"train", "val"} and self._has("train") and self._has("val") else 1
         loader = CutoutLoader(
             dataset,
             num_workers=self.num_workers,
@@ -359,7 +359,7 @@ class StreamingDataModule(L.LightningDataModule):
             transfer=self.transfer,
             pin_memory=None if self.trainer is None else self._device() is not None,
         )
-        self._caches.append(loader.workers)
+        self._caches.append(loader.worker_pool.caches)
         self._training.unused = self._unused()
         self._training.made(loader, split)
         return loader

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.loader import passes as passes_module
+from lsstcutouts.loader import epoch_counter
 from lsstcutouts.loader.dataset import CutoutDataset
+from lsstcutouts.loader.epoch_counter import EpochCounter
 from lsstcutouts.loader.loader import CutoutLoader
-from lsstcutouts.loader.passes import PassTable
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.testing import SimulatedRepository
@@ -169,11 +169,11 @@ def test_two_loaders_at_once_are_refused(plan: CutoutPlan, epochs: Any, monkeypa
     del passing
     assert ids(other) == epochs[2]
     # Worker processes of two passes; those that stay, too.
-    monkeypatch.setattr(passes_module, "_PATIENCE", 0.5)
+    monkeypatch.setattr(epoch_counter, "_PATIENCE", 0.5)
     kept = loader_of(dataset, 1, persistent_workers=True)
     assert ids(kept) == epochs[3]
     for workers in (0, 1):
-        with pytest.raises(ConfigurationError, match=r"two torch DataLoaders.*worker process \d+ runs"):
+        with pytest.raises(ConfigurationError, match=r"two torch DataLoaders.*worker process \d+ is running"):
             next(iter(loader_of(dataset, workers)))
     del kept
     assert ids(other) == epochs[4]
@@ -202,22 +202,22 @@ def test_copies_count_their_own_passes(plan: CutoutPlan, epochs: Any, how: Any) 
 
 def test_workers_of_a_pool_agree_in_whatever_order_they_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that are passes behind, after numbers that wrap, and where a later pool has fewer workers."""
-    monkeypatch.setattr(passes_module, "_runs", lambda _: False)
-    shared = PassTable(0, 1)
+    monkeypatch.setattr(epoch_counter, "_runs", lambda _: False)
+    shared = EpochCounter(0, 1)
 
-    def of_worker(pool: int) -> PassTable:
-        mine = PassTable(0, 1)
+    def of_worker(pool: int) -> EpochCounter:
+        mine = EpochCounter(0, 1)
         mine._table, mine._pool = shared._table, pool  # type: ignore[attr-defined]
         return mine
 
-    def claims(table: PassTable, worker: int) -> int:
-        monkeypatch.setattr(passes_module, "_pool_of", lambda _: table._pool)  # type: ignore[attr-defined]
+    def claims(table: EpochCounter, worker: int) -> int:
+        monkeypatch.setattr(epoch_counter, "_pool_of", lambda _: table._pool)  # type: ignore[attr-defined]
         return table.claim(worker)
 
     early, late = of_worker(7), of_worker(7)
     assert [claims(early, 0) for _ in range(3)] == [0, 1, 2]
     assert [claims(late, 1) for _ in range(3)] == [0, 1, 2]
-    early._claimed = late._claimed = passes_module._PASS - 1
+    early._claimed = late._claimed = epoch_counter._PASS - 1
     shared._table[0, :2] = 0
     assert [claims(early, 0), claims(early, 0), claims(late, 1), claims(late, 1)] == [0, 1, 0, 1]
     alone = of_worker(8)
@@ -230,18 +230,18 @@ def test_workers_of_a_pool_agree_in_whatever_order_they_begin(monkeypatch: pytes
 
 def test_a_worker_that_begins_while_another_looks_is_of_the_same_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """The slots are looked at once: what the other writes after that look, or before it, gives the same epoch."""
-    one, other = PassTable(3, 1), PassTable(3, 1)
+    one, other = EpochCounter(3, 1), EpochCounter(3, 1)
     other._table = one._table
-    monkeypatch.setattr(passes_module, "_pool_of", lambda _: 1)
-    monkeypatch.setattr(PassTable, "wait_for_others", lambda *_: None)
-    look, begun = PassTable._slots, []
+    monkeypatch.setattr(epoch_counter, "_pool_of", lambda _: 1)
+    monkeypatch.setattr(EpochCounter, "wait_for_others", lambda *_: None)
+    look, begun = EpochCounter._slots, []
 
-    def looked(table: PassTable) -> Any:
+    def looked(table: EpochCounter) -> Any:
         slots = look(table)
         if not begun:
             begun.append(None)
             begun.append(other.claim(0))
         return slots
 
-    monkeypatch.setattr(PassTable, "_slots", looked)
+    monkeypatch.setattr(EpochCounter, "_slots", looked)
     assert (one.claim(1), begun[1]) == (3, 3)
