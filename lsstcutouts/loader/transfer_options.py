@@ -9,7 +9,7 @@ from .capability import check_wire
 __all__ = ["TransferOptions"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TransferOptions:
     """How batches travel to the device, and how the transforms run there.
 

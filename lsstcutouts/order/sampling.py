@@ -21,7 +21,7 @@ With blocks of 750 px (13.5 MB in six bands), 500 targets a DP2 patch and boxes 
 4 GB 1.06 times."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Sampling:
     """Which targets an epoch of training draws, and in which order.
 

@@ -25,7 +25,7 @@ _CHOICES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReadOptions:
     """How pixels are read, and the policies for what is missing or bad.
 

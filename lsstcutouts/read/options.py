@@ -15,7 +15,7 @@ PLANES = ("image", "variance", "ivar", "mask", "valid", "psf")
 """Planes that a batch can hold: ``(N, B, Y, X)`` each, the PSF ``(N, B, y, x)``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReaderOptions(ReadOptions):
     """`ReadOptions`, and what else decides the content of a batch.
 

@@ -27,7 +27,7 @@ type SplitBy = Literal["auto", "tract", "patch", "block", "healpix"]
 type Leaks = Literal["drop", "raise", "warn"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SplitOptions:
     """Which targets belong to training, validation and test.
 

@@ -386,14 +386,14 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
     data.setup()
     state = {"state_dict": {}, "pytorch-lightning_version": "2", "CutoutDataModule": data.state_dict()}
     torch.save(state, tmp_path / "a.ckpt")
-    with pytest.raises(ConfigurationError, match=r"transforms, .*Scaled, cannot be made again.*do not say by"):
+    with pytest.raises(ConfigurationError, match=r"transforms, .*Scaled, cannot be created again.*do not say by"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(ConfigurationError, match="catalog was a table in memory; give catalog="):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0))
     CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0), catalog=str(dp2_repo.truth))
     state["CutoutDataModule"]["data"]["transforms"] = {"_target_": "os.system", "command": "true"}
     torch.save(state, tmp_path / "evil.ckpt")
-    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be made again.*no torch\.nn\.Module"):
+    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be created again.*not a torch\.nn\.Module"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "evil.ckpt", catalog=str(dp2_repo.truth))
 
 

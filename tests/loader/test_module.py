@@ -152,7 +152,7 @@ def test_one_catalog_a_split(dp2_repo: SimulatedRepository, tmp_path: Path) -> N
     trainer_of(tmp_path, max_epochs=1, num_sanity_val_steps=0).fit(model, data)
     assert set(model.seen["train"][0]) <= set(catalog.object_id[:40].tolist())
     assert set(model.seen["val"][0]) <= set(catalog.object_id[40:60].tolist())
-    with pytest.raises(ConfigurationError, match="'test' split holds no target"):
+    with pytest.raises(ConfigurationError, match="'test' split has no targets"):
         data.test_dataloader()
 
 

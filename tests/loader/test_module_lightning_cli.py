@@ -70,9 +70,9 @@ def test_a_command_line_becomes_a_configuration_that_trains(
         cli("fit", *command(dp2_repo, tmp_path), "--print_config")
     printed = capsys.readouterr().out
     settings: dict[str, Any] = yaml.safe_load(printed)
-    assert settings["data"]["read"]["init_args"]["missing_band"] == "zero"
+    assert settings["data"]["read"]["missing_band"] == "zero"
     assert settings["data"]["normalisation"]["init_args"]["scale"] == {"g": 10.0, "r": 12.0, "i": 18.0}
-    assert settings["data"]["transfer"]["init_args"]["wire"] == "float32"
+    assert settings["data"]["transfer"]["wire"] == "float32"
     (tmp_path / "config.in.yaml").write_text(printed)
     done = cli("fit", "--config", str(tmp_path / "config.in.yaml"), "--data.batch_size=4")
     data = done.datamodule

@@ -199,9 +199,9 @@ def test_the_data_module_assigns_and_selects(dp2_repo: SimulatedRepository) -> N
     data.setup()
     batch = next(iter(data.train_dataloader()))
     assert "kind" not in batch
-    assert data.dealt is not None
-    assert shared_pixels(data.dealt) == 0
-    assert set(data.dealt.dropped) == {"train", "val", "test"}
+    assert data.plans.assignment is not None
+    assert shared_pixels(data.plans.assignment) == 0
+    assert set(data.plans.assignment.dropped) == {"train", "val", "test"}
 
 
 def test_two_catalogs_may_leak(dp2_repo: SimulatedRepository, catalog: Catalog, caplog) -> None:
@@ -209,8 +209,8 @@ def test_two_catalogs_may_leak(dp2_repo: SimulatedRepository, catalog: Catalog, 
     data = data_of(dp2_repo, catalog=both)
     with caplog.at_level(logging.WARNING):
         data.setup()
-    assert data.dealt is not None
-    assert not any(len(rows) for rows in data.dealt.dropped.values()) or not data.dealt.leaks
+    assert data.plans.assignment is not None
+    assert not any(len(rows) for rows in data.plans.assignment.dropped.values()) or not data.plans.assignment.leaks
     with pytest.raises(LeakError):
         data_of(dp2_repo, catalog=both, splits=SplitOptions(leaks="raise")).setup()
 

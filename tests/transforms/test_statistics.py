@@ -227,7 +227,7 @@ def test_absurd_values_of_another_split_change_nothing(dp2_repo: SimulatedReposi
     train, val = (replace(plan) for _ in range(2))
     broken = replace(val, files=replace(val.files, uri=tuple("/nowhere" for _ in val.files.uri)))
     data = data_of(dp2_repo, normalisation=NoiseAsinh())
-    data.dealt = SplitAssignment({"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))})
+    data.plans.assignment = SplitAssignment({"train": (train, np.arange(20)), "val": (broken, np.arange(20, 40))})
     data.setup()
     assert data.statistics.bands == fit_statistics(plan, np.arange(20)).bands
 

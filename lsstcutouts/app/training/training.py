@@ -113,7 +113,9 @@ def _result(trainer: L.Trainer, data: CutoutDataModule, meter: Throughput, check
         bands_missing=missing,
         not_delivered=sum(len(plan.rejected) for plan in plans),
         left_out={split: data.report(split).left_out for split in data.loaders},
-        shared={} if data.dealt is None else {split: len(rows) for split, rows in data.dealt.dropped.items()},
+        shared={}
+        if data.plans.assignment is None
+        else {split: len(rows) for split, rows in data.plans.assignment.dropped.items()},
         checkpoint=checkpoint,
         picture=None,
     )

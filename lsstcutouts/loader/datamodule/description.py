@@ -1,7 +1,8 @@
-"""The settings of a data module as plain values for a checkpoint, and what a trained network needs of them."""
+"""The settings of a data module as plain values for a checkpoint, and the checks against those of a training."""
 
 import inspect
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -19,16 +20,16 @@ from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
 from ...sky.geometry import YX
 from ...splits.split_options import SplitOptions
-from ..checkpoint_state import absolute_path, plain_values, public_values
+from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
 __all__ = [
-    "arguments_of",
+    "check_counts",
     "check_sources",
     "check_tensors",
     "checked_module",
     "described",
-    "made_again",
     "pixels_of",
+    "read_arguments",
     "settings_of",
 ]
 
@@ -53,6 +54,21 @@ _OPTIONS = {"read": ReadOptions, "sampling": Sampling, "splits": SplitOptions}
 
 _SCALE_TOLERANCE = 1e-3
 """Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
+
+
+def check_counts(**counts: tuple[Any, int]) -> None:
+    """Raise unless each value is a whole number of at least a minimum, both given by the argument's name.
+
+    Raises
+    ------
+    ConfigurationError
+        With the name and the value.
+    """
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
+        if value < least:
+            raise ConfigurationError(f"{name} must be at least {least}, got {value}")
 
 
 def checked_module(name: str, value: Any) -> nn.Module:
@@ -255,13 +271,38 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def read_arguments(
+    checkpoint_path: str | os.PathLike[str], changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the constructor arguments in a checkpoint, without modules that ``changes`` replaces, and its state.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file has no settings of a data module, or something in memory or a module has to be given.
+    """
+    state = data_state(read_checkpoint(checkpoint_path, "checkpoint_path"))
+    if state is None:
+        raise ConfigurationError(
+            f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on: it was written by an older version "
+            "or with other data; create the data module as in the training"
+        )
+    settings = _arguments_of(state["data"])
+    for name in ("normalisation", "transforms", "augmentations"):
+        if name not in changes:
+            settings[name] = _created_module(name, settings[name])
+    if settings["catalog"] is None and "catalog" not in changes:
+        raise ConfigurationError("the training's catalog was a table in memory; give catalog=")
+    return settings, state
+
+
+def _arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return constructor arguments from what `settings_of` gave.
 
     Raises
     ------
     ConfigurationError
-        If a module cannot be made again; it has to be given.
+        If the checkpoint is of another version.
     """
     if settings.get("version") != _VERSION:
         raise ConfigurationError(
@@ -278,18 +319,18 @@ def arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return rest
 
 
-def made_again(name: str, settings: Mapping[str, Any] | None) -> nn.Module | None:
+def _created_module(name: str, settings: Mapping[str, Any] | None) -> nn.Module | None:
     """Return the module that `described` describes.
 
     Raises
     ------
     ConfigurationError
-        If it cannot be made: its class is gone or no module, or its arguments are not known.
+        If it cannot be created: its class is missing or not a module, or its arguments are not known.
     """
     if settings is None:
         return None
     target = str(settings.get("_target_"))
-    lost = f"the checkpoint's {name}, {target}, cannot be made again; give {name}= as in the training"
+    lost = f"the checkpoint's {name}, {target}, cannot be created again; give {name}= as in the training"
     if settings.get("_incomplete_"):
         raise ConfigurationError(f"{lost} (its attributes do not say {', '.join(settings['_incomplete_'])})")
     module, _, kind = target.rpartition(".")
@@ -299,15 +340,15 @@ def made_again(name: str, settings: Mapping[str, Any] | None) -> nn.Module | Non
         raise ConfigurationError(f"{lost} ({error})") from error
     # A checkpoint may come from anybody: it must not name a function to call.
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ConfigurationError(f"{lost} (it is no torch.nn.Module)")
-    arguments = {key: _again(name, value) for key, value in settings.items() if key not in {"_target_", "_args_"}}
-    made: nn.Module = found(*[_again(name, one) for one in settings.get("_args_", ())], **arguments)
+        raise ConfigurationError(f"{lost} (it is not a torch.nn.Module)")
+    arguments = {key: _created(name, value) for key, value in settings.items() if key not in {"_target_", "_args_"}}
+    made: nn.Module = found(*[_created(name, one) for one in settings.get("_args_", ())], **arguments)
     return made
 
 
-def _again(name: str, value: Any) -> Any:
+def _created(name: str, value: Any) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
-        return made_again(name, value)
+        return _created_module(name, value)
     if isinstance(value, list):
-        return [_again(name, one) for one in value]
+        return [_created(name, one) for one in value]
     return value

@@ -1,10 +1,16 @@
-"""The data module itself."""
+"""The Lightning data module: plans, splits, loaders, statistics and device steps of a training."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
+import lightning as L
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import ConfigurationError
@@ -12,24 +18,40 @@ from ...order.sampling import Sampling
 from ...plan.arguments import SizeLike, parse_bands, parse_size
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.read_options import ReadOptions
+from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
 from ...read.options import ReaderOptions
+from ...read.report import Report
 from ...splits.split_options import SplitOptions, Splits
-from ..checkpoint_state import data_state, read_checkpoint
+from ...transforms.batch import TensorBatch
+from ...transforms.statistics import Statistics
+from ..dataset import CutoutDataset
+from ..loader import CutoutLoader
 from ..transfer_options import TransferOptions
-from .description import arguments_of, checked_module, made_again
-from .fitting import Fitting
+from .description import (
+    check_counts,
+    check_sources,
+    check_tensors,
+    checked_module,
+    pixels_of,
+    read_arguments,
+    settings_of,
+)
+from .fitting import Fitting, Sample
+from .split_plans import PlanSettings, SplitPlans
 from .steps import DeviceSteps
-from .streaming import StreamingDataModule
+from .training_loaders import TrainingLoaders, check_monitors, ignore_misleading_warnings
 
 __all__ = ["CutoutDataModule"]
 
+_log = logging.getLogger(__name__)
 
-class CutoutDataModule(StreamingDataModule):
+
+class CutoutDataModule(L.LightningDataModule):
     """Stream cutouts from a Butler repository into a Lightning training.
 
-    The constructor reads nothing. ``prepare_data`` makes the plan once a node and writes it where ``setup`` of
-    every process finds it; ``setup`` called alone makes it itself.
+    The constructor reads nothing. ``prepare_data`` makes the plan once per node and writes it to a file, which ``setup``
+    of every process loads; without ``prepare_data``, ``setup`` makes the plan itself.
 
     Parameters
     ----------
@@ -37,50 +59,51 @@ class CutoutDataModule(StreamingDataModule):
         Path, URL or label of a Butler repository.
     collections
         Collection, or a list that is searched in order.
+    catalog
+        A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
     bands
         One-letter bands or a list of names; the order of the channels.
     size
         Pixels, an angle such as ``"12 arcsec"``, or ``(height, width)`` of either.
     dataset_type
-        What to cut from.
+        Dataset type of the images.
+    plan
+        A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
+        plan in use (with one catalog for each split, ``splits`` holds each plan).
     planes
-        What a batch holds, as in `CutoutDataset`.
-    read
-        How pixels are read, and the policies: `ReadOptions`.
-    catalog
-        A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
-    batch_size
-        Targets a batch and process.
-    num_workers
-        0 reads with threads inside this process, which is the fastest.
-    seed
-        Of the order, the splits and the noise of ``fill``.
-    sampling
-        Which targets an epoch of training draws, and its order: `Sampling`, whose ``weights`` and ``balance`` name catalog
-        columns. The other splits go block by block over the sky.
-    splits
-        Which targets belong to which split: `SplitOptions`, or plain shares such as ``{"train": 0.8, "val": 0.2}``. With one
-        catalog for each split only ``leaks`` and ``select`` are used.
+        Planes of a batch, as in `CutoutDataset`.
     columns
-        Catalog columns that travel with the samples.
+        Catalog columns that a batch contains.
+    batch_size
+        Targets per batch and process.
+    num_workers
+        0 reads with threads inside this process, which is fastest.
     threads
         Decoding threads; by default the cores that this process may use.
     cache_bytes
-        As in `LsstDataFetcher`; one cache serves every loader of this process. Worker processes share its budget, those of
+        As in `LsstDataFetcher`; all loaders of this process use one cache. Worker processes divide its budget, those of
         training and validation together.
+    seed
+        Of the order, the splits and the noise of ``fill``.
+    read
+        How pixels are read, and the policies: `ReadOptions`.
+    sampling
+        Which targets an epoch of training draws, and its order: `Sampling`, whose ``weights`` and ``balance`` are names of
+        catalog columns. The other splits are read block by block over the sky.
+    splits
+        Which targets belong to which split: `SplitOptions`, or plain shares such as ``{"train": 0.8, "val": 0.2}``. With one
+        catalog for each split only ``leaks`` and ``select`` are used.
+    transfer
+        How batches travel to the device, and whether the three modules below run compiled: `TransferOptions`.
     normalisation
-        Module over a batch, run on the device before ``transforms``, for every split. What of it is a
-        `~lsstcutouts.transforms.Normalise` is fitted to the training split, once, and from a checkpoint on resume.
+        Module over a batch, run on the device before ``transforms``, for every split. A
+        `~lsstcutouts.transforms.Normalise` in it is fitted to the training split, once, and on resume takes the
+        statistics of the checkpoint.
     transforms
-        Module over a batch, run on the device for every split. Lightning's trainer does that; a plain loop calls
-        ``data.transform(batch)`` itself.
+        Module over a batch, run on the device for every split. Lightning's trainer runs it; a plain loop calls
+        ``data.transform(batch)``.
     augmentations
         Module over a batch, run on the device in training only, before all others: on pixels in the unit of the files.
-    transfer
-        How batches travel to the device, and whether these three modules run compiled: `TransferOptions`.
-    plan
-        A plan or a file of one, to be used instead of making it. After ``setup`` the attribute ``plan`` holds the
-        plan in use (with one catalog a split, ``splits`` holds each).
     """
 
     def __init__(
@@ -108,6 +131,7 @@ class CutoutDataModule(StreamingDataModule):
         transforms: nn.Module | None = None,
         augmentations: nn.Module | None = None,
     ) -> None:
+        self._loaders = TrainingLoaders()
         super().__init__()
         self.repo, self.collections, self.catalog = repo, collections, catalog
         self.bands, self.size = parse_bands(bands), parse_size(size)
@@ -115,14 +139,9 @@ class CutoutDataModule(StreamingDataModule):
         checked = ReaderOptions.of(read, planes=planes, seed=seed)
         checked.check_bands(self.bands)
         self.planes = tuple(checked.planes)
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("threads", 1)):
-            value = {"batch_size": batch_size, "num_workers": num_workers, "threads": threads}[name]
-            if name == "threads" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
-            if value < least:
-                raise ConfigurationError(f"{name} must be at least {least}, got {value}")
+        check_counts(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
+        if threads is not None:
+            check_counts(threads=(threads, 1))
         for name, given, kind in (("sampling", sampling, Sampling), ("transfer", transfer, TransferOptions)):
             if not isinstance(given, kind):
                 raise ConfigurationError(f"{name} must be {kind.__name__}(...), got {given!r}")
@@ -131,12 +150,18 @@ class CutoutDataModule(StreamingDataModule):
         self.split_options = SplitOptions.of(splits)
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
+        all_columns = tuple(dict.fromkeys([*self.columns, *sampling.columns, *self.split_options.columns]))
+        settings = PlanSettings(repo, collections, self.bands, self.size, dataset_type, read, all_columns)
+        self.plans = SplitPlans(settings, catalog, plan, self.split_options, seed)
+        """The plans and the splits of their targets."""
         self.normalisation = checked_module("normalisation", normalisation)
-        self._of_pixels = Fitting(self.normalisation)
+        self._statistics = Fitting(self.normalisation)
         self.transforms = checked_module("transforms", transforms)
         self.augmentations = checked_module("augmentations", augmentations)
         self._steps = DeviceSteps(compile=transfer.compile)
-        self.plan = plan
+        self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
+        self.configuration: Mapping[str, Any] | None = None
+        """Plain values to store in every checkpoint of a training, such as how the network was made."""
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changes: Any) -> Self:  # type: ignore[override]
@@ -147,26 +172,281 @@ class CutoutDataModule(StreamingDataModule):
         checkpoint_path
             Written by a training with a data module of this class.
         changes
-            Arguments that are to be others, such as ``catalog``, ``repo``, ``batch_size`` and ``columns``.
+            Arguments that are to be different, such as ``catalog``, ``repo``, ``batch_size`` and ``columns``.
 
         Raises
         ------
         ConfigurationError
-            If the file says nothing of a data module; if a change makes other tensors than those that the network was
-            trained on; if the catalog was only in memory and is not given, or a module cannot be made again.
+            If the file has no settings of a data module; if a change makes other tensors than those that the network was
+            trained on; if the catalog was only in memory and is not given, or a module cannot be created again.
         """
-        state = data_state(read_checkpoint(checkpoint_path, "checkpoint_path"))
-        if state is None:
-            raise ConfigurationError(
-                f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on: it was written by an older version "
-                "or with other data; make the data module as in the training"
-            )
-        settings = arguments_of(state["data"])
-        for name in ("normalisation", "transforms", "augmentations"):
-            if name not in changes:
-                settings[name] = made_again(name, settings[name])
-        if settings["catalog"] is None and "catalog" not in changes:
-            raise ConfigurationError("the training's catalog was a table in memory; give catalog=")
+        settings, state = read_arguments(checkpoint_path, changes)
         data = cls(**{**settings, **changes})
         data.take_over(state)
         return data
+
+    @property
+    def trainer(self) -> L.Trainer | None:
+        """The trainer that uses the data module: the innermost running one, or the latest."""
+        return self._loaders.trainer
+
+    @trainer.setter
+    def trainer(self, trainer: L.Trainer | None) -> None:
+        self._loaders.trainer = trainer
+
+    @property
+    def loaders(self) -> dict[str, CutoutLoader]:
+        """The loader of each split that delivered the latest batch; before the first batch a loader that was made."""
+        return self._loaders.loaders
+
+    @property
+    def plan(self) -> str | os.PathLike[str] | CutoutPlan | None:
+        """The plan in use after `setup`; before it, the argument. None with one catalog for each split."""
+        return self.plans.plan
+
+    @property
+    def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
+        """Plan and targets of each split; empty before `setup`."""
+        return self.plans.splits
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for the checkpoint, as plain values.
+
+        ``train`` is the position of the training, as `CutoutLoader.state_dict` returns it; the rest are the settings of this
+        data module and the statistics of ``normalisation``.
+        """
+        run = {} if self.configuration is None else {"run": dict(self.configuration)}
+        position = {"train": self._loaders.state_dict()}
+        return {"data": self._settings(), **position, **run, **self._statistics.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume a training at the position of a checkpoint; other stages only take its statistics.
+
+        Raises
+        ------
+        ConfigurationError
+            If the network was trained on other bands, another order of them, another size, unit or normalisation.
+        ResumeError
+            If a training resumes with another repository, collection or catalog, and the plan is different.
+        """
+        self.take_over(state_dict)
+        # Lightning restores a data module in every stage; only training has a position.
+        if self.trainer is None or self._loaders.fitting:
+            check_sources(self._trained, self._settings())
+            if "train" in state_dict:
+                self._loaders.load_state_dict(state_dict["train"])
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Use the statistics of a training, from its `state_dict`, and refuse what its network was not trained on.
+
+        Raises
+        ------
+        ConfigurationError
+            If the tensors would be different: the message names each setting with both values.
+        """
+        self._trained = state.get("data", {})
+        check_tensors(self._trained, self._settings())
+        self._statistics.load_state_dict(state, self.normalisation, self.bands, self.read.flux_unit)
+
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self) | pixels_of(self.splits, self.size)
+
+    def _take_from_model(self) -> None:
+        """Use what a network loaded from a checkpoint stores of its training, except for a new training."""
+        model = getattr(self.trainer, "lightning_module", None)
+        trained_on = getattr(model, "trained_on", None)
+        if model is None or not isinstance(trained_on, Mapping):
+            return
+        if self._loaders.fitting:
+            model.trained_on = None
+        else:
+            self.take_over(trained_on)
+
+    def prepare_data(self) -> None:
+        """Make the plans and the statistics, and write them for `setup`, once per node."""
+        self.plans.prepare(self._folder)
+        self._take_from_model()
+        if not self._loaders.predicting and self._statistics.wanted(self.normalisation):
+            self._load_plans()
+            self._statistics.prepare(self._sample(), self._folder)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load or make the plan, assign its targets to the splits, and load or fit the statistics of their pixels.
+
+        A prediction fits no statistics: those of the training come with the checkpoint.
+
+        Parameters
+        ----------
+        stage
+            ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
+        """
+        stages = [one.value for one in TrainerFn]
+        if stage is not None and stage not in stages:
+            raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
+        self._load_plans()
+        self._take_from_model()
+        check_tensors(self._trained, self._settings())  # now that the pixel scale is known
+        pixels, may_fit = pixels_of(self.splits, self.size), not self._loaders.predicting
+        self._statistics.set_up(self.normalisation, self._sample(), self._folder, pixels, may_fit=may_fit)
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Statistics of the pixels that ``normalisation`` uses; None before `setup`, and if nothing needs them."""
+        return self._statistics.statistics
+
+    def fit_statistics(
+        self, progress: Callable[[int, int], None] | None = None, *, sample: int | None = None
+    ) -> Statistics:
+        """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of targets that are done and of all targets.
+        sample
+            Number of targets; by default that of ``normalisation``.
+        """
+        self._load_plans()
+        return self._statistics.fit(self.normalisation, self._sample(), progress, sample)
+
+    def train_dataloader(self) -> CutoutLoader:
+        """Return a loader of the training split; each pass is the next epoch.
+
+        A new loader for the same trainer, or without a trainer, continues after the loader in use. A loader that is made in
+        the middle of a training does not change the training.
+        """
+        # Lightning switches off shuffling only for samplers, but these batches must stay the same.
+        overfitting = self._loaders.overfitting
+        loader = self._loader("train", replace(self.sampling, shuffle=False) if overfitting else self.sampling)
+        schedule = loader.cutouts.epochs.schedule
+        if schedule.left_out:
+            rows = schedule.left_out, schedule.rows, schedule.world_size
+            _log.warning(
+                "%d of %d targets, different ones each time, are left out of each epoch: too few for %d ranks", *rows
+            )
+        return loader
+
+    def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
+        """Return a loader of the validation split, or an empty list if the split is empty.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is empty and a callback or a schedule of the trainer waits for a metric of validation.
+        """
+        if self.plans.has("val"):
+            return self._loader("val")
+        if self.trainer is not None:
+            check_monitors(self.trainer, f"the val split has no targets, with {self.split_options}")
+        return []
+
+    def test_dataloader(self) -> CutoutLoader:
+        """Return a loader of the test split."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> CutoutLoader:
+        """Return a loader of the prediction split."""
+        return self._loader("predict")
+
+    def transform(self, batch: TensorBatch, *, training: bool = False) -> TensorBatch:
+        """Return a batch as a model takes it: ``normalisation`` and ``transforms`` run on the device of the batch.
+
+        Parameters
+        ----------
+        batch
+            As a loader delivers it.
+        training
+            Whether ``augmentations`` run first, on pixels in the unit of the files.
+        """
+        if not training:
+            return self._steps.run(batch, [self.normalisation, self.transforms])
+        loader = self._loaders.loader
+        for module in self.augmentations.modules():
+            set_epoch = getattr(module, "set_epoch", None)
+            if callable(set_epoch) and loader is not None:
+                set_epoch(loader.position.epoch)
+        return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
+
+    def on_before_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Undo the conversion to the trainer's precision, which would lose positions; the transforms come first."""
+        return self._loaders.as_delivered(batch)
+
+    def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
+        """Run `transform` on the device, in training with the augmentations; then convert to the trainer's precision."""
+        training = self.trainer is not None and bool(self.trainer.training)
+        self._loaders.transforming = training  # and stays so when it fails
+        transformed = self._loaders.converted(self.transform(batch, training=training), batch)
+        self._loaders.transforming = False
+        return transformed
+
+    @property
+    def waited(self) -> float:
+        """Seconds that training has waited for batches."""
+        loader = self._loaders.loader
+        return 0.0 if loader is None else loader.waited
+
+    def report(self, split: str = "train") -> Report:
+        """Return what happened to each row of a split in its latest epoch, so far, in this process.
+
+        Catalog rows that no split can contain are in the plan's ``rejected``.
+
+        Raises
+        ------
+        ConfigurationError
+            If the split has not been read.
+        """
+        if split not in self.loaders:
+            raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
+        loader = self.loaders[split]
+        # For a prediction, Lightning creates another loader of the same dataset.
+        return loader.report if loader.begun else loader.cutouts.report
+
+    def cache_info(self) -> CacheStats:
+        """Return the sum of the cache statistics of this process and of all worker processes."""
+        own = self.cache.stats()
+        # Where worker processes read, this process's cache has a budget that it does not use.
+        return self._loaders.worker_stats() + (own if own.hits + own.misses or not self.num_workers else CacheStats())
+
+    def _loader(self, split: str, sampling: Sampling = Sampling(shuffle=False)) -> CutoutLoader:
+        if not self.plans.has(split):
+            raise ConfigurationError(
+                f"the {split!r} split has no targets, with {self.split_options}; call setup() first"
+            )
+        plan, rows = self.splits[split]
+        if self.trainer is not None:
+            self.cache.share_among(1, ranks=self.trainer.num_devices)
+        dataset = CutoutDataset(
+            plan,
+            rows=rows,
+            batch_size=self.batch_size,
+            planes=self.planes,
+            columns=self.columns,
+            read=self.read,
+            sampling=sampling,
+            seed=self.seed,
+            threads=self.threads,
+            cache=self.cache,
+            world=self._loaders.world,
+            # Targets left out would be different in each epoch, and so would be the batches to overfit.
+            pads=split != "train" or self._loaders.overfitting,
+        )
+        dataset.concurrent_loaders = sum(map(self.plans.has, ("train", "val"))) if split in {"train", "val"} else 1
+        names = ("augmentations", "normalisation", "transforms")
+        self._loaders.unused = " and ".join(one for one in names if not isinstance(getattr(self, one), nn.Identity))
+        return self._loaders.new(dataset, split, num_workers=self.num_workers, transfer=self.transfer)
+
+    def _load_plans(self) -> None:
+        ignore_misleading_warnings()
+        self.plans.load(None if self.trainer is None else self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        """Folder where processes of one run leave files for each other."""
+        return Path(self.trainer.default_root_dir if self.trainer is not None else ".") / ".lsstcutouts"
+
+    def _sample(self) -> Sample:
+        """Return what statistics are fitted to: the training split only."""
+        plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
+        # Worker processes have their own caches; this process's cache stays unused beside them.
+        cache = self.cache if self.num_workers == 0 else None
+        return Sample(plan, rows, self.bands, self.read, self.seed, cache, self.threads)
