@@ -1,4 +1,4 @@
-"""What a checkpoint says of its training: plain values, paths that hold anywhere on the machine, no secrets."""
+"""Values for checkpoints: plain values, absolute paths, no secrets; and reading checkpoints."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _MISSING = "???"
 
 
 def read_checkpoint(path: str | os.PathLike[str], name: str = "checkpoint") -> dict[str, Any]:
-    """Return a checkpoint of Lightning as it lies in its file, its tensors on the CPU.
+    """Return the content of a Lightning checkpoint file, with tensors on the CPU.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ def _unpacked(slot: int) -> _Slot:
 
 
 def _pool_of(worker: int) -> int:
-    """Return a number that the workers of one loader share, and nobody else: they are started one after the other."""
+    """Return a number that the workers of one loader have in common, and no others: they are started one after the other."""
     number = re.search(r"\d+$", multiprocessing.current_process().name)
     return int(number[0]) - worker if number else 0
 

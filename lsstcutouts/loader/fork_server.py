@@ -1,6 +1,6 @@
 """Imported first by the fork server of worker processes, which inherit what it has loaded.
 
-A process with threads must not fork. Arrow's allocator starts one when it is loaded, unless it is told not to.
+A process with threads must not fork. Arrow's allocator starts one when it is loaded, unless an environment variable forbids it.
 """
 
 import os

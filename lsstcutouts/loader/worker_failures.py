@@ -1,4 +1,4 @@
-"""Worker processes that die: what the user is told, and how a pass that failed ends."""
+"""Worker processes that end unexpectedly: the message for the user, and how a failed pass ends its workers."""
 
 import atexit
 import signal
@@ -17,45 +17,45 @@ from ..errors import LsstCutoutsError, WorkerError
 __all__ = ["any_dead", "dismiss", "dismiss_with", "worker_error", "workers_of"]
 
 _PATIENCE, _POLL = 3.0, 0.02
-"""Seconds in which a worker that broke a connection is seen to have ended, and between two looks."""
+"""Seconds to wait for the end of a worker that broke a connection, and between two checks."""
 
 _NO_MEMORY = (
-    "Most often the system kills for want of memory: its log (`dmesg`), or that of the job, says so. A smaller cache_bytes, "
-    "batch_size, num_workers or prefetch_factor takes less; num_workers=0 reads with threads in one process"
+    "The most frequent cause is that memory ran out, which the log of the system (`dmesg`) or of the job shows. Reduce "
+    "cache_bytes, batch_size, num_workers or prefetch_factor, or use num_workers=0, which reads with threads in one process"
 )
-_CRASH = "This is a crash in compiled code; num_workers=0 under `python -X faulthandler` shows where"
+_CRASH = "Compiled code crashed; run with num_workers=0 under `python -X faulthandler` to see where"
 _ADVICE = {
     signal.SIGKILL: _NO_MEMORY,
     signal.SIGSEGV: _CRASH,
     signal.SIGABRT: _CRASH,
     signal.SIGFPE: _CRASH,
     signal.SIGILL: _CRASH,
-    signal.SIGBUS: "Most often the shared memory (/dev/shm) is full; a container takes --shm-size. Fewer or smaller batches "
-    "under way (prefetch_factor, num_workers, batch_size) need less, num_workers=0 needs none",
-    signal.SIGTERM: "Something asked it to end: a scheduler at its time limit, or `kill`",
+    signal.SIGBUS: "The most frequent cause is that the shared memory (/dev/shm) is full; enlarge it (--shm-size of a container), reduce "
+    "prefetch_factor, num_workers or batch_size, or use num_workers=0, which needs none",
+    signal.SIGTERM: "It was asked to end, for example by a scheduler at its time limit or by `kill`",
 }
 _EXITED = (
-    "What it wrote to the standard error says why. A script that starts worker processes must keep its loop below "
+    "Its output on standard error shows the cause. A script that starts worker processes must have its loop below "
     '`if __name__ == "__main__":`'
 )
-_LEFT = "It was interrupted (Ctrl-C reaches worker processes, too) or left by itself"
+_LEFT = "It was interrupted (Ctrl-C reaches worker processes, too) or ended by itself"
 
 
 def workers_of(batches: Any) -> list[BaseProcess]:
-    """Return the worker processes behind an iterator of a `DataLoader`; none where threads read."""
+    """Return the worker processes of an iterator of a `DataLoader`; none if threads read."""
     return list(getattr(batches, "_workers", ()))
 
 
 def any_dead(batches: Any) -> bool:
-    """Whether a worker process behind an iterator has ended, so that the iterator cannot be used for another pass."""
+    """Return whether a worker process of an iterator has ended, so that the iterator cannot be used for another pass."""
     return any(not worker.is_alive() for worker in workers_of(batches))
 
 
 def dismiss(batches: Any) -> None:
-    """End the worker processes behind an iterator now, and not when the last traceback that holds it is gone."""
+    """End the worker processes of an iterator now, not only when the last traceback that holds it is freed."""
     shutdown = getattr(batches, "_shutdown_workers", None)
     if shutdown is not None:
-        # torch's handler of SIGCHLD says once more, wherever the process is, that a worker was killed.
+        # torch's handler of SIGCHLD raises again, at any point of the program, that a worker was killed.
         with suppress(RuntimeError):
             shutdown()
     getattr(batches, "_owner_is_gone", bool)()  # ends the thread of `dismiss_with`
@@ -68,26 +68,26 @@ def dismiss_with(owner: object, batches: Any) -> None:
     thread the garbage collector runs and inside whatever block that has locked. So a thread keeps the iterator out of its
     reach until it has ended them.
     """
-    told: SimpleQueue[None] = SimpleQueue()
+    end: SimpleQueue[None] = SimpleQueue()
 
     def keep() -> None:
-        told.get()
+        end.get()
         dismiss(batches)
         atexit.unregister(finish)
 
     def finish() -> None:
-        told.put(None)
+        end.put(None)
         thread.join()
 
-    batches._owner_is_gone = weakref.finalize(owner, told.put, None)
+    batches._owner_is_gone = weakref.finalize(owner, end.put, None)
     batches._owner_is_gone.atexit = False
     thread = Thread(target=keep, name="lsstcutouts-workers", daemon=True)
     thread.start()
     atexit.register(finish)
 
 
-def worker_error(error: BaseException, batches: Any, place: str) -> WorkerError | None:
-    """Return what to raise instead of ``error`` where it comes of the death of a worker process, else None.
+def worker_error(error: BaseException, batches: Any, waited_for: str) -> WorkerError | None:
+    """Return what to raise instead of ``error`` if a worker process that ended caused it, else None.
 
     A worker that is killed shows as torch's RuntimeError, or as a connection that breaks while a batch is received.
 
@@ -97,8 +97,8 @@ def worker_error(error: BaseException, batches: Any, place: str) -> WorkerError 
         What the iterator raised.
     batches
         The iterator.
-    place
-        Which batch the loop waited for.
+    waited_for
+        The batch that the loop waited for.
     """
     if isinstance(error, LsstCutoutsError) or not isinstance(error, RuntimeError | OSError | EOFError):
         return None
@@ -109,14 +109,14 @@ def worker_error(error: BaseException, batches: Any, place: str) -> WorkerError 
         return None
     for number, worker in enumerate(_ended(workers)):
         if worker is not None and (worker.exitcode or left):
-            how, advice = _told(worker.exitcode or 0)
+            how, advice = _ending(worker.exitcode or 0)
             whom = f"worker process {number} of {len(workers)} (pid {worker.pid})"
-            return WorkerError(f"{whom} {how} while the loop waited for {place}. {advice}")
+            return WorkerError(f"{whom} {how} while the loop waited for {waited_for}. {advice}")
     return None
 
 
 def _ended(workers: Sequence[BaseProcess]) -> list[BaseProcess | None]:
-    """Return the workers that have ended, None in the place of the others; one that is about to end is waited for."""
+    """Return the workers that have ended, and None for each other one; wait for one that is about to end."""
     end = time.monotonic() + _PATIENCE
     while all(worker.is_alive() for worker in workers) and time.monotonic() < end:
         # torch's handler of SIGCHLD raises in the middle of this, before the worker counts as ended.
@@ -126,8 +126,8 @@ def _ended(workers: Sequence[BaseProcess]) -> list[BaseProcess | None]:
     return [None if worker.is_alive() else worker for worker in workers]
 
 
-def _told(code: int) -> tuple[str, str]:
-    """Return how a process with this exit code ended, and what to do about it."""
+def _ending(code: int) -> tuple[str, str]:
+    """Return how a process with this exit code ended, and advice."""
     if code > 0:
         return f"ended with exit code {code}", _EXITED
     if code == 0:

@@ -386,7 +386,9 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
     data.setup()
     state = {"state_dict": {}, "pytorch-lightning_version": "2", "CutoutDataModule": data.state_dict()}
     torch.save(state, tmp_path / "a.ckpt")
-    with pytest.raises(ConfigurationError, match=r"transforms, .*Scaled, cannot be created again.*do not say by"):
+    with pytest.raises(
+        ConfigurationError, match=r"transforms, .*Scaled, cannot be created again.*has no attributes by"
+    ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(ConfigurationError, match="catalog was a table in memory; give catalog="):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0))

@@ -544,7 +544,7 @@ def test_a_trainer_without_the_module_is_told_what_it_leaves_out(runs: Runs, cap
         for trainer in (runs.trainer(**PLAIN), runs.trainer(**PLAIN)):
             trainer.fit(Watcher(), data.train_dataloader())
     (record,) = caplog.records
-    assert "reads train_dataloader() without its data module: transforms will not run" in record.getMessage()
+    assert "reads train_dataloader() without its data module, so transforms will not run" in record.getMessage()
     assert "datamodule=data" in record.getMessage()
     for split in ("val", "predict"):
         caplog.clear()

@@ -77,7 +77,7 @@ def checked_module(name: str, value: Any) -> nn.Module:
     Raises
     ------
     ConfigurationError
-        If it is something else. Functions are refused since a checkpoint could not say which one the network knows.
+        If it is something else. Functions are refused since a checkpoint cannot name them.
     """
     if value is None:
         return nn.Identity()
@@ -228,7 +228,7 @@ def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def check_sources(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to resume with a training from another place that does not hold the same targets and files.
+    """Raise if a training cannot be resumed from another repository or catalog: its targets or files differ.
 
     Raises
     ------
@@ -332,7 +332,7 @@ def _created_module(name: str, settings: Mapping[str, Any] | None) -> nn.Module 
     target = str(settings.get("_target_"))
     lost = f"the checkpoint's {name}, {target}, cannot be created again; give {name}= as in the training"
     if settings.get("_incomplete_"):
-        raise ConfigurationError(f"{lost} (its attributes do not say {', '.join(settings['_incomplete_'])})")
+        raise ConfigurationError(f"{lost} (it has no attributes {', '.join(settings['_incomplete_'])})")
     module, _, kind = target.rpartition(".")
     try:
         found = getattr(import_module(module), kind)

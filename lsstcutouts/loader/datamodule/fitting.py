@@ -1,4 +1,4 @@
-"""Statistics of the training split: fitted, found, given or restored, and handed to the modules that use them."""
+"""Statistics of the training split: fitted, found, given or restored, and passed to the modules that use them."""
 
 import hashlib
 import json

@@ -216,8 +216,8 @@ class CutoutDataModule(L.LightningDataModule):
         data module and the statistics of ``normalisation``.
         """
         run = {} if self.configuration is None else {"run": dict(self.configuration)}
-        position = {"train": self._loaders.state_dict()}
-        return {"data": self._settings(), **position, **run, **self._statistics.state_dict()}
+        train = self._loaders.state_dict()
+        return {"data": self._settings(), "train": train, **run, **self._statistics.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume a training at the position of a checkpoint; other stages only take its statistics.
@@ -280,8 +280,7 @@ class CutoutDataModule(L.LightningDataModule):
         stage
             ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
         """
-        stages = [one.value for one in TrainerFn]
-        if stage is not None and stage not in stages:
+        if stage is not None and stage not in (stages := [one.value for one in TrainerFn]):
             raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
         self._load_plans()
         self._take_from_model()
@@ -403,15 +402,14 @@ class CutoutDataModule(L.LightningDataModule):
 
     def cache_info(self) -> CacheStats:
         """Return the sum of the cache statistics of this process and of all worker processes."""
-        own = self.cache.stats()
-        # Where worker processes read, this process's cache has a budget that it does not use.
-        return self._loaders.worker_stats() + (own if own.hits + own.misses or not self.num_workers else CacheStats())
+        own, workers = self.cache.stats(), self._loaders.worker_stats()
+        return (
+            workers + own if own.hits + own.misses or not self.num_workers else workers
+        )  # else its budget is not used
 
     def _loader(self, split: str, sampling: Sampling = Sampling(shuffle=False)) -> CutoutLoader:
         if not self.plans.has(split):
-            raise ConfigurationError(
-                f"the {split!r} split has no targets, with {self.split_options}; call setup() first"
-            )
+            raise ConfigurationError(f"the {split!r} split has no targets ({self.split_options}); call setup() first")
         plan, rows = self.splits[split]
         if self.trainer is not None:
             self.cache.share_among(1, ranks=self.trainer.num_devices)
@@ -445,7 +443,7 @@ class CutoutDataModule(L.LightningDataModule):
         return Path(self.trainer.default_root_dir if self.trainer is not None else ".") / ".lsstcutouts"
 
     def _sample(self) -> Sample:
-        """Return what statistics are fitted to: the training split only."""
+        """Return the training split, to which statistics are fitted."""
         plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
         # Worker processes have their own caches; this process's cache stays unused beside them.
         cache = self.cache if self.num_workers == 0 else None

@@ -81,7 +81,7 @@ class DeviceSteps:
 
 
 def compiles_on(device: torch.device, capability: tuple[int, int] | None = None) -> bool:
-    """Return whether modules can be compiled for a device, and say so where they cannot.
+    """Return whether modules can be compiled for a device, and warn if they cannot.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def _device_of(batch: TensorBatch) -> torch.device:
 
 @contextmanager
 def _in_place(modules: Sequence[nn.Module], *, allowed: bool) -> Iterator[None]:
-    """Let modules write over the image for a while; outside, such as in a plain loop, they ask nobody's leave."""
+    """Let modules overwrite the image inside the block, and not outside, such as in a plain loop."""
     switched = [m for top in modules for m in top.modules() if isinstance(m, Overwriting) and not m.inplace]
     for module in switched if allowed else ():
         module.inplace = True

@@ -44,7 +44,7 @@ def as_tensor(array: NDArray[Any]) -> Tensor:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """Return a tensor in page-locked memory, itself if it lies there."""
+    """Return a tensor in page-locked memory; the tensor itself if it is there already."""
     if tensor.is_pinned():
         return tensor
     made = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -60,13 +60,13 @@ class Form:
     Attributes
     ----------
     pinned
-        Whether they lie in page-locked memory.
+        Whether they are in page-locked memory.
     wire
         Type in which pixels travel.
     channels_last
         Whether ``image`` is laid out as ``(N, Y, X, B)`` in memory.
     on_device
-        Whether the last two are settled on the device: then the batch leaves the pool `packed`.
+        Whether the last two are applied on the device: then the batch leaves the pool `packed`.
     """
 
     pinned: bool = False

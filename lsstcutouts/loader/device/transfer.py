@@ -48,7 +48,7 @@ class DirectTransfer:
 class CudaTransfer:
     """Copies on a stream of its own, beside what the GPU computes.
 
-    Batches should lie in page-locked memory: a copy from elsewhere is right, too, but the host waits for it.
+    Batches should be in page-locked memory: a copy from other memory is correct, too, but the host waits for it.
 
     Parameters
     ----------
@@ -81,10 +81,10 @@ class CudaTransfer:
 
 
 class Prefetcher:
-    """Has the copy of the next batch under way while the loop works on the one before.
+    """Copies the next batch while the loop processes the current one.
 
-    The first batch is handed out as soon as it is there, without a look at the second. What goes wrong with a batch
-    is raised in its place, after the batches before it have been handed out.
+    The first batch is delivered as soon as it is ready, before the second is read. An error of a batch is raised when
+    that batch is asked for, after all batches before it.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def resolved(device: torch.device | str | None) -> torch.device | None:
     if number >= count:
         raise ConfigurationError(
             f"device={str(device)!r}, but torch {torch.__version__} sees {count or 'no'} CUDA "
-            f"device{'' if count == 1 else 's'} (`lsstcutouts doctor` says why); leave device out for batches in host memory"
+            f"device{'' if count == 1 else 's'} (`lsstcutouts doctor` shows why); omit device for batches in host memory"
         )
     return torch.device("cuda", number)
 
