@@ -30,7 +30,7 @@ def mask_hdus(structure: FileStructure, find: Callable[[str], Hdu | None]) -> di
     Raises
     ------
     BadStructureError
-        The file is cut off behind an HDU of as many mask planes as one holds: nothing tells whether another followed.
+        The file is cut off after an HDU of as many mask planes as one holds: nothing tells whether another followed.
     """
     found: dict[str, Hdu] = {}
     hdu = find("mask")

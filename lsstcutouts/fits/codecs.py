@@ -112,7 +112,7 @@ def decode_tiles(
         target = out[y * step.y : (y + 1) * step.y, x * step.x : (x + 1) * step.x]
         flat = target.reshape(-1) if columns == 1 else np.empty(target.size, layout.dtype)
         try:
-            # Infinities and overflows are the file's own values; nothing here is a reason to warn.
+            # Infinities and overflows are values of the file, not errors.
             with np.errstate(over="ignore", invalid="ignore"):
                 _decode_tile(layout, tile, stream, flat, YX(*target.shape))
         except BadStructureError as error:
@@ -123,7 +123,7 @@ def decode_tiles(
 
 
 def _decode_strip(layout: PlaneLayout, numbers: Sequence[int], streams: Sequence[memoryview], out: Array) -> bool:
-    """Decode equal GZIP_2 tiles with one shuffle for all, if they are such; a fifth faster for DP1's rows."""
+    """Decode equal GZIP_2 tiles with one shuffle for all, if they all are; 20 % faster for the rows of DP1."""
     count, nbytes = len(numbers), out.itemsize * layout.tile_shape.y * out.shape[1]
     if not _only_shuffled(layout) or out.nbytes != count * nbytes:
         return False
@@ -231,7 +231,7 @@ def _gzip_length(stream: memoryview) -> int:
 
 
 def _inflate_any(stream: memoryview, most: int) -> NDArray[np.uint8]:
-    """Return the bytes of a gzip stream, in scratch memory; a claim of more than ``most`` is not believed."""
+    """Return the bytes of a gzip stream, in scratch memory; at most ``most`` bytes are accepted."""
     length = _gzip_length(stream)
     most = min(most, _MOST_DEFLATED * len(stream))
     if not 0 < length <= most:
@@ -301,7 +301,7 @@ def _hcompress(stream: memoryview, shape: YX[int], smooth: int) -> Array:
         or announced != tuple(shape)
     ):
         raise BadStructureError(f"no HCOMPRESS stream of {shape} pixels")
-    # The decoder takes zeros for what a truncated stream lacks, and finds nothing wrong. Ones lead it to the end of the
+    # The decoder takes zeros for what a truncated stream lacks, and reports no error. Ones lead it to the end of the
     # padding: a bit plane of a quadrant is a tree of codes of up to 6 bits, a third as many as pixels and some at the
     # edges; a bit for the sign of each pixel follows.
     most = (-(-shape.y // 2) * -(-shape.x // 2)) // 4 + shape.y + shape.x + 64

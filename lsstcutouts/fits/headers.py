@@ -33,7 +33,7 @@ _END = b"END" + b" " * 77
 _GZIP = b"\x1f\x8b"
 _LARGEST_HEADER = 2000 * BLOCK
 _LEAD = 8 * BLOCK
-"""Bytes read with a header: most headers, and with DP2 the tile table behind it, fit one read."""
+"""Bytes read with a header: most headers, and with DP2 the tile table after it, fit one read."""
 
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
@@ -55,11 +55,11 @@ type Value = str | int | float | bool | None
 
 
 class BadStructureError(ValueError):
-    """Bytes that contradict the FITS standard or themselves; becomes a `CorruptFileError` with the URI."""
+    """Bytes that violate the FITS standard or contradict each other; becomes a `CorruptFileError` with the URI."""
 
 
 class NoHeaderError(BadStructureError):
-    """No FITS header where one may be: behind the last HDU, or where bytes are damaged."""
+    """No FITS header where one may be: after the last HDU, or where bytes are damaged."""
 
 
 class UnknownFeatureError(ValueError):
@@ -150,7 +150,7 @@ class Hdu:
     lead
         The first bytes of the data, as far as they came with the header.
     cut
-        What of the data lies beyond the end of the file, in words; empty where nothing does.
+        Message about data beyond the end of the file; empty if the data are complete.
     """
 
     index: int

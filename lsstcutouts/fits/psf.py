@@ -75,9 +75,9 @@ class CellKernels:
     Attributes
     ----------
     cells
-        What they belong to.
+        The cells of the kernels.
     layout
-        How one kernel is coded, without the places of its tiles.
+        How one kernel is coded, without the offsets and sizes of its tiles.
     depth
         Rows and columns of cells that share their tiles: one, in files that Rubin publishes.
     first
@@ -95,7 +95,7 @@ class CellKernels:
     sizes: NDArray[np.unsignedinteger[Any]]
 
     def read(self, source: ByteSource, cells: Sequence[int]) -> list[NDArray[np.float64]]:
-        """Return the kernels of cells, read-only; those that lie close together in the file with one read.
+        """Return one ``(y, x)`` float64 kernel per cell, read-only; neighbouring bytes are read together.
 
         Raises
         ------
@@ -153,14 +153,14 @@ def cell_kernels(structure: FileStructure) -> CellKernels:
     PlaneError
         The file has no PSF, or none that can be evaluated here.
     BadStructureError
-        Its JSON tree or its array are damaged or contradict each other.
+        The JSON tree or the array is damaged, or they contradict each other.
     UnknownFeatureError
         They are of a later version, or stored in a way that no writer uses.
     """
     source, psf = structure.source, _psf_tree(structure)
     hdu = structure.find(_array_name(psf))
     if hdu is None:
-        raise BadStructureError(f"the JSON tree names an HDU that is not there: {psf['array']['source']}")
+        raise BadStructureError(f"the JSON tree names an HDU that does not exist: {psf['array']['source']}")
     layout, grid, depth = kernel_layout("psf", hdu, tile_table(source, hdu))
     first, tiles, nothing = int(layout.offsets.min()), layout.tile_grid.y * layout.tile_grid.x, np.empty(0, np.int64)
     return CellKernels(
@@ -178,7 +178,7 @@ def _psf_tree(structure: FileStructure) -> dict[str, Any]:
     source = structure.source
     hdu = structure.find("json") if "JSONADDR" in structure.primary.cards else None
     if hdu is None and "JSONADDR" in structure.primary.cards:
-        raise BadStructureError(f"the JSON table that describes it is not there; the file is {structure.cut_off()}")
+        raise BadStructureError(f"the JSON table that describes it is missing; the file is {structure.cut_off()}")
     if hdu is None:
         raise PlaneError(
             f"{source.uri} has no PSF that can be read here: it was not written by lsst.images. Files of DP0.2 and DP1 "
@@ -251,5 +251,5 @@ def _missing(psf: dict[str, Any], grid: YX[int], start: YX[int]) -> frozenset[in
 
 
 def _smallest_unsigned(values: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
-    """Return whole numbers in the smallest type that holds them."""
+    """Return the integers in the smallest unsigned type that can represent them."""
     return values.astype(np.min_scalar_type(int(values.max())))

@@ -1,11 +1,11 @@
 """Finds the HDU of each plane in a coadd file.
 
 Files of ``lsst.images`` say so in an index table at a byte address that the primary header gives; in all others, and
-where the index was cut away or is of no use, the headers are walked, over the data, until the plane is found. Planes
+where the index is missing or damaged, the headers are read one after the other until the plane is found. Planes
 have small letters; the second ``MASK`` HDU (``EXTVER`` 2) is ``mask2``, and so on.
 
-Nothing is judged but the HDUs that are asked for: cutouts keep the keywords of the coadd that they were cut from, and
-not its archive. What the headers say of further HDUs only tells why one is not there.
+Only the HDUs that are asked for are checked: cutouts keep the keywords of the coadd that they were cut from, and
+not its archive. Other headers are only used to explain why an HDU is missing.
 """
 
 import threading
@@ -48,7 +48,7 @@ class FileStructure:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Start behind the primary HDU, which held the image before afw wrote several planes."""
+        """Start after the primary HDU, which held the image before afw wrote several planes."""
         self._hdus.append(self.primary)
         if self.primary.cards.integer("NAXIS", most=999) == 2:
             self._known["image"] = self.primary
@@ -64,7 +64,7 @@ class FileStructure:
         with self._lock:
             if plane in self.places and (hdu := self._indexed(plane)) is not None:
                 return hdu
-            # The HDUs of one mask follow each other: no need to read what comes behind them.
+            # The HDUs of one mask follow each other: no need to read the HDUs after them.
             previous = self._known.get(_before(plane), self.primary).index if plane.startswith("mask") else 0
             while not (self.places or plane in self._known or 0 < previous < len(self._hdus) - 1) and self._step():
                 pass
@@ -79,7 +79,7 @@ class FileStructure:
             return self._hdus[number] if number < len(self._hdus) else None
 
     def cut_off(self) -> str:
-        """Return why HDUs may be missing behind the last one, in words; empty where nothing says so.
+        """Return why HDUs may be missing after the last one, in words; empty where nothing says so.
 
         ``AR_HDU`` is the number, from 1, of the index of the archive, which follows the planes in files written by afw
         (``ExposureInfo.cc``). Before headers were inherited, the image had all keywords.
@@ -120,7 +120,7 @@ class FileStructure:
         try:
             hdu = read_hdu(self.source, at, len(self._hdus))
         except NoHeaderError:
-            return False  # the standard allows special records behind the last HDU, and readers of FITS ignore the rest
+            return False  # the standard allows special records after the last HDU, and readers of FITS ignore the rest
         # Of many headers and files, the first bytes of the data would be megabytes; a local file is read again at once.
         self._hdus.append(replace(hdu, lead=b"") if isinstance(self.source, LocalSource) else hdu)
         self._known.setdefault(_plane(hdu), self._hdus[-1])
@@ -151,7 +151,7 @@ def file_structure(source: ByteSource) -> FileStructure:
 def _index(source: ByteSource, primary: Hdu) -> dict[str, tuple[int, int]]:
     """Return number and first byte of the HDUs that the index of an ``lsst.images`` file names, the last HDU.
 
-    Nothing where it is not there, is damaged or belongs to another file: the headers say the same.
+    Empty if the index is missing, damaged or belongs to another file: the headers have the same information.
     """
     places: dict[str, tuple[int, int]] = {}
     try:

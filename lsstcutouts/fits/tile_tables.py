@@ -125,7 +125,7 @@ def tile_table(source: ByteSource, hdu: Hdu) -> bytes:
 
 
 def _check_image(hdu: Hdu) -> None:
-    """Refuse an HDU that is neither a compressed image nor a plain one."""
+    """Raise `UnknownFeatureError` if the HDU is neither a compressed nor an uncompressed image."""
     if hdu.cards.string("XTENSION", "IMAGE") != "IMAGE":
         raise UnknownFeatureError(f"HDU {hdu.index} is a {hdu.cards.string('XTENSION')}, not an image")
 
@@ -196,7 +196,7 @@ def _compressed(plane: str, hdu: Hdu, table: bytes, shape: YX[int], layers: int 
 
 
 def _check_known(cards: Cards, compression: str, settings: dict[str, int]) -> None:
-    """Refuse what no decoder here knows."""
+    """Raise `UnknownFeatureError` for codings without a decoder."""
     if compression not in COMPRESSIONS:
         raise UnknownFeatureError(f"compression {compression or cards.get('ZCMPTYPE')!r}")
     # The elements of a PLIO list are words; streams of the others are bytes, whatever astropy would make of words.
@@ -240,7 +240,7 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
     sizes, offsets = pairs[:, 0] * _element_size(cards, "COMPRESSED_DATA"), pairs[:, 1].copy()
     kinds = np.zeros(len(rows), np.uint8)
     for kind, name in ((GZIPPED, "GZIP_COMPRESSED_DATA"), (VERBATIM, "UNCOMPRESSED_DATA")):
-        # astropy looks into the second of the two columns only when the first is not there.
+        # astropy reads the second of the two columns only if the first does not exist.
         empty = (sizes == 0) & (kinds == PLAIN)
         if name in _names(rows) and empty.any():
             other = _descriptors(rows, name)
@@ -259,7 +259,7 @@ def _descriptors(rows: NDArray[np.void], name: str) -> NDArray[np.int64]:
     """Return the (number of elements, byte in the heap) pairs of a variable-length column, (n, 2)."""
     pairs: NDArray[np.int64] = table_column(rows, name, "i", 2).astype(np.int64)
     if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) <= _MOST_BYTES:
-        raise BadStructureError(f"column {name} has a tile with an impossible size or place")
+        raise BadStructureError(f"column {name} has a tile with an impossible size or offset")
     return pairs
 
 

@@ -29,7 +29,7 @@ _WCS_KEY = re.compile(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SipProjection:
-    """A gnomonic projection of pixels that a polynomial has moved (TAN-SIP; Shupe et al. 2005).
+    """A gnomonic projection with polynomial distortion of the pixels (TAN-SIP; Shupe et al. 2005).
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class SipProjection:
         return self.tan.crval
 
     def pixel_to_sky(self, y: ArrayLike, x: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return ``(ra, dec)`` in degrees ICRS, RA in [0, 360), of tract pixels."""
+        """Return ``(ra, dec)`` in degrees ICRS, RA in [0, 360), of tract pixels; the shape is that of ``y`` and ``x``."""
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         u, v = x - self.tan.crpix[0], y - self.tan.crpix[1]
         return self.tan.pixel_to_sky(y + polyval2d(u, v, self.b), x + polyval2d(u, v, self.a))
@@ -66,7 +66,7 @@ def array_origin(cards: Cards, default: YX[int] | None = None) -> YX[int]:
     Raises
     ------
     BadStructureError
-        They disagree: either would be a guess.
+        They contradict each other.
     UnknownFeatureError
         The header has neither, and there is no default.
     """
@@ -94,7 +94,7 @@ def _linear_origin(cards: Cards) -> YX[int] | None:
 
 
 def _whole(key: str, value: float) -> int:
-    """Return the whole pixel of a keyword, which may not lie between two."""
+    """Return the whole pixel of a keyword; raise if it lies between two pixels."""
     if abs(value - round(value)) > 1e-3:
         raise BadStructureError(f"the array starts between pixels: {key} gives {value}")
     return round(value)

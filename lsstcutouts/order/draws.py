@@ -1,4 +1,4 @@
-"""Which targets an epoch draws, where some count more than others."""
+"""Draws the targets of an epoch by their weights."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,7 +21,7 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
     """
     array = np.asarray(weights)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-        raise ConfigurationError(f"{name} must be one number a target, got {array.dtype} of shape {array.shape}")
+        raise ConfigurationError(f"{name} must be one number per target, got {array.dtype} of shape {array.shape}")
     array = array.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
     if len(bad):
@@ -35,16 +35,16 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
 
 
 def checked_classes(classes: ArrayLike, name: str = "balance") -> NDArray[np.int64]:
-    """Return classes, numbers or words, as dense numbers ``(N,)``.
+    """Return classes, numbers or strings, as dense numbers ``(N,)``.
 
     Raises
     ------
     ConfigurationError
-        If a value is missing: NaN, None or an empty word. It would be a class of its own, drawn as often as each other.
+        If a value is missing: NaN, None or an empty string. It would count as a class and be drawn as often as every other class.
     """
     array = np.asarray(classes)
     if array.ndim != 1:
-        raise ConfigurationError(f"{name} must be one class a target, got shape {array.shape}")
+        raise ConfigurationError(f"{name} must be one class per target, got shape {array.shape}")
     if array.dtype.kind == "f":
         missing = ~np.isfinite(array)
     elif array.dtype.kind in "OUS":
@@ -116,5 +116,5 @@ def draw(
 
 
 def repeats(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how often each of these ascending rows has stood before: 0 for the first time."""
+    """Return ``(size,)`` how often each of the ascending rows occurred before: 0 for the first time."""
     return np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")

@@ -42,11 +42,11 @@ class Epochs:
     block
         ``(N,)`` locality block of each row, dense ids.
     batch_size
-        Rows a rank and step.
+        Rows per rank and step.
     world
         Rank and number of ranks.
     lanes
-        Parts of the sky that take turns; by default one a rank.
+        Parts of the sky that take turns; by default one per rank.
     sampling
         Which rows an epoch draws, and how it is shuffled; ``weights`` ``(N,)`` as `checked_weights` returns them, ``balance``
         ``(N,)`` as `checked_classes` does.
@@ -58,7 +58,7 @@ class Epochs:
     Raises
     ------
     ConfigurationError
-        If nothing can be read like this.
+        If the arguments contradict each other.
     """
 
     block: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Epochs:
             given = getattr(self.sampling, name)
             if given is not None and len(given) != len(self.block):
                 raise ConfigurationError(
-                    f"{name} has {len(given)} values for {len(self.block)} targets; give one a target"
+                    f"{name} has {len(given)} values for {len(self.block)} targets; give one per target"
                 )
         if not len(self.block) and self.sampling.draws:
             raise ConfigurationError("weights and epoch_size draw from targets, and there are none")

@@ -15,7 +15,7 @@ def lane_lengths(count: int, lanes: int) -> NDArray[np.int64]:
     Raises
     ------
     ConfigurationError
-        If there is no lane.
+        If ``lanes`` is less than 1.
     """
     if lanes < 1:
         raise ConfigurationError(f"there must be at least one lane, got {lanes}")
@@ -26,7 +26,7 @@ def lane_lengths(count: int, lanes: int) -> NDArray[np.int64]:
 def lane_ids(block: Ints, lanes: int) -> NDArray[np.int64]:
     """Return the lane of each row: neighbouring blocks go to one lane, and at most ``lanes - 1`` blocks are divided.
 
-    The lanes are the same in every epoch, so that a rank meets its own files and cached tiles again.
+    The lanes are the same in every epoch, so that a rank reads the same files and reuses its cached tiles.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def interleaved(lane: NDArray[np.int64], lanes: int, key: NDArray[np.floating] |
         return np.argsort(key, kind="stable").astype(np.int64)
     by_lane = np.lexsort((key, lane))
     length = lane_lengths(len(lane), lanes)
-    within = np.arange(len(lane)) - np.repeat(np.cumsum(length) - length, length)  # place within the lane
+    within = np.arange(len(lane)) - np.repeat(np.cumsum(length) - length, length)  # index within the lane
     order = np.empty(len(lane), np.int64)
     order[within * lanes + lane[by_lane]] = by_lane
     return order

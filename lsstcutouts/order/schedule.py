@@ -94,8 +94,8 @@ class Schedule:
         """Return the order of an epoch with the rows of each step sorted by their lane."""
         if self.lanes == 1:
             return order
-        place = np.arange(len(order))
-        key = place // self.global_batch_size * self.lanes + place % self.lanes
+        index = np.arange(len(order))
+        key = index // self.global_batch_size * self.lanes + index % self.lanes
         return order[np.argsort(key, kind="stable")]
 
     def bounds(self, rank: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ __all__ = ["check_order", "epoch_order", "sky_order"]
 
 
 def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
-    """Raise `ConfigurationError` for arguments that no order can have."""
+    """Raise `ConfigurationError` for a negative seed or epoch, or a shuffle width below 1."""
     if shuffle_width < 1:
         raise ConfigurationError(f"shuffle_width must be at least 1, got {shuffle_width}")
     if seed < 0 or epoch < 0:

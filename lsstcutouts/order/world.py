@@ -1,4 +1,4 @@
-"""Which process of how many, and where a loop is."""
+"""Rank of this process, and the position of a training loop."""
 
 from typing import NamedTuple
 

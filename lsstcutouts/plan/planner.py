@@ -31,11 +31,11 @@ type Ints = NDArray[np.int64]
 type Floats = NDArray[np.float64]
 
 _HINTED = 1000
-"""Targets of which a hint is made."""
+"""Number of targets that are tested when an error message suggests other units or swapped columns."""
 
 
 class Planner:
-    """Makes plans for one repository and remembers what it was told, absences too.
+    """Makes plans for one repository. Keeps every answer of the repository, including missing coadds.
 
     Parameters
     ----------
@@ -132,18 +132,18 @@ class Planner:
         )
 
     def _own_tract(self, ra: Floats, dec: Floats) -> Ints:
-        """Return the tract that the skymap gives each position to, -1 for none, and learn these tracts."""
+        """Return the tract that the skymap assigns to each position, -1 for none, and load these tracts."""
         rings = self.repository.rings
         if rings is not None:
             own = rings.find(ra, dec)
-            self._learn(own)
+            self._load_tracts(own)
             return own
         if self._every_tract is None:
             self._every_tract = self.repository.skymap_of()
             self._tracts.update(self._every_tract.tracts)
         return self._every_tract.find(ra, dec)
 
-    def _learn(self, tracts: Ints) -> None:
+    def _load_tracts(self, tracts: Ints) -> None:
         """Ask the repository for those of the tracts that were not asked for before."""
         wanted = [t for t in _distinct(tracts) if t not in self._tracts]
         if wanted:
@@ -179,8 +179,8 @@ class Planner:
         pixels = np.zeros(len(catalog), np.int64)
         inside = np.flatnonzero(primary >= 0)
         pixels[inside] = self._covered_pixels(catalog.ra[inside], catalog.dec[inside], primary[inside], size)
-        torn = np.flatnonzero(pixels < size.y * size.x * len(self.bands))
-        row, tract, covered = self._elsewhere(catalog, torn, own, size)
+        partial = np.flatnonzero(pixels < size.y * size.x * len(self.bands))
+        row, tract, covered = self._elsewhere(catalog, partial, own, size)
         more = covered > pixels[row]
         best[row[more]] = tract[more]
         return best
@@ -195,7 +195,7 @@ class Planner:
         row = rows[row]
         other = (tract != own[row]) & _among(tract, self._held())
         row, tract = row[other], tract[other]
-        self._learn(tract)
+        self._load_tracts(tract)
         pixels = self._covered_pixels(catalog.ra[row], catalog.dec[row], tract, size)
         order = np.lexsort((tract, -pixels, row))
         row, tract, pixels = row[order], tract[order], pixels[order]
@@ -223,7 +223,7 @@ class Planner:
         return covered_pixels(boxes.yx0, size, ranges, has_file, border, clipped=self._is_clipped())
 
     def _is_clipped(self) -> bool:
-        """Return whether files end where their tract does, as a known skymap or a file at the edge of a tract tells.
+        """Return whether files end at the edge of their tract, from a known skymap or from a file at that edge.
 
         Skymaps of cells let the outermost patches leave the tract, older ones do not. Without any such file it
         makes no difference.
@@ -243,7 +243,7 @@ class Planner:
                 with open_coadd(one.uri, size=one.size) as coadd:
                     return tract.bbox.contains(coadd.bbox)
             except ReadError:
-                continue  # a broken file is for the reader to find
+                continue  # the reader reports unreadable files
         return None
 
     def _tables(self, skymap: SkyMap, boxes: TargetBoxes, others: Ints) -> tuple[PatchTable, FileTable, Ints, Ints]:
@@ -271,7 +271,7 @@ class Planner:
     def _locate(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Mapping[str, LocatedFile]]:
         unknown = [pair for pair in pairs if pair not in self._files]
         if unknown:
-            # Asked before anything is noted: a query that fails must not leave "absent" behind.
+            # Query before storing anything: after a failed query no coadd may be recorded as missing.
             located = self.repository.locate(unknown, self.bands)
             self._files.update({pair: {} for pair in unknown})
             for one in located:

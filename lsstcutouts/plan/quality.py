@@ -1,4 +1,4 @@
-"""What is wrong with a target's pixels: bits with names, and the policy that looks for more."""
+"""Quality bits of a target's bands, and the policy that sets more of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ __all__ = ["POLICY_BITS", "Outcome", "Quality", "QualityPolicy"]
 
 
 class Quality(IntFlag):
-    """Bits of a batch's ``quality``, ``(N, B)``: what a band of a target lacks. 0 where nothing is wrong.
+    """Bits of a batch's ``quality``, ``(N, B)``: the problems of each band of a target; 0 means none.
 
-    The first four are always worked out, the others where a `QualityPolicy` asks for them.
+    The first four are always computed, the others only for the checks of a `QualityPolicy`.
     """
 
     BAND_ABSENT = 1
-    """The repository holds no file of this band under the box."""
+    """The repository has no file of this band under the box."""
     PARTLY_COVERED = 2
     """Some pixels of the box lie on no file of this band."""
     READ_ERROR = 4
-    """Some pixels of the box, or the PSF, were lost to a file that cannot be read."""
+    """Some pixels of the box, or the PSF, are missing because a file cannot be read."""
     NO_PSF = 8
     """The PSF was asked for, and the file has none at the target."""
     FEW_VALID = 16
-    """Fewer valid pixels than the policy wants."""
+    """The fraction of valid pixels is below the minimum of the policy."""
     MASKED = 32
     """More pixels of the box have a mask plane set than the policy allows."""
     MASKED_CENTRE = 64
@@ -40,15 +40,15 @@ class Quality(IntFlag):
 
 
 POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE
-"""What a `QualityPolicy` looks for."""
+"""Bits that a `QualityPolicy` sets."""
 
 
 class Outcome(IntEnum):
-    """What happened to a catalog row."""
+    """Result for a catalog row: delivered, or why not."""
 
     DELIVERED = 0
     OUTSIDE_TRACTS = 1
-    """The tract that the skymap gives the position to has no coadds, or no tract with coadds holds the position."""
+    """The tract that the skymap assigns to the position has no coadds, or no tract with coadds contains the position."""
     NO_COADD = 2
     """No coadd of its own tract lies under the box, in any of the bands."""
     MISSING_BAND = 3
@@ -56,15 +56,15 @@ class Outcome(IntEnum):
     QUALITY = 4
     """Left out by the quality policy."""
     READ_ERROR = 5
-    """Left out since a file cannot be read."""
+    """Left out because a file cannot be read."""
     NOT_DRAWN = 6
-    """Not part of this epoch: not drawn, or too few were left for a step of every rank."""
+    """Not part of this epoch: not drawn, or in the remainder that is too small to give every rank a target."""
     NOT_READ = 255
-    """Not asked for yet, or another process's share."""
+    """Not read yet, or read by another process."""
 
     @property
     def text(self) -> str:
-        """A few words for people."""
+        """Short description."""
         return _TEXTS[self]
 
 
@@ -82,14 +82,14 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class QualityPolicy:
-    """Checks of a target's pixels, band by band; a band that no file covers is not judged.
+    """Checks of a target's pixels, band by band; a band that no file covers is not checked.
 
     Attributes
     ----------
     min_valid
-        Least share of valid pixels, for all bands or by band name.
+        Smallest allowed fraction of valid pixels, for all bands or by band name.
     max_masked
-        Greatest share of pixels with a mask plane set, by the plane's name.
+        Largest allowed fraction of pixels with a mask plane set, by the name of the plane.
     max_masked_centre
         The same within the central box.
     centre
@@ -99,8 +99,8 @@ class QualityPolicy:
     peak_margin
         The brightest valid pixel must lie at least so many pixels from the edge; 0 for anywhere.
     action
-        What a target that fails in any band meets: ``"flag"`` sets bits of ``quality``; ``"skip"`` leaves it out and
-        lists it; ``"raise"`` is a `~lsstcutouts.errors.QualityError`.
+        What happens to a target that fails in any band: ``"flag"`` sets bits of ``quality``; ``"skip"`` leaves it out and
+        lists it in the report; ``"raise"`` raises `~lsstcutouts.errors.QualityError`.
     """
 
     min_valid: float | Mapping[str, float] = 0.0
@@ -140,7 +140,7 @@ class QualityPolicy:
 
     @property
     def mask_planes(self) -> tuple[str, ...]:
-        """Names of the mask planes that are looked at."""
+        """Names of the mask planes that the policy checks."""
         return tuple(dict.fromkeys((*self.max_masked, *self.max_masked_centre)))
 
     def check_bands(self, bands: Sequence[str]) -> None:
@@ -165,9 +165,9 @@ class QualityPolicy:
         bands
             Names of the channels.
         image, valid, variance
-            ``(B, Y, X)``.
+            ``(B, Y, X)``; image in nJy, variance in nJy^2.
         masks
-            ``(B, Y, X)`` of each mask plane that is looked at.
+            ``(B, Y, X)`` bool for each mask plane that the policy checks.
         """
         bits = np.zeros(len(bands), np.int32)
         least = [self.min_valid.get(b, 0.0) if isinstance(self.min_valid, Mapping) else self.min_valid for b in bands]

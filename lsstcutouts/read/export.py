@@ -77,14 +77,14 @@ def write_fits(
 ) -> list[Path]:
     """Write each target of a batch to a FITS file of its own, named by object, tract and patch.
 
-    In the name of a file, characters of an id that file systems mind stand as ``%XX``, as in a URL; the header has the id.
+    Special characters of an id are written as ``%XX`` in the file name, as in a URL; the header has the id.
 
-    A file has an empty primary HDU whose header tells target and provenance, and for each band, named in the batch's
+    A file has an empty primary HDU whose header gives the target and its provenance, and for each band, named in the batch's
     order, an image HDU for every plane of the batch: ``IMAGE_G``, ``VARIANCE_G``, ``IVAR_G``, ``MASK_G``,
     ``VALID_G``, and ``PSF_G`` where there is a kernel. Pixel planes carry the celestial WCS and, as ``LTV1``,
-    ``LTV2`` and the "A" WCS, their place on the tract's pixel grid. Nothing is compressed.
+    ``LTV2`` and the "A" WCS, their position on the tract's pixel grid. Nothing is compressed.
 
-    Padding, repeated rows and rows outside the coverage are not written. A file appears whole or not at all.
+    Padding, repeated rows and rows outside the coverage are not written. A file is written completely or not at all.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def write_fits(
     flux_unit
         Unit of ``image``.
     overwrite
-        Replace files that are there.
+        Whether existing files are replaced.
 
     Returns
     -------
@@ -139,7 +139,9 @@ def _as_array(name: str, values: Any) -> Array:
     try:
         return np.asarray(values)
     except (TypeError, RuntimeError) as error:  # torch: another device, or a gradient
-        raise ConfigurationError(f"{name!r} of the batch is no array: {error}; move the batch to the CPU") from error
+        raise ConfigurationError(
+            f"{name!r} of the batch is not an array: {error}; move the batch to the CPU"
+        ) from error
 
 
 def _shape(batch: Mapping[str, Any]) -> tuple[int, int]:
@@ -195,7 +197,7 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
 
 
 def _name(arrays: Mapping[str, Array], i: int) -> str:
-    """Return the name of a target's file: of an id that is a text, what no file system minds, the rest as ``%XX``."""
+    """Return the name of a target's file: special characters of a text id are written as ``%XX``."""
     identity = arrays["object_id"][i].item()
     if isinstance(identity, str):
         shown = quote(identity, safe="+")
@@ -206,7 +208,7 @@ def _name(arrays: Mapping[str, Array], i: int) -> str:
 
 
 def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
-    """Make the folder and see that nothing is in the way before anything is written."""
+    """Make the folder and check that no file exists yet, before anything is written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,7 +220,7 @@ def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
 
 
 def _write(path: Path, hdus: list[Any]) -> None:
-    """Write a file under another name and let it take its place when it is whole."""
+    """Write to a temporary file and rename it when it is complete."""
     from astropy.io.fits import HDUList
 
     with atomic_file(path) as part, part.open("wb") as stream:
@@ -255,7 +257,7 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
         if "quality" in arrays:
             header[f"QUAL{b + 1}"] = int(arrays["quality"][i, b]), "bits, see lsstcutouts.plan.quality.Quality"
         for k, dataset in enumerate(_datasets(plan, target, b)):
-            # Said to be HIERARCH, since astropy warns when it finds out by itself.
+            # Named HIERARCH explicitly: astropy warns if it has to add it.
             key = f"DSID{b + 1}_{k + 1}"
             header[key if len(key) <= 8 else f"HIERARCH {key}"] = dataset, f"dataset under the box, band {band}"
     return hdu
@@ -315,7 +317,7 @@ def _unit_cards(plane: str, mask_planes: Sequence[str], flux_unit: str) -> list[
 
 
 def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Header":
-    """Return where the pixels are: the celestial WCS, and the place on the tract as LTV and "A" WCS."""
+    """Return the celestial WCS, and the position on the tract as LTV and "A" WCS."""
     from astropy.io.fits import Header
 
     start = YX(*arrays["yx0"][i].tolist())

@@ -1,4 +1,4 @@
-"""The data access layer for people: positions in, arrays out."""
+"""Fetches cutouts around positions as NumPy arrays."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ from .cache.tile_cache import TileCache
 from .export import write_fits
 from .open_files import OpenFiles
 from .options import ReaderOptions
-from .policies import lacking
+from .policies import misses_bands
 from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
 from .report import Report
 from .work import Batch
@@ -45,8 +45,8 @@ _MOST_IDLE = 256_000_000
 class LsstDataFetcher:
     """Fetches synchronised multi-band cutouts from a Butler repository.
 
-    Tiles are decoded by a pool of threads and kept in a cache; located patches are remembered, absences too,
-    so that a second `fetch` of the same area asks the Butler nothing. Use it as a context manager. The
+    Tiles are decoded by a pool of threads and kept in a cache; the locations of coadds are kept, including missing ones,
+    so that a second `fetch` of the same area does not query the Butler. Use it as a context manager. The
     constructor reads nothing.
 
     Parameters
@@ -108,7 +108,7 @@ class LsstDataFetcher:
         self._start()
 
     def _start(self) -> None:
-        """Begin without threads, files and answers, as after the constructor, a fork or unpickling."""
+        """Start without threads, open files and Butler answers, as after construction, a fork or unpickling."""
         self._process = os.getpid()
         self._files = OpenFiles()
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
@@ -168,8 +168,8 @@ class LsstDataFetcher:
         -------
         dict
             ``image`` ``(N, B, Y, X)`` float32 in the file's unit (nJy), ``band_present`` ``(N, B)`` and the rest of
-            the batch. A position outside the coverage is one that lacks every band: by default it gives zeros, with
-            ``band_present`` all False and tract and patch -1. `report` says what happened to every position.
+            the batch. A position outside the coverage has no band: by default its pixels are 0,
+            ``band_present`` is all False, and tract and patch are -1. `report` lists the result for every position.
 
         Raises
         ------
@@ -182,7 +182,7 @@ class LsstDataFetcher:
         return _with_rejected(self.fetch_plan(plan), plan, self.options)
 
     def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
-        """Return the plan of a catalog, asking the Butler only for patches that are not known yet."""
+        """Return the plan of a catalog, querying the Butler only for patches that are not known yet."""
         targets = Catalog.from_any(catalog, columns=columns)
         self._in_this_process()
         with self._lock:
@@ -214,7 +214,7 @@ class LsstDataFetcher:
         Raises
         ------
         MemoryBudgetError
-            If the batch would take more than the memory that is free.
+            If the batch needs more memory than is free.
         PlanError
             If the plan is for other bands or another size than this fetcher.
         """
@@ -265,7 +265,7 @@ class LsstDataFetcher:
 
     @property
     def report(self) -> Report:
-        """What happened to every row of the latest `fetch` or `fetch_plan`.
+        """Result for every row of the latest `fetch` or `fetch_plan`.
 
         Raises
         ------
@@ -277,7 +277,7 @@ class LsstDataFetcher:
         return self._report
 
     def refresh(self) -> None:
-        """Forget what the Butler said, absences included, and every decoded tile."""
+        """Discard all answers of the Butler, including missing coadds, and every decoded tile."""
         self._in_this_process()
         with self._lock:
             if self._planner is not None:
@@ -306,7 +306,7 @@ def _as_delivered(delivery: Delivery) -> Delivery:
 
 
 def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Batch:
-    """Return the batch with a row for each rejected position, which lacks every band, in the order of the catalog."""
+    """Return the batch with a row for each rejected position, without any band, in the order of the catalog."""
     lost = plan.rejected
     absent = np.ones((len(lost), len(plan.bands)), bool)
     if options.missing_band == "raise" and len(lost):
@@ -315,7 +315,7 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Ba
             f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
             f"{len(lost) - 1} more lie outside the coverage; the first: {reasons[number[0]]}"
         )
-    if not len(lost) or lacking(absent, plan.bands, options).any():
+    if not len(lost) or misses_bands(absent, plan.bands, options).any():
         return batch
     minus = np.full(len(lost), -1, np.int64)
     fill: dict[str, Values] = {

@@ -1,4 +1,4 @@
-"""Mask planes by name: their bits differ from file to file, those of a batch do not."""
+"""Mask planes by name: the bit of a plane differs between files, but is the same in every batch."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ type Place = tuple[str, int] | None
 
 
 def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
-    """Return HDU and bit of each mask plane in a file; None for a plane that other files have and this one lacks.
+    """Return HDU and bit of each mask plane in a file; None for a known plane that is missing from this file.
 
     Raises
     ------
@@ -42,18 +42,18 @@ def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
         if spelling is None and name not in _KNOWN_PLANES:
             close = difflib.get_close_matches(name.upper(), [*have, *sorted(_KNOWN_PLANES)], n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}{hint}; there is: {', '.join(sorted(have))}")
+            raise PlaneError(f"{coadd.uri}: no mask plane {name!r}{hint}; available: {', '.join(sorted(have))}")
         found.append(None if spelling is None else coadd.mask_location(spelling))
     return found
 
 
 def mask_hdus(places: Sequence[Place]) -> list[str]:
-    """Return the planes to read for these mask planes; the first one also where no file plane is wanted."""
+    """Return the planes to read for these mask planes; always the first one, even if none of its planes is wanted."""
     return sorted({"mask", *(place[0] for place in places if place is not None)})
 
 
 def renumbered(masks: Mapping[str, NDArray[Any]], places: Sequence[Place]) -> NDArray[np.int32]:
-    """Return a mask in which bit ``i`` is the file's bit at ``places[i]``; zero where that is None."""
+    """Return an int32 mask, ``(Y, X)``, in which bit ``i`` is the file's bit at ``places[i]``; 0 if that is None."""
     result = np.zeros(masks["mask"].shape, np.int32)
     for i, place in enumerate(places):
         if place is not None:

@@ -12,11 +12,11 @@ from ..source.locks import ForkLock
 __all__ = ["OpenFiles", "located", "place_of"]
 
 _OPEN_FILES = 192
-"""Files kept open at once: well under the usual limit of 1024, above what sixteen blocks of six bands need."""
+"""Number of files kept open: below the usual limit of 1024, above what sixteen blocks of six bands need."""
 
 
 class OpenFiles:
-    """Coadds, opened when needed, checked against their tract, the least recently used let go.
+    """Open coadds: each is opened at first use and checked against its tract; the least recently used are dropped.
 
     Pickles empty; may be shared by readers of several plans and by threads.
     """
@@ -43,25 +43,25 @@ class OpenFiles:
             If its pixel grid is not the tract's.
         """
         if self._process != os.getpid():
-            self._start()  # handles and connections that the parent goes on using
-        key = plan.files.dataset_id[file], plan.files.uri[file]  # a signed URL is good for a while
+            self._start()  # the parent process still uses its handles and connections
+        key = plan.files.dataset_id[file], plan.files.uri[file]  # a signed URL expires
         known = self._open
         with self._lock:
             coadd = known.get(key)
             if coadd is not None:
                 known.move_to_end(key)
                 return coadd
-        # Opened outside the lock; when two threads open the same file the second handle is simply let go.
+        # Opened outside the lock; when two threads open the same file the second handle is dropped.
         fresh = _opened(plan, file, tract)
         with self._lock:
             coadd = known.setdefault(key, fresh)
             while len(known) > _OPEN_FILES:
-                # Not closed: another thread may be reading. The handle closes when the last user lets go.
+                # Not closed: another thread may be reading. The handle closes with its last reference.
                 known.popitem(last=False)
         return coadd
 
     def close(self) -> None:
-        """Let go of every file; it closes when no other thread reads it any more. A later `get` opens it again.
+        """Drop every file; it closes when no other thread reads it any more. A later `get` opens it again.
 
         Takes no lock: the garbage collector may call this in the middle of `get`.
         """
@@ -75,7 +75,7 @@ def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:
 
 
 def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
-    """Return an error that also says which coadd it is about."""
+    """Return the error with the tract, patch and band of its coadd."""
     tract, patch, band = place_of(plan, file)
     todo = 'restore the file, or continue without it: on_read_error="mask" or "skip"'
     return type(error)(f"{error} (tract {tract}, patch {patch}, band {band} of {plan.repo!r}); {todo}")
@@ -96,7 +96,7 @@ def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
 
 
 def _check_identity(coadd: Coadd, plan: CutoutPlan, file: int) -> None:
-    """Refuse a file that is another coadd's: by what the Butler wrote into its header, and by its place."""
+    """Raise `CorruptFileError` if the file belongs to another coadd, by its header or by its position on the tract."""
     row, band = plan.patches.row_and_band[file].tolist()
     wanted = {"tract": str(plan.patches.tract[row]), "patch": str(plan.patches.patch[row]), "band": plan.bands[band]}
     for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""What one reader delivers: the options of reading together with planes, columns and seed."""
+"""Options of one reader: the user's `ReadOptions` together with planes, columns and seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ PLANES = ("image", "variance", "ivar", "mask", "valid", "psf")
 
 @dataclass(frozen=True)
 class ReaderOptions(ReadOptions):
-    """`ReadOptions`, and what else decides the content of a batch.
+    """`ReadOptions`, together with the planes, seed and columns of a batch.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ReaderOptions(ReadOptions):
 
     @property
     def mask_bits(self) -> tuple[str, ...]:
-        """Mask planes behind the bits that are read: those asked for, those that are checked, and NO_DATA."""
+        """Mask planes of the bits that are read: those requested, those that the policy checks, and NO_DATA."""
         checked = () if self.quality is None else self.quality.mask_planes
         return (*self.mask_planes, *(name for name in checked if name not in self.mask_planes), "NO_DATA")
 
@@ -77,7 +77,7 @@ class ReaderOptions(ReadOptions):
 
     @property
     def needs_covered(self) -> bool:
-        """Whether it has to be known which pixels a file holds."""
+        """Whether the reader must record which pixels are covered by a file."""
         return self.needs_valid or self.fill != 0.0
 
     @property

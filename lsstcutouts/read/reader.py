@@ -29,7 +29,7 @@ from .cache.tile_cache import TileCache
 from .fill import Filler
 from .open_files import OpenFiles
 from .options import ReaderOptions
-from .policies import outcomes, settle
+from .policies import apply_policies, outcomes
 from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
@@ -223,7 +223,7 @@ class CutoutReader:
         with nullcontext() if self.clock is None else self.clock.rest("assemble"):
             self._filler.fill(work, part)
             for n in part:
-                settle(work, n, self.plan, self.options)
+                apply_policies(work, n, self.plan, self.options)
 
     def _finished(self, work: Work, request: Request, *, pad: bool) -> Delivery:
         outcome = outcomes(work, self.plan, self.options)

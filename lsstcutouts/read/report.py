@@ -1,4 +1,4 @@
-"""What happened to every row: delivered, or why not; and what is wrong with its bands."""
+"""Report of a run: for each row whether it was delivered, or why not, and the quality of its bands."""
 
 import json
 import os
@@ -25,15 +25,14 @@ _LEFT_OUT = (Outcome.MISSING_BAND, Outcome.QUALITY, Outcome.READ_ERROR)
 
 
 class Report:
-    """Reports what happened to the rows of a plan, or to some of them.
+    """Result for each row of a plan, or for some of its rows.
 
     Parameters
     ----------
     plan
-        Its targets, and the catalog rows that it cannot deliver.
+        The plan: its targets, and the catalog rows that cannot be delivered.
     rows
-        Numbers of the targets that were to be read; by default all of them, and then the plan's rejected rows are
-        part of the report as well.
+        Numbers of the targets to report; by default all targets and the plan's rejected rows.
 
     Attributes
     ----------
@@ -76,27 +75,27 @@ class Report:
         return len(self.row)
 
     def add(self, batch_report: BatchReport) -> None:
-        """Record one batch.
+        """Add the results of one batch.
 
         Raises
         ------
         ConfigurationError
-            If it holds targets that are not among the rows of this report.
+            If the batch has targets that are not among the rows of this report.
         """
         places = self._place[batch_report.targets]
         if (places < 0).any():
-            raise ConfigurationError("the batch holds targets that are not among the rows of this report")
+            raise ConfigurationError("the batch has targets that are not among the rows of this report")
         self.outcome[places] = batch_report.outcome
         self.quality[places] = batch_report.quality
         for failure, members in batch_report.failures:
             self._rows_of.setdefault(failure, set()).update(places[list(members)].tolist())
 
     def set_aside(self, targets: NDArray[np.int64]) -> None:
-        """Record targets that are not part of the epoch."""
+        """Mark targets that are not part of the epoch."""
         self.outcome[self._place[targets]] = Outcome.NOT_DRAWN
 
     def __add__(self, other: "Report") -> "Report":
-        """Return the report of two processes, or of two passes, over the same rows; what was read counts."""
+        """Return the combined report of two processes or two epochs over the same rows; rows that were read take precedence."""
         if not np.array_equal(self.row, other.row) or self.bands != other.bands:
             raise ConfigurationError("only reports about the same rows and bands can be added")
         both = Report.__new__(Report)
@@ -111,11 +110,11 @@ class Report:
 
     @property
     def failures(self) -> dict[Failure, int]:
-        """What could not be read, and how many rows lost pixels to it."""
+        """Number of affected rows for each read error."""
         return {failure: len(rows) for failure, rows in self._rows_of.items()}
 
     def first_failures(self) -> tuple[NDArray[np.int64], list[Failure]]:
-        """Return ``(R,)`` the number of the first failure that each row met, -1 for none, and the failures."""
+        """Return ``(R,)`` the index of the first failure of each row, -1 for none, and the list of failures."""
         number = np.full(len(self), -1, np.int64)
         failures = list(self._rows_of)
         for i in reversed(range(len(failures))):
@@ -129,7 +128,7 @@ class Report:
 
     @property
     def from_other_tract(self) -> int:
-        """Number of rows that were delivered from another tract than their own."""
+        """Number of rows that were delivered from a tract other than their own."""
         return int((self.other_tract & (self.outcome == Outcome.DELIVERED)).sum())
 
     @property
@@ -138,7 +137,7 @@ class Report:
         return sum(count for outcome, count in self.counts().items() if outcome in _LEFT_OUT)
 
     def losses(self) -> str:
-        """Return a sentence about rows that were left out or lost pixels to unreadable files; empty without any."""
+        """Return a sentence about rows that were left out or affected by read errors; empty if there are none."""
         unread = int(((self.quality & int(Quality.READ_ERROR)) != 0).any(axis=1).sum())
         parts = []
         if self.left_out:
@@ -182,7 +181,7 @@ class Report:
         lines = [f"{len(self)} rows"]
         lines += [f"  {count} {outcome.text}" for outcome, count in self.counts().items() if outcome not in _REJECTED]
         lines += (
-            [f"  {self.from_other_tract} of them from another tract than their own"] if self.from_other_tract else []
+            [f"  {self.from_other_tract} of them from a tract other than their own"] if self.from_other_tract else []
         )
         lines += [f"  not covered: {line}" for line in self._rejected_lines]
         for band, found in self.by_band().items():

@@ -65,7 +65,7 @@ def test_sampling_is_checked_at_once(changes, words: str) -> None:
 def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
     data = data_of(dp2_repo, sampling=Sampling(weights="kind"))
     data.setup()
-    with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number a target"):
+    with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number per target"):
         data.train_dataloader()
 
 

@@ -93,7 +93,7 @@ def test_ranks_share_what_is_drawn(ranks: int) -> None:
         ([1.0, -1.0], "not negative; 1 of 2 are not, the first is -1.0 of target 1"),
         ([np.nan, 1.0], "the first is nan of target 0"),
         ([0.0, 0.0], "nothing to draw"),
-        (["a", "b"], "one number a target"),
+        (["a", "b"], "one number per target"),
         ([[1.0]], "shape"),
     ],
 )
@@ -130,7 +130,7 @@ def test_classes_are_numbers_or_words() -> None:
         np.array([2**64 - 1, 1, 2**64 - 1]),
     ):
         assert checked_classes(classes).tolist() == [1, 0, 1]
-    with pytest.raises(ConfigurationError, match="one class a target"):
+    with pytest.raises(ConfigurationError, match="one class per target"):
         checked_classes([[1, 2]])
 
 

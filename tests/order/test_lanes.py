@@ -9,6 +9,7 @@ from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order.epochs import Epochs
 from lsstcutouts.order.lanes import lane_ids, lane_lengths
+from lsstcutouts.order.sampling import Shuffle
 from lsstcutouts.order.schedule import Schedule
 from lsstcutouts.order.shuffling import sky_order
 from lsstcutouts.order.world import World
@@ -31,11 +32,11 @@ def parts(epochs: Epochs, epoch: int, workers: int, done: int = 0, rows: np.ndar
     return steps
 
 
-def world(count: int, batch_size: int, ranks: int, **changes) -> list[Epochs]:
+def world(count: int, batch_size: int, ranks: int, *, shuffle: Shuffle = True, **changes) -> list[Epochs]:
     block = np.sort(np.random.default_rng(count).integers(0, max(1, count // 7), count))
     _, block = np.unique(block, return_inverse=True)
     return [
-        Epochs(block, batch_size, World(rank, ranks), sampling=Sampling(shuffle_width=3), **changes)
+        Epochs(block, batch_size, World(rank, ranks), sampling=Sampling(shuffle=shuffle, shuffle_width=3), **changes)
         for rank in range(ranks)
     ]
 
@@ -81,9 +82,7 @@ def test_every_world_reads_each_target_once(ranks: int) -> None:
         for count in sorted(c for c in counts if c >= ranks):
             for workers in WORKERS if batch_size == 3 else (0, 2):
                 for shuffle in (True, False):
-                    check_training(
-                        count, batch_size, ranks, workers, epoch=count % 3, sampling=Sampling(shuffle=shuffle)
-                    )
+                    check_training(count, batch_size, ranks, workers, epoch=count % 3, shuffle=shuffle)
 
 
 @pytest.mark.parametrize("ranks", WORLDS)
@@ -92,7 +91,7 @@ def test_every_world_validates_each_target_once(ranks: int) -> None:
         whole = batch_size * ranks
         for count in {0, 1, ranks - 1, ranks, whole + 1, 2 * whole + 1, 2 * whole + ranks - 1}:
             for workers in WORKERS if batch_size == 3 else (0,):
-                read = read_by(world(count, batch_size, ranks, pads=True, sampling=Sampling(shuffle=False)), 0, workers)
+                read = read_by(world(count, batch_size, ranks, pads=True, shuffle=False), 0, workers)
                 assert {len(steps) for steps in read} == {-(-count // whole)}
                 assert all(len(rows) >= 1 for steps in read for rows, _ in steps)
                 real = [rows for steps in read for rows, padding in steps if not padding]
@@ -113,7 +112,7 @@ def test_every_world_validates_each_target_once(ranks: int) -> None:
 )
 def test_any_world(count, batch_size, ranks, workers, lanes, epoch, shuffle) -> None:
     if count >= ranks:
-        check_training(count, batch_size, ranks, workers, epoch, lanes=lanes, sampling=Sampling(shuffle=shuffle))
+        check_training(count, batch_size, ranks, workers, epoch, lanes=lanes, shuffle=shuffle)
 
 
 @given(
@@ -177,7 +176,7 @@ def test_one_lane_is_the_order_of_one_process() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_remainder_is_another_one_in_each_epoch(shuffle: bool) -> None:
     """19 rows, 8 ranks of 2: three rows cannot be shared; in 19 epochs each row is left out three times."""
-    run = world(19, 2, 8, sampling=Sampling(shuffle=shuffle))
+    run = world(19, 2, 8, shuffle=shuffle)
     assert run[0].schedule.left_out == 3
     missing = [
         np.setdiff1d(np.arange(19), np.concatenate([rows for e in run for rows, _ in parts(e, epoch, 0)]))

@@ -275,7 +275,7 @@ def test_targets_of_a_tract_that_was_left_out(pair: Pair, tmp_path: Path) -> Non
         batch = fetcher.fetch_plan(plan)
         check_pixels(pair, plan, batch, size)
         assert fetcher.report.from_other_tract == fetcher.report.as_dict()["other_tract"] == moved
-        assert f"{moved} of them from another tract than their own" in str(fetcher.report)
+        assert f"{moved} of them from a tract other than their own" in str(fetcher.report)
         assert "not covered: 1 rows, no coadds in its tract, 0" in str(fetcher.report)
         # Without a known skymap the own tract is the nearest one that there is: here the only one.
         assert not fetcher.plan(catalog).other_tract[: len(plan)].all()

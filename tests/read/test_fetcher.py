@@ -220,7 +220,7 @@ def test_mask_planes_in_either_spelling_and_no_other(
         assert (masks[0] & 0b1111).any()
         with (
             fetcher_of(repo, planes=("mask",), read=ReadOptions(mask_planes=("SATURATD",))) as fetcher,
-            pytest.raises(PlaneError, match=r"no mask plane 'SATURATD' \(did you mean 'SATURATED'\?\); there is: "),
+            pytest.raises(PlaneError, match=r"no mask plane 'SATURATD' \(did you mean 'SATURATED'\?\); available: "),
         ):
             fetcher.fetch_plan(fetcher.plan(repo.truth), [0, 1, 2])
 

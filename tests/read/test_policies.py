@@ -216,7 +216,7 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         CutoutReader(plan, ReaderOptions(quality=QualityPolicy(peak_margin=16)))
     with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
         deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))
-    with pytest.raises(PlaneError, match=r"no mask plane 'STRANGE'.*there is: "):
+    with pytest.raises(PlaneError, match=r"no mask plane 'STRANGE'.*available: "):
         deliver(plan, [0], quality=QualityPolicy(max_masked={"STRANGE": 0.1}))
 
 

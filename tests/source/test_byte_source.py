@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-import urllib3
 from lsst.resources import ResourcePath
 
 from lsstcutouts.errors import (
@@ -30,7 +29,6 @@ from lsstcutouts.errors import (
     ReadTimeoutError,
     TransientReadError,
 )
-from lsstcutouts.errors.error_classes import ErrorKind, error_kind, error_text, status_kind
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.source.byte_source import LocalSource, open_source
 from lsstcutouts.source.remote import HttpSource, RemoteSource, TimeLimits
@@ -442,54 +440,3 @@ def test_a_package_that_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(DependencyError.__name__)
     assert "lsst-resources" in done.stdout
-
-
-# The table
-
-
-@pytest.mark.parametrize(
-    ("error", "meaning"),
-    [
-        (FileNotFoundError("Unable to read resource http://x/y; status: 403 Forbidden"), ErrorKind.CREDENTIALS),
-        (FileNotFoundError("Unable to read resource http://x/y; status code: 416"), ErrorKind.TRUNCATED),
-        (FileNotFoundError("Resource http://x/y does not exist, status: 404 Not Found"), ErrorKind.MISSING),
-        (ValueError("Unexpected response for HEAD request for http://x, status: 403 Forbidden"), ErrorKind.CREDENTIALS),
-        (FileNotFoundError("no file 403"), ErrorKind.MISSING),
-        (ValueError("status"), None),
-        (ZeroDivisionError(), None),
-        (TimeoutError(), ErrorKind.TIMEOUT),
-        (ConnectionResetError(), ErrorKind.UNAVAILABLE),
-        (
-            requests.ConnectionError(urllib3.exceptions.ReadTimeoutError(None, "", "")),
-            ErrorKind.TIMEOUT,
-        ),
-        (requests.exceptions.SSLError("certificate"), ErrorKind.OTHER),
-        (requests.exceptions.RetryError("too many 503 error responses"), ErrorKind.UNAVAILABLE),
-        (ImportError("s3fs is not available"), ErrorKind.DEPENDENCY),
-    ],
-    ids=repr,
-)
-def test_kinds_of_errors_of_other_packages(error: Exception, meaning: ErrorKind | None) -> None:
-    assert error_kind(error) is meaning
-
-
-def test_s3_tells_an_expired_token_with_status_400() -> None:
-    from botocore.exceptions import ClientError
-
-    def answer(status: int, code: str) -> ClientError:
-        return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "GetObject")
-
-    assert error_kind(answer(400, "ExpiredToken")) is ErrorKind.CREDENTIALS
-    assert error_kind(answer(400, "InvalidArgument")) is ErrorKind.OTHER
-    assert error_kind(answer(503, "SlowDown")) is ErrorKind.UNAVAILABLE
-
-
-def test_words_are_one_line() -> None:
-    assert error_text(RuntimeError("first\nsecond")) == "first"
-    assert error_text(RuntimeError("Possible reasons:\n- one\n- two")) == "Possible reasons: - one - two"
-    assert error_text(RuntimeError()) == "RuntimeError"
-
-
-def test_every_status_means_something() -> None:
-    for status in range(100, 600):
-        assert isinstance(status_kind(status), ErrorKind)

@@ -1,8 +1,7 @@
 """Loops over pixels that numpy cannot express, compiled by numba where it is installed.
 
-Each does what the plain path does, bit for bit, in one pass and without the interpreter lock; where one is None or
-says that it cannot do a tile, the plain path does it. The environment variable ``LSSTCUTOUTS_KERNELS=plain`` leaves
-them out.
+Each gives the same bits as the NumPy path, without the interpreter lock (GIL). The NumPy path is used if a kernel is
+None or does not support a tile. The environment variable ``LSSTCUTOUTS_KERNELS=plain`` disables the kernels.
 """
 
 import os
@@ -31,6 +30,8 @@ def load_kernels() -> None:
     """
     if not FUSED:
         return
-    places, numbers, floats = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0)
-    decode_rice(places, places, places, numbers, 32, 1, floats, floats, floats, numbers, numbers, True, numbers, False)
-    paste_rows(np.zeros((0, 8), np.int64), places, numbers, 0, 0, 0)
+    addresses, numbers, floats = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0)
+    decode_rice(
+        addresses, addresses, addresses, numbers, 32, 1, floats, floats, floats, numbers, numbers, True, numbers, False
+    )
+    paste_rows(np.zeros((0, 8), np.int64), addresses, numbers, 0, 0, 0)

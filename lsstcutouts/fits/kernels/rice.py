@@ -35,7 +35,7 @@ def _difference(code: int, last: int) -> int:
 
 @compiled
 def _has_hole(address: int, size: int, hole: int) -> bool:
-    """Whether ``hole`` bytes of zeros stand in a row: every such run holds a multiple of ``hole``."""
+    """Return whether the stream has ``hole`` zero bytes in a row: every such run covers a multiple of ``hole``."""
     at = int64(hole) - 1
     while at < size:
         if load_big_endian(uint64(address) + uint64(at)) >> uint64(56) == 0:
@@ -52,7 +52,7 @@ def _has_hole(address: int, size: int, hole: int) -> bool:
 
 @compiled
 def _filled(window, have, at):  # type: ignore[no-untyped-def]
-    """Return the window with as many whole bytes of the stream as fit, bits in it, and the address behind them."""
+    """Return the window with as many whole bytes of the stream as fit, bits in it, and the address after them."""
     taken = (64 - have) >> 3
     return window | (load_big_endian(at) >> uint64(have)), have + taken * 8, at + uint64(taken)
 
@@ -124,7 +124,7 @@ def _scaled(values, count, scale, zero, dither, start, zeros, blank, has_blank, 
 
 @compiled
 def _tile(address, size, count, block, scale, zero, dither, starts, entry, zeros, blank, has_blank, out, values):  # type: ignore[no-untyped-def]
-    """Decode the first ``count`` pixels of a tile; returns 0, 1 if some are blank, or -1 if the stream is not sound."""
+    """Decode the first ``count`` pixels of a tile; returns 0, 1 if some are blank, or -1 if the stream is damaged."""
     at, end = uint64(address), uint64(address) + uint64(size)
     last = int32(uint32(load_big_endian(at) >> uint64(32)))
     at += uint64(4)
@@ -177,7 +177,7 @@ def decode_rice(
     block
         Pixels of a block (``BLOCKSIZE``).
     hole
-        Zero bytes in a row that no sound stream has.
+        Zero bytes in a row that no valid stream has.
     scale, zero
         ``(K,)`` float64 of each tile.
     dither, starts
@@ -192,8 +192,8 @@ def decode_rice(
     Returns
     -------
     status
-        ``(K,)`` int8: 0 where every pixel is finite, 1 where some may not be, -1 where the stream is not sound or not
-        for this kernel; the pixels are then anything.
+        ``(K,)`` int8: 0 where every pixel is finite, 1 where some may not be, -1 where the stream is damaged or this
+        kernel does not support it; the pixels are then undefined.
     """
     status = np.empty(len(addresses), np.int8)
     values = np.empty(max(block, 1), np.int32)
