@@ -184,6 +184,32 @@ def test_what_goes_without_saying() -> None:
     ]
 
 
+def test_shares_replace_those_of_the_configuration() -> None:
+    """Hydra merges dictionaries; splits that are not named would keep their shares."""
+    for key in ("data.splits.shares", "splits.shares"):
+        assert complete_arguments(
+            "train" if key.startswith("data") else "plan", [key + "={train: 0.9, test: 0.1}"]
+        ) == [key + "={train: 0.9, test: 0.1, val: 0.0}"]
+    files = "data.splits.shares={train: a.csv, val: b.csv}"
+    assert complete_arguments("train", [files]) == [files[:-1] + ", test: []}"]
+    for same in (
+        "data.splits.shares=kind",
+        "data.splits.shares={train: 0.7, vall: 0.3}",
+        "data.splits.shares.train=0.75",
+    ):
+        assert complete_arguments("train", [same]) == [same]
+
+
+@pytest.mark.parametrize("setting", ["splits=kind", "read=best"])
+def test_options_of_a_plan_are_dictionaries(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, value = setting.partition("=")
+    text = said(["plan", "repo=x", "collections=c", "catalog=x.csv", setting], capsys)
+    assert (
+        f"{setting} must be a dictionary; did you mean {name}.{'shares' if name == 'splits' else 'tract'}={value}?"
+        in text
+    )
+
+
 def test_arguments_of_constructors_that_no_file_lists() -> None:
     error = HydraException("could not override")
     assert corrected_arguments("train", ["trainer.limit_train_batches=2"], error) == ["++trainer.limit_train_batches=2"]

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ...errors import ConfigurationError
-from .outcome import shown_path
+from .training_result import shown_path
 
-__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told", "of_this_network"]
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "explain_interruption", "explain_state_mismatch"]
 
 LAST = "last.ckpt"
 """File of the checkpoint after each epoch."""
@@ -49,7 +49,7 @@ def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
 
 
 @contextmanager
-def interruption_told(trainer: L.Trainer, output: Path, resumed: Path | None) -> Iterator[None]:
+def explain_interruption(trainer: L.Trainer, output: Path, resumed: Path | None) -> Iterator[None]:
     """Say at Ctrl-C which checkpoint was kept and how to continue.
 
     Raises
@@ -85,7 +85,7 @@ def _kept(trainer: L.Trainer, output: Path, resumed: Path | None, start: float) 
 
 
 @contextmanager
-def of_this_network(where: str) -> Iterator[None]:
+def explain_state_mismatch(where: str) -> Iterator[None]:
     """Say in two lines that a checkpoint is of another network, or of another optimizer.
 
     Parameters

@@ -104,15 +104,15 @@ def _plain(values: Any, count: int) -> Sequence[Any] | None:
 
 
 def _caption(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
-    told = f"{score[i]:.2f}" if score is not None else ""
+    text = f"{score[i]:.2f}" if score is not None else ""
     if predicted is not None:
-        told = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {told}"
+        text = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {text}"
     return (
-        told
+        text
         if truth is None
-        else f"{told}, is {truth[i]:.3g}"
+        else f"{text}, is {truth[i]:.3g}"
         if isinstance(truth[i], float | np.floating)
-        else f"{told}, is {truth[i]}"
+        else f"{text}, is {truth[i]}"
     )
 
 

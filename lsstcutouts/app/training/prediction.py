@@ -18,12 +18,12 @@ from ...loader.datamodule.module import CutoutDataModule
 from ...plan.quality import Outcome
 from ..callbacks.prediction_table import META
 from ..callbacks.predictions import PredictionWriter
-from .checkpoints import of_this_network
-from .making import check_settings, explained_errors, made, without_foreign_defaults
-from .outcome import shown_path
+from .checkpoint_configuration import merge_with_checkpoint
+from .checkpoints import explain_state_mismatch
+from .instantiation import check_settings, drop_replaced_defaults, explain_training_errors, instantiate_part
 from .pictures import picture_of_highest
-from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
-from .recorded import as_trained
+from .prepare import callbacks_of, check_gpu, ensure_simulation, silence_lightning, trainer_of
+from .training_result import shown_path
 
 __all__ = ["PredictionResult", "predict"]
 
@@ -93,22 +93,22 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
         Also printed. None in further processes.
     """
     where = f"checkpoint={cfg.checkpoint!r}"
-    cfg = as_trained(without_foreign_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
+    cfg = merge_with_checkpoint(drop_replaced_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
     path = _file(cfg.output)
     cfg.output = str(path.parent)  # the groups mean a folder
     check_settings(cfg, "data", "model", "trainer", "callbacks")
     check_gpu(cfg)
     if not cfg.debug:
-        quieten()
+        silence_lightning()
         # Nothing that a training's callbacks keep matters here.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
-    model: L.LightningModule = made(cfg, "model", L.LightningModule)
+    data: CutoutDataModule = instantiate_part(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = instantiate_part(cfg, "model", L.LightningModule)
     writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
     trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
-    with explained_errors(model, data), of_this_network(where):
+    with explain_training_errors(model, data), explain_state_mismatch(where):
         trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return None

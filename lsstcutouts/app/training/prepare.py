@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from ...errors import ConfigurationError
 from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
-from .making import made
+from .instantiation import instantiate_part
 
-__all__ = ["callbacks_of", "check_gpu", "ensure_simulation", "output_folder", "quieten", "trainer_of"]
+__all__ = ["callbacks_of", "check_gpu", "ensure_simulation", "output_folder", "silence_lightning", "trainer_of"]
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
@@ -45,7 +45,7 @@ def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> 
         )
 
 
-def quieten() -> None:
+def silence_lightning() -> None:
     """Keep off the terminal what Lightning says at every start, whatever one could do about it."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -84,7 +84,7 @@ def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
     """
     found = []
     for name, settings in (cfg.get("callbacks") or {}).items():
-        callback = made(cfg.callbacks, name) if settings is not None else None  # null switches one off
+        callback = instantiate_part(cfg.callbacks, name) if settings is not None else None  # null switches one off
         if callback is not None and not isinstance(callback, L.Callback):
             raise ConfigurationError(f"callbacks.{name} is not a callback; give it a _target_, or null")
         found += [] if callback is None else [callback]
@@ -97,7 +97,7 @@ def trainer_of(cfg: DictConfig, output: Path, callbacks: list[L.Callback]) -> L.
     if any(isinstance(one, Checkpoint) for one in callbacks):
         shown["enable_checkpointing"] = True  # who names the callback means it
     bar = [] if cfg.json else [RichProgressBar()]
-    trainer: L.Trainer = made(
+    trainer: L.Trainer = instantiate_part(
         cfg, "trainer", L.Trainer, default_root_dir=str(output), callbacks=[*callbacks, *bar], **shown
     )
     return trainer

@@ -23,11 +23,11 @@ from ...errors import ConfigurationError
 from ...loader.checkpoint_state import absolute_path, data_state, public_values
 from ...plan.arguments import parse_bands, parse_size
 
-__all__ = ["as_trained", "recorded"]
+__all__ = ["merge_with_checkpoint", "plain_configuration"]
 
 _VERSION = 1
 
-_OF_THE_CALL = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
+_CALL_ONLY = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
 """Settings of one call of the command, which no checkpoint keeps."""
 
 _PATHS = ("repo", "catalog", "plan", "normalisation.statistics", "splits.shares")
@@ -66,21 +66,33 @@ _GROUPS = {
     "scheduler": "model.scheduler",
 }
 
-_MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
+_ALLOWED_BASES = (
+    nn.Module,
+    Optimizer,
+    LRScheduler,
+    L.LightningDataModule,
+    L.Callback,
+    L.Trainer,
+    Logger,
+    Profiler,
+    Strategy,
+)
 """What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
 
 _OWN = "lsstcutouts.CutoutDataModule"
 
+_SAMPLE = "data.normalisation.sample"
+
 _ABSENT = object()
 
 
-def recorded(cfg: DictConfig) -> dict[str, Any]:
+def plain_configuration(cfg: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain values for a checkpoint.
 
     Paths that are there are absolute. Secrets are left out; what comes from the environment, or follows ``output``, stays an
     interpolation.
     """
-    plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _OF_THE_CALL}
+    plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _CALL_ONLY}
     data = plain.get("data")
     if isinstance(data, dict):
         for name in _PATHS:
@@ -96,7 +108,7 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
         return "???"
     if OmegaConf.is_interpolation(parent, key):
         text = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
-        if _stays(str(text), parent):
+        if _keeps_interpolation(str(text), parent):
             return text
     value = parent[key]
     if isinstance(value, DictConfig):
@@ -106,14 +118,18 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
     return value
 
 
-def _stays(text: str, node: Any) -> bool:
+def _keeps_interpolation(text: str, node: Any) -> bool:
     """Return whether an interpolation means something of its own in each call: the environment, the output folder."""
     root: Any = OmegaConf.to_container(node._get_root(), resolve=False)
     for name, resolver in re.findall(r"\$\{\s*([^${}:]+)(:?)", text):
         target = root
         for part in name.split("."):
             target = target.get(part) if isinstance(target, dict) else None
-        if resolver or name == "output" or (isinstance(target, str) and "${" in target and _stays(target, node)):
+        if (
+            resolver
+            or name == "output"
+            or (isinstance(target, str) and "${" in target and _keeps_interpolation(target, node))
+        ):
             return True
     return False
 
@@ -149,23 +165,24 @@ def _given(cfg: DictConfig) -> _Given:
         if one.key_or_group in _OPTIONS and not one.is_sweep_override() and isinstance(value := one.value(), Mapping):
             at = keys.index(one.key_or_group)
             keys[at : at + 1] = [f"{one.key_or_group}.{name}" for name in map(str, value)]
-    here = recorded(cfg)
+    here = plain_configuration(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
-        plain = recorded(hydra.compose(job.job.config_name, overrides=without))
+        plain = plain_configuration(hydra.compose(job.job.config_name, overrides=without))
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
     raw = OmegaConf.to_container(cfg, resolve=False)
     for group in groups & set(_GROUPS):
         chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
-        # A group does not say what it leaves null, such as the classes of a column, or takes from other settings.
-        said = {key: _select(raw, key) for key in chosen}
-        keys += [key for key, value in said.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
+        # A group sets nothing that it leaves null, such as the classes of a column, or takes from other settings; its
+        # sample size is a default, and the checkpoint has the fitted statistics.
+        values = {key: _select(raw, key) for key in chosen if key != _SAMPLE}
+        keys += [key for key, value in values.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
     return _Given(groups, tuple(dict.fromkeys(keys)))
 
 
-def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
+def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
     """Return a configuration whose data, normalisation and network are those of a checkpoint.
 
     Parameters
@@ -197,7 +214,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
         result = cfg.copy()
         if isinstance(select := OmegaConf.select(cfg, "data.splits.select"), str):
             result.data.splits.select = {"predict": select}
-        return _predicted(result)
+        return _for_prediction(result)
     if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
         raise ConfigurationError(
             f"{where} was not written by `lsstcutouts train`, so it does not say how its network is made; give model=..."
@@ -216,7 +233,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
     if "simulation" not in given.keys:
         result.simulation = None  # the demo is written by its own training alone
     _check_targets(result, cfg, str(stored.get("folder")), where)
-    return result if resume else _predicted(result)
+    return result if resume else _for_prediction(result)
 
 
 def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -244,7 +261,7 @@ def _change(
     result: DictConfig, cfg: DictConfig, stored: dict[str, Any], given: _Given, allowed: set[str], where: str
 ) -> None:
     """Put what was given into a configuration of a checkpoint, where that is allowed."""
-    here, refused, moved = recorded(cfg), [], False
+    here, refused, moved = plain_configuration(cfg), [], False
     for key in given.keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
@@ -275,10 +292,12 @@ def _change(
         result.data.plan = None
 
 
-_TRAINING_KEY = re.compile(rf"(data\.({'|'.join(_TRAINING_ONLY)}|splits)|model\.(optimizer|scheduler|label))\b")
+_TRAINING_KEY = re.compile(
+    rf"(data\.({'|'.join(_TRAINING_ONLY)}|splits|normalisation\.sample)|model\.(optimizer|scheduler|label))\b"
+)
 
 
-def _predicted(cfg: DictConfig) -> DictConfig:
+def _for_prediction(cfg: DictConfig) -> DictConfig:
     """Return a configuration of a prediction: one catalog, all of whose rows are predicted, with no split to fit anything to."""
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
@@ -320,14 +339,14 @@ def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str)
                 "the training was, or put the folder of the module into PYTHONPATH"
             ) from error
         own = target.startswith("lsstcutouts.")
-        if not (isinstance(found, type) and (own or issubclass(found, _MADE))):
+        if not (isinstance(found, type) and (own or issubclass(found, _ALLOWED_BASES))):
             raise ConfigurationError(
-                f"{where} names {target}, which is not a class of a network, optimizer or callback, so it is not called; if "
-                f"you trust it, name it on the command line too: {_place(result, target)}={target}"
+                f"{where} names {target}, which is no class of a network, optimizer or callback, so it is not called; if "
+                f"you trust it, name it on the command line too: {_setting_with_target(result, target)}={target}"
             )
 
 
-def _place(result: DictConfig, target: str) -> str:
+def _setting_with_target(result: DictConfig, target: str) -> str:
     values: Any = OmegaConf.to_container(result, resolve=False)
     return next(key for key in _leaves(values) if key.endswith("_target_") and _select(values, key) == target)
 
