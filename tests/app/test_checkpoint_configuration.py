@@ -284,7 +284,7 @@ def test_checkpoints_that_cannot_be_used(project: Project, elsewhere: Path, capf
             assert "Traceback" not in text
     torch.save({k: v for k, v in whole.items() if k not in {"optimizer_states", "loops"}}, "weights.ckpt")
     assert main(["train", "resume=weights.ckpt", "output=o", *QUIET]) == 2
-    assert "holds the weights alone (save_weights_only)" in said(capfd)
+    assert "holds only the weights (save_weights_only)" in said(capfd)
     assert main(["predict", "checkpoint=weights.ckpt", *QUIET]) == 0
     assert not (elsewhere / "pwned").exists()
 
@@ -345,7 +345,7 @@ def test_a_network_by_its_import_path(
     assert main(["predict", "checkpoint=b/model.ckpt", "output=b.parquet", *QUIET]) == 2
     text = said(capfd)
     assert "names my_lens_net.body, which is not a class" in text
-    assert "name it on the command line too: model.body._target_=my_lens_net.body" in text
+    assert "add it to the command line: model.body._target_=my_lens_net.body" in text
     assert main(["predict", "checkpoint=b/model.ckpt", by_function[0], "output=b.parquet", *QUIET]) == 0
     (elsewhere / "deeper").mkdir()
     monkeypatch.chdir(elsewhere / "deeper")

@@ -1,4 +1,4 @@
-"""From a configuration to objects, with errors that name the setting; and errors of a training in words."""
+"""Makes objects from a configuration, with errors that name the setting; explains errors of a training."""
 
 import sysconfig
 import traceback
@@ -36,17 +36,17 @@ __all__ = [
 
 
 def drop_replaced_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
-    """Return a configuration in which a class of one's own does not get the defaults of the class that it replaces.
+    """Return a configuration without the defaults of classes that the command line replaces.
 
-    Where ``NAME._target_=`` was given, settings beside it that were not given and that the new class does not name
-    among its arguments are removed.
+    For each ``NAME._target_=`` on the command line, settings next to it are removed if they were not given there and the
+    new class has no argument of this name.
 
     Parameters
     ----------
     cfg
         A composed configuration.
     given
-        Overrides of the command line; by default those that hydra knows.
+        Overrides of the command line; by default those of hydra.
     """
     if given is None:
         given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -77,12 +77,12 @@ def check_settings(cfg: DictConfig, *names: str) -> None:
     cfg
         A composed configuration.
     names
-        Its parts to look at.
+        Its parts to check.
 
     Raises
     ------
     ConfigurationError
-        If a class is not there, an argument is unknown, or a value is of another type.
+        If a class does not exist, an argument is unknown, or a value has the wrong type.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for name in names:
@@ -120,7 +120,7 @@ def _check_arguments(node: Mapping[str, Any], path: str) -> None:
 
 
 def instantiate_part(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
-    """Return what a part of a configuration describes.
+    """Return the object that a part of a configuration describes.
 
     Parameters
     ----------
@@ -129,14 +129,14 @@ def instantiate_part(cfg: DictConfig, name: str, kind: type = object, **more: An
     name
         The part.
     kind
-        Class that it must be of.
+        Class that it must be an instance of.
     more
-        Arguments beside those of the configuration.
+        Further arguments.
 
     Raises
     ------
     ConfigurationError
-        If its constructor refuses it, or it is of another class.
+        If its constructor raises an error, or it is of another class.
     """
     try:
         found = hydra.utils.instantiate(cfg[name], **more)
@@ -159,14 +159,14 @@ def instantiate_part(cfg: DictConfig, name: str, kind: type = object, **more: An
 
 
 def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
-    """Fill in what the model must know of the labels and what was left null: ``classes``, ``center`` and ``spread``.
+    """Set ``classes``, ``center`` and ``spread`` of the model from the labels where they are null.
 
     Parameters
     ----------
     cfg
         The configuration, which is changed.
     data
-        Its data module, which need not be set up.
+        Its data module; setup is not needed.
     label
         Name of the column.
 
@@ -186,7 +186,7 @@ def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
 
 
 def _labels(data: CutoutDataModule, label: str) -> Labels:
-    """Return the labels of all targets that training, validation or test may have."""
+    """Return the labels of all targets that may belong to training, validation or test."""
     if data.plan is not None:
         plan = data.plan if isinstance(data.plan, CutoutPlan) else CutoutPlan.load(data.plan)
         if label not in plan.columns:
@@ -216,12 +216,12 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
 
 @contextmanager
 def explain_missing_label(label: str) -> Iterator[None]:
-    """Say what a catalog without the label column needs.
+    """Add to the error of a missing label column which settings to change.
 
     Raises
     ------
     CatalogError
-        As it was, with the setting that names another column.
+        The same error, with the setting that names another column.
     """
     try:
         yield
@@ -234,12 +234,12 @@ def explain_missing_label(label: str) -> Iterator[None]:
 
 @contextmanager
 def explain_training_errors(model: L.LightningModule, data: CutoutDataModule) -> Iterator[None]:
-    """Say in one message what a network, or Lightning, raises in a training.
+    """Replace errors of a network, a callback or Lightning by one message.
 
     Raises
     ------
     ConfigurationError
-        For an error of Lightning's about its settings, of a callback, or in the code of a network; others pass.
+        For an error of Lightning about its settings, of a callback, or in the code of a network. Others are not changed.
     """
     try:
         yield
@@ -249,10 +249,10 @@ def explain_training_errors(model: L.LightningModule, data: CutoutDataModule) ->
         raise ConfigurationError(_one_line(error, named=False)) from error
     except torch.OutOfMemoryError as error:
         raise ConfigurationError(
-            f"the memory of the GPU is full with batches of {data.batch_size}; give a smaller data.batch_size"
+            f"the GPU memory is too small for batches of {data.batch_size}; use a smaller data.batch_size"
         ) from error
     except Exception as error:
-        # Networks and callbacks may raise anything; what is none of theirs is a bug here, and keeps its traceback.
+        # Networks and callbacks may raise anything; any other error is a bug here and keeps its traceback.
         text = _explanation(error, model, data)
         if text is None:
             raise

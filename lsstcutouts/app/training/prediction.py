@@ -1,4 +1,4 @@
-"""From a checkpoint to a file of predictions."""
+"""Predicts with the network of a checkpoint, into a Parquet file."""
 
 import json
 import warnings
@@ -30,22 +30,22 @@ __all__ = ["PredictionResult", "predict"]
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What a prediction came to.
+    """Result of a prediction.
 
     Attributes
     ----------
     rows
-        Rows of the catalog, each of them in the file once.
+        Number of rows of the catalog; each is in the file once.
     predicted
-        Those with a prediction.
+        Number of rows with a prediction.
     outcomes
-        Name of an `Outcome` to the number of rows, all that occur.
+        Number of rows of each `Outcome` that occurs.
     repo, catalog
-        Where the images and the targets come from.
+        Source of the images and of the targets.
     output, picture
         Files that were written.
     checkpoint
-        Where the network comes from.
+        Source of the network.
     plan
         Fingerprint of the plan.
     """
@@ -65,7 +65,7 @@ class PredictionResult:
         return asdict(self)
 
     def table(self) -> Table:
-        """Return the result for people."""
+        """Return the result as a table for the terminal."""
         table = Table(title="Prediction", show_header=False, title_justify="left")
         table.add_row("catalog rows", f"{self.rows:,}")
         for name, count in self.outcomes.items():
@@ -80,7 +80,7 @@ class PredictionResult:
 
 
 def predict(cfg: DictConfig) -> PredictionResult | None:
-    """Predict what a configuration describes and say what came of it.
+    """Predict as a configuration describes, and print the result.
 
     Parameters
     ----------
@@ -95,12 +95,12 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
     where = f"checkpoint={cfg.checkpoint!r}"
     cfg = merge_with_checkpoint(drop_replaced_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
     path = _file(cfg.output)
-    cfg.output = str(path.parent)  # the groups mean a folder
+    cfg.output = str(path.parent)  # the configuration groups expect a folder
     check_settings(cfg, "data", "model", "trainer", "callbacks")
     check_gpu(cfg)
     if not cfg.debug:
         silence_lightning()
-        # Nothing that a training's callbacks keep matters here.
+        # The state of the training's callbacks is not needed.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
@@ -130,7 +130,7 @@ def _file(output: str) -> Path:
 
 
 def _without_log(cfg: DictConfig) -> DictConfig:
-    """Return a configuration without loggers: a prediction has nothing to log."""
+    """Return a configuration without loggers."""
     changed = cfg.copy()
     OmegaConf.update(changed, "trainer.logger", False, force_add=True)
     return changed

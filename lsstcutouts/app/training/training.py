@@ -1,4 +1,4 @@
-"""From a configuration to a trained network."""
+"""Trains the network of a configuration."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ __all__ = ["train"]
 
 
 def train(cfg: DictConfig) -> TrainingResult:
-    """Train what a configuration describes and say what came of it.
+    """Train as a configuration describes, and print the result.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def train(cfg: DictConfig) -> TrainingResult:
     Returns
     -------
     TrainingResult
-        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
-        became of the rows of each split.
+        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` next to it has
+        the outcome of the rows of each split.
     """
     output = output_folder(cfg)
     resumed = checkpoint_to_resume(cfg.resume, output)
@@ -53,10 +53,10 @@ def train(cfg: DictConfig) -> TrainingResult:
         before = read_checkpoint(resumed, "resume")
         if not {"optimizer_states", "loops"} <= set(before):
             raise ConfigurationError(
-                f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
+                f"{where} holds only the weights (save_weights_only), so the training cannot be resumed; use last.ckpt"
             )
         cfg = merge_with_checkpoint(cfg, before, where, resume=True)
-        del before  # its weights are mapped from a file that may be written over
+        del before  # its weights are mapped from a file that may be overwritten
     if not cfg.debug:
         silence_lightning()
     check_settings(cfg, "data", "trainer", "callbacks")
@@ -91,7 +91,7 @@ def train(cfg: DictConfig) -> TrainingResult:
         reports = {split: data.report(split).as_dict() for split in data.loaders}
         (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
         _write(result, output)
-        if cfg.picture:  # the last step: what was trained is kept, whatever becomes of the picture
+        if cfg.picture:  # last, so that an error here loses no result
             picture = picture_of_validation(model, data, output, label=label, seed=cfg.seed)
             result = replace(result, picture=None if picture is None else str(picture))
             _write(result, output)
