@@ -41,7 +41,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--resume"], "without dashes: resume=VALUE"),
         (["--confgi-dir", "conf"], "Did you mean --config-dir"),
         (["--xyz"], "--xyz is not an option"),
-        (["trianer=cpu"], "no setting 'trianer'. Did you mean trainer or"),
+        (["trianer=cpu"], "unknown setting 'trianer'. Did you mean trainer?"),
         (["data=dp3"], "no data=dp3. Did you mean dp2 or dp1? There are custom, demo, dp1, dp2"),
         (["trainer=gpus"], "Did you mean gpu or cpu? There are cpu, ddp, gpu, slurm"),
         (["callbacks=[default,worse]"], "no callbacks=worse. Did you mean worst?"),
