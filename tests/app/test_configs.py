@@ -130,9 +130,7 @@ def test_each_setting_has_a_comment(path: Path) -> None:
     text = path.read_text().split("\nhydra:\n")[0] if path.parent == FOLDER else path.read_text()
     lines = [line for line in text.splitlines() if line.strip() and line != "{}"]
     bare = [line.strip() for line in lines if "#" not in line]
-    allowed = {"defaults:", "- shell", "- _self_", "dec: null", "data:", "splits:"} | {
-        "- override hydra/job_logging: none"
-    }
+    allowed = {"defaults:", "- shell", "- _self_", "dec: null", "data:"} | {"- override hydra/job_logging: none"}
     assert set(bare) <= allowed | {"- override hydra/hydra_logging: none"}
 
 

@@ -349,7 +349,7 @@ def test_settings_that_are_missing_or_unknown(plan_echoes: list[str], capsys: py
     assert main(["plan", "repo=x"]) == 2
     assert "catalog, collections must be given: add catalog=... collections=..." in capsys.readouterr().err
     assert main([*plan_echoes, "catalog=x", "catalogue=y"]) == 2
-    assert "there is no setting 'catalogue'. Did you mean catalog?" in capsys.readouterr().err
+    assert "unknown setting 'catalogue'. Did you mean catalog?" in capsys.readouterr().err
     assert main([*plan_echoes, "--no-such-option"]) == 2
 
 

@@ -41,7 +41,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--resume"], "without dashes: resume=VALUE"),
         (["--confgi-dir", "conf"], "Did you mean --config-dir"),
         (["--xyz"], "--xyz is not an option"),
-        (["trianer=cpu"], "no setting 'trianer'. Did you mean trainer or"),
+        (["trianer=cpu"], "unknown setting 'trianer'. Did you mean trainer?"),
         (["data=dp3"], "no data=dp3. Did you mean dp2 or dp1? There are custom, demo, dp1, dp2"),
         (["trainer=gpus"], "Did you mean gpu or cpu? There are cpu, ddp, gpu, slurm"),
         (["callbacks=[default,worse]"], "no callbacks=worse. Did you mean worst?"),
@@ -182,6 +182,32 @@ def test_what_goes_without_saying() -> None:
         "optimizer=sgd",
         own[-1],
     ]
+
+
+def test_shares_replace_those_of_the_configuration() -> None:
+    """Hydra merges dictionaries; splits that are not named would keep their shares."""
+    for key in ("data.splits.shares", "splits.shares"):
+        assert complete_arguments(
+            "train" if key.startswith("data") else "plan", [key + "={train: 0.9, test: 0.1}"]
+        ) == [key + "={train: 0.9, test: 0.1, val: 0.0}"]
+    files = "data.splits.shares={train: a.csv, val: b.csv}"
+    assert complete_arguments("train", [files]) == [files[:-1] + ", test: []}"]
+    for same in (
+        "data.splits.shares=kind",
+        "data.splits.shares={train: 0.7, vall: 0.3}",
+        "data.splits.shares.train=0.75",
+    ):
+        assert complete_arguments("train", [same]) == [same]
+
+
+@pytest.mark.parametrize("setting", ["splits=kind", "read=best"])
+def test_options_of_a_plan_are_dictionaries(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, _, value = setting.partition("=")
+    text = said(["plan", "repo=x", "collections=c", "catalog=x.csv", setting], capsys)
+    assert (
+        f"{setting} must be a dictionary; did you mean {name}.{'shares' if name == 'splits' else 'tract'}={value}?"
+        in text
+    )
 
 
 def test_arguments_of_constructors_that_no_file_lists() -> None:

@@ -257,9 +257,7 @@ def test_ctrl_c_says_what_was_kept(own: list[str], capsys: pytest.CaptureFixture
     assert signal.getsignal(signal.SIGINT) is before
     status, shown = run(1, "output=out/stop")
     assert status == 130
-    assert (
-        "interrupted: in epoch 2 of 3; kept: out/stop/last.ckpt. The same command with resume=auto continues" in shown
-    )
+    assert "interrupted: in epoch 2 of 3; kept: out/stop/last.ckpt. The same command with resume=auto resumes" in shown
     assert not Path("out/stop/metrics.json").exists()
     assert run(-1, "output=out/stop", "resume=auto")[0] == 0
     assert json.loads(Path("out/stop/metrics.json").read_text())["epochs"] == 3

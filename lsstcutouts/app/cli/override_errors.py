@@ -242,7 +242,7 @@ def _unknown_setting(key: str, cfg: Any, known: Sequence[str], groups: Mapping[s
         among = list(dict.fromkeys([*among, *parameters(located(node["_target_"]))[0]]))
     full = [f"{parent}.{name}" if parent else name for name in among]
     close = _did_you_mean(nearest(key, list(dict.fromkeys([*full, *known]))))
-    return f"there is not a setting {key!r}.{close} {f'{parent} takes' if parent else 'There are'} {', '.join(among)}"
+    return f"unknown setting {key!r}.{close} {f'{parent} takes' if parent else 'There are'} {', '.join(among)}"
 
 
 def _unknown_option(verb: str, option: str, following: str = "VALUE") -> str:

@@ -1,4 +1,4 @@
-"""Which checkpoint a training resumes from."""
+"""Chooses the checkpoint that a training resumes from, and explains interruptions and mismatches."""
 
 import re
 import signal
@@ -13,49 +13,49 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from ...errors import ConfigurationError
-from .outcome import shown_path
+from .training_result import shown_path
 
-__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "interruption_told", "of_this_network"]
+__all__ = ["LAST", "SameCheckpoint", "checkpoint_to_resume", "explain_interruption", "explain_state_mismatch"]
 
 LAST = "last.ckpt"
 """File of the checkpoint after each epoch."""
 
 _OTHERS = ("hpc_ckpt_*.ckpt", "checkpoints/on_exception*.ckpt", "checkpoints/step-*.ckpt")
-"""Files that Lightning writes, also in the middle of an epoch: in a Slurm job whose time is nearly over, and by ``callbacks=checkpoints``."""
+"""Checkpoints that may be of the middle of an epoch: of a Slurm job before its time limit, and of ``callbacks=checkpoints``."""
 
 
 def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
-    """Return the checkpoint to resume from, None to begin.
+    """Return the checkpoint to resume from; None for a new training.
 
     Parameters
     ----------
     resume
-        A file; ``"auto"`` for the newest in ``output``, if there is one: ``last.ckpt``, Slurm's ``hpc_ckpt_*.ckpt``, and in
-        ``checkpoints`` those of an interruption or of every so many steps.
+        A file; or ``"auto"`` for the newest in ``output``, if there is one: ``last.ckpt``, Slurm's ``hpc_ckpt_*.ckpt``, and
+        the files in ``checkpoints`` that were written at an interruption or after a number of steps.
     output
         Folder of the run.
 
     Raises
     ------
     ConfigurationError
-        If a file is named that is not there.
+        If the file does not exist.
     """
     if resume == "auto":
-        there = [path for pattern in (LAST, *_OTHERS) for path in output.glob(pattern) if path.is_file()]
-        return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
+        found = [path for pattern in (LAST, *_OTHERS) for path in output.glob(pattern) if path.is_file()]
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if resume is not None and not Path(resume).is_file():
         raise ConfigurationError(f"resume={resume!r}: there is no such checkpoint")
     return None if resume is None else Path(resume)
 
 
 @contextmanager
-def interruption_told(trainer: L.Trainer, output: Path, resumed: Path | None) -> Iterator[None]:
-    """Say at Ctrl-C which checkpoint was kept and how to continue.
+def explain_interruption(trainer: L.Trainer, output: Path, resumed: Path | None) -> Iterator[None]:
+    """Add to the ``KeyboardInterrupt`` of Ctrl-C which checkpoint was kept and how to resume.
 
     Raises
     ------
     KeyboardInterrupt
-        With these words.
+        With this message.
     """
     start = time.time()
     before = signal.getsignal(signal.SIGINT)
@@ -66,7 +66,7 @@ def interruption_told(trainer: L.Trainer, output: Path, resumed: Path | None) ->
             raise
         raise KeyboardInterrupt(_kept(trainer, output, resumed, start)) from None
     finally:
-        # Lightning ignores further signals from the first one on, and leaves it at that.
+        # Lightning ignores further signals after the first one and does not restore the handler.
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not before:
             signal.signal(signal.SIGINT, before)
 
@@ -74,19 +74,19 @@ def interruption_told(trainer: L.Trainer, output: Path, resumed: Path | None) ->
 def _kept(trainer: L.Trainer, output: Path, resumed: Path | None, start: float) -> str:
     during = f"in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
     kept = checkpoint_to_resume("auto", output)
-    if kept is not None and kept.stat().st_mtime >= start - 2:  # file systems keep whole seconds, or less
-        return f"{during}; kept: {shown_path(str(kept))}. The same command with resume=auto continues from it"
+    if kept is not None and kept.stat().st_mtime >= start - 2:  # the time resolution of file systems can be 2 seconds
+        return f"{during}; kept: {shown_path(str(kept))}. The same command with resume=auto resumes from it"
     if resumed is not None:
-        return f"{during}; no new checkpoint since {resumed}. The same command continues from it again"
+        return f"{during}; no new checkpoint since {resumed}. The same command resumes from it again"
     return (
-        f"{during}; no checkpoint was kept, as last.ckpt is written at the end of each epoch. "
-        "callbacks=[default,checkpoints] keeps one at Ctrl-C, too"
+        f"{during}; no checkpoint was kept: last.ckpt is written at the end of each epoch. "
+        "With callbacks=[default,checkpoints] one is also written at Ctrl-C"
     )
 
 
 @contextmanager
-def of_this_network(where: str) -> Iterator[None]:
-    """Say in two lines that a checkpoint is of another network, or of another optimizer.
+def explain_state_mismatch(where: str) -> Iterator[None]:
+    """Explain that a checkpoint belongs to another network or optimizer.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def of_this_network(where: str) -> Iterator[None]:
     Raises
     ------
     ConfigurationError
-        Instead of the list of all its tensors.
+        Instead of torch's list of all tensors; it names the first difference.
     """
     try:
         yield
@@ -105,13 +105,13 @@ def of_this_network(where: str) -> Iterator[None]:
         if not text.startswith(("Error(s) in loading state_dict", "loaded state dict")):
             raise
         raise ConfigurationError(
-            f"{where} is of another network or optimizer than this one: {_difference(text)}; leave model=... and optimizer=... "
-            "out, to take those of the checkpoint, or give them as in the training"
+            f"{where} belongs to another network or optimizer: {_difference(text)}; remove model=... and "
+            "optimizer=... to use those of the checkpoint, or give them as in the training"
         ) from error
 
 
 def _difference(text: str) -> str:
-    """Return the first difference of torch's list of all."""
+    """Return the first difference in torch's message."""
     shape = r"torch\.Size\((\[[\d, ]*\])\)"
     if found := re.search(rf"size mismatch for ([\w.]+): .*?{shape}.*?{shape}", text):
         return f"{found[1]} has the shape {found[2]} in the checkpoint and {found[3]} here"
@@ -121,21 +121,21 @@ def _difference(text: str) -> str:
 
 
 class SameCheckpoint(Callback):
-    """Ends a training at once whose ranks do not all resume from a checkpoint, or all begin.
+    """Stops a training at its start unless all ranks resume from a checkpoint, or none does.
 
-    Lightning copies the weights of the first rank to the others, but each would have a place of its own in the epoch.
+    Lightning copies the weights of the first rank to the others, but the ranks would be at different positions of the epoch.
 
     Parameters
     ----------
     checkpoint
-        What this rank resumes from.
+        Checkpoint of this rank; None for a new training.
     """
 
     def __init__(self, checkpoint: Path | None) -> None:
         self.checkpoint = checkpoint
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Compare.
+        """Compare the ranks.
 
         Raises
         ------
@@ -149,5 +149,5 @@ class SameCheckpoint(Callback):
         if found not in {0, trainer.world_size}:
             raise ConfigurationError(
                 f"{found} of {trainer.world_size} ranks find a checkpoint to resume from; output= must be a folder that all "
-                f"nodes see (this rank: {self.checkpoint})"
+                f"nodes share (this rank: {self.checkpoint})"
             )

@@ -1,4 +1,4 @@
-"""Pictures of what a network makes of cutouts."""
+"""Mosaics of cutouts with the predictions of a network."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,15 @@ def picture_of_validation(
 ) -> Path | None:
     """Write cutouts of the validation split, from the highest score to the lowest, with score and truth.
 
-    The training is done: whatever a model of the user raises, or returns, is a picture without scores.
+    Errors do not end the command, because the training is finished: if the model raises or returns something else, the
+    picture has no scores.
 
     Parameters
     ----------
     model
-        Its ``predict_step`` is asked.
+        Model whose ``predict_step`` gives the scores.
     data
-        Where the split is.
+        Data module that has been set up.
     output
         Folder of the picture.
     label
@@ -65,7 +66,7 @@ def picture_of_validation(
         title = f"validation cutouts, {''.join(plan.bands)}: prediction and {label} (green: right, red: wrong)"
         images = np.asarray(batch["image"])[order]
         return write_mosaic(output / "mosaic.png", images, plan.bands, captions, frames=frames, title=title)
-    except Exception as error:  # noqa: BLE001 - a file that has gone, a full disk: the training is done all the same
+    except Exception as error:  # noqa: BLE001 - a file that was removed, a full disk: the training is finished
         _log.warning("no picture was written: %s: %s", type(error).__name__, error)
         return None
 
@@ -73,13 +74,13 @@ def picture_of_validation(
 def _predictions(
     model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str, Any]
 ) -> tuple[Array | None, Sequence[Any] | None]:
-    """Return a number and a word for each target of a batch of arrays, as far as ``predict_step`` gives them."""
+    """Return score and predicted class of each target of a batch, each None if ``predict_step`` does not return it."""
     tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
     model.eval()
     try:
         with torch.inference_mode():
             output: Any = model.predict_step(data.transform(tensors), 0)
-    except Exception as error:  # noqa: BLE001 - a model of the user may have no predict_step, or raise anything
+    except Exception as error:  # noqa: BLE001 - a user's model may have no predict_step, or raise anything
         _log.warning("the picture shows no predictions: %s: %s", type(error).__name__, error)
         return None, None
     found = output if isinstance(output, Mapping) else {"score": output}
@@ -91,7 +92,7 @@ def _predictions(
 
 
 def _column(values: Any, count: int) -> Array | None:
-    """Return one number for each target, or None where a model gives something else."""
+    """Return one number for each target, or None if the model returns something else."""
     if not isinstance(values, torch.Tensor) or values.is_complex() or values.numel() != count:
         return None
     return values.detach().cpu().double().numpy().reshape(count)
@@ -104,20 +105,20 @@ def _plain(values: Any, count: int) -> Sequence[Any] | None:
 
 
 def _caption(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
-    told = f"{score[i]:.2f}" if score is not None else ""
+    text = f"{score[i]:.2f}" if score is not None else ""
     if predicted is not None:
-        told = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {told}"
+        text = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {text}"
     return (
-        told
+        text
         if truth is None
-        else f"{told}, is {truth[i]:.3g}"
+        else f"{text}, is {truth[i]:.3g}"
         if isinstance(truth[i], float | np.floating)
-        else f"{told}, is {truth[i]}"
+        else f"{text}, is {truth[i]}"
     )
 
 
 def _colour(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
-    """Return green for right and red for wrong, where there is a right and wrong."""
+    """Return green for a right and red for a wrong prediction, white if this cannot be decided."""
     if truth is None or isinstance(truth[i], float | np.floating):
         return "white"
     if predicted is not None:
@@ -141,7 +142,7 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
     batch = CutoutReader(
         plan, ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns), cache=data.cache
     ).read(plan.targets_of(ids))
-    # A file may have become unreadable since; what is left keeps its caption.
+    # A file may have become unreadable since; captions follow the ids.
     score_of = dict(zip(ids, scores[order].tolist(), strict=True))
     captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]
     title = f"highest scores, {''.join(plan.bands)}: score and object_id"

@@ -1,4 +1,4 @@
-"""From a checkpoint to a file of predictions."""
+"""Predicts with the network of a checkpoint, into a Parquet file."""
 
 import json
 import warnings
@@ -18,34 +18,34 @@ from ...loader.datamodule.module import CutoutDataModule
 from ...plan.quality import Outcome
 from ..callbacks.prediction_table import META
 from ..callbacks.predictions import PredictionWriter
-from .checkpoints import of_this_network
-from .making import check_settings, explained_errors, made, without_foreign_defaults
-from .outcome import shown_path
+from .checkpoint_configuration import merge_with_checkpoint
+from .checkpoints import explain_state_mismatch
+from .instantiation import check_settings, drop_replaced_defaults, explain_training_errors, instantiate_part
 from .pictures import picture_of_highest
-from .prepare import callbacks_of, check_gpu, ensure_simulation, quieten, trainer_of
-from .recorded import as_trained
+from .prepare import callbacks_of, check_gpu, ensure_simulation, silence_lightning, trainer_of
+from .training_result import shown_path
 
 __all__ = ["PredictionResult", "predict"]
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What a prediction came to.
+    """Result of a prediction.
 
     Attributes
     ----------
     rows
-        Rows of the catalog, each of them in the file once.
+        Number of rows of the catalog; each is in the file once.
     predicted
-        Those with a prediction.
+        Number of rows with a prediction.
     outcomes
-        Name of an `Outcome` to the number of rows, all that occur.
+        Number of rows of each `Outcome` that occurs.
     repo, catalog
-        Where the images and the targets come from.
+        Source of the images and of the targets.
     output, picture
         Files that were written.
     checkpoint
-        Where the network comes from.
+        Source of the network.
     plan
         Fingerprint of the plan.
     """
@@ -65,7 +65,7 @@ class PredictionResult:
         return asdict(self)
 
     def table(self) -> Table:
-        """Return the result for people."""
+        """Return the result as a table for the terminal."""
         table = Table(title="Prediction", show_header=False, title_justify="left")
         table.add_row("catalog rows", f"{self.rows:,}")
         for name, count in self.outcomes.items():
@@ -80,7 +80,7 @@ class PredictionResult:
 
 
 def predict(cfg: DictConfig) -> PredictionResult | None:
-    """Predict what a configuration describes and say what came of it.
+    """Predict as a configuration describes, and print the result.
 
     Parameters
     ----------
@@ -93,22 +93,22 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
         Also printed. None in further processes.
     """
     where = f"checkpoint={cfg.checkpoint!r}"
-    cfg = as_trained(without_foreign_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
+    cfg = merge_with_checkpoint(drop_replaced_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
     path = _file(cfg.output)
-    cfg.output = str(path.parent)  # the groups mean a folder
+    cfg.output = str(path.parent)  # the configuration groups expect a folder
     check_settings(cfg, "data", "model", "trainer", "callbacks")
     check_gpu(cfg)
     if not cfg.debug:
-        quieten()
-        # Nothing that a training's callbacks keep matters here.
+        silence_lightning()
+        # The state of the training's callbacks is not needed.
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used to create")
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
-    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
-    model: L.LightningModule = made(cfg, "model", L.LightningModule)
+    data: CutoutDataModule = instantiate_part(cfg, "data", CutoutDataModule)
+    model: L.LightningModule = instantiate_part(cfg, "model", L.LightningModule)
     writer = PredictionWriter(path, checkpoint=cfg.checkpoint)
     trainer = trainer_of(_without_log(cfg), path.parent, [writer, *callbacks_of(cfg)])
-    with explained_errors(model, data), of_this_network(where):
+    with explain_training_errors(model, data), explain_state_mismatch(where):
         trainer.predict(model, data, return_predictions=False, ckpt_path=cfg.checkpoint, weights_only=True)
     if not trainer.is_global_zero:
         return None
@@ -130,7 +130,7 @@ def _file(output: str) -> Path:
 
 
 def _without_log(cfg: DictConfig) -> DictConfig:
-    """Return a configuration without loggers: a prediction has nothing to log."""
+    """Return a configuration without loggers."""
     changed = cfg.copy()
     OmegaConf.update(changed, "trainer.logger", False, force_add=True)
     return changed

@@ -1,4 +1,4 @@
-"""What training and prediction need before they begin: a sky, a folder, a quiet terminal."""
+"""Prepares training and prediction: simulated repository, output folder, trainer and callbacks."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ from omegaconf import DictConfig
 from ...errors import ConfigurationError
 from ...testing.config import SimulationConfig
 from ...testing.simulation import SimulatedRepository, simulate
-from .making import made
+from .instantiation import instantiate_part
 
-__all__ = ["callbacks_of", "check_gpu", "ensure_simulation", "output_folder", "quieten", "trainer_of"]
+__all__ = ["callbacks_of", "check_gpu", "ensure_simulation", "output_folder", "silence_lightning", "trainer_of"]
 
 
 def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> None:
-    """Write the simulated repository that a configuration names, unless it is there.
+    """Write the simulated repository of a configuration, unless it exists.
 
     Raises
     ------
     ConfigurationError
-        If there is one that was made with other settings.
+        If the existing one was made with other settings.
     """
     if settings is None:
         return
@@ -36,27 +36,27 @@ def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> 
     if not root.exists():
         simulate(root, wanted, progress=progress)
         return
-    there = SimulatedRepository.load(root).config
-    other = [f.name for f in fields(wanted) if getattr(there, f.name) != getattr(wanted, f.name)]
+    existing = SimulatedRepository.load(root).config
+    other = [f.name for f in fields(wanted) if getattr(existing, f.name) != getattr(wanted, f.name)]
     if other:
         raise ConfigurationError(
             f"the simulated repository {settings.root!r} was made with another {', '.join(other)}; remove the folder, or "
-            "give simulation.root= another one"
+            "give another simulation.root="
         )
 
 
-def quieten() -> None:
-    """Keep off the terminal what Lightning says at every start, whatever one could do about it."""
+def silence_lightning() -> None:
+    """Switch off messages that Lightning prints at every start and that need no action."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A helper of Lightning that torch deprecated; nothing here can change it.
+    # Lightning calls a helper that torch has deprecated.
     warnings.filterwarnings(
         "ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning
     )
 
 
 def output_folder(cfg: DictConfig) -> Path:
-    """Return the folder of this run: hydra's where hydra made one (each job of a sweep has its own).
+    """Return the folder of this run: hydra's if hydra has made one (each job of a sweep has its own).
 
     Raises
     ------
@@ -75,16 +75,18 @@ def output_folder(cfg: DictConfig) -> Path:
 
 
 def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
-    """Return the callbacks that a configuration names.
+    """Return the callbacks of a configuration.
 
     Raises
     ------
     ConfigurationError
-        If one is not made by its entry.
+        If an entry does not describe a callback.
     """
     found = []
     for name, settings in (cfg.get("callbacks") or {}).items():
-        callback = made(cfg.callbacks, name) if settings is not None else None  # null switches one off
+        callback = (
+            instantiate_part(cfg.callbacks, name) if settings is not None else None
+        )  # null switches a callback off
         if callback is not None and not isinstance(callback, L.Callback):
             raise ConfigurationError(f"callbacks.{name} is not a callback; give it a _target_, or null")
         found += [] if callback is None else [callback]
@@ -92,19 +94,19 @@ def callbacks_of(cfg: DictConfig) -> list[L.Callback]:
 
 
 def trainer_of(cfg: DictConfig, output: Path, callbacks: list[L.Callback]) -> L.Trainer:
-    """Return the trainer of a configuration; with ``json=true`` nothing but the result goes to standard output."""
+    """Return the trainer of a configuration; with ``json=true`` it shows no progress bar."""
     shown = {"enable_progress_bar": False} if cfg.json else {}
     if any(isinstance(one, Checkpoint) for one in callbacks):
-        shown["enable_checkpointing"] = True  # who names the callback means it
+        shown["enable_checkpointing"] = True  # a checkpoint callback needs it
     bar = [] if cfg.json else [RichProgressBar()]
-    trainer: L.Trainer = made(
+    trainer: L.Trainer = instantiate_part(
         cfg, "trainer", L.Trainer, default_root_dir=str(output), callbacks=[*callbacks, *bar], **shown
     )
     return trainer
 
 
 def check_gpu(cfg: DictConfig) -> None:
-    """Raise `ConfigurationError` where a GPU is asked for and there is none."""
+    """Raise `ConfigurationError` if a GPU is requested and none is available."""
     if cfg.trainer.get("accelerator") not in {"gpu", "cuda"}:
         return
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""From a configuration to a trained network."""
+"""Trains the network of a configuration."""
 
 import json
 from dataclasses import replace
@@ -13,18 +13,25 @@ from ...loader.checkpoint_state import read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.cache.stats import CacheStats
 from ..callbacks.training_speed import Throughput
-from .checkpoints import SameCheckpoint, checkpoint_to_resume, interruption_told, of_this_network
-from .making import check_settings, complete_model, explained_errors, label_named, made, without_foreign_defaults
-from .outcome import TrainingResult
+from .checkpoint_configuration import merge_with_checkpoint, plain_configuration
+from .checkpoints import SameCheckpoint, checkpoint_to_resume, explain_interruption, explain_state_mismatch
+from .instantiation import (
+    check_settings,
+    complete_model,
+    drop_replaced_defaults,
+    explain_missing_label,
+    explain_training_errors,
+    instantiate_part,
+)
 from .pictures import picture_of_validation
-from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, quieten, trainer_of
-from .recorded import as_trained, recorded
+from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, silence_lightning, trainer_of
+from .training_result import TrainingResult
 
 __all__ = ["train"]
 
 
 def train(cfg: DictConfig) -> TrainingResult:
-    """Train what a configuration describes and say what came of it.
+    """Train as a configuration describes, and print the result.
 
     Parameters
     ----------
@@ -34,43 +41,43 @@ def train(cfg: DictConfig) -> TrainingResult:
     Returns
     -------
     TrainingResult
-        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` beside it says what
-        became of the rows of each split.
+        Also printed, and written to ``metrics.json`` in the output folder; ``report.json`` next to it has
+        the outcome of the rows of each split.
     """
     output = output_folder(cfg)
     resumed = checkpoint_to_resume(cfg.resume, output)
-    cfg = without_foreign_defaults(cfg)
+    cfg = drop_replaced_defaults(cfg)
     cfg.output = str(output)  # each job of a sweep has its own
     where = f"resume={cfg.resume!r}" if cfg.resume != "auto" else f"resume='auto' ({resumed})"
     if resumed is not None:
         before = read_checkpoint(resumed, "resume")
         if not {"optimizer_states", "loops"} <= set(before):
             raise ConfigurationError(
-                f"{where} holds the weights alone (save_weights_only), so the training cannot be resumed; take last.ckpt"
+                f"{where} holds only the weights (save_weights_only), so the training cannot be resumed; use last.ckpt"
             )
-        cfg = as_trained(cfg, before, where, resume=True)
-        del before  # its weights are mapped from a file that may be written over
+        cfg = merge_with_checkpoint(cfg, before, where, resume=True)
+        del before  # its weights are mapped from a file that may be overwritten
     if not cfg.debug:
-        quieten()
+        silence_lightning()
     check_settings(cfg, "data", "trainer", "callbacks")
     check_gpu(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     ensure_simulation(cfg.simulation, progress=not cfg.json)
-    data: CutoutDataModule = made(cfg, "data", CutoutDataModule)
+    data: CutoutDataModule = instantiate_part(cfg, "data", CutoutDataModule)
     label = str(OmegaConf.select(cfg, "model.label", default=cfg.label))
-    with label_named(label):
+    with explain_missing_label(label):
         complete_model(cfg, data, label)
     check_settings(cfg, "model")
-    data.configuration = recorded(cfg)
-    model: L.LightningModule = made(cfg, "model", L.LightningModule)
+    data.configuration = plain_configuration(cfg)
+    model: L.LightningModule = instantiate_part(cfg, "model", L.LightningModule)
     callbacks = [SameCheckpoint(resumed), *callbacks_of(cfg)]
     meter = next((one for one in callbacks if isinstance(one, Throughput)), None) or Throughput()
     trainer = trainer_of(cfg, output, [meter, *(one for one in callbacks if one is not meter)])
     with (
-        explained_errors(model, data),
-        interruption_told(trainer, output, resumed),
-        label_named(label),
-        of_this_network(where),
+        explain_training_errors(model, data),
+        explain_interruption(trainer, output, resumed),
+        explain_missing_label(label),
+        explain_state_mismatch(where),
     ):
         trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
@@ -84,7 +91,7 @@ def train(cfg: DictConfig) -> TrainingResult:
         reports = {split: data.report(split).as_dict() for split in data.loaders}
         (output / "report.json").write_text(json.dumps(reports, indent=2) + "\n")
         _write(result, output)
-        if cfg.picture:  # the last step: what was trained is kept, whatever becomes of the picture
+        if cfg.picture:  # last, so that an error here loses no result
             picture = picture_of_validation(model, data, output, label=label, seed=cfg.seed)
             result = replace(result, picture=None if picture is None else str(picture))
             _write(result, output)

@@ -1,4 +1,4 @@
-"""From a configuration to objects, with errors that name the setting; and errors of a training in words."""
+"""Makes objects from a configuration, with errors that name the setting; explains errors of a training."""
 
 import sysconfig
 import traceback
@@ -25,21 +25,28 @@ from ...plan.cutout_plan import CutoutPlan
 from ...splits.split_options import OWN_COLUMNS
 from ..signatures import fits, located, nearest, parameters, shown_type
 
-__all__ = ["check_settings", "complete_model", "explained_errors", "label_named", "made", "without_foreign_defaults"]
+__all__ = [
+    "check_settings",
+    "complete_model",
+    "drop_replaced_defaults",
+    "explain_missing_label",
+    "explain_training_errors",
+    "instantiate_part",
+]
 
 
-def without_foreign_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
-    """Return a configuration in which a class of the user does not get the defaults of the class that it replaces.
+def drop_replaced_defaults(cfg: DictConfig, given: Sequence[str] | None = None) -> DictConfig:
+    """Return a configuration without the defaults of classes that the command line replaces.
 
-    Where ``NAME._target_=`` was given, settings beside it that were not given and that the new class does not name
-    among its arguments are removed.
+    For each ``NAME._target_=`` on the command line, settings next to it are removed if they were not given there and the
+    new class has no argument of this name.
 
     Parameters
     ----------
     cfg
         A composed configuration.
     given
-        Overrides of the command line; by default those that hydra knows.
+        Overrides of the command line; by default those of hydra.
     """
     if given is None:
         given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -70,12 +77,12 @@ def check_settings(cfg: DictConfig, *names: str) -> None:
     cfg
         A composed configuration.
     names
-        Its parts to look at.
+        Its parts to check.
 
     Raises
     ------
     ConfigurationError
-        If a class is not there, an argument is unknown, or a value is of another type.
+        If a class does not exist, an argument is unknown, or a value has the wrong type.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for name in names:
@@ -112,8 +119,8 @@ def _check_arguments(node: Mapping[str, Any], path: str) -> None:
             )
 
 
-def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
-    """Return what a part of a configuration describes.
+def instantiate_part(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
+    """Return the object that a part of a configuration describes.
 
     Parameters
     ----------
@@ -122,14 +129,14 @@ def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
     name
         The part.
     kind
-        Class that it must be of.
+        Class that it must be an instance of.
     more
-        Arguments beside those of the configuration.
+        Further arguments.
 
     Raises
     ------
     ConfigurationError
-        If its constructor refuses it, or it is of another class.
+        If its constructor raises an error, or it is of another class.
     """
     try:
         found = hydra.utils.instantiate(cfg[name], **more)
@@ -140,9 +147,9 @@ def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
         if isinstance(cause, LsstCutoutsError):
             raise cause from error
         where = next((f": {line.strip()}" for line in str(error).splitlines() if line.startswith("full_key")), "")
-        place = _own_place(cause)
+        place = _user_code_location(cause)
         raise ConfigurationError(
-            f"{where.removeprefix(': full_key: ') or name} cannot be made: {_said(cause)}{f', {place}' if place else ''}"
+            f"{where.removeprefix(': full_key: ') or name} cannot be made: {_one_line(cause)}{f', {place}' if place else ''}"
         ) from error
     if not isinstance(found, kind):
         raise ConfigurationError(
@@ -152,14 +159,14 @@ def made(cfg: DictConfig, name: str, kind: type = object, **more: Any) -> Any:
 
 
 def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
-    """Fill in what the model must know of the labels and what was left null: ``classes``, ``center`` and ``spread``.
+    """Set ``classes``, ``center`` and ``spread`` of the model from the labels where they are null.
 
     Parameters
     ----------
     cfg
         The configuration, which is changed.
     data
-        Its data module, which need not be set up.
+        Its data module; setup is not needed.
     label
         Name of the column.
 
@@ -179,7 +186,7 @@ def complete_model(cfg: DictConfig, data: CutoutDataModule, label: str) -> None:
 
 
 def _labels(data: CutoutDataModule, label: str) -> Labels:
-    """Return the labels of all targets that training, validation or test may have."""
+    """Return the labels of all targets that may belong to training, validation or test."""
     if data.plan is not None:
         plan = data.plan if isinstance(data.plan, CutoutPlan) else CutoutPlan.load(data.plan)
         if label not in plan.columns:
@@ -208,13 +215,13 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
 
 
 @contextmanager
-def label_named(label: str) -> Iterator[None]:
-    """Say what a catalog without the label column needs.
+def explain_missing_label(label: str) -> Iterator[None]:
+    """Add to the error of a missing label column which settings to change.
 
     Raises
     ------
     CatalogError
-        As it was, with the setting that names another column.
+        The same error, with the setting that names another column.
     """
     try:
         yield
@@ -226,45 +233,45 @@ def label_named(label: str) -> Iterator[None]:
 
 
 @contextmanager
-def explained_errors(model: L.LightningModule, data: CutoutDataModule) -> Iterator[None]:
-    """Say in one message what a network, or Lightning, raises in a training.
+def explain_training_errors(model: L.LightningModule, data: CutoutDataModule) -> Iterator[None]:
+    """Replace errors of a network, a callback or Lightning by one message.
 
     Raises
     ------
     ConfigurationError
-        For an error of Lightning's about its settings, of a callback, or in the code of a network; others pass.
+        For an error of Lightning about its settings, of a callback, or in the code of a network. Others are not changed.
     """
     try:
         yield
     except LsstCutoutsError:
         raise
     except MisconfigurationException as error:
-        raise ConfigurationError(_said(error, named=False)) from error
+        raise ConfigurationError(_one_line(error, named=False)) from error
     except torch.OutOfMemoryError as error:
         raise ConfigurationError(
-            f"the memory of the GPU is full with batches of {data.batch_size}; give a smaller data.batch_size"
+            f"the GPU memory is too small for batches of {data.batch_size}; use a smaller data.batch_size"
         ) from error
     except Exception as error:
-        # Networks and callbacks may raise anything; what is none of theirs is a bug here, and keeps its traceback.
-        text = _in_words(error, model, data)
+        # Networks and callbacks may raise anything; any other error is a bug here and keeps its traceback.
+        text = _explanation(error, model, data)
         if text is None:
             raise
         raise ConfigurationError(text) from error
 
 
-def _in_words(error: Exception, model: L.LightningModule, data: CutoutDataModule) -> str | None:
+def _explanation(error: Exception, model: L.LightningModule, data: CutoutDataModule) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
-    if place := _own_place(error):
-        return f"{_said(error)}, {place}; the images of a batch are {_images(data)}"
+    if place := _user_code_location(error):
+        return f"{_one_line(error)}, {place}; the images of a batch are {_images(data)}"
     forward = [i for i, frame in enumerate(frames) if frame.filename.startswith(_MODELS) and frame.name == "forward"]
     if forward:
         network = getattr(model, "network", model)
         return (
-            f"{type(network).__name__} does not take the images of a batch, which are {_images(data)}: {_said(error)}; see "
+            f"{type(network).__name__} does not take the images of a batch, which are {_images(data)}: {_one_line(error)}; see "
             "model.network and data.bands"
         )
     if "lightning/pytorch/callbacks" in Path(frames[-1].filename).as_posix():
-        return _said(error, named=False)
+        return _one_line(error, named=False)
     return None
 
 
@@ -279,7 +286,7 @@ _MODELS = str(_PACKAGE / "models")
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
-def _own_place(error: BaseException) -> str | None:
+def _user_code_location(error: BaseException) -> str | None:
     """Return the last place in code that is neither installed nor of this package, such as "my_model.py, line 12"."""
     other = (str(_PACKAGE), "<", *_INSTALLED)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
@@ -290,7 +297,7 @@ def _own_place(error: BaseException) -> str | None:
     return None
 
 
-def _said(error: BaseException, *, named: bool = True) -> str:
+def _one_line(error: BaseException, *, named: bool = True) -> str:
     """Return an error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if named else text

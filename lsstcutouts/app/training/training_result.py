@@ -1,4 +1,4 @@
-"""What a training came to, for people and machines."""
+"""Result of a training."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,28 +12,28 @@ __all__ = ["TrainingResult", "shown_path"]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes
     ----------
     metrics
-        Last value of everything that the model logged, such as ``val_auc``.
+        Last value of each metric that the model logged, such as ``val_auc``.
     epochs, targets
-        How many were trained; targets are those of one epoch.
+        Number of epochs, and of targets in one epoch.
     cutouts_per_second
-        Cutouts that the training loop consumed a second, validation and pauses between epochs left out.
+        Cutouts per second in the training loop, without validation and pauses between epochs.
     waiting
-        Share of that time in which the loop waited for data.
+        Fraction of that time in which the loop waited for data.
     hit_rate
-        Tile requests served without a decode, over the whole run.
+        Fraction of tile requests that needed no decoding, over the whole run.
     bands_missing
-        Band to the number of targets without it, all splits together.
+        Number of targets without each band, over all splits.
     not_delivered
-        Catalog rows without any coadd.
+        Number of catalog rows without any coadd.
     left_out
-        Split to the number of its rows that a policy left out in the latest epoch.
+        Number of targets of each split that a policy left out in the last epoch.
     shared
-        Split to the number of its targets that were left out since their boxes share pixels with another split's.
+        Number of targets of each split that were left out because they share pixels with another split.
     checkpoint, picture
         Files that were written.
     """
@@ -56,7 +56,7 @@ class TrainingResult:
         return asdict(self)
 
     def table(self) -> Table:
-        """Return the result for people."""
+        """Return the result as a table for the terminal."""
         table = Table(title="Training", show_header=False, title_justify="left")
         for name, value in sorted(self.metrics.items()):
             table.add_row(name.replace("_", " "), f"{value:.4f}")
@@ -80,6 +80,6 @@ class TrainingResult:
 
 
 def shown_path(path: str) -> str:
-    """Return a path as people want to copy it: relative where it lies below the folder they stand in."""
+    """Return a path, relative if it is below the current folder."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

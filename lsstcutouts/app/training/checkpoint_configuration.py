@@ -1,4 +1,4 @@
-"""The configuration of a training in its checkpoints, and what may be changed when one of them is used again."""
+"""Stores the configuration of a training in checkpoints, and merges it with the command line on resume and predict."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -23,18 +23,18 @@ from ...errors import ConfigurationError
 from ...loader.checkpoint_state import absolute_path, data_state, public_values
 from ...plan.arguments import parse_bands, parse_size
 
-__all__ = ["as_trained", "recorded"]
+__all__ = ["merge_with_checkpoint", "plain_configuration"]
 
 _VERSION = 1
 
-_OF_THE_CALL = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
-"""Settings of one call of the command, which no checkpoint keeps."""
+_CALL_ONLY = {"json", "debug", "resume", "checkpoint", "simulation", "output", "picture"}
+"""Settings of one call of the command, not stored in checkpoints."""
 
 _PATHS = ("repo", "catalog", "plan", "normalisation.statistics", "splits.shares")
 """Settings of the data module that may be paths."""
 
 _SOURCES = ("repo", "collections", "catalog", "plan")
-"""What a group of data stands for when the network is there already: where to read, and which targets."""
+"""Settings that ``data=NAME`` changes on predict and resume: the repository and the targets."""
 
 _OPTIONS = {"data.read", "data.sampling", "data.splits", "data.transfer"}
 """Dictionaries of options, whose entries are compared one by one."""
@@ -45,7 +45,7 @@ _PREDICT = {
     *_SOURCES,
     *_MACHINE,
     *("columns", "seed", "splits.select"),
-    # Which targets are predicted, and from which files; not what the network sees of them.
+    # They choose targets and files, and do not change the input of the network.
     "dataset_type",
     *(f"read.{name}" for name in ("skymap", "tract", "min_bands", "required_bands", "quality", "on_read_error")),
 }
@@ -55,7 +55,7 @@ _RESUME = {*_SOURCES, *_MACHINE} - {"batch_size"}
 """Settings of the data module that a resumed training may change; its plan must stay the same."""
 
 _TRAINING_ONLY = ("augmentations", "sampling")
-"""Settings of the data module that a prediction leaves out: it needs no labels and draws nothing."""
+"""Settings of the data module that a prediction does not use."""
 
 _GROUPS = {
     "normalisation": "data.normalisation",
@@ -66,21 +66,33 @@ _GROUPS = {
     "scheduler": "model.scheduler",
 }
 
-_MADE = (nn.Module, Optimizer, LRScheduler, L.LightningDataModule, L.Callback, L.Trainer, Logger, Profiler, Strategy)
-"""What a checkpoint may name to be made. It may come from anybody, so it must not name a function to call."""
+_ALLOWED_BASES = (
+    nn.Module,
+    Optimizer,
+    LRScheduler,
+    L.LightningDataModule,
+    L.Callback,
+    L.Trainer,
+    Logger,
+    Profiler,
+    Strategy,
+)
+"""Base classes of what a checkpoint may name. Its source may not be trusted, so it must not name a function to call."""
 
 _OWN = "lsstcutouts.CutoutDataModule"
+
+_SAMPLE = "data.normalisation.sample"
 
 _ABSENT = object()
 
 
-def recorded(cfg: DictConfig) -> dict[str, Any]:
+def plain_configuration(cfg: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain values for a checkpoint.
 
-    Paths that are there are absolute. Secrets are left out; what comes from the environment, or follows ``output``, stays an
-    interpolation.
+    Existing paths become absolute. Secrets are removed; references to the environment or to ``output`` stay
+    interpolations.
     """
-    plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _OF_THE_CALL}
+    plain = {name: _entry(cfg, name) for name in map(str, cfg) if name not in _CALL_ONLY}
     data = plain.get("data")
     if isinstance(data, dict):
         for name in _PATHS:
@@ -96,7 +108,7 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
         return "???"
     if OmegaConf.is_interpolation(parent, key):
         text = OmegaConf.to_container(parent, resolve=False)[key]  # type: ignore[index]
-        if _stays(str(text), parent):
+        if _keeps_interpolation(str(text), parent):
             return text
     value = parent[key]
     if isinstance(value, DictConfig):
@@ -106,28 +118,32 @@ def _entry(parent: DictConfig | ListConfig, key: Any) -> Any:
     return value
 
 
-def _stays(text: str, node: Any) -> bool:
-    """Return whether an interpolation means something of its own in each call: the environment, the output folder."""
+def _keeps_interpolation(text: str, node: Any) -> bool:
+    """Return whether an interpolation may have another value in each call: the environment, the output folder."""
     root: Any = OmegaConf.to_container(node._get_root(), resolve=False)
     for name, resolver in re.findall(r"\$\{\s*([^${}:]+)(:?)", text):
         target = root
         for part in name.split("."):
             target = target.get(part) if isinstance(target, dict) else None
-        if resolver or name == "output" or (isinstance(target, str) and "${" in target and _stays(target, node)):
+        if (
+            resolver
+            or name == "output"
+            or (isinstance(target, str) and "${" in target and _keeps_interpolation(target, node))
+        ):
             return True
     return False
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the command line names.
+    """Settings on the command line.
 
     Attributes
     ----------
     groups
-        Groups that are chosen.
+        Names of the groups.
     keys
-        Settings with dotted names.
+        Dotted names of the settings.
     """
 
     groups: frozenset[str]
@@ -135,7 +151,7 @@ class _Given:
 
 
 def _given(cfg: DictConfig) -> _Given:
-    """Return what was said on the command line; without one, a configuration counts as said in full."""
+    """Return the settings on the command line; without hydra, all settings of data and model count as given."""
     if not HydraConfig.initialized():
         sections = [f"{name}.{key}" for name in ("data", "model") for key in cfg.get(name) or ()]
         return _Given(frozenset({"trainer", "callbacks"}), (*sections, "seed", "simulation"))
@@ -149,41 +165,42 @@ def _given(cfg: DictConfig) -> _Given:
         if one.key_or_group in _OPTIONS and not one.is_sweep_override() and isinstance(value := one.value(), Mapping):
             at = keys.index(one.key_or_group)
             keys[at : at + 1] = [f"{one.key_or_group}.{name}" for name in map(str, value)]
-    here = recorded(cfg)
+    here = plain_configuration(cfg)
     if "experiment" in groups:
         without = [text for text, name in zip(texts, names, strict=True) if name != "experiment"]
-        plain = recorded(hydra.compose(job.job.config_name, overrides=without))
+        plain = plain_configuration(hydra.compose(job.job.config_name, overrides=without))
         keys += [key for key in _leaves(here) if _select(here, key) != _select(plain, key)]
     if "data" in groups:
         keys += [f"data.{name}" for name in _SOURCES if not OmegaConf.is_missing(cfg.data, name)] + ["simulation"]
     raw = OmegaConf.to_container(cfg, resolve=False)
     for group in groups & set(_GROUPS):
         chosen = _leaves({_GROUPS[group]: _select(here, _GROUPS[group])})
-        # A group does not say what it leaves null, such as the classes of a column, or takes from other settings.
-        said = {key: _select(raw, key) for key in chosen}
-        keys += [key for key, value in said.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
+        # A group sets nothing that it leaves null, such as the classes of a column, or takes from other settings; its
+        # sample size is a default, and the checkpoint has the fitted statistics.
+        values = {key: _select(raw, key) for key in chosen if key != _SAMPLE}
+        keys += [key for key, value in values.items() if value not in (None, _ABSENT, "???") and "${" not in str(value)]
     return _Given(groups, tuple(dict.fromkeys(keys)))
 
 
-def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
+def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, resume: bool) -> DictConfig:
     """Return a configuration whose data, normalisation and network are those of a checkpoint.
 
     Parameters
     ----------
     cfg
-        As the command line gives it.
+        Configuration of the command line.
     checkpoint
-        As `read_checkpoint` gives it.
+        Result of `read_checkpoint`.
     where
         Setting and file of the checkpoint, for messages.
     resume
-        Whether its training is to go on, with its trainer and callbacks; otherwise a prediction.
+        Whether its training is resumed, with its trainer and callbacks; otherwise a prediction.
 
     Raises
     ------
     ConfigurationError
-        If the command line gives what cannot be changed: the message names each setting with both values; or if the checkpoint
-        says nothing of its data, and the command line neither.
+        If a setting cannot be changed (the message has both values), or neither the checkpoint nor the command line
+        describes the data.
     """
     given, stored = _given(cfg), _stored(checkpoint, where)
     if "data" not in stored:
@@ -197,7 +214,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
         result = cfg.copy()
         if isinstance(select := OmegaConf.select(cfg, "data.splits.select"), str):
             result.data.splits.select = {"predict": select}
-        return _predicted(result)
+        return _for_prediction(result)
     if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
         raise ConfigurationError(
             f"{where} was not written by `lsstcutouts train`, so it does not say how its network is made; give model=..."
@@ -206,7 +223,7 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
     OmegaConf.set_struct(result, False)
     taken = set(stored) - (given.groups & {"trainer", "callbacks"}) if resume else {"label", "data", "model"}
     for name, value in stored.items():
-        if name in taken or name not in cfg:  # what else there is may be interpolated
+        if name in taken or name not in cfg:  # others may be used in interpolations
             result[name] = OmegaConf.create(value) if isinstance(value, dict | list) else value
     if not resume:
         result.data.columns = []  # labels are not needed
@@ -214,13 +231,13 @@ def as_trained(cfg: DictConfig, checkpoint: Mapping[str, Any], where: str, *, re
             result.data.splits = {}
     _change(result, cfg, stored, given, _RESUME if resume else _PREDICT, where)
     if "simulation" not in given.keys:
-        result.simulation = None  # the demo is written by its own training alone
+        result.simulation = None  # only the demo's own training writes the demo
     _check_targets(result, cfg, str(stored.get("folder")), where)
-    return result if resume else _predicted(result)
+    return result if resume else _for_prediction(result)
 
 
 def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the configuration in a checkpoint; that of the data alone where no command line wrote it."""
+    """Return the configuration in a checkpoint; only that of the data if `lsstcutouts train` did not write it."""
     state = data_state(checkpoint) or {}
     run = state.get("run")
     derived = {"version", "pixels", "pixel_scale", "plans"}
@@ -243,8 +260,8 @@ def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _change(
     result: DictConfig, cfg: DictConfig, stored: dict[str, Any], given: _Given, allowed: set[str], where: str
 ) -> None:
-    """Put what was given into a configuration of a checkpoint, where that is allowed."""
-    here, refused, moved = recorded(cfg), [], False
+    """Set the given settings in the configuration of a checkpoint; raise if one must not change."""
+    here, refused, moved = plain_configuration(cfg), [], False
     for key in given.keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
@@ -255,7 +272,7 @@ def _change(
             continue
         elif section == "data" and (name in allowed or ".".join(rest.split(".")[:2]) in allowed):
             value = OmegaConf.select(cfg, key)
-            if rest == "splits.select" and isinstance(value, str):  # it is said of what is predicted
+            if rest == "splits.select" and isinstance(value, str):  # on the command line it selects what is predicted
                 value = {"predict": value}
             OmegaConf.update(result, key, value, merge=False, force_add=True)
             moved |= name in _SOURCES or rest in {"dataset_type", "read.tract", "read.skymap"}
@@ -275,11 +292,13 @@ def _change(
         result.data.plan = None
 
 
-_TRAINING_KEY = re.compile(rf"(data\.({'|'.join(_TRAINING_ONLY)}|splits)|model\.(optimizer|scheduler|label))\b")
+_TRAINING_KEY = re.compile(
+    rf"(data\.({'|'.join(_TRAINING_ONLY)}|splits|normalisation\.sample)|model\.(optimizer|scheduler|label))\b"
+)
 
 
-def _predicted(cfg: DictConfig) -> DictConfig:
-    """Return a configuration of a prediction: one catalog, all of whose rows are predicted, with no split to fit anything to."""
+def _for_prediction(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of a prediction of all rows of one catalog."""
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
     for name in _TRAINING_ONLY:
@@ -295,18 +314,18 @@ def _predicted(cfg: DictConfig) -> DictConfig:
         result.data.catalog = {"predict": catalog}
     elif "predict" not in catalog:
         raise ConfigurationError(
-            "the training had one catalog for each split; say which one to predict: data.catalog=..."
+            "the training had one catalog for each split; give the one to predict: data.catalog=..."
         )
     return result
 
 
 def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str) -> None:
-    """Refuse a checkpoint that names something else to call than the parts of a training.
+    """Check that a checkpoint names only classes of networks, optimizers, callbacks and this package.
 
     Raises
     ------
     ConfigurationError
-        If it does, or if a class cannot be imported.
+        If it names anything else, or if a class cannot be imported.
     """
     trusted = set(_targets(OmegaConf.to_container(cfg, resolve=False)))
     for target in dict.fromkeys(_targets(OmegaConf.to_container(result, resolve=False))):
@@ -316,18 +335,18 @@ def _check_targets(result: DictConfig, cfg: DictConfig, folder: str, where: str)
             found = get_object(target)
         except (ImportError, ValueError, AttributeError) as error:
             raise ConfigurationError(
-                f"{where} was trained with {target}, which cannot be imported here ({error}); call the command in {folder}, where "
-                "the training was, or put the folder of the module into PYTHONPATH"
+                f"{where} was trained with {target}, which cannot be imported here ({error}); run the command in {folder}, the "
+                "folder of the training, or add the folder of the module to PYTHONPATH"
             ) from error
         own = target.startswith("lsstcutouts.")
-        if not (isinstance(found, type) and (own or issubclass(found, _MADE))):
+        if not (isinstance(found, type) and (own or issubclass(found, _ALLOWED_BASES))):
             raise ConfigurationError(
                 f"{where} names {target}, which is not a class of a network, optimizer or callback, so it is not called; if "
-                f"you trust it, name it on the command line too: {_place(result, target)}={target}"
+                f"you trust it, add it to the command line: {_setting_with_target(result, target)}={target}"
             )
 
 
-def _place(result: DictConfig, target: str) -> str:
+def _setting_with_target(result: DictConfig, target: str) -> str:
     values: Any = OmegaConf.to_container(result, resolve=False)
     return next(key for key in _leaves(values) if key.endswith("_target_") and _select(values, key) == target)
 

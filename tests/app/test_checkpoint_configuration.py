@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from lsstcutouts.app.callbacks import PredictionWriter
 from lsstcutouts.app.cli import main
 from lsstcutouts.app.cli.quoting import with_run_folder
-from lsstcutouts.app.training.recorded import recorded
+from lsstcutouts.app.training.checkpoint_configuration import plain_configuration
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.models import LensClassifier, LensFinder
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
@@ -176,6 +176,34 @@ def test_what_the_network_was_trained_on_cannot_be_changed(
         assert "with other settings than those of its training" in text
 
 
+def test_predict_with_other_read_options_and_a_selection(
+    project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Which targets are read, and from where, may change; ``data.splits.select`` selects what is predicted."""
+    settings = ["data.read={tract: best, min_bands: 2}", "data.transfer.wire=float16", "data.columns=[is_lens]"]
+    settings += ["data.splits.select=is_lens == 1", "output=chosen", *QUIET]
+    assert main(["predict", f"checkpoint={project.checkpoint}", *settings]) == 0
+    (result,) = map(json.loads, capfd.readouterr().out.splitlines())
+    table = pyarrow.parquet.read_table("chosen/predictions.parquet")
+    own = pyarrow.csv.read_csv(project.folder / "mine.csv")["is_lens"].to_numpy()
+    scored = np.isfinite(table["score"].to_numpy(zero_copy_only=False).astype(float))
+    assert result["predicted"] == np.sum(own == 1) == np.sum(scored)
+    assert set(table["is_lens"].to_numpy()[scored]) == {1}
+    refused = ["data.read={tract: best, missing_band: nan}", *QUIET]
+    assert main(["predict", f"checkpoint={project.checkpoint}", *refused]) == 2
+    text = said(capfd)
+    assert "data.read.missing_band: zero in the checkpoint, nan given" in text
+    assert "tract:" not in text
+
+
+def test_resume_with_another_transfer(project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = ["data.transfer.wire=float16", "data.splits.shares={train: 0.8, val: 0.2}", "trainer.max_epochs=2"]
+    assert main(["train", f"resume={project.checkpoint}", "output=wire", *settings, *QUIET]) == 0
+    run = torch.load("wire/model.ckpt", weights_only=True)["CutoutDataModule"]["run"]
+    assert run["data"]["transfer"]["wire"] == "float16"
+    assert run["data"]["splits"]["shares"] == {"train": 0.8, "val": 0.2, "test": 0.0}
+
+
 def test_predictions_are_parquet(project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", f"checkpoint={project.checkpoint}", "output=o/scores.csv", "picture=false"]) == 2
     assert "output=o/scores.csv: predictions are Parquet" in said(capfd)
@@ -256,7 +284,7 @@ def test_checkpoints_that_cannot_be_used(project: Project, elsewhere: Path, capf
             assert "Traceback" not in text
     torch.save({k: v for k, v in whole.items() if k not in {"optimizer_states", "loops"}}, "weights.ckpt")
     assert main(["train", "resume=weights.ckpt", "output=o", *QUIET]) == 2
-    assert "holds the weights alone (save_weights_only)" in said(capfd)
+    assert "holds only the weights (save_weights_only)" in said(capfd)
     assert main(["predict", "checkpoint=weights.ckpt", *QUIET]) == 0
     assert not (elsewhere / "pwned").exists()
 
@@ -317,7 +345,7 @@ def test_a_network_by_its_import_path(
     assert main(["predict", "checkpoint=b/model.ckpt", "output=b.parquet", *QUIET]) == 2
     text = said(capfd)
     assert "names my_lens_net.body, which is not a class" in text
-    assert "name it on the command line too: model.body._target_=my_lens_net.body" in text
+    assert "add it to the command line: model.body._target_=my_lens_net.body" in text
     assert main(["predict", "checkpoint=b/model.ckpt", by_function[0], "output=b.parquet", *QUIET]) == 0
     (elsewhere / "deeper").mkdir()
     monkeypatch.chdir(elsewhere / "deeper")
@@ -354,7 +382,7 @@ def test_what_is_recorded_of_a_configuration(elsewhere: Path, monkeypatch: pytes
             "callbacks": {"last": {"path": "${output}/last.ckpt", "list": ["${seed}", 2]}},
         }
     )
-    found = recorded(cfg)
+    found = plain_configuration(cfg)
     assert found == {
         "version": 1,
         "folder": str(elsewhere),
