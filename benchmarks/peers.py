@@ -5,7 +5,7 @@ Run: python -m benchmarks.peers [peer_targets=200] [key=value of lsstcutouts ben
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from statistics import median
 from typing import Any
 
@@ -143,11 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cache = TileCache(settings.cache_bytes)
     ways: list[Way] = [LoaderWay(sample, settings, "empty", cache, threads=n) for n in settings.thread_counts]
     ways = [AstropyWay(sample, rows), FitsioWay(sample, rows), *ways]
-    butler = ButlerWay(sample, settings.butler_targets)
-    if not butler.needs_stack:
-        ways.insert(0, butler)
-    check_pixels(ways, sample)
-    rates = interleaved(ways, settings.repeats)
+    with closing(ButlerWay(sample, settings.butler_targets)) as butler:
+        if not butler.needs_stack:
+            ways.insert(0, butler)
+        check_pixels(ways, sample)
+        rates = interleaved(ways, settings.repeats)
     report(
         [
             {"way": w.name, "threads": w.threads, "cutouts/s": median(r), "min": min(r), "max": max(r)}

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -155,15 +155,15 @@ class BenchmarkResult:
         for heading in (
             "way",
             "cache",
-            "cutouts/s",
+            "cutouts\nper s",
             "min..max",
             "x\nbutler",
             "threads\nused",
             "tile\nhits",
             "most work",
         ):
-            left = heading in {"way", "cache", "most work"}
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True, vertical="bottom")
+            justify: JustifyMethod = "left" if heading in {"way", "cache", "most work"} else "right"
+            table.add_column(heading, justify=justify, no_wrap=True, vertical="bottom")
         butler = _butler(self.entries)
         for entry in self.entries:
             stages = entry.stages
