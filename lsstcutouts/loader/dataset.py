@@ -152,7 +152,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
 
     @property
     def report(self) -> Report:
-        """What became of the rows in the latest pass, so far; what worker processes read is not included."""
+        """What happened to the rows in the latest pass, so far; what worker processes read is not included."""
         return self._report or self.new_report(self.epoch_counter.upcoming(), self.epoch_counter.lanes)
 
     def new_report(self, epoch: int, lanes: int) -> Report:

@@ -35,7 +35,7 @@ class WorkerReport:
     Attributes
     ----------
     batch_report
-        What became of the targets of the batch.
+        What happened to the targets of the batch.
     stats
         Statistics of the worker's cache when the batch was ready.
     process
