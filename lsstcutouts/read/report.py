@@ -146,7 +146,7 @@ class Report:
             first = next(iter(self._rows_of), None)
             cause = f", the first one: {first.cause}" if first else ""
             count = len(self._rows_of)
-            parts.append(f"{unread} rows met {count} failure{'s' * (count != 1)} of reading{cause}")
+            parts.append(f"{count} read error{'s' * (count != 1)} affected {unread} rows{cause}")
         return f"{'; '.join(parts)}. The report lists all" if parts else ""
 
     def counts(self) -> dict[Outcome, int]:

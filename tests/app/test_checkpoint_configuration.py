@@ -268,7 +268,7 @@ def test_checkpoints_that_cannot_be_used(project: Project, elsewhere: Path, capf
     files = {
         "evil": (changed(model__network=calls), "names os.system, which is not a class of a network"),
         "own": (changed(model__network=own), "names lsstcutouts.app.cli.main, which is not a class of a network"),
-        "gone": (changed(model__network={"_target_": "my_lost.Net"}), f"call the command in {project.folder}"),
+        "gone": (changed(model__network={"_target_": "my_lost.Net"}), f"run the command in {project.folder}"),
         "net": (changed(model__network__widths=[4, 4]), "network.features.3.weight has the shape [8, 4, 3, 3] in"),
         "newer": (changed(version=99), "has a configuration of version 99"),
         "old": ({**whole, "CutoutDataModule": old}, "does not say what it was trained on"),
@@ -352,7 +352,7 @@ def test_a_network_by_its_import_path(
     monkeypatch.delitem(sys.modules, "my_lens_net")
     assert main(["predict", "checkpoint=../a/model.ckpt", *QUIET]) == 2
     assert "my_lens_net.Net, which cannot be imported here" in (text := said(capfd))
-    assert f"call the command in {elsewhere}" in text
+    assert f"run the command in {elsewhere}" in text
 
 
 def test_where_a_resumed_training_writes(project: Project, elsewhere: Path) -> None:

@@ -22,8 +22,7 @@ import signal, sys, time, warnings
 # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 warnings.simplefilter("ignore")
-from lsstcutouts.loader import CutoutDataset, CutoutLoader
-from lsstcutouts.plan import CutoutPlan
+from lsstcutouts import CutoutDataset, CutoutLoader, CutoutPlan
 
 def main(plan, workers, way):
     dataset = CutoutDataset(CutoutPlan.load(plan), batch_size=2, cache_bytes="100 MB", threads=2)

@@ -138,8 +138,8 @@ def test_the_report_names_what_cannot_be_read(
         path.unlink()
         fetcher.fetch_plan(plan)
         report = fetcher.report
-    assert f"failure of reading, the first one: {next(iter(report.failures)).cause}" in caplog.text
     ((failure, rows),) = report.failures.items()
+    assert f"1 read error affected {rows} rows, the first one: {failure.cause}" in caplog.text
     assert failure.uri == str(path)
     assert rows == report.by_band()["r"][Quality.READ_ERROR] > 10
     shown = str(report)

@@ -35,7 +35,9 @@ class Noting(L.LightningModule):
         if index == 2:
             self.file.with_suffix(".started").touch()
         self.seen.setdefault(str(self.trainer.current_epoch), []).append(batch["object_id"].tolist())
-        self.file.write_text(json.dumps({**self.found, "seen": self.seen}))
+        new = self.file.with_suffix(".new")  # a kill must not leave half a file
+        new.write_text(json.dumps({**self.found, "seen": self.seen}))
+        new.replace(self.file)
         return self.layer(batch["image"].mean(dim=(1, 2, 3))[:, None]).square().mean()
 
     def on_train_batch_end(self, *_: Any) -> None:

@@ -141,7 +141,10 @@ class BenchmarkResult:
             Text(str(self.sample["text"])),
             Text(),
             self._table(),
-            Text("threads used: mean number at work; tile hits: tile requests served without decoding", style="dim"),
+            Text(
+                "per second: cutouts; at work: mean number of threads; tile hits: tile requests served without decoding",
+                style="dim",
+            ),
             Text(),
             *(Text(text) for text in self.limits),
             *(Text(f"change: {text}", style="bold") for text in self.advice),
@@ -155,10 +158,10 @@ class BenchmarkResult:
         for heading in (
             "way",
             "cache",
-            "cutouts\nper s",
+            "per\nsecond",
             "min..max",
             "x\nbutler",
-            "threads\nused",
+            "at\nwork",
             "tile\nhits",
             "most work",
         ):
