@@ -220,7 +220,7 @@ def advice(entries: Sequence[BenchmarkEntry], tiles: TileNeed, disturbed: bool) 
             f"{shown_bytes(tiles.budget)}, so later epochs decode again; increase it if there is memory"
         )
     if find_spec("numba") is None:
-        found.append("install numba (pip install 'lsstcutouts[fast]'): Rice tiles decode in half the time")
+        found.append("install numba (pip install numba): without it, tiles are decoded at half the speed")
     if disturbed:
         return [*found, "the runs were disturbed, so numbers of threads and workers are not compared; measure again"]
     # Most of a training are later epochs, from the cache if it holds all tiles.
