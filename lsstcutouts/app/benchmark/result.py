@@ -174,9 +174,9 @@ class BenchmarkResult:
             table.add_row(
                 entry.label,
                 entry.cache,
-                _rate(entry.median),
+                _short(entry.median),
                 f"{_short(min(entry.rates))}..{_short(max(entry.rates))}",
-                "" if times is None else f"{times:,.0f}" if times >= 10 else f"{times:.1f}",
+                "" if times is None else _short(times),
                 f"{stages.threads_used:.1f}" if stages else "",
                 f"{stages.hit_rate:.0%}" if stages else "",
                 f"{stages.largest} {stages.share(stages.largest):.0%}" if stages else "",
@@ -256,4 +256,7 @@ def _rate(value: float) -> str:
 
 
 def _short(value: float) -> str:
+    """Return at most five characters up to 10 million."""
+    if value >= 100_000:
+        return f"{value / 1000:.0f}k"
     return f"{value / 1000:.1f}k" if value >= 10_000 else f"{value:.0f}" if value >= 100 else f"{value:.1f}"
