@@ -320,6 +320,11 @@ class CutoutLoader(DataLoader[TensorBatch]):
             self._log_losses()
 
 
+# Inside `train_dataloader` Lightning keeps in each loader a list of all attributes that were set, and goes on for ever
+# where `train_dataloader` has raised. The list would grow with each batch, keep passes alive and could not be pickled.
+setattr(CutoutLoader, "__pl_attrs_record", property(lambda _: [], lambda _, record: None))  # noqa: ARG005
+
+
 class LoaderIterator(Iterator[TensorBatch]):
     """One pass over a loader. An error ends it, and its worker processes, at once."""
 
