@@ -1,10 +1,8 @@
-"""Seven tests of a machine, its packages and a repository, each with one line of what to do.
+"""Seven checks of a machine, its packages and a repository, each with one line of advice.
 
-Nothing heavy loads with this room: a package that is missing or broken is a finding of its own check, never an
-``ImportError`` of the doctor.
+Importing this package loads nothing that it checks: a missing or broken package is the result of a check.
 """
 
-from .check import CHECKS, Check, Machine, Settings
-from .diagnosis import Diagnosis, diagnose, run
+from .diagnosis import CHECKS, Diagnosis, Result, Settings, diagnose, run
 
-__all__ = ["CHECKS", "Check", "Diagnosis", "Machine", "Settings", "diagnose", "run"]
+__all__ = ["CHECKS", "Diagnosis", "Result", "Settings", "diagnose", "run"]

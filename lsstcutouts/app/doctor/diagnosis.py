@@ -1,99 +1,122 @@
-"""Running the checks one after the other, and telling people or programs about them."""
+"""Runs the checks one after the other, and shows their results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from importlib import import_module
+from textwrap import shorten
+from typing import Any, Literal, NamedTuple
+from zlib import error as ZlibError
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .check import CHECKS, TROUBLE, Check, Machine, Settings, Status, Visit
+from ...errors import ConfigurationError, LsstCutoutsError
 
-__all__ = ["Diagnosis", "diagnose", "run"]
+__all__ = ["CHECKS", "TROUBLE", "Diagnosis", "Result", "Settings", "diagnose", "run"]
 
 
-class _Step(NamedTuple):
-    """Where a check is, what it is called for people, which other it builds on, and what to do when it breaks off."""
-
+class _Check(NamedTuple):
     title: str
     module: str
-    needs: str | None
-    todo: str
+    needs: str  # name of a check; if it failed, this one is not tried
+    todo: str  # advice if the check raises an error
 
 
-_AGAIN = "pip install --upgrade --force-reinstall"
+_FORCE = "pip install --upgrade --force-reinstall"
+_CUTOUTS, _RESTORE = "cutouts equal a second reader", "restore the file, or report this line"
+_WHERE = "check repo=, collections= and dataset_type="
 
-# The modules load when their turn comes: each imports what it tests.
-_STEPS = {
-    "packages": _Step("Python and packages", "packages", None, "pip install --upgrade lsstcutouts packaging"),
-    "torch": _Step("torch computes", "compute", None, f"{_AGAIN} torch"),
-    "gpu": _Step("GPU", "compute", "torch", "see the NVIDIA driver (nvidia-smi) and torch's release notes"),
-    "lsst": _Step("LSST packages", "packages", None, f"{_AGAIN} lsst-daf-butler lsst-images"),
-    "repository": _Step(
-        "Butler repository",
-        "repository_checks",
-        "lsst",
-        "give other repo=, collections= or dataset_type=",
-    ),
-    "cutout": _Step(
-        "cutouts equal a second reader",
-        "repository_checks",
-        "repository",
-        "restore the file, or report this line",
-    ),
-    "resources": _Step("memory, disk, limits", "resources", None, "change the setting that is named"),
+CHECKS = {
+    "packages": _Check("Python and packages", "packages", "", "pip install --upgrade lsstcutouts packaging"),
+    "torch": _Check("torch computes", "compute", "", f"{_FORCE} torch"),
+    "gpu": _Check("GPU", "compute", "torch", "see the NVIDIA driver (nvidia-smi) and torch's release notes"),
+    "lsst": _Check("LSST packages", "packages", "", f"{_FORCE} lsst-daf-butler lsst-images"),
+    "repository": _Check("Butler repository", "repository_checks", "lsst", _WHERE),
+    "cutout": _Check(_CUTOUTS, "repository_checks", "repository", _RESTORE),
+    "resources": _Check("memory, disk, limits", "resources", "", "change the setting that is named"),
 }
-_COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+"""The checks in their order: ``check_<name>(settings, stack)`` of the module yields results; ``stack`` is closed at the end.
+A module is imported just before its check, because it imports what it checks."""
+
+type Status = Literal["pass", "warn", "fail"]
+
+_STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+"""From the best status to the worst."""
+
+# On import: a compiled module built for another numpy (ValueError), an incomplete upgrade (AttributeError, TypeError), a
+# missing shared library (OSError); in use: CUDA, codecs (RuntimeError), files (EOFError, zlib's), a Butler (LookupError).
+_OTHERS = (ImportError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, EOFError, ZlibError)
+TROUBLE = (LsstCutoutsError, *_OTHERS)
+"""What a broken environment raises."""
 
 
-def diagnose(
-    settings: Settings | None = None,
-    *,
-    machine: Machine | None = None,
-    names: Sequence[str] = CHECKS,
-    before: Callable[[str], object] = lambda _: None,
-) -> list[Check]:
-    """Run the checks one after the other.
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a check found, and what to do about it, one line each; a warning works, but not as well as it could."""
 
-    Parameters
-    ----------
-    settings
-        What is going to be used; by default a simulated repository and the default batch.
-    machine
-        What the checks look at; by default this machine.
-    names
-        Which of `CHECKS`, in their order.
-    before
-        Told the title of each check before it runs.
+    status: Status
+    detail: str
+    todo: str = ""
 
-    Returns
-    -------
-    list of Check
-        One for each name. A check that builds on a failed one is not tried and fails.
+
+@dataclass(frozen=True)
+class Settings:
+    """What is going to be used, and is therefore checked; ``configs/doctor.yaml`` describes each setting.
+
+    Raises `ConfigurationError` for an invalid value.
     """
-    done: dict[str, Check] = {}
-    with ExitStack() as stack:
-        visit = Visit(settings or Settings(), machine or Machine(), stack)
-        for name in names:
-            before(_STEPS[name].title)
-            done[name] = _tried(name, _STEPS[name], visit, done)
-    return list(done.values())
+
+    repo: str | None = None
+    collections: str | Sequence[str] | None = None
+    dataset_type: str = "deep_coadd"
+    skymap: str | None = None
+    bands: str | Sequence[str] | None = None
+    size: int | Sequence[int] = 64
+    cache_bytes: float | str = "auto"
+    batch_size: int = 128
+    num_workers: int = 0
+    output: str = "."
+
+    def __post_init__(self) -> None:
+        if self.repo is not None and not self.collections:
+            raise ConfigurationError(f"repo={self.repo!r} needs collections=, such as collections=dp2")
+        if self.repo is None and self.collections:
+            raise ConfigurationError(f"collections={self.collections!r} without repo=: name the repository, too")
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if not _is_whole(value := getattr(self, name), least):
+                raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if len(self.shape) != 2 or not all(_is_whole(n, 1) for n in self.shape):
+            raise ConfigurationError(f"size must be whole pixels or (height, width), at least 1, got {self.size!r}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Height and width of a cutout, pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of the image plane of one batch; six bands if ``bands`` is None."""
+        height, width = self.shape
+        return 4 * self.batch_size * len(self.bands or "ugrizy") * height * width
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The results of all checks."""
+    """The results of the checks, by name."""
 
-    checks: tuple[Check, ...]
+    results: dict[str, Result]
 
     @property
     def status(self) -> Status:
-        """The worst of all."""
-        found = {check.status for check in self.checks}
-        return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
+        """The worst status."""
+        return _worst(self.results.values())
 
     @property
     def exit_status(self) -> int:
@@ -102,43 +125,61 @@ class Diagnosis:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values: ``status``, and ``checks`` with ``name``, ``status``, ``detail`` and ``todo`` each."""
-        return {"status": self.status, "checks": [asdict(check) for check in self.checks]}
+        return {"status": self.status, "checks": [{"name": n, **asdict(r)} for n, r in self.results.items()]}
 
     def table(self) -> Table:
         """Return the results for people: what was found, and below it what to do."""
-        result = Table(title=f"lsstcutouts doctor: {self.status}", title_justify="left")
-        result.add_column("")
-        result.add_column("check", no_wrap=True)
-        result.add_column("what was found, and what to do", overflow="fold")
-        for check in self.checks:
-            colour = _COLOURS[check.status]
-            found = Text(check.detail)
-            if check.todo:
-                found.append(f"\n-> {check.todo}", style=colour)
-            result.add_row(Text(check.status, style=colour), Text(_STEPS[check.name].title), found)
-        return result
+        table = Table("", title=f"lsstcutouts doctor: {self.status}", title_justify="left")
+        table.add_column("check", no_wrap=True)
+        table.add_column("what was found, and what to do", overflow="fold")
+        for name, (style, result) in ((n, (_STYLES[r.status], r)) for n, r in self.results.items()):
+            found = Text(result.detail).append(f"\n-> {result.todo}" if result.todo else "", style)
+            table.add_row(Text(result.status, style), CHECKS[name].title, found)
+        return table
 
 
 def run(cfg: DictConfig) -> Diagnosis:
-    """Run all checks with the settings of a configuration (``configs/doctor.yaml``), and show them unless ``json`` is set."""
+    """Run all checks with a configuration (``configs/doctor.yaml``), and print the results unless ``json`` is set."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     settings = Settings(**{field.name: values[field.name] for field in fields(Settings)})
     with Console(stderr=True).status("") as spinner:
-        checks = diagnose(settings, before=lambda title: spinner.update(f"Testing: {title}"))
-    diagnosis = Diagnosis(tuple(checks))
+        diagnosis = diagnose(settings, before=lambda title: spinner.update(f"Testing: {title}"))
     if not values["json"]:
         Console(highlight=False).print(diagnosis.table())
     return diagnosis
 
 
-def _tried(name: str, step: _Step, visit: Visit, done: dict[str, Check]) -> Check:
-    needed = done.get(step.needs or "")
-    if needed is not None and needed.status == "fail":
-        title = _STEPS[needed.name].title
-        return Check(name, "fail", f"not tried, because {title!r} failed", f"see {title!r}")
-    try:
-        module = visit.machine.load(f"{__package__}.{step.module}")
-        result: Check = getattr(module, f"check_{name}")(visit)
-    except TROUBLE as error:
-        return Check.failed(name, error, step.todo)
-    return result
+def diagnose(
+    settings: Settings | None = None,
+    *,
+    names: Iterable[str] = CHECKS,
+    before: Callable[[str], object] = lambda _: None,
+) -> Diagnosis:
+    """Run checks in this order, by default all with default settings; ``before`` gets the title of each first."""
+    results: dict[str, Result] = {}
+    with ExitStack() as stack:
+        for name in names:
+            title, module, needs, todo = CHECKS[name]
+            before(title)
+            if needs in results and results[needs].status == "fail":
+                failed = repr(CHECKS[needs].title)
+                results[name] = Result("fail", f"not tried, because {failed} failed", f"see {failed}")
+                continue
+            try:
+                check = getattr(import_module(f"{__package__}.{module}"), f"check_{name}")
+                found = list(check(settings or Settings(), stack))
+            except TROUBLE as error:
+                found = [Result("fail", f"{type(error).__name__}: {str(error) or 'no message'}", todo)]
+            results[name] = _combined(found)
+    return Diagnosis(results)
+
+
+def _combined(results: Sequence[Result]) -> Result:
+    """Return one result, in lines of at most 400 characters, from those with the worst status."""
+    worst = [result for result in results if result.status == _worst(results)]
+    details, todos = "; ".join(r.detail for r in worst), "; ".join(dict.fromkeys(r.todo for r in worst if r.todo))
+    return Result(_worst(results), *(shorten(text, 400, placeholder=" ...") for text in (details, todos)))
+
+
+def _worst(results: Iterable[Result]) -> Status:
+    return max((result.status for result in results), key=list(_STYLES).index, default="pass")

@@ -10,27 +10,24 @@ from typing import Any
 import pytest
 
 from lsstcutouts.app.cli import main
-from lsstcutouts.app.doctor import CHECKS, Check, Settings, diagnose
-from lsstcutouts.app.doctor.check import Finding, one_line
+from lsstcutouts.app.doctor import CHECKS, Result, Settings, compute, diagnose
 from lsstcutouts.errors import ConfigurationError, LsstCutoutsError
 from lsstcutouts.testing import SimulatedRepository
 
-from ..support.doctor import (
-    FakeTorch,
-    one,
-    settings_of,
-)
+from ..support.doctor import one, settings_of
+
+GOOD, POOR, BAD = Result("pass", "a"), Result("warn", "b", "do b"), Result("fail", "c", "do c")
 
 
 @pytest.mark.parametrize("release", ["dp2", "dp1"])
 def test_a_healthy_environment_passes(release: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     repo = request.getfixturevalue(f"{release}_repo")
-    checks = diagnose(settings_of(repo, output=str(tmp_path / "new" / "folder"), size=(30, 41)))
-    assert tuple(check.name for check in checks) == CHECKS
-    statuses = {check.name: check.status for check in checks}
+    results = diagnose(settings_of(repo, output=str(tmp_path / "new" / "folder"), size=(30, 41))).results
+    assert list(results) == list(CHECKS)
+    statuses = {name: result.status for name, result in results.items()}
     assert statuses.pop("gpu") in {"pass", "warn"}
-    assert set(statuses.values()) == {"pass"}, checks
-    details = {check.name: check.detail for check in checks}
+    assert set(statuses.values()) == {"pass"}, results
+    details = {name: result.detail for name, result in results.items()}
     assert "10 deep_coadd" in details["repository"]
     assert "(g 3, i 3, r 4)" in details["repository"]
     assert f"tract {repo.tract}: 10, skymap {repo.skymap}" in details["repository"]
@@ -41,8 +38,8 @@ def test_a_healthy_environment_passes(release: str, request: pytest.FixtureReque
 def test_without_a_repository_one_is_written_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     seen: list[str] = []
-    checks = diagnose(names=("repository", "cutout"), before=seen.append)
-    assert [check.status for check in checks] == ["pass", "pass"], checks
+    results = diagnose(names=("repository", "cutout"), before=seen.append).results
+    assert [result.status for result in results.values()] == ["pass", "pass"], results
     assert seen == ["Butler repository", "cutouts equal a second reader"]
     assert list(tmp_path.iterdir()) == []
 
@@ -98,14 +95,24 @@ def test_settings_that_cannot_work_raise(wrong: dict[str, Any]) -> None:
         Settings(**wrong)
 
 
-def test_the_worst_finding_counts_and_says_what_to_do() -> None:
-    good, poor, bad = Finding("pass", "a"), Finding("warn", "b", "do b"), Finding("fail", "c", "do c")
-    assert Check.of("gpu", [good, poor, bad]) == Check("gpu", "fail", "c", "do c")
-    assert Check.of("gpu", [good, poor, poor]) == Check("gpu", "warn", "b; b", "do b")
-    assert Check.of("gpu", [good, good]) == Check("gpu", "pass", "a; a")
+@pytest.mark.parametrize(
+    ("results", "combined"),
+    [
+        ([GOOD, POOR, BAD], BAD),
+        ([GOOD, POOR, POOR], Result("warn", "b; b", "do b")),
+        ([GOOD, GOOD], Result("pass", "a; a")),
+        ([Result("pass", "x \n" * 1000)], Result("pass", "x " * 198 + "...")),
+        (LsstCutoutsError("two\nlines"), Result("fail", "LsstCutoutsError: two lines", CHECKS["torch"].todo)),
+        (RuntimeError(), Result("fail", "RuntimeError: no message", CHECKS["torch"].todo)),
+    ],
+)
+def test_a_check_gives_its_worst_results_in_one_line(
+    results: list[Result] | Exception, combined: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: Any) -> list[Result]:
+        if isinstance(results, Exception):
+            raise results
+        return results
 
-
-def test_any_error_of_this_package_becomes_one_line() -> None:
-    check = one("torch", torch=FakeTorch(error=LsstCutoutsError("two\nlines")))
-    assert check.detail == "LsstCutoutsError: two lines"
-    assert len(one_line("x " * 1000)) <= 400
+    monkeypatch.setattr(compute, "check_torch", check)
+    assert one("torch") == combined
