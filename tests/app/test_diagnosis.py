@@ -101,7 +101,7 @@ def test_settings_that_cannot_work_raise(wrong: dict[str, Any]) -> None:
         ([GOOD, POOR, BAD], BAD),
         ([GOOD, POOR, POOR], Result("warn", "b; b", "do b")),
         ([GOOD, GOOD], Result("pass", "a; a")),
-        ([Result("pass", "x \n" * 1000)], Result("pass", "x " * 198 + "...")),
+        ([Result("pass", "x \n" * 1000)], Result("pass", "x " * 198 + " ...")),
         (LsstCutoutsError("two\nlines"), Result("fail", "LsstCutoutsError: two lines", CHECKS["torch"].todo)),
         (RuntimeError(), Result("fail", "RuntimeError: no message", CHECKS["torch"].todo)),
     ],

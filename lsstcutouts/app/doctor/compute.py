@@ -44,7 +44,8 @@ def check_gpu(settings: Settings, _stack: ExitStack) -> Iterator[Result]:
         warnings.simplefilter("ignore")
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         gpus = [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in range(count)]
-    version, targets, needed = f"torch {torch.__version__}", torch.cuda.get_arch_list(), gpu_bytes(settings.batch_bytes)
+        targets = torch.cuda.get_arch_list()
+    version, needed = f"torch {torch.__version__}", gpu_bytes(settings.batch_bytes)
     cuda, rocm = torch.version.cuda, torch.version.hip
     platform = f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else "CPU only"
     if not gpus:

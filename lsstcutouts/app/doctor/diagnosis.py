@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
-from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 from zlib import error as ZlibError
 
@@ -27,7 +26,7 @@ class _Check(NamedTuple):
 
 _FORCE = "pip install --upgrade --force-reinstall"
 _CUTOUTS, _RESTORE = "cutouts equal a second reader", "restore the file, or report this line"
-_WHERE = "check repo=, collections= and dataset_type="
+_WHERE = "check repo=, collections=, dataset_type=, skymap= and bands="
 
 CHECKS = {
     "packages": _Check("Python and packages", "packages", "", "pip install --upgrade lsstcutouts packaging"),
@@ -43,14 +42,13 @@ A module is imported just before its check, because it imports what it checks.""
 
 type Status = Literal["pass", "warn", "fail"]
 
-_STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red"}
-"""From the best status to the worst."""
+_STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red"}  # from the best to the worst
 
-# On import: a compiled module built for another numpy (ValueError), an incomplete upgrade (AttributeError, TypeError), a
-# missing shared library (OSError); in use: CUDA, codecs (RuntimeError), files (EOFError, zlib's), a Butler (LookupError).
 _OTHERS = (ImportError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError, EOFError, ZlibError)
 TROUBLE = (LsstCutoutsError, *_OTHERS)
-"""What a broken environment raises."""
+"""What a broken environment raises. On import: a compiled module built for another numpy (ValueError), an incomplete upgrade
+(AttributeError, TypeError), a missing shared library (OSError); in use: CUDA and codecs (RuntimeError), files (EOFError,
+zlib's error), a Butler (LookupError)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is going to be used, and is therefore checked; ``configs/doctor.yaml`` describes each setting.
-
-    Raises `ConfigurationError` for an invalid value.
-    """
+    """What is going to be used, as ``configs/doctor.yaml`` says; raises `ConfigurationError` for an invalid value."""
 
     repo: str | None = None
     collections: str | Sequence[str] | None = None
@@ -178,7 +173,8 @@ def _combined(results: Sequence[Result]) -> Result:
     """Return one result, in lines of at most 400 characters, from those with the worst status."""
     worst = [result for result in results if result.status == _worst(results)]
     details, todos = "; ".join(r.detail for r in worst), "; ".join(dict.fromkeys(r.todo for r in worst if r.todo))
-    return Result(_worst(results), *(shorten(text, 400, placeholder=" ...") for text in (details, todos)))
+    lines = [" ".join(text.split()) for text in (details, todos)]
+    return Result(_worst(results), *(line if len(line) <= 400 else f"{line[:396]} ..." for line in lines))
 
 
 def _worst(results: Iterable[Result]) -> Status:
