@@ -43,7 +43,7 @@ def check_packages(_settings: Settings, _stack: ExitStack) -> Iterator[Result]:
             slower = one.name == "numba"  # without it other kernels give the same pixels
             what += "; without it decoding takes twice as long" if slower else ""
             yield Result("warn" if slower else "fail", what, f"pip install --upgrade {shlex.quote(str(one))}")
-    shown = ", ".join(f"{name} {_version(name)}" for name in _SHOWN)
+    shown = ", ".join(f"{name} {_version(name)}" for name in _SHOWN)  # printed only if nothing above is wrong
     yield Result("pass", f"Python {python}, {len(needed)} packages as required: {shown}")
 
 
@@ -68,7 +68,8 @@ def check_lsst(_settings: Settings, _stack: ExitStack) -> Iterator[Result]:
     if apart > _WEEKS_APART:
         todo = f"pip install --upgrade {' '.join(_LSST)}"
         yield Result("warn", f"the LSST packages are {apart} weeks apart: {text}", todo)
-    yield Result("pass", text)
+    else:
+        yield Result("pass", text)
     yield _codecs()
 
 

@@ -45,7 +45,8 @@ def check_resources(settings: Settings, _stack: ExitStack) -> Iterator[Result]:
     if needed > limits.available:
         todo = "give a smaller cache_bytes, batch_size, size or num_workers, or ask for more memory"
         yield Result("fail", f"{shown_bytes(needed)} of memory are needed ({parts}), {memory}", todo)
-    yield Result("pass", f"{memory}, {shown_bytes(needed)} needed ({parts})")
+    else:
+        yield Result("pass", f"{memory}, {shown_bytes(needed)} needed ({parts})")
 
     yield _folder("output", Path(settings.output).absolute(), "give another output=", enough=_OUTPUT_ENOUGH)
     yield _folder("temporary", Path(tempfile.gettempdir()), "set TMPDIR to another folder", enough=_DISK_LEAST)
