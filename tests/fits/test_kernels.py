@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,54 +117,78 @@ def integers(draw: st.DrawFn) -> NDArray[np.int32]:
     return np.clip(np.concatenate(parts), -(2**31), 2**31 - 1).astype(np.int32)
 
 
-def fused_integers(stream: bytes, count: int, block: int) -> tuple[int, NDArray[np.float32]]:
-    """Return the kernel's status and pixels; scale and dither are such that the integers come out."""
-    memory = np.frombuffer(stream + rice_padding(block), np.uint8)
-    out = np.zeros(count, np.float32)
-    one = np.ones(1)
+def fused_integers(
+    streams: Sequence[bytes], counts: Sequence[int], block: int
+) -> list[tuple[int, NDArray[np.float32]]]:
+    """Return the kernel's status and pixels of each stream; scale and dither are such that the integers come out."""
+    memory = [np.frombuffer(stream + rice_padding(block), np.uint8) for stream in streams]
+    out = [np.full(count + 1, -1.5, np.float32) for count in counts]
+    ones, none = np.ones(len(streams)), np.zeros(len(streams), np.int64)
     status = kernels.decode_rice(
-        np.array([memory.ctypes.data], np.uint64),
-        np.array([len(stream)], np.uint64),
-        np.array([out.ctypes.data], np.uint64),
-        np.array([count]),
+        np.array([one.ctypes.data for one in memory], np.uint64),
+        np.array([len(stream) for stream in streams], np.uint64),
+        np.array([one.ctypes.data for one in out], np.uint64),
+        np.array(counts, np.int64),
         block,
-        rice_hole(count, block, 4),
-        one,
-        0 * one,
+        rice_hole(max(counts), block, 4),
+        ones,
+        0 * ones,
         np.full(10_000, 0.5),
         np.zeros(10_000, np.int64),
-        np.zeros(1, np.int64),
+        none,
         False,
-        np.zeros(1, np.int64),
+        none,
         False,
     )
-    return int(status[0]), out
+    assert all(one[-1] == -1.5 for one in out)  # nothing is written behind the pixels
+    return [(code, one[:-1]) for code, one in zip(status.tolist(), out, strict=True)]
 
 
 @examples(300)
-@given(values=integers(), block=st.sampled_from([16, 32, 64]))
-def test_integers_of_all_kinds(values: NDArray[np.int32], block: int) -> None:
-    stream = imagecodecs.rcomp_encode(values, nblock=block)
-    status, pixels = fused_integers(stream, len(values), block)
-    assert status == 0
-    np.testing.assert_array_equal(pixels, values.astype(np.float32))
+@given(tiles=st.lists(integers(), min_size=1, max_size=5), block=st.sampled_from([16, 32, 64]), data=st.data())
+def test_integers_of_all_kinds(tiles: list[NDArray[np.int32]], block: int, data: st.DataObject) -> None:
+    """Tiles of any number and length, of which only the first pixels may be wanted."""
+    streams = [imagecodecs.rcomp_encode(values, nblock=block) for values in tiles]
+    counts = [data.draw(st.integers(1, len(values))) for values in tiles]
+    for (status, pixels), values in zip(fused_integers(streams, counts, block), tiles, strict=True):
+        assert status == 0
+        np.testing.assert_array_equal(pixels, values[: len(pixels)].astype(np.float32))
 
 
 @examples(300)
-@given(values=integers(), data=st.data())
+@given(tiles=st.lists(integers(), min_size=1, max_size=3), data=st.data())
 def test_damaged_streams_give_what_the_plain_decoder_gives_or_nothing(
-    values: NDArray[np.int32], data: st.DataObject
+    tiles: list[NDArray[np.int32]], data: st.DataObject
 ) -> None:
-    stream = bytearray(imagecodecs.rcomp_encode(values, nblock=32))
-    for _ in range(data.draw(st.integers(0, 3))):
-        stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    stream = stream[: data.draw(st.integers(1, len(stream)))]
-    status, pixels = fused_integers(bytes(stream), len(values), 32)
-    if status < 0:
-        return  # the plain path decides
-    padded = memoryview(bytes(stream) + rice_padding(32))[: len(stream)]
-    expected = imagecodecs.rcomp_decode(padded, shape=(len(values),), dtype="i4", nblock=32)
-    np.testing.assert_array_equal(pixels, expected.astype(np.float32))
+    streams = []
+    for values in tiles:
+        stream = bytearray(imagecodecs.rcomp_encode(values, nblock=32))
+        for _ in range(data.draw(st.integers(0, 3))):
+            stream[data.draw(st.integers(0, len(stream) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        streams.append(bytes(stream[: data.draw(st.integers(1, len(stream)))]))
+    found = fused_integers(streams, [len(values) for values in tiles], 32)
+    for (status, pixels), stream, values in zip(found, streams, tiles, strict=True):
+        if status < 0:
+            continue  # the plain path decides
+        padded = memoryview(stream + rice_padding(32))[: len(stream)]
+        expected = imagecodecs.rcomp_decode(padded, shape=(len(values),), dtype="i4", nblock=32)
+        np.testing.assert_array_equal(pixels, expected.astype(np.float32))
+
+
+@examples(60)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_a_damaged_tile_does_not_change_the_others(seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    tiles = [rng.integers(-500, 500, rng.integers(500, 3000)).astype(np.int32) for _ in range(5)]
+    streams = [bytearray(imagecodecs.rcomp_encode(values, nblock=32)) for values in tiles]
+    broken = data.draw(st.sets(st.integers(0, 4), min_size=1, max_size=3))
+    for k in broken:
+        del streams[k][data.draw(st.integers(1, len(streams[k]) - 1)) :]
+    found = fused_integers([bytes(stream) for stream in streams], [len(values) for values in tiles], 32)
+    for k, ((status, pixels), values) in enumerate(zip(found, tiles, strict=True)):
+        assert status == (-1 if k in broken else 0)
+        if k not in broken:
+            np.testing.assert_array_equal(pixels, values.astype(np.float32))
 
 
 def test_a_hole_of_zeros_is_left_to_the_plain_path() -> None:
@@ -173,7 +198,7 @@ def test_a_hole_of_zeros_is_left_to_the_plain_path() -> None:
     for at in (0, 1, len(stream) - hole - 1, 777):
         damaged = bytearray(stream)
         damaged[at : at + hole] = bytes(hole)
-        assert fused_integers(bytes(damaged), len(values), 32)[0] == -1
+        assert fused_integers([bytes(damaged)], [len(values)], 32)[0][0] == -1
         damaged[at : at + hole] = bytes(hole - 3) + b"\x01" * 3
         assert not kernels.rice._has_hole(np.frombuffer(damaged, np.uint8).ctypes.data, len(damaged), hole)
 

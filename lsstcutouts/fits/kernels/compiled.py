@@ -4,6 +4,8 @@ Addresses are how tiles and batches of any number go to one call: a typed list o
 work that it carries.
 """
 
+# ruff: noqa: ARG001 - numba reads the names of arguments and calls `generate` by place
+
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "copy_bytes", "fetch_ahead", "floats_at", "leading_zeros", "load_big_endian"]
+__all__ = [
+    "compiled",
+    "copy_bytes",
+    "fetch_ahead",
+    "floats",
+    "inlined",
+    "leading_zeros",
+    "load_big_endian",
+    "store",
+    "trailing_zeros",
+]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -25,11 +37,16 @@ def compiled(function: Callable[..., Any]) -> Any:
         return numba.njit(**options)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each of its callers, so that a call costs nothing."""
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
-def load_big_endian(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+def load_big_endian(typing_context: Any, address: Any) -> Any:
     """Return the eight bytes at an address as one integer, the first byte the most significant."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
         value.align = 1
         return builder.bswap(value)
@@ -38,20 +55,41 @@ def load_big_endian(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def leading_zeros(typing_context: Any, value: Any) -> Any:  # noqa: ARG001
+def leading_zeros(typing_context: Any, value: Any) -> Any:
     """Return the number of zero bits above the highest one of a 64-bit integer; 64 for zero."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return types.uint64(types.uint64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def fetch_ahead(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+def trailing_zeros(typing_context: Any, value: Any) -> Any:
+    """Return the number of zero bits below the lowest one of a 64-bit integer; 64 for zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write a 64-bit integer to an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fetch_ahead(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which is about to be read."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -62,21 +100,27 @@ def fetch_ahead(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def floats_at(typing_context: Any, address: Any) -> Any:  # noqa: ARG001
+def _floats_at(typing_context: Any, address: Any) -> Any:
     """Return a pointer to float32 values at an address, for `numba.carray`."""
     pointer = types.CPointer(types.float32)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(pointer))
 
     return pointer(types.uint64), generate
 
 
+@inlined
+def floats(address, count):  # type: ignore[no-untyped-def]
+    """Return an array of ``count`` float32 values at an address."""
+    return numba.carray(_floats_at(address), count)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
-def copy_bytes(typing_context: Any, to: Any, source: Any, count: Any) -> Any:  # noqa: ARG001
+def copy_bytes(typing_context: Any, to: Any, source: Any, count: Any) -> Any:
     """Copy ``count`` bytes from one address to another; the two may not overlap."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte = ir.IntType(8).as_pointer()
         target, origin = (builder.inttoptr(argument, byte) for argument in arguments[:2])
         cgutils.raw_memcpy(builder, target, origin, arguments[2], 1)
