@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import ConfigurationError
 from ..fits.stages import StageClock
-from ..order.draws import checked_classes, checked_weights
-from ..order.epochs import Drawn, Epochs
+from ..order.epochs import EpochRows, Epochs
 from ..order.sampling import Sampling
+from ..order.weighted import checked_classes, checked_weights
 from ..order.world import Position, World
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
@@ -75,7 +75,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     columns
         Catalog columns of the plan that a batch contains; by default all of them.
     sampling
-        Which targets an epoch draws, and its order: `Sampling`; ``weights`` and ``balance`` are names of plan columns, or
+        Which targets an epoch uses, and in which order: `Sampling`; ``weights`` and ``balance`` are names of plan columns, or
         one value for each of ``rows``.
     seed
         Seed of the order and of the noise of ``read.fill="noise"``; not negative.
@@ -255,20 +255,20 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             Batches that a worker process may have sent and the loop not received.
         """
         epochs = self.epochs.with_lanes(lanes)
-        drawn = epochs.order(position.epoch)
+        order = epochs.order(position.epoch)
         worker = get_worker_info()
         processes = worker.num_workers if worker else 1
         threads = self.threads or max(1, default_threads() // processes)
         self.cache.share_among(processes * self.concurrent_loaders if worker else 1)
-        requests = self._requests(drawn, epochs.bounds[position.batch :: processes].tolist())
+        requests = self._requests(order, epochs.bounds[position.batch :: processes].tolist())
         ready = self._ready(requests, form or Form(), threads, processes, in_worker=worker is not None)
         return ready if worker is None else self._sent(ready, in_flight)
 
-    def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
+    def _requests(self, order: EpochRows, bounds: list[list[int]]) -> Iterator[Request]:
         """Yield what to read for each batch of this process."""
         for low, high, padding in bounds:
-            columns = {} if drawn.repeat is None else {"repeat": drawn.repeat[low:high]}
-            yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
+            columns = {} if order.repeat is None else {"repeat": order.repeat[low:high]}
+            yield Request(self.rows[order.rows[low:high]], bool(padding), columns)
 
     def _ready(
         self, requests: Iterator[Request], form: Form, threads: int, processes: int, *, in_worker: bool

@@ -17,7 +17,7 @@ _MEANINGS = {
     "seed": "seed",
     "shuffle": "shuffle",
     "shuffle_width": "shuffle_width",
-    "draws": "weights, balance, epoch_size or replacement",
+    "sampling": "weights, balance, epoch_size or replacement",
 }
 """Meaning of each setting of an order; ``lanes`` is missing, since it is taken from the checkpoint."""
 
@@ -71,6 +71,6 @@ def _changes(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> s
     for name, meaning in _MEANINGS.items():
         # A setting that an older version did not write counts as unchanged.
         if before.get(name, now[name]) != now[name]:
-            values = "" if name in {"targets", "draws"} else f": {before[name]} in the checkpoint, {now[name]} now"
+            values = "" if name in {"targets", "sampling"} else f": {before[name]} in the checkpoint, {now[name]} now"
             lines.append(f"  {meaning}{values}")
     return "\n".join(lines)

@@ -58,7 +58,7 @@ class Outcome(IntEnum):
     READ_ERROR = 5
     """Left out because a file cannot be read."""
     NOT_DRAWN = 6
-    """Not part of this epoch: not drawn, or in the remainder that is too small to give every rank a target."""
+    """Not in this epoch: not sampled, or in the remainder with fewer targets than ranks."""
     NOT_READ = 255
     """Not read yet, or read by another process."""
 

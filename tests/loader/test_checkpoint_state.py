@@ -334,8 +334,8 @@ def test_early_stopping_without_a_validation(dp2_repo: SimulatedRepository, tmp_
 
 def test_checkpoints_of_other_versions_and_damaged_ones() -> None:
     now = {"targets": "t", "rows": 10, "global_batch_size": 2, "lanes": 1, "seed": 0, "shuffle": "block"}
-    now |= {"shuffle_width": 32, "draws": ""}
-    older = {name: value for name, value in now.items() if name != "draws"}
+    now |= {"shuffle_width": 32, "sampling": ""}
+    older = {name: value for name, value in now.items() if name != "sampling"}
     assert resumed(older, now, Position(0, 3), 5) == (1, Position(0, 3))
     for wrong in ({"rows": 10}, {**now, "lanes": "many"}, {}):
         with pytest.raises(ResumeError, match="damaged or of another version"):

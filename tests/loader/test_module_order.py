@@ -130,4 +130,4 @@ def test_a_weighted_epoch_goes_on(dp2_repo: SimulatedRepository, tmp_path: Path)
         second, data_of(dp2_repo, **changes), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
     )
     assert second.seen["train"][0] == first.seen["train"][0][16:]
-    assert torch.load(tmp_path / "inside.ckpt", weights_only=True)["CutoutDataModule"]["train"]["order"]["draws"]
+    assert torch.load(tmp_path / "inside.ckpt", weights_only=True)["CutoutDataModule"]["train"]["order"]["sampling"]

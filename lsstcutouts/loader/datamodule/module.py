@@ -88,7 +88,7 @@ class CutoutDataModule(L.LightningDataModule):
     read
         How pixels are read, and the policies: `ReadOptions`.
     sampling
-        Which targets an epoch of training draws, and its order: `Sampling`, whose ``weights`` and ``balance`` are names of
+        Which targets an epoch of training uses, and in which order: `Sampling`, whose ``weights`` and ``balance`` are names of
         catalog columns. The other splits are read block by block over the sky.
     splits
         Which targets belong to which split: `SplitOptions`, or plain shares such as ``{"train": 0.8, "val": 0.2}``. With one
