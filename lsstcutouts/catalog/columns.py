@@ -139,8 +139,8 @@ def _common_type(name: str, parts: Sequence[tuple[str, NDArray[Any]]]) -> np.dty
         return np.dtype(np.float64)
     label = next(label for label, values in whole if {int(values.max()), int(values.min())} & {low, high})
     raise CatalogError(
-        f"{label}: column {name!r} holds integers from {low} to {high}, and no type can hold these and the values of the"
-        " other files exactly; write all files with one type."
+        f"{label}: column {name!r} has integers from {low} to {high}; no type can represent these and the values of the"
+        " other files exactly. Write all files with one type."
     )
 
 
@@ -230,7 +230,7 @@ def _object_column(
     null = empty if null is None else null | empty
     present = [item for item, missing in zip(items, null, strict=True) if not missing]
     if not present or array.ndim != 1:
-        raise CatalogError(f"{label}: column {name!r} holds no simple values; give numbers, booleans or strings.")
+        raise CatalogError(f"{label}: column {name!r} has unsupported values; give numbers, booleans or strings.")
     if all(isinstance(item, str | bytes) for item in present):
         texts = ["" if missing else item for item, missing in zip(items, null, strict=True)]
         return Column([t.decode("utf-8") if isinstance(t, bytes) else t for t in texts], _if_any(null), unit)

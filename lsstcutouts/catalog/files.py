@@ -142,7 +142,7 @@ def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError, ExpatError, zlib.error) as error:
         kind = _suffix(path).lstrip(".")
         raise CatalogError(
-            f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
+            f"{path}: the file cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
             " that its suffix fits its format."
         ) from error
 

@@ -196,8 +196,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         loader = found()
         if collates or (loader is not None and loader.batch_size is not None):
             raise ConfigurationError(
-                "a CutoutDataset yields whole batches: give DataLoader batch_size=None, and the size of a batch to the "
-                f"dataset (it has batch_size={self.epochs.batch_size}); or use CutoutLoader(dataset)"
+                "a CutoutDataset yields whole batches: use DataLoader(..., batch_size=None) and the batch_size of the dataset "
+                f"({self.epochs.batch_size}), or use CutoutLoader(dataset)"
             )
         self.refuse_second(loader)
         return found

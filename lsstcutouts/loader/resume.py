@@ -48,7 +48,7 @@ def resumed(
         lanes, rows, global_batch_size = (int(before[name]) for name in ("lanes", "rows", "global_batch_size"))
     except (LookupError, TypeError, ValueError) as error:
         raise ResumeError(
-            f"the checkpoint does not say which batches were read ({error!r}): it is damaged or of another version; start a "
+            f"the checkpoint has no valid position in an epoch ({error!r}): it is damaged or of another version; start a "
             "new training with its weights (load_from_checkpoint of the model)"
         ) from error
     if not changes:
@@ -61,7 +61,7 @@ def resumed(
             "checkpoint's weights (load_from_checkpoint of the model)"
         )
     _log.warning("the order of batches differs from that of the checkpoint:\n%s", changes)
-    # The epoch is over, whatever the length of epochs is now.
+    # The epoch is complete, also if epochs have another length now.
     return lanes, position._replace(batch=steps if position.batch else 0)
 
 

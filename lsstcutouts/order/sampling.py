@@ -66,7 +66,7 @@ class Sampling:
             if value is None and name == "epoch_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
+                raise ConfigurationError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {value}")
         if not isinstance(self.replacement, bool):

@@ -139,7 +139,7 @@ class SimulationConfig:
             indices = [_patch_index(item, grid) for item in _sequence("patches", self.patches)]
         ids = {_patch_id(index, grid) for index in indices}
         if not ids:
-            raise ConfigurationError("patches is empty: give a number, patch ids, or (x, y) pairs")
+            raise ConfigurationError("patches is empty; give a number, patch ids, or (x, y) pairs")
         return tuple(sorted(ids))
 
     @property
@@ -188,7 +188,7 @@ def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
     inside = _is_whole(value) and low <= int(str(value)) and (high is None or int(str(value)) <= high)
     if not inside:
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigurationError(f"{name}={value!r} must be a whole number {limits}")
+        raise ConfigurationError(f"{name}={value!r} must be an integer {limits}")
 
 
 def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -205,7 +205,7 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
 def _pair(name: str, value: Any, low: int) -> YX[int]:
     both = (value, value) if _is_whole(value) else tuple(_sequence(name, value))
     if len(both) != 2:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number or a (y, x) pair")
+        raise ConfigurationError(f"{name}={value!r} must be an integer or a (y, x) pair")
     for one in both:
         _whole(name, one, low)
     return YX(int(both[0]), int(both[1]))
@@ -217,7 +217,7 @@ def _block(side: int, grid: YX[int]) -> list[YX[int]]:
     Rubin's notebooks print pixel positions of these patches.
     """
     if not 1 <= side <= min(grid):
-        raise ConfigurationError(f"patches={side} does not fit a tract of {grid.y} x {grid.x} patches")
+        raise ConfigurationError(f"patches={side} does not fit into a tract of {grid.y} x {grid.x} patches")
     y0, x0 = min(1, grid.y - side), min(4, grid.x - side)
     return [YX(y0 + j, x0 + i) for j in range(side) for i in range(side)]
 

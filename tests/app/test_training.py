@@ -65,7 +65,7 @@ def test_a_training_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     # It goes on for as long as one asks for more.
     longer = run(folder, f"resume='{folder / 'out' / 'last.ckpt'}'", "trainer.max_epochs=3", "picture=false")
     assert longer.epochs == 3
-    with pytest.raises(ConfigurationError, match=r"3 epochs behind it; raise trainer\.max_epochs"):
+    with pytest.raises(ConfigurationError, match=r"already has 3 epochs; increase trainer\.max_epochs"):
         run(folder, f"resume='{longer.checkpoint}'", "trainer.max_epochs=3")
     with pytest.raises(ConfigurationError, match="no such checkpoint"):
         run(folder, "resume=nowhere.ckpt")

@@ -276,7 +276,7 @@ def test_statistics_of_other_pixels_are_refused(
 
 def test_a_normalisation_fitted_by_hand_to_another_order(dp2_repo: SimulatedRepository, trained: Trained) -> None:
     turned = NoiseAsinh().fit(trained.data.statistics.ordered("irg"))
-    with pytest.raises(StatisticsError, match=r"bands i,r,g, in this order, and the data module has g,r,i"):
+    with pytest.raises(StatisticsError, match=r"bands i,r,g, in this order, but the data module has g,r,i"):
         data_of(dp2_repo, normalisation=turned).setup()
 
 
@@ -294,9 +294,9 @@ class Callable:
         ({"normalisation": "noise_asinh"}, r"normalisation must be .*'noise_asinh'; give an object such as"),
         ({"augmentations": [RandomD4()]}, r"a list; give lsstcutouts\.transforms\.Compose"),
         ({"normalisation": 3}, "got 3"),
-        ({"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
-        ({"num_workers": 1.5}, "num_workers must be a whole number"),
-        ({"threads": True}, "threads must be a whole number"),
+        ({"batch_size": "many"}, "batch_size must be an integer, got 'many'"),
+        ({"num_workers": 1.5}, "num_workers must be an integer"),
+        ({"threads": True}, "threads must be an integer"),
     ],
 )
 def test_wrong_kinds_of_arguments_are_named(
@@ -362,14 +362,14 @@ def test_files_that_are_no_checkpoints(trained: Trained, tmp_path: Path) -> None
         with pytest.raises(ConfigurationError, match=rf"resume='.*{name}\.ckpt'.*{words}"):
             read_checkpoint(path, "resume")
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigurationError, match="there is no such checkpoint"):
+        with pytest.raises(ConfigurationError, match="this file does not exist"):
             read_checkpoint(path)
     legacy = tmp_path / "legacy.ckpt"
     torch.save(checkpoint, legacy, _use_new_zipfile_serialization=False)
     assert read_checkpoint(legacy)["epoch"] == read_checkpoint(trained.path)["epoch"]
     del checkpoint["CutoutDataModule"]["data"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    with pytest.raises(ConfigurationError, match="does not say what data it was trained on"):
+    with pytest.raises(ConfigurationError, match="has no description of its training data"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "old.ckpt")
 
 

@@ -336,7 +336,7 @@ def test_closing_ends_the_fetch_of_another_thread(
         assert within(20, fetcher.close) < 5  # waits for none of them
         go_on.set()
         thread.join(20)
-        assert seen == ["the fetcher was closed by another thread while it was fetching"]
+        assert seen == ["another thread closed this fetcher while it was reading; create a new fetcher"]
         assert len(fetcher.fetch_plan(plan)["image"]) == len(plan)
         fetcher.close()
 

@@ -235,7 +235,7 @@ def test_rows_are_numbers_or_a_mask(plan: CutoutPlan) -> None:
     mask = plan.columns["label"] == 1
     assert sorted(ids(CutoutLoader(dataset_of(plan, rows=mask)))) == sorted(plan.object_id[mask].tolist())
     for bad in ([-1], [len(plan)], [0.5], mask[:-1]):
-        with pytest.raises(ConfigurationError, match="rows must be whole numbers"):
+        with pytest.raises(ConfigurationError, match="rows must be integers"):
             dataset_of(plan, rows=bad)
 
 

@@ -208,7 +208,7 @@ def test_the_constructor_reads_nothing_and_checks_its_arguments(dp2_repo: Simula
     data_of(dp2_repo, repo="nowhere", catalog="nowhere.parquet")
     with pytest.raises(ConfigurationError, match="add up to 1"):
         data_of(dp2_repo, splits={"train": 0.5})
-    with pytest.raises(ConfigurationError, match="there are train, val and test"):
+    with pytest.raises(ConfigurationError, match="use train, val and test"):
         data_of(dp2_repo, splits={"train": 0.5, "holdout": 0.5})
     with pytest.raises(ConfigurationError, match="bands"):
         data_of(dp2_repo, bands="gg")

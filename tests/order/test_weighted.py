@@ -107,7 +107,7 @@ def test_epochs_that_cannot_be() -> None:
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(epoch_size=0))
     with pytest.raises(ConfigurationError, match="weights has 2 values for 3 targets"):
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(weights=np.ones(2)))
-    with pytest.raises(ConfigurationError, match="there are none"):
+    with pytest.raises(ConfigurationError, match="there is none"):
         Epochs(np.zeros(0, np.int64), 2, sampling=Sampling(weights=np.ones(0)))
 
 

@@ -157,7 +157,7 @@ def test_a_plan_of_other_cutouts_is_refused(dp2_repo: SimulatedRepository) -> No
     with fetcher_of(dp2_repo) as fetcher:
         for changes in ({"bands": "gr"}, {"size": 41}):
             arguments = {"collections": "dp2", "bands": "gri", "size": 40, **changes}
-            with pytest.raises(PlanError, match="this fetcher for"):
+            with pytest.raises(PlanError, match="this fetcher is for"):
                 fetcher.fetch_plan(build_plan(dp2_repo.root, dp2_repo.truth, **arguments))
 
 

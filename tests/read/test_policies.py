@@ -193,9 +193,9 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         with pytest.raises(ConfigurationError, match=words):
             ReaderOptions(**options)
     for options, words in [
-        ({"required_bands": ("z",)}, "required_bands name 'z'"),
-        ({"min_bands": 4}, "min_bands must be a whole number from 0 to 3, the number of bands, got 4"),
-        ({"min_bands": "2"}, "min_bands must be a whole number from 0 to 3, the number of bands, got '2'"),
+        ({"required_bands": ("z",)}, "required_bands has 'z'"),
+        ({"min_bands": 4}, "min_bands must be an integer from 0 to 3, the number of bands, got 4"),
+        ({"min_bands": "2"}, "min_bands must be an integer from 0 to 3, the number of bands, got '2'"),
         ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "names the band 'z'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
@@ -205,14 +205,14 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         ({"action": "drop"}, "flag, skip or raise"),
         ({"centre": 0}, "empty"),
         ({"centre": (3,)}, r"height, width"),
-        ({"peak_margin": -1}, "whole pixels"),
+        ({"peak_margin": -1}, "integer numbers of pixels"),
         ({"positive_variance": "no"}, "positive_variance must be true or false"),
         ({"max_masked": 0.1}, "shares by mask plane"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             QualityPolicy(**arguments)
     plan = plan_of(dp2_repo)
-    with pytest.raises(ConfigurationError, match="peak_margin=16 leaves nothing of a box of 32 x 45"):
+    with pytest.raises(ConfigurationError, match="peak_margin=16 is too large for a box of 32 x 45"):
         CutoutReader(plan, ReaderOptions(quality=QualityPolicy(peak_margin=16)))
     with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
         deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))

@@ -281,7 +281,7 @@ class CutoutDataModule(L.LightningDataModule):
             ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
         """
         if stage is not None and stage not in (stages := [one.value for one in TrainerFn]):
-            raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
+            raise ConfigurationError(f"setup({stage!r}): stage must be one of {', '.join(stages)}, or None")
         self._load_plans()
         self._take_from_model()
         check_tensors(self._trained, self._settings())  # now that the pixel scale is known
@@ -321,7 +321,8 @@ class CutoutDataModule(L.LightningDataModule):
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
             _log.warning(
-                "%d of %d targets, different ones each time, are left out of each epoch: too few for %d ranks", *rows
+                "%d of %d targets are left out of each epoch (different ones each time): the last batch is too small for %d ranks",
+                *rows,
             )
         return loader
 
@@ -395,7 +396,7 @@ class CutoutDataModule(L.LightningDataModule):
             If the split has not been read.
         """
         if split not in self.loaders:
-            raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
+            raise ConfigurationError(f"there is no report of the {split!r} split before it has been read")
         loader = self.loaders[split]
         # For a prediction, Lightning creates another loader of the same dataset.
         return loader.report if loader.begun else loader.cutouts.report

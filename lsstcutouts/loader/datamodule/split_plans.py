@@ -75,7 +75,7 @@ class PlanSettings:
         lacking = [c for c in self.columns if c not in plan.columns]
         if lacking:
             raise PlanError(
-                f"the plan lacks the columns {', '.join(lacking)}; make the plan again with columns={self.columns!r}"
+                f"the plan does not have the columns {', '.join(lacking)}; make the plan again with columns={self.columns!r}"
             )
         return plan
 

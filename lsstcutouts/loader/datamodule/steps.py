@@ -95,8 +95,8 @@ def compiles_on(device: torch.device, capability: tuple[int, int] | None = None)
     possible = can_compile(capability)
     if not possible:
         _log.warning(
-            "compile=True has no effect: torch.compile needs a GPU of compute capability %d.%d, this one has %d.%d; the "
-            "transforms run as they are",
+            "compile=True has no effect: torch.compile needs a GPU of compute capability %d.%d, this GPU has %d.%d; the "
+            "transforms run without compilation",
             *COMPILES_FROM,
             *(capability or ()),
         )

@@ -143,7 +143,9 @@ def resolved(device: torch.device | str | None) -> torch.device | None:
     try:
         asked = torch.device(device)
     except RuntimeError as error:
-        raise ConfigurationError(f"device={device!r} is none that torch knows; give cuda, cuda:1 or cpu") from error
+        raise ConfigurationError(
+            f"device={device!r} is not a device of torch; use cpu, cuda or, for one of several GPUs, cuda:1"
+        ) from error
     if asked.type == "cpu":
         return None
     if asked.type != "cuda":
