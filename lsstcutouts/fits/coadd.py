@@ -337,7 +337,7 @@ class Coadd:
         return pixels if pixels.shape == wanted.shape else pixels[inside].copy()
 
     def read_units(self, plane: str, units: Sequence[int]) -> list[NDArray[Any]]:
-        """Return decoded cache units, C-contiguous and read-only, in the order asked for.
+        """Return decoded cache units in the given order: arrays ``(Y, X)`` in the unit of the file, C-contiguous and read-only.
 
         Parameters
         ----------

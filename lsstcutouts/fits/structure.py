@@ -180,7 +180,7 @@ def _check_addresses(rows: NDArray[np.void], size: int) -> None:
 
 
 def table_rows(source: ByteSource, hdu: Hdu, most: int) -> NDArray[np.void]:
-    """Return the rows of a small binary table.
+    """Return the rows of a small binary table, ``(rows,)`` structured.
 
     Raises
     ------

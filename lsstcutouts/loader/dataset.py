@@ -40,10 +40,10 @@ __all__ = ["CutoutDataset", "DatasetIterator", "LoaderObserver"]
 
 
 class LoaderObserver(Protocol):
-    """Follows the loaders of a dataset: implemented for the data module that made them."""
+    """Observes the loaders of a dataset; the data module that created them implements it."""
 
     def batch_delivered(self, loader: Any, batch: TensorBatch) -> None:
-        """Record that a loader delivers a batch to its loop."""
+        """Record that a loader delivers a batch, planes ``(N, B, Y, X)``, to its loop."""
 
     def training_position(self, loader: Any, position: Position) -> Position:
         """Return the position of the training, from that of its loader: a delivered batch may not be trained on yet."""

@@ -423,7 +423,7 @@ def stream[T](
 
 
 def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:
-    """Return target numbers of a plan from numbers, from a mask of all targets, or all of them for None.
+    """Return target indices ``(n,)`` of a plan from indices ``(n,)``, a mask ``(N,)`` of all targets, or None for all targets.
 
     Raises
     ------

@@ -55,12 +55,12 @@ class Augmentation(nn.Module):
         )
 
     def required(self, batch: TensorBatch, name: str) -> Tensor:
-        """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
+        """Return a tensor of the batch, ``(N, ...)``; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
         return required_tensor(batch, name, type(self).__name__)
 
 
 def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
-    """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
+    """Return a tensor of the batch, ``(N, ...)``; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
     value = batch.get(name)
     if not isinstance(value, Tensor):
         raise ConfigurationError(f"{by} needs {name!r}, but the batch has none; if it is a plane, add it to planes")

@@ -134,7 +134,7 @@ def test_a_column_names_the_splits(dp2_repo: SimulatedRepository, catalog: Catal
     assert " besides train, val and test" in caplog.text
     assert assignment.leaks
     assert "share pixels" in caplog.text
-    with pytest.raises(ConfigurationError, match="contains 'galaxy'.*, but no train, val or test"):
+    with pytest.raises(ConfigurationError, match=r"contains 'galaxy'.*, but no train, val or test"):
         assign_splits(planned(dp2_repo, catalog), SplitOptions("kind"))
 
 

@@ -112,7 +112,7 @@ class SplitPlans:
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
-        """Plan and targets of each split; empty before `load`."""
+        """Plan and ``(n,)`` target indices of each split; empty before `load`."""
         return {} if self.assignment is None else self.assignment.splits
 
     def has(self, split: str) -> bool:
