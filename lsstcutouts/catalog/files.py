@@ -160,14 +160,11 @@ def _reader(path: Path) -> Callable[[Path], OpenTable]:
             f"{path}: the suffix {suffix!r} is not a supported table format; give {', '.join(_READERS)}, or a folder of"
             " Parquet files."
         )
-    if suffix == ".csv" and path.is_file() and _is_ecsv(path):
-        return table_from_ecsv
+    if suffix == ".csv" and path.is_file():
+        with path.open("rb") as file:
+            if file.readline(16).startswith(b"# %ECSV"):
+                return table_from_ecsv
     return _READERS[suffix]
-
-
-def _is_ecsv(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline(16).startswith(b"# %ECSV")
 
 
 def _similar(path: Path) -> str:

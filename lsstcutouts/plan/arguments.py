@@ -91,7 +91,7 @@ def parse_size(size: SizeLike) -> YX[int] | AngularSize:
     """
     if isinstance(size, AngularSize):
         parts: tuple[Any, ...] = (size.y * units.arcsec, size.x * units.arcsec)
-    elif _is_one(size):
+    elif isinstance(size, int | float | str | np.number) or (isinstance(size, units.Quantity) and size.isscalar):
         parts = (size, size)
     elif isinstance(size, Sequence | units.Quantity) and len(size) == 2:
         parts = tuple(size)
@@ -114,10 +114,6 @@ def has_size(plan: CutoutPlan, size: YX[int] | AngularSize) -> bool:
     if isinstance(size, AngularSize):
         return all(size.pixels(one.pixel_scale) == plan.size for one in plan.projections.values())
     return plan.size == size
-
-
-def _is_one(size: object) -> bool:
-    return isinstance(size, int | float | str | np.number) or (isinstance(size, units.Quantity) and size.isscalar)
 
 
 def _pixels_or_arcsec(part: object, size: object) -> int | float:

@@ -188,7 +188,7 @@ def _check(arrays: Mapping[str, Array], plan: CutoutPlan, mask_planes: Sequence[
         )
     if mask_planes and np.any(arrays["mask"] >> len(mask_planes)):
         raise ConfigurationError(
-            f"the mask has more bits than mask_planes={tuple(mask_planes)} has names; use the mask_planes of this batch"
+            f"the mask has more bits than the {len(mask_planes)} names of mask_planes={tuple(mask_planes)}; use the mask_planes of this batch"
         )
 
 

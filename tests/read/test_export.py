@@ -97,7 +97,7 @@ def test_the_wcs_is_that_of_lsst_images(fetched, repo: SimulatedRepository) -> N
 def test_rows_without_a_wcs(fetched) -> None:
     batch, _ = fetched
     assert batch_wcs(batch, -1).to_header() == batch_wcs(batch, len(batch["ra"]) - 1).to_header()
-    with pytest.raises(ConfigurationError, match="row 99 of a batch of"):
+    with pytest.raises(ConfigurationError, match="row 99 is not in this batch of"):
         batch_wcs(batch, 99)
     with pytest.raises(ConfigurationError, match="no 'wcs'"):
         batch_wcs({"image": batch["image"]}, 0)
@@ -275,11 +275,11 @@ def test_bands_that_differ_in_case_alone(fetched, tmp_path: Path) -> None:
     [
         ({}, {}, "mask_planes"),
         ({}, {"mask_planes": "SAT"}, "mask_planes"),
-        ({}, {"mask_planes": NAMES[:1]}, "more bits than the 1 mask_planes"),
+        ({}, {"mask_planes": NAMES[:1]}, "more bits than the 1 names of mask_planes"),
         ({"object_id": lambda v: v + 10**6}, {"mask_planes": NAMES}, "is not in the plan"),
         ({"yx0": lambda v: v + 1}, {"mask_planes": NAMES}, "has another box"),
         ({"band_present": lambda v: v[:, :2]}, {"mask_planes": NAMES}, "2 bands"),
-        ({"is_padding": None}, {"mask_planes": NAMES}, "lacks is_padding"),
+        ({"is_padding": None}, {"mask_planes": NAMES}, "has no is_padding"),
     ],
 )
 def test_batches_that_do_not_fit(fetched, tmp_path: Path, change, options, words: str) -> None:

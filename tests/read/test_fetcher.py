@@ -105,7 +105,7 @@ def test_rows_of_a_plan_in_any_order(dp2_repo: SimulatedRepository) -> None:
     with fetcher_of(dp2_repo) as fetcher:
         whole = fetcher.fetch_plan(plan)
         some = fetcher.fetch_plan(plan, [7, 3, 3])
-        with pytest.raises(ConfigurationError, match="lie between"):
+        with pytest.raises(ConfigurationError, match="integers between"):
             fetcher.fetch_plan(plan, [len(plan)])
     np.testing.assert_array_equal(some["image"], whole["image"][[7, 3, 3]])
     assert some["kind"] == [plan.columns["kind"][i] for i in (7, 3, 3)]

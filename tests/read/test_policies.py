@@ -58,7 +58,9 @@ def test_targets_without_a_band_are_left_out_and_listed(repo: SimulatedRepositor
 
 def test_an_absent_band_raises_where_it_must(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    with pytest.raises(MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*lacks [gi]: .*zeros"):
+    with pytest.raises(
+        MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*has no 'deep_coadd' in [gi]; .*zeros"
+    ):
         deliver(plan, missing_band="raise")
 
 
@@ -196,7 +198,7 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         ({"required_bands": ("z",)}, "required_bands has 'z'"),
         ({"min_bands": 4}, "min_bands must be an integer from 0 to 3, the number of bands, got 4"),
         ({"min_bands": "2"}, "min_bands must be an integer from 0 to 3, the number of bands, got '2'"),
-        ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "names the band 'z'"),
+        ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "min_valid has the band 'z'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=8, read=ReadOptions(**options))
@@ -243,6 +245,6 @@ def test_positions_without_coverage_follow_the_policy_of_missing_bands(dp2_repo:
 
 
 def test_a_report_before_any_fetch_is_refused(dp2_repo: SimulatedRepository) -> None:
-    refused = pytest.raises(ConfigurationError, match="before something has been fetched")
+    refused = pytest.raises(ConfigurationError, match="there is no report yet")
     with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="g", size=8) as fetcher, refused:
         _ = fetcher.report
