@@ -243,7 +243,7 @@ class CutoutPlan:
         import pyarrow.parquet
 
         with atomic_file(path, private=any(map(is_signed, self.files.uri))) as part:
-            pyarrow.parquet.write_table(to_arrow(self), part)
+            pyarrow.parquet.write_table(to_arrow(vars(self)), part)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

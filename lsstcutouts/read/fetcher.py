@@ -236,7 +236,7 @@ class LsstDataFetcher:
             delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:
             raise ConfigurationError(
-                "another thread closed this fetcher while it was reading; create a new fetcher"
+                "the fetcher was closed by another thread while it was reading; create a new fetcher"
             ) from error
         report = Report(plan, None if rows is None else targets)
         report.add(delivery.batch_report)

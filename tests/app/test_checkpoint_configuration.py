@@ -300,7 +300,7 @@ def test_a_checkpoint_that_python_wrote(project: Project, elsewhere: Path, capfd
     trainer.save_checkpoint("python.ckpt")
     capfd.readouterr()
     assert main(["predict", "checkpoint=python.ckpt", *QUIET]) == 2
-    assert "does not say how its network is made; give model=..." in said(capfd)
+    assert "has no description of its network; give model=..." in said(capfd)
     model = ["model=lens_finder", "model.network.widths=[4]", "model.network.bands=irg"]
     assert main(["predict", "checkpoint=python.ckpt", *model, *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())

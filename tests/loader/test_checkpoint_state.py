@@ -211,7 +211,7 @@ def test_a_network_that_was_loaded_brings_its_statistics(
         {"normalisation": Lupton()},
         {"read": ReadOptions(flux_unit="native")},
     ):
-        with pytest.raises(ConfigurationError, match="trained on other data"):
+        with pytest.raises(ConfigurationError, match="these settings differ from the training of the network"):
             trainer_of(tmp_path).predict(model, same(dp2_repo, catalog=few, **changes))
     # A new training of it may be on anything, and is what the network knows from then on.
     new = same(dp2_repo, bands="irg", normalisation=Lupton())
@@ -387,7 +387,7 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
     state = {"state_dict": {}, "pytorch-lightning_version": "2", "CutoutDataModule": data.state_dict()}
     torch.save(state, tmp_path / "a.ckpt")
     with pytest.raises(
-        ConfigurationError, match=r"transforms, .*Scaled, cannot be created again.*has no attributes by"
+        ConfigurationError, match=r"transforms, .*Scaled, cannot be created from it.*has no attributes by"
     ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(ConfigurationError, match="catalog was a table in memory; give catalog="):
@@ -395,7 +395,7 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
     CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0), catalog=str(dp2_repo.truth))
     state["CutoutDataModule"]["data"]["transforms"] = {"_target_": "os.system", "command": "true"}
     torch.save(state, tmp_path / "evil.ckpt")
-    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be created again.*not a torch\.nn\.Module"):
+    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be created from it.*not a torch\.nn\.Module"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "evil.ckpt", catalog=str(dp2_repo.truth))
 
 

@@ -198,7 +198,7 @@ def test_ranks_together_give_each_target_once(plan: CutoutPlan, world: int) -> N
 
 def test_positions_and_arguments_that_cannot_be(plan: CutoutPlan) -> None:
     loader = CutoutLoader(dataset_of(plan))
-    with pytest.raises(ConfigurationError, match="no batch 1000 in epoch 0"):
+    with pytest.raises(ConfigurationError, match="batch 1000 of epoch 0, but an epoch has"):
         loader.load_state_dict({"epoch": 0, "batch": 1000})
     with pytest.raises(ConfigurationError, match="batch_size"):
         dataset_of(plan, batch_size=0)

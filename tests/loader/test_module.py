@@ -316,7 +316,7 @@ def test_a_plan_that_says_otherwise_is_refused(dp2_repo: SimulatedRepository) ->
     for changes, words in (
         ({"bands": "gr"}, "bands"),
         ({"size": 32}, "size"),
-        ({"columns": ("label", "kind")}, "lacks the columns kind"),
+        ({"columns": ("label", "kind")}, "does not have the columns kind"),
     ):
         with pytest.raises(PlanError, match=words):
             data_of(dp2_repo, plan=plan, **changes).setup()

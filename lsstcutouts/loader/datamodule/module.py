@@ -321,8 +321,7 @@ class CutoutDataModule(L.LightningDataModule):
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
             _log.warning(
-                "%d of %d targets are left out of each epoch (different ones each time): the last batch is too small for %d ranks",
-                *rows,
+                "each epoch leaves out %d of %d targets, different ones each time: too few for %d ranks", *rows
             )
         return loader
 
