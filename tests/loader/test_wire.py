@@ -174,7 +174,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_words() -> None:
         for device in ("cuda", "cuda:1"):
             with pytest.raises(ConfigurationError, match=r"sees no CUDA devices.*doctor"):
                 resolved(device)
-    with pytest.raises(ConfigurationError, match="none that torch knows"):
+    with pytest.raises(ConfigurationError, match="is not a device of torch"):
         resolved("gpu")
 
 

@@ -103,7 +103,7 @@ def test_rows_without_a_wcs(fetched) -> None:
         batch_wcs({"image": batch["image"]}, 0)
     with pytest.raises(ConfigurationError, match="none of its files"):
         batch_wcs({**batch, "wcs": np.zeros_like(batch["wcs"])}, 0)
-    with pytest.raises(ConfigurationError, match="no shape"):
+    with pytest.raises(ConfigurationError, match="no plane with pixels"):
         batch_wcs({"wcs": batch["wcs"]}, 0)
 
 
@@ -239,7 +239,7 @@ def test_what_is_not_written(fetched, tmp_path: Path, caplog: pytest.LogCaptureF
     some["wcs"][4] = 0
     paths = write_fits(some, tmp_path, plan, mask_planes=NAMES)
     assert [int(p.name.split("_")[1]) for p in paths] == plan.object_id[:2].tolist()
-    assert "1 of 5 rows lie outside the coverage" in caplog.text
+    assert "1 of 5 rows are outside the coverage" in caplog.text
 
 
 def test_a_target_whose_files_were_lost_has_the_tracts_wcs(fetched, tmp_path: Path) -> None:

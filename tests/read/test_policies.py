@@ -205,11 +205,11 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
     for arguments, words in [
         ({"min_valid": 2}, "between 0 and 1"),
         ({"action": "drop"}, "flag, skip or raise"),
-        ({"centre": 0}, "empty"),
+        ({"centre": 0}, "at least 1 pixel"),
         ({"centre": (3,)}, r"height, width"),
         ({"peak_margin": -1}, "integer numbers of pixels"),
         ({"positive_variance": "no"}, "positive_variance must be true or false"),
-        ({"max_masked": 0.1}, "shares by mask plane"),
+        ({"max_masked": 0.1}, "must map mask planes to fractions"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             QualityPolicy(**arguments)
