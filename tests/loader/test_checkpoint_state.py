@@ -390,7 +390,9 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
         ConfigurationError, match=r"transforms, .*Scaled, cannot be created from it.*has no attributes by"
     ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(ConfigurationError, match="was a table in memory, which is not in the checkpoint; give catalog="):
+    with pytest.raises(
+        ConfigurationError, match="was a table in memory, which is not in the checkpoint; give catalog="
+    ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0))
     CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0), catalog=str(dp2_repo.truth))
     state["CutoutDataModule"]["data"]["transforms"] = {"_target_": "os.system", "command": "true"}
