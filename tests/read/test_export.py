@@ -101,7 +101,7 @@ def test_rows_without_a_wcs(fetched) -> None:
         batch_wcs(batch, 99)
     with pytest.raises(ConfigurationError, match="no 'wcs'"):
         batch_wcs({"image": batch["image"]}, 0)
-    with pytest.raises(ConfigurationError, match="none of its files"):
+    with pytest.raises(ConfigurationError, match="no file of this target"):
         batch_wcs({**batch, "wcs": np.zeros_like(batch["wcs"])}, 0)
     with pytest.raises(ConfigurationError, match="no plane with pixels"):
         batch_wcs({"wcs": batch["wcs"]}, 0)
