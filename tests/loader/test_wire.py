@@ -189,7 +189,7 @@ def test_what_a_gpu_can_do_follows_from_its_capability(capability, compiles: boo
     if bfloat16:
         check_wire("bfloat16", capability)
     else:
-        with pytest.raises(ConfigurationError, match=r"capability 8\.0.*take wire='float16'.*wire='float32'"):
+        with pytest.raises(ConfigurationError, match=r"capability 8\.0.*use wire='float16'.*wire='float32'"):
             check_wire("bfloat16", capability)
     if capability is not None:
         limits = limits_of(capability)
