@@ -44,9 +44,10 @@ slow: venv ## run the slow tests: grids of ranks and resume points, kills, outag
 long: venv ## run the long tests, before a release: memory at full length, many kills
 	$(PYTEST) -m long $(ARGS)
 
-lint: venv ## ruff: habits and format; plain words
+lint: venv ## ruff: habits and format; spelling; plain words
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m codespell_lib lsstcutouts configs docs tests benchmarks tools *.md *.py
 	$(RUN) -m tools.words
 
 types: venv ## mypy

@@ -1,1 +1,1 @@
-"""Hydra configurations: trees of constructor calls, one comment a line."""
+"""Hydra configurations: trees of constructor calls, with a comment on each line."""

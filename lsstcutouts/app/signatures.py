@@ -110,7 +110,7 @@ def parameters(target: Callable[..., Any]) -> tuple[dict[str, Any], bool]:
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a plain value (number, string, list, dictionary, None) is valid for a type.
 
-    For types of which plain values say nothing, such as objects built from dictionaries, the result is true.
+    If a plain value cannot be compared with the type, such as an object created from a dictionary, the result is true.
     """
     if hint is Any:
         return True
@@ -144,7 +144,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def shown_type(hint: Any) -> str:
-    """Return a type for messages, in the terms of YAML: "a whole number", "a number or null", "one of zero, nan"."""
+    """Return a type for messages, in the terms of YAML: "an integer", "a number or null", "one of zero, nan"."""
     kinds = list(_alternatives(hint))
     choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
     plain = [_word(kind) for kind in kinds if get_origin(kind) is not Literal]
@@ -165,8 +165,8 @@ def _alternatives(hint: Any) -> Iterator[Any]:
         yield hint
 
 
-_WORDS = {type(None): "null", str: "text", os.PathLike: "a path", Path: "a path", bool: "true or false"}
-_WORDS |= {int: "a whole number", float: "a number"}
+_WORDS = {type(None): "null", str: "a string", os.PathLike: "a path", Path: "a path", bool: "true or false"}
+_WORDS |= {int: "an integer", float: "a number"}
 
 
 def _word(hint: Any) -> str:
@@ -174,18 +174,22 @@ def _word(hint: Any) -> str:
     if kind in _WORDS:
         return _WORDS[kind]
     if kind in _LISTS:
-        inner = {shown_type(one).removeprefix("a ") + "s" for one in args if one is not Ellipsis and one is not Any}
+        inner = {
+            shown_type(one).removeprefix("a ").removeprefix("an ") + "s"
+            for one in args
+            if one is not Ellipsis and one is not Any
+        }
         return f"a list of {inner.pop()}" if len(inner) == 1 else "a list"
     if kind in _MAPPINGS:
         return "a dictionary"
-    return f"{{_target_: ...}} that makes a {getattr(kind, '__name__', kind)}"
+    return f"{{_target_: ...}} that creates a {getattr(kind, '__name__', kind)}"
 
 
 def nearest(name: str, names: Sequence[str] | Mapping[str, Any], count: int = 3, cutoff: float = 0.7) -> list[str]:
     """Return similar names.
 
-    The first that there are of: names with the same last part (``model.optimizer.lr`` for ``lr``), similar names, names
-    whose last part is similar.
+    These are names with the same last part (``model.optimizer.lr`` for ``lr``); if there are none, similar names; if there
+    are none, names with a similar last part.
     """
     last_part = name.rpartition(".")[2]
     same = [one for one in names if one.rpartition(".")[2] == last_part and one != name]

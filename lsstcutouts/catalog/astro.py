@@ -36,13 +36,15 @@ def table_from_fits(path: Path) -> OpenTable:
         with fits.open(whole) as hdus:
             tables = [i for i, hdu in enumerate(hdus) if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)]
             if not tables:
-                raise CatalogError(f"{path}: contains no table, only images; give the file that contains the catalog.")
+                raise CatalogError(f"{path}: the file contains only images, no table; give the file with the catalog.")
             # No warnings about invalid units of columns that are not used. Only TNULL marks a value as missing: an
             # empty string is a valid string, and NaN a valid float.
             table = Table.read(hdus, format="fits", hdu=tables[0], unit_parse_strict="silent", mask_invalid=False)
     except (fits.VerifyError, AttributeError, NameError) as error:
         # astropy raises AttributeError and NameError for some damaged headers.
-        raise CatalogError(f"{path}: is not a valid FITS file: {error}; check that the file is complete.") from error
+        raise CatalogError(
+            f"{path}: this is not a valid FITS file: {error}; check that the file is complete."
+        ) from error
     return table_from_astropy(table, str(path))
 
 
@@ -71,7 +73,7 @@ def table_from_query(votable: Any, label: str, *, allow_overflow: bool) -> OpenT
         )
     tables = list(votable.iter_tables())
     if not tables:
-        raise CatalogError(f"{label}: contains no table; give the file that contains the query result.")
+        raise CatalogError(f"{label}: the file contains no table; give the file with the query result.")
     table = next((one for one in tables if not one.is_empty()), tables[0])
     if "OVERFLOW" in status and not allow_overflow:
         reason = f" ({status['OVERFLOW']})" if status["OVERFLOW"] else ""
@@ -125,8 +127,10 @@ def degrees_icrs(coordinates: Any, label: str = "SkyCoord") -> tuple[NDArray[np.
         icrs = coordinates.icrs
     except (ConvertError, UnitsError, ValueError, TypeError, AttributeError) as error:
         raise CoordinateError(
-            f"{label}: cannot be transformed to ICRS: {error}; give RA and Dec in degrees ICRS."
+            f"{label}: the positions cannot be transformed to ICRS: {error}; give RA and Dec in degrees ICRS."
         ) from error
     if icrs.ndim > 1:
-        raise CoordinateError(f"{label}: has shape {icrs.shape}; give one position per row, shape (N,).")
+        raise CoordinateError(
+            f"{label}: the positions have the shape {icrs.shape}; give one position per row, shape (N,)."
+        )
     return np.atleast_1d(icrs.ra.deg).astype(np.float64), np.atleast_1d(icrs.dec.deg).astype(np.float64)

@@ -139,8 +139,8 @@ def _common_type(name: str, parts: Sequence[tuple[str, NDArray[Any]]]) -> np.dty
         return np.dtype(np.float64)
     label = next(label for label, values in whole if {int(values.max()), int(values.min())} & {low, high})
     raise CatalogError(
-        f"{label}: column {name!r} holds integers from {low} to {high}, and no type can hold these and the values of the"
-        " other files exactly; write all files with one type."
+        f"{label}: column {name!r} has integers from {low} to {high}; no type can represent these and the values of the"
+        " other files exactly. Write all files with one type."
     )
 
 
@@ -171,7 +171,9 @@ def to_column(values: Any, label: str, name: str) -> Column:
         ) from error
     if array.ndim == 0:
         raise CatalogError(f"{label}: column {name!r} is a single value; give one value per row.")
-    null = _null_rows(getattr(values, "mask", None), array.shape)
+    mask: Any = getattr(values, "mask", None)
+    has_mask = isinstance(mask, np.ndarray | np.bool_)
+    null = _if_any(np.broadcast_to(mask, array.shape).any(axis=tuple(range(1, array.ndim)))) if has_mask else None
     return _plain_column(array, null, str(unit) if unit is not None and str(unit) else None, label, name)
 
 
@@ -182,13 +184,6 @@ def _exact_integers(items: Sequence[Any], array: NDArray[Any]) -> NDArray[Any]:
             return np.array(items, object)
         return np.array(items, np.uint64) if max(items) < 2**64 else np.array(items, object)
     return array
-
-
-def _null_rows(mask: Any, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-    if not isinstance(mask, np.ndarray | np.bool_):
-        return None
-    rows: NDArray[np.bool_] = np.broadcast_to(mask, shape).any(axis=tuple(range(1, len(shape))))
-    return _if_any(rows)
 
 
 def _plain_column(
@@ -230,7 +225,7 @@ def _object_column(
     null = empty if null is None else null | empty
     present = [item for item, missing in zip(items, null, strict=True) if not missing]
     if not present or array.ndim != 1:
-        raise CatalogError(f"{label}: column {name!r} holds no simple values; give numbers, booleans or strings.")
+        raise CatalogError(f"{label}: column {name!r} has unsupported values; give numbers, booleans or strings.")
     if all(isinstance(item, str | bytes) for item in present):
         texts = ["" if missing else item for item, missing in zip(items, null, strict=True)]
         return Column([t.decode("utf-8") if isinstance(t, bytes) else t for t in texts], _if_any(null), unit)

@@ -142,7 +142,7 @@ def _open_file(path: Path, *, allow_overflow: bool) -> OpenTable:
     except (pa.ArrowException, OSError, EOFError, ValueError, LookupError, TypeError, ExpatError, zlib.error) as error:
         kind = _suffix(path).lstrip(".")
         raise CatalogError(
-            f"{path}: cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
+            f"{path}: the file cannot be read as {kind}: {type(error).__name__}: {error}. Check that the file is complete and"
             " that its suffix fits its format."
         ) from error
 
@@ -160,14 +160,11 @@ def _reader(path: Path) -> Callable[[Path], OpenTable]:
             f"{path}: the suffix {suffix!r} is not a supported table format; give {', '.join(_READERS)}, or a folder of"
             " Parquet files."
         )
-    if suffix == ".csv" and path.is_file() and _is_ecsv(path):
-        return table_from_ecsv
+    if suffix == ".csv" and path.is_file():
+        with path.open("rb") as file:
+            if file.readline(16).startswith(b"# %ECSV"):
+                return table_from_ecsv
     return _READERS[suffix]
-
-
-def _is_ecsv(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.readline(16).startswith(b"# %ECSV")
 
 
 def _similar(path: Path) -> str:

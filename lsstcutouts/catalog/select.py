@@ -85,7 +85,9 @@ def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> ND
     if unknown:
         close = difflib.get_close_matches(unknown[0], columns, n=2)
         hint = f"did you mean {' or '.join(close)}?" if close else f"the columns are: {', '.join(columns) or 'none'}"
-        raise ConfigurationError(f"{expression!r} names column {unknown[0]!r}, which the catalog does not have; {hint}")
+        raise ConfigurationError(
+            f"{expression!r} uses the column {unknown[0]!r}, which the catalog does not have; {hint}"
+        )
     try:
         table = {name: pa.array(_as_64_bit(name, columns[name]), from_pandas=True) for name in names}
         exact = any(pa.types.is_uint64(column.type) for column in table.values())
@@ -107,7 +109,7 @@ def _as_64_bit(name: str, values: Any) -> Any:
         return values
     if values.ndim > 1:
         raise ConfigurationError(
-            f"column {name!r} holds arrays, which an expression cannot compare; use a column with one value per row"
+            f"column {name!r} contains arrays, which an expression cannot compare; use a column with one value per row"
         )
     if values.dtype.kind == "f":
         return values.astype(np.float64, copy=False)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,7 +112,10 @@ class Catalog:
         """
         wanted = check_column_names(columns)
         if isinstance(source, Catalog):
-            return source._checked_for(wanted)
+            missing = [name for name in wanted if name not in source.columns]
+            if missing:
+                raise CatalogError(missing_column_message(source.source, missing[0], tuple(source.columns)))
+            return source
         table = open_table(source, allow_overflow=allow_overflow)
         ids = require_column(table, object_id) if object_id is not None else find_id_column(table)
         return cls._from_table(table, find_position_columns(table, ra, dec), ids, wanted, unit)
@@ -229,12 +232,6 @@ class Catalog:
             digest.update(f"\0{name}\0".encode())
             _hash_values(digest, self.columns[name])
         return digest.hexdigest()
-
-    def _checked_for(self, wanted: Sequence[str]) -> Self:
-        missing = [name for name in wanted if name not in self.columns]
-        if missing:
-            raise CatalogError(missing_column_message(self.source, missing[0], tuple(self.columns)))
-        return self
 
 
 def _hash_values(digest: Any, values: Values) -> None:

@@ -76,7 +76,9 @@ def open_coadd(
     source = open_source(uri, others=others)
     try:
         if size is not None and size > 0 and size != source.size:
-            raise CorruptFileError(f"{source.uri} has {source.size} bytes; the repository recorded {size}")
+            raise CorruptFileError(
+                f"{source.uri} has {source.size} bytes, but the repository recorded {size}; transfer the file again"
+            )
         return Coadd(source)
     except LsstCutoutsError:
         source.close()
@@ -335,7 +337,7 @@ class Coadd:
         return pixels if pixels.shape == wanted.shape else pixels[inside].copy()
 
     def read_units(self, plane: str, units: Sequence[int]) -> list[NDArray[Any]]:
-        """Return decoded cache units, C-contiguous and read-only, in the order asked for.
+        """Return decoded cache units in the given order: arrays ``(Y, X)`` in the unit of the file, C-contiguous and read-only.
 
         Parameters
         ----------
@@ -428,7 +430,7 @@ class Coadd:
     def _hdu(self, plane: str) -> Hdu:
         """Return the HDU of a plane that has to be there."""
         if plane not in PLANES and not (_EXTRA_MASK.fullmatch(plane) and self._holds(plane)):
-            raise PlaneError(f"no plane is called {plane!r}; the planes of {self.uri} are {', '.join(self.planes)}")
+            raise PlaneError(f"there is no plane {plane!r}; the planes of {self.uri} are {', '.join(self.planes)}")
         hdu = self._find(plane)
         if hdu is not None and self._holds(plane):
             return hdu
@@ -436,7 +438,9 @@ class Coadd:
             if hdu is None and (why := self._structure.cut_off()):
                 raise BadStructureError(f"not there; the file is {why}")
         if plane == "image":
-            raise UnsupportedFormatError(f"{self.uri} has no image plane: not a coadd, or not of a known layout")
+            raise UnsupportedFormatError(
+                f"{self.uri} has no image plane: it is not a coadd, or its layout is not supported; give the file of a coadd"
+            )
         raise PlaneError(
             f"{self.uri} has {'no' if hdu is None else 'an empty'} {plane} plane; it has {', '.join(self.planes)}"
         )

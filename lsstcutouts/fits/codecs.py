@@ -327,9 +327,15 @@ def rice_hole(n: int, block: int, width: int) -> int:
 
 @cache
 def dither_sequence() -> tuple[NDArray[np.float64], tuple[int, ...]]:
-    """Return the random sequence of the standard's appendix I, and for each entry where a tile starts in it.
+    """Return the random numbers of appendix I of the FITS standard, and where tiles start in them.
 
     Park & Miller 1988, Communications of the ACM 31, 1192; rounded to float32 as in cfitsio.
+
+    Returns
+    -------
+    tuple
+        ``(10000,)`` float64 random numbers between 0 and 1; and for each of them, as the dither seed of a tile, the index
+        of the first number that the tile uses.
     """
     seed, seeds = 1, np.empty(_RANDOM)
     for i in range(_RANDOM):
@@ -341,20 +347,20 @@ def dither_sequence() -> tuple[NDArray[np.float64], tuple[int, ...]]:
 
 
 def dequantise(values: Array, quantisation: Quantisation, tile: int, out: Array) -> None:
-    """Turn integers into floats: ``(value - r + 0.5) * scale + zero`` in float64, rounded once.
+    """Convert integers to floats: ``(value - r + 0.5) * scale + zero`` in float64, rounded once.
 
-    The order of the operations is cfitsio's; another order differs in the last bit.
+    The operations are in the order of cfitsio; another order would change the last bit.
 
     Parameters
     ----------
     values
-        Integers of the tile, row by row.
+        ``(n,)`` integers of the tile, row by row.
     quantisation
-        Of the plane.
+        Quantisation of the plane.
     tile
-        Number of the tile, which chooses its scale and its place in the random sequence.
+        Number of the tile, which selects its scale and its start in the random sequence.
     out
-        Where the floats go, float32 or float64.
+        ``(n,)`` output in the unit of the file, float32 or float64.
     """
     work = _scratch.get("f8", len(values))
     if quantisation.method == "NO_DITHER":
@@ -373,7 +379,7 @@ def dequantise(values: Array, quantisation: Quantisation, tile: int, out: Array)
 
 
 def _subtract_dither(values: Array, entry: int, out: NDArray[np.float64]) -> None:
-    """Subtract from a tile the random numbers that start at ``entry`` of the sequence."""
+    """Subtract the random numbers of seed ``entry`` from the ``(n,)`` values of a tile."""
     sequence, starts = dither_sequence()
     at, n = 0, len(values)
     while at < n:

@@ -122,7 +122,7 @@ class Cards:
         return float(value) if abs(value) >= 2**63 else value
 
     def integer(self, key: str, default: int | None = None, *, least: int = 0, most: int = 2**62) -> int:
-        """Return a whole number from ``least`` to ``most``.
+        """Return an integer from ``least`` to ``most``.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Cards:
         """
         value = self.number(key, default)
         if value != int(value) or not least <= value <= most:
-            raise BadStructureError(f"header keyword {key} is {value!r}, not a whole number from {least} to {most}")
+            raise BadStructureError(f"header keyword {key} is {value!r}, not an integer from {least} to {most}")
         return int(value)
 
 

@@ -88,7 +88,7 @@ def parse_integer(value: Any, path: str, *, least: int = -_FARTHEST, most: int =
     """Return an integer from ``least`` to ``most``, or raise `BadStructureError`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise BadStructureError(
-            f"{path} in the JSON tree is {_abbreviated(value)}, not a whole number from {least} to {most}"
+            f"{path} in the JSON tree is {_abbreviated(value)}, not an integer from {least} to {most}"
         )
     return value
 

@@ -19,6 +19,8 @@ class PlaneErrors:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BadStructureError):
-            raise CorruptFileError(f"{self._uri}: {self._plane} plane: {error}") from error
+            raise CorruptFileError(f"{self._uri}: {self._plane} plane: {error}; transfer the file again") from error
         if isinstance(error, UnknownFeatureError):
-            raise UnsupportedFormatError(f"{self._uri}: {self._plane} plane: {error}") from error
+            raise UnsupportedFormatError(
+                f"{self._uri}: {self._plane} plane: {error}; such files are not supported"
+            ) from error

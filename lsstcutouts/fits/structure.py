@@ -97,7 +97,7 @@ class FileStructure:
             return f"truncated: the index should start at byte {address}, the file ends at {size}"
         if self._hdus[-1].end < size:
             return f"damaged, or something else follows the last HDU: no FITS header at byte {self._hdus[-1].end}"
-        return f"truncated: {size} bytes are no whole number of FITS blocks" if size % BLOCK else ""
+        return f"truncated: {size} bytes are not a multiple of the FITS block size" if size % BLOCK else ""
 
     def _indexed(self, plane: str) -> Hdu | None:
         """Return the HDU that the index names; None, and no index from then on, where it is another one."""
@@ -180,7 +180,7 @@ def _check_addresses(rows: NDArray[np.void], size: int) -> None:
 
 
 def table_rows(source: ByteSource, hdu: Hdu, most: int) -> NDArray[np.void]:
-    """Return the rows of a small binary table.
+    """Return the rows of a small binary table, ``(rows,)`` structured.
 
     Raises
     ------

@@ -32,7 +32,7 @@ def check_wire(wire: str, capability: tuple[int, int] | None = None) -> None:
     if wire == "bfloat16" and capability is not None and capability < BFLOAT16_FROM:
         raise ConfigurationError(
             f"wire='bfloat16' needs a GPU of compute capability {_dotted(BFLOAT16_FROM)}, this one has "
-            f"{_dotted(capability)}; take wire='float16' (also half the bytes) or wire='float32'"
+            f"{_dotted(capability)}; use wire='float16' (also half the bytes) or wire='float32'"
         )
 
 

@@ -39,7 +39,7 @@ def read_checkpoint(path: str | os.PathLike[str], name: str = "checkpoint") -> d
     """
     where = f"{name}={os.fspath(path)!r}"
     if not Path(path).is_file():
-        raise ConfigurationError(f"{where}: there is no such checkpoint")
+        raise ConfigurationError(f"{where}: this file does not exist; check the path")
     zipped = zipfile.is_zipfile(path)
     try:
         # Mapped, the weights are not read here: Lightning reads them again.

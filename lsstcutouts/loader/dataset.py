@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..errors import ConfigurationError
 from ..fits.stages import StageClock
-from ..order.draws import checked_classes, checked_weights
-from ..order.epochs import Drawn, Epochs
+from ..order.epochs import EpochRows, Epochs
 from ..order.sampling import Sampling
+from ..order.weighted import checked_classes, checked_weights
 from ..order.world import Position, World
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
@@ -40,10 +40,10 @@ __all__ = ["CutoutDataset", "DatasetIterator", "LoaderObserver"]
 
 
 class LoaderObserver(Protocol):
-    """Follows the loaders of a dataset: implemented for the data module that made them."""
+    """Observes the loaders of a dataset; the data module that created them implements it."""
 
     def batch_delivered(self, loader: Any, batch: TensorBatch) -> None:
-        """Record that a loader delivers a batch to its loop."""
+        """Record that a loader delivers a batch, planes ``(N, B, Y, X)``, to its loop."""
 
     def training_position(self, loader: Any, position: Position) -> Position:
         """Return the position of the training, from that of its loader: a delivered batch may not be trained on yet."""
@@ -75,7 +75,7 @@ class CutoutDataset(IterableDataset[TensorBatch]):
     columns
         Catalog columns of the plan that a batch contains; by default all of them.
     sampling
-        Which targets an epoch draws, and its order: `Sampling`; ``weights`` and ``balance`` are names of plan columns, or
+        Which targets an epoch uses, and in which order: `Sampling`; ``weights`` and ``balance`` are names of plan columns, or
         one value for each of ``rows``.
     seed
         Seed of the order and of the noise of ``read.fill="noise"``; not negative.
@@ -196,8 +196,8 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         loader = found()
         if collates or (loader is not None and loader.batch_size is not None):
             raise ConfigurationError(
-                "a CutoutDataset yields whole batches: give DataLoader batch_size=None, and the size of a batch to the "
-                f"dataset (it has batch_size={self.epochs.batch_size}); or use CutoutLoader(dataset)"
+                "a CutoutDataset yields whole batches: use DataLoader(..., batch_size=None) and the batch_size of the dataset "
+                f"({self.epochs.batch_size}), or use CutoutLoader(dataset)"
             )
         self.refuse_second(loader)
         return found
@@ -255,20 +255,20 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             Batches that a worker process may have sent and the loop not received.
         """
         epochs = self.epochs.with_lanes(lanes)
-        drawn = epochs.order(position.epoch)
+        order = epochs.order(position.epoch)
         worker = get_worker_info()
         processes = worker.num_workers if worker else 1
         threads = self.threads or max(1, default_threads() // processes)
         self.cache.share_among(processes * self.concurrent_loaders if worker else 1)
-        requests = self._requests(drawn, epochs.bounds[position.batch :: processes].tolist())
+        requests = self._requests(order, epochs.bounds[position.batch :: processes].tolist())
         ready = self._ready(requests, form or Form(), threads, processes, in_worker=worker is not None)
         return ready if worker is None else self._sent(ready, in_flight)
 
-    def _requests(self, drawn: Drawn, bounds: list[list[int]]) -> Iterator[Request]:
+    def _requests(self, order: EpochRows, bounds: list[list[int]]) -> Iterator[Request]:
         """Yield what to read for each batch of this process."""
         for low, high, padding in bounds:
-            columns = {} if drawn.repeat is None else {"repeat": drawn.repeat[low:high]}
-            yield Request(self.rows[drawn.rows[low:high]], bool(padding), columns)
+            columns = {} if order.repeat is None else {"repeat": order.repeat[low:high]}
+            yield Request(self.rows[order.rows[low:high]], bool(padding), columns)
 
     def _ready(
         self, requests: Iterator[Request], form: Form, threads: int, processes: int, *, in_worker: bool

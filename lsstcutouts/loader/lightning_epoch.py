@@ -64,12 +64,12 @@ class EpochSampler(SequentialSampler):
         loader.set_trainer_epoch(epoch, by_trainer="pytorch" in (caller.f_globals["__name__"] if caller else ""))
 
     def _check_precision(self, trainer: Any) -> None:
-        """Warn once that sky positions are lost: Lightning asks only a data module what to keep."""
+        """Warn once if sky positions become inaccurate: Lightning lets only a data module keep their precision."""
         if trainer.precision in _CASTS_POSITIONS and trainer.datamodule is None and not self._warned:
             self._warned = True
             _log.warning(
-                "precision=%r converts ra, dec and wcs of the batch to 16 bits, so that positions are lost; with the data "
-                "module, trainer.fit(model, datamodule=data), they keep float64",
+                "precision=%r converts ra, dec and wcs of the batch to 16 bits, so that positions become inaccurate; with "
+                "trainer.fit(model, datamodule=data) they remain float64",
                 trainer.precision,
             )
 

@@ -85,7 +85,7 @@ class CutoutLoader(DataLoader[TensorBatch]):
     ) -> None:
         if sampler is not None or batch_sampler is not None:
             raise ConfigurationError(
-                "a CutoutLoader takes no sampler: the dataset orders its batches and divides them among ranks"
+                "a CutoutLoader accepts no sampler, because the dataset orders the batches and divides them among the ranks; remove it"
             )
         if num_workers > 0 and multiprocessing_context is None:
             multiprocessing_context = "forkserver"
@@ -270,7 +270,8 @@ class CutoutLoader(DataLoader[TensorBatch]):
         lanes, position = resumed(state.get("order"), self.cutouts.settings(self.lanes), given, len(self))
         if position.epoch < 0 or not 0 <= position.batch <= len(self):
             raise ConfigurationError(
-                f"there is no batch {position.batch} in epoch {position.epoch}: an epoch has {len(self)} batches"
+                f"the state has batch {position.batch} of epoch {position.epoch}, but an epoch has {len(self)} batches; use the state of "
+                "a loader with the same settings"
             )
         self.lanes = lanes or self.lanes
         if position.epoch != self.position.epoch:

@@ -17,7 +17,7 @@ _MEANINGS = {
     "seed": "seed",
     "shuffle": "shuffle",
     "shuffle_width": "shuffle_width",
-    "draws": "weights, balance, epoch_size or replacement",
+    "sampling": "weights, balance, epoch_size or replacement",
 }
 """Meaning of each setting of an order; ``lanes`` is missing, since it is taken from the checkpoint."""
 
@@ -48,7 +48,7 @@ def resumed(
         lanes, rows, global_batch_size = (int(before[name]) for name in ("lanes", "rows", "global_batch_size"))
     except (LookupError, TypeError, ValueError) as error:
         raise ResumeError(
-            f"the checkpoint does not say which batches were read ({error!r}): it is damaged or of another version; start a "
+            f"the checkpoint has no valid position in an epoch ({error!r}): it is damaged or of another version; start a "
             "new training with its weights (load_from_checkpoint of the model)"
         ) from error
     if not changes:
@@ -61,7 +61,7 @@ def resumed(
             "checkpoint's weights (load_from_checkpoint of the model)"
         )
     _log.warning("the order of batches differs from that of the checkpoint:\n%s", changes)
-    # The epoch is over, whatever the length of epochs is now.
+    # The epoch is complete, also if epochs have another length now.
     return lanes, position._replace(batch=steps if position.batch else 0)
 
 
@@ -71,6 +71,6 @@ def _changes(before: Mapping[str, int | str], now: Mapping[str, int | str]) -> s
     for name, meaning in _MEANINGS.items():
         # A setting that an older version did not write counts as unchanged.
         if before.get(name, now[name]) != now[name]:
-            values = "" if name in {"targets", "draws"} else f": {before[name]} in the checkpoint, {now[name]} now"
+            values = "" if name in {"targets", "sampling"} else f": {before[name]} in the checkpoint, {now[name]} now"
             lines.append(f"  {meaning}{values}")
     return "\n".join(lines)

@@ -39,7 +39,7 @@ class LearningRateSchedule(LRScheduler):
         raise NotImplementedError  # subclasses define the curve
 
     def get_lr(self) -> list[float | Tensor]:
-        """Return the rates of the parameter groups."""
+        """Return the learning rate of each parameter group, floats or scalar tensors."""
         steps = self._steps() if self._steps is not None else math.inf
         factor = self.factor(min(1.0, self.last_epoch / max(1.0, steps)))
         return [float(rate) * factor for rate in self.base_lrs]

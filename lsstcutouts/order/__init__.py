@@ -1,5 +1,5 @@
-"""The order of an epoch, its batches and shards: arrays in, arrays out.
+"""The order of an epoch, its steps and lanes: functions of arrays.
 
-Nothing here reads a clock, a machine's size or global random state: each result is a pure function of its
-arguments, so that every rank, worker and resumed run computes the same one.
+Each result depends only on the arguments, not on time, machine or global random state, so that every rank, worker and
+resumed run computes the same result.
 """

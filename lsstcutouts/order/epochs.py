@@ -1,4 +1,4 @@
-"""All epochs of a loader: which rows each step of each rank reads."""
+"""The epochs of a loader: which rows each rank reads in each step."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
-from .draws import balanced, checked_weights, draw, repeats
 from .sampling import Sampling
 from .schedule import Schedule
 from .shuffling import check_order, epoch_order, sky_order
+from .weighted import balanced, checked_weights, repeats, sample_rows
 from .world import World
 
-__all__ = ["Drawn", "Epochs"]
+__all__ = ["EpochRows", "Epochs"]
 
 
-class Drawn(NamedTuple):
+class EpochRows(NamedTuple):
     """The rows of one epoch, in the order in which all ranks together read them.
 
     Attributes
     ----------
     rows
-        ``(count,)`` positions among the rows that the epochs are made of.
+        ``(count,)`` indices into the rows of `Epochs`.
     repeat
-        ``(count,)`` how often the row was drawn before in this epoch; None where no row is drawn twice.
+        ``(count,)`` how often the row occurred before in this epoch; None if no row can occur twice.
     """
 
     rows: NDArray[np.int64]
@@ -35,30 +35,30 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Epochs:
-    """Orders rows in every epoch and shares them among ranks: a pure function of its arguments.
+    """Orders the rows of every epoch and divides them among the ranks; the results depend only on the arguments.
 
     Attributes
     ----------
     block
-        ``(N,)`` locality block of each row, dense ids.
+        ``(N,)`` block of each row, numbered from 0.
     batch_size
         Rows per rank and step.
     world
         Rank and number of ranks.
     lanes
-        Parts of the sky that take turns; by default one per rank.
+        Number of lanes; by default one per rank.
     sampling
-        Which rows an epoch draws, and how it is shuffled; ``weights`` ``(N,)`` as `checked_weights` returns them, ``balance``
-        ``(N,)`` as `checked_classes` does.
+        Which rows an epoch uses, and how they are shuffled; ``weights`` ``(N,)`` from `checked_weights`, ``balance`` ``(N,)``
+        from `checked_classes`.
     seed
-        Not negative.
+        Random seed, not negative.
     pads
         Whether ranks without a row get padding, as in `Schedule`.
 
     Raises
     ------
     ConfigurationError
-        If the arguments contradict each other.
+        If the arguments are invalid or do not match.
     """
 
     block: NDArray[np.int64]
@@ -77,37 +77,39 @@ class Epochs:
                 raise ConfigurationError(
                     f"{name} has {len(given)} values for {len(self.block)} targets; give one per target"
                 )
-        if not len(self.block) and self.sampling.draws:
-            raise ConfigurationError("weights and epoch_size draw from targets, and there are none")
+        if not len(self.block) and self.sampling.resamples:
+            raise ConfigurationError(
+                "weights, balance, epoch_size and replacement need at least one target, but there is none"
+            )
         _ = self.schedule
 
     @property
     def partial(self) -> bool:
-        """Whether an epoch may lack some of the rows."""
-        return self.sampling.draws or self.schedule.left_out > 0
+        """Whether an epoch may not contain all rows."""
+        return self.sampling.resamples or self.schedule.left_out > 0
 
     @cached_property
     def schedule(self) -> Schedule:
-        """Steps and parts."""
+        """The steps of an epoch, and the part of each rank."""
         rows = len(self.block) if self.sampling.epoch_size is None else self.sampling.epoch_size
         lanes = self.world.size if self.lanes is None else self.lanes
         return Schedule(rows, self.batch_size, self.world.size, lanes, self.pads)
 
     @cached_property
     def bounds(self) -> NDArray[np.int64]:
-        """``(steps, 3)`` ranges of `order` that this rank reads, as `Schedule.bounds` says."""
+        """``(steps, 3)`` ranges of `order` that this rank reads; see `Schedule.bounds`."""
         return self.schedule.bounds(self.world.rank)
 
     def with_lanes(self, lanes: int) -> Self:
         """Return the same with another number of lanes."""
         return self if lanes == self.schedule.lanes else replace(self, lanes=lanes)
 
-    def order(self, epoch: int) -> Drawn:
-        """Return the rows of an epoch, those of each step sorted by their lane."""
-        rows, repeat = self._drawn(epoch)
+    def order(self, epoch: int) -> EpochRows:
+        """Return the rows of an epoch in reading order; the rows of each step are sorted by lane."""
+        rows, repeat = self._rows(epoch)
         block = self.block[rows]
         if self.partial:
-            _, block = np.unique(block, return_inverse=True)  # dense again
+            _, block = np.unique(block, return_inverse=True)  # numbered from 0 again
             block = block.reshape(-1)
         if self.sampling.kind == "none":
             order = sky_order(block, self.schedule.lanes)
@@ -115,19 +117,19 @@ class Epochs:
             width = self.sampling.shuffle_width if self.sampling.kind == "block" else None
             order = epoch_order(block, seed=self.seed, epoch=epoch, shuffle_width=width, lanes=self.schedule.lanes)
         order = self.schedule.grouped(order)
-        return Drawn(rows[order], None if repeat is None else repeat[order])
+        return EpochRows(rows[order], None if repeat is None else repeat[order])
 
     @property
     def _balance(self) -> NDArray[np.int64] | None:
         balance: Any = self.sampling.balance
         return None if balance is None else np.asarray(balance)
 
-    def _drawn(self, epoch: int) -> Drawn:
-        """Return the rows that take part in an epoch, ascending."""
+    def _rows(self, epoch: int) -> EpochRows:
+        """Return the rows of an epoch, ascending."""
         kept = self.schedule.kept(seed=self.seed, epoch=epoch)
-        if not self.sampling.draws:
-            return Drawn(kept, None)
-        rows = draw(
+        if not self.sampling.resamples:
+            return EpochRows(kept, None)
+        rows = sample_rows(
             self._weights,
             self.schedule.rows,
             seed=self.seed,
@@ -135,7 +137,7 @@ class Epochs:
             replacement=self.sampling.replacement,
             stratum=self._balance,
         )
-        return Drawn(rows[kept], repeats(rows)[kept])
+        return EpochRows(rows[kept], repeats(rows)[kept])
 
     @cached_property
     def _weights(self) -> NDArray[np.float64]:
@@ -144,7 +146,7 @@ class Epochs:
         return weights if self._balance is None else checked_weights(balanced(self._balance, weights))
 
     def settings(self) -> dict[str, int | str]:
-        """Return plain values: what must be the same for a place in an epoch to mean the same rows."""
+        """Return plain values; a position in an epoch means the same rows only if all of them are equal."""
         digest, sampling = hashlib.sha256(), self.sampling
         for given in (sampling.weights, sampling.balance):
             digest.update(b"none" if given is None else np.ascontiguousarray(given).tobytes())
@@ -156,5 +158,5 @@ class Epochs:
             "seed": self.seed,
             "shuffle": sampling.kind,
             "shuffle_width": sampling.shuffle_width,
-            "draws": digest.hexdigest()[:16] if sampling.draws else "",
+            "sampling": digest.hexdigest()[:16] if sampling.resamples else "",
         }

@@ -1,4 +1,4 @@
-"""Lanes: parts of the sky that are read side by side, one by each rank."""
+"""Lanes: parts of the sky that are read in parallel, one per rank."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ __all__ = ["interleaved", "lane_ids", "lane_lengths"]
 
 
 def lane_lengths(count: int, lanes: int) -> NDArray[np.int64]:
-    """Return ``(lanes,)`` rows of each lane: as equal as can be, the first ones longer by one.
+    """Return the number of rows of each lane, ``(lanes,)``: equal, but the first lanes may have one more.
 
     Raises
     ------
@@ -18,20 +18,20 @@ def lane_lengths(count: int, lanes: int) -> NDArray[np.int64]:
         If ``lanes`` is less than 1.
     """
     if lanes < 1:
-        raise ConfigurationError(f"there must be at least one lane, got {lanes}")
+        raise ConfigurationError(f"lanes must be at least 1, got {lanes}")
     share, rest = divmod(count, lanes)
     return share + (np.arange(lanes) < rest)
 
 
 def lane_ids(block: Ints, lanes: int) -> NDArray[np.int64]:
-    """Return the lane of each row: neighbouring blocks go to one lane, and at most ``lanes - 1`` blocks are divided.
+    """Return the lane of each row, ``(N,)``; a lane has neighbouring blocks, and at most ``lanes - 1`` blocks are divided.
 
     The lanes are the same in every epoch, so that a rank reads the same files and reuses its cached tiles.
 
     Parameters
     ----------
     block
-        ``(N,)`` dense block ids, ascending along the sky.
+        ``(N,)`` block ids from 0; ids of neighbouring blocks are close.
     """
     lane = np.empty(len(block), np.int64)
     lane[np.argsort(block, kind="stable")] = np.repeat(np.arange(lanes), lane_lengths(len(block), lanes))
@@ -39,7 +39,7 @@ def lane_ids(block: Ints, lanes: int) -> NDArray[np.int64]:
 
 
 def interleaved(lane: NDArray[np.int64], lanes: int, key: NDArray[np.floating] | Ints) -> NDArray[np.int64]:
-    """Return rows in the order of ``key`` within each lane, taking one of every lane in turn.
+    """Return ``(N,)`` row numbers that alternate between the lanes; within each lane they are in the order of ``key``.
 
     Position ``p`` of the result is row ``p // lanes`` of lane ``p % lanes``.
 
@@ -48,7 +48,7 @@ def interleaved(lane: NDArray[np.int64], lanes: int, key: NDArray[np.floating] |
     lane
         ``(N,)`` lane of each row, with the lengths of `lane_lengths`.
     key
-        ``(N,)`` what the rows of a lane are sorted by.
+        ``(N,)`` sort key of each row within its lane.
     """
     if lanes == 1:
         return np.argsort(key, kind="stable").astype(np.int64)

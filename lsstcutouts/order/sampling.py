@@ -1,4 +1,4 @@
-"""Which targets an epoch of training draws, and in which order."""
+"""Which targets an epoch of training uses, and in which order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,40 +11,39 @@ from ..errors import ConfigurationError
 __all__ = ["DEFAULT_SHUFFLE_WIDTH", "Sampling", "Shuffle"]
 
 type Shuffle = bool | Literal["block", "full"]
-"""How an epoch is shuffled: ``True`` means ``"block"``, ``False`` not at all."""
+"""How an epoch is shuffled: ``True`` means ``"block"``; ``False`` means that it is not shuffled."""
 
 DEFAULT_SHUFFLE_WIDTH = 32
-"""Blocks open at once. The working set of the cache is about this many blocks of every band.
+"""Number of blocks that are mixed. The cache needs space for about this many blocks of every band.
 
-With blocks of 750 px (13.5 MB in six bands), 500 targets a DP2 patch and boxes of 64 px, a cache of 0.5 GB decodes
-1.18 times the distinct tiles in an epoch over 40 patches (10 GB of tiles), for widths 8, 16 and 32 alike; a cache of
+Measured for an epoch over 40 DP2 patches (10 GB of tiles) with 500 targets per patch, boxes of 64 px and blocks of 750 px
+(13.5 MB in six bands): a cache of 0.5 GB decodes each tile 1.18 times on average, for widths of 8, 16 and 32; a cache of
 4 GB 1.06 times."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """Which targets an epoch of training draws, and in which order.
+    """Which targets an epoch of training uses, and in which order.
 
     Parameters
     ----------
     shuffle
-        Whether each epoch has a random order, a pure function of ``(seed, epoch, plan, shuffle_width)`` and the number
-        of lanes; True means ``"block"``. ``"full"`` is a permutation of all targets, which decodes nearly every tile
-        again for every target unless the cache holds all tiles. False goes block by block over the sky, so that no
-        tile is decoded twice.
+        ``"block"`` or True: a random order that mixes ``shuffle_width`` neighbouring blocks at a time; it depends only on
+        ``(seed, epoch, plan, shuffle_width)`` and the number of lanes. ``"full"``: a permutation of all targets, which
+        decodes almost every tile again for every target unless the cache can hold all tiles. False: block by block over
+        the sky, so that no tile is decoded twice.
     shuffle_width
-        Blocks of sky that are open at once. A larger value is closer to a full permutation and needs more memory.
+        Number of blocks of sky that are mixed. A larger value is closer to a full permutation and needs more memory.
     weights
-        How often a target is drawn, relative to the others: name of a catalog column, or ``(N,)`` numbers. An epoch
-        draws a target its expected number of times, rounded down or up; batches then hold ``repeat``, which counts how
-        often the target came before in the epoch.
+        Relative weights: name of a catalog column, or ``(N,)`` numbers. A target occurs in an epoch its expected number of
+        times, rounded down or up; ``repeat`` in the batch counts how often it occurred before in the epoch.
     balance
-        Class of each target: name of a catalog column, or ``(N,)`` numbers or texts. Each class is drawn equally often
-        in total; within a class ``weights`` decide. A missing class is an error, and so is a missing or negative weight.
+        Class of each target: name of a catalog column, or ``(N,)`` numbers or strings. All classes are sampled equally
+        often; ``weights`` apply within a class. A missing class, and a missing or negative weight, is an error.
     epoch_size
-        Number of targets that an epoch draws; by default as many as there are.
+        Number of targets per epoch; by default the number of targets in the split.
     replacement
-        Whether the draws of an epoch are independent of each other.
+        Whether to sample with replacement: the samples of an epoch are then independent.
 
     Raises
     ------
@@ -67,7 +66,7 @@ class Sampling:
             if value is None and name == "epoch_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
-                raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
+                raise ConfigurationError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, got {value}")
         if not isinstance(self.replacement, bool):
@@ -81,12 +80,12 @@ class Sampling:
         return self.shuffle
 
     @property
-    def draws(self) -> bool:
-        """Whether an epoch draws targets, rather than taking each once."""
+    def resamples(self) -> bool:
+        """Whether an epoch samples targets, instead of using each target once."""
         given = self.weights is not None or self.balance is not None
         return given or self.epoch_size is not None or self.replacement
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Catalog columns that are named."""
+        """Names of the catalog columns that are used."""
         return tuple(one for one in (self.weights, self.balance) if isinstance(one, str))

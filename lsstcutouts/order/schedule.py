@@ -1,4 +1,4 @@
-"""The batches of an epoch, and each rank's part of them."""
+"""The steps of an epoch, and the part of each rank."""
 
 from dataclasses import dataclass
 
@@ -10,35 +10,35 @@ from ..errors import ConfigurationError
 __all__ = ["Schedule"]
 
 _MOST_LANES = 1 << 16
-"""More than any training has ranks; a damaged checkpoint must not fill the memory."""
+"""More lanes than any training has ranks. Without this limit a damaged checkpoint could use all memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Cuts an epoch's order into steps, and each step into the parts of the ranks.
+    """Divides the order of an epoch into steps, and each step among the ranks.
 
-    Every rank takes the same number of steps, and every row of the epoch is in exactly one part. Where the last global
-    batch has fewer rows than there are ranks, either those rows are left out of the epoch, other ones in each epoch
-    (training: no step may be empty, and no row may count twice), or the ranks without a row repeat one that is marked as
-    padding (validation, prediction: no row may be missing).
+    All ranks have the same number of steps, and every row of the epoch is read by exactly one rank. If the last global batch
+    has fewer rows than there are ranks, then in training these rows are left out of the epoch (a different choice in each
+    epoch), because no step may be empty and no row may count twice. In validation and prediction no row may be missing:
+    ranks without a row repeat one, which is marked as padding.
 
     Attributes
     ----------
     rows
-        Rows to share, ``N``.
+        Number of rows ``N`` of an epoch.
     batch_size
-        Rows that one rank gets a step.
+        Rows per rank and step.
     world_size
         Number of ranks.
     lanes
-        Parts of the sky that take turns in the order; the ranks divide the lanes among themselves.
+        Number of lanes, which are divided among the ranks.
     pads
-        Whether ranks without a row get padding; otherwise the remainder is left out.
+        Whether ranks without a row get padding; otherwise the remaining rows are left out.
 
     Raises
     ------
     ConfigurationError
-        If nothing can be shared like this.
+        If an argument is out of range, or training has fewer rows than ranks.
     """
 
     rows: int
@@ -53,36 +53,36 @@ class Schedule:
         if self.world_size < 1 or self.lanes < 1:
             raise ConfigurationError(f"world_size={self.world_size} and lanes={self.lanes} must be at least 1")
         if self.lanes > max(_MOST_LANES, self.world_size):
-            raise ConfigurationError(f"lanes must be at most {_MOST_LANES}, got {self.lanes}; take one a rank")
+            raise ConfigurationError(f"lanes must be at most {_MOST_LANES}, got {self.lanes}; use one per rank")
         if 0 < self.rows < self.world_size and not self.pads:
             raise ConfigurationError(
-                f"{self.rows} targets cannot be trained on by {self.world_size} ranks, each of which needs one a step; "
-                "use fewer devices, or more targets"
+                f"{self.rows} targets are too few for {self.world_size} ranks, as each rank needs one per step; use fewer "
+                "devices, or more targets"
             )
 
     @property
     def global_batch_size(self) -> int:
-        """Rows that all ranks together get a step."""
+        """Rows of all ranks per step."""
         return self.batch_size * self.world_size
 
     @property
     def left_out(self) -> int:
-        """Rows that each epoch leaves out: too few to give every rank one."""
+        """Number of rows that each epoch leaves out because they are fewer than the ranks."""
         rest = self.rows % self.global_batch_size
         return rest if rest < self.world_size and not self.pads else 0
 
     @property
     def count(self) -> int:
-        """Rows of an epoch."""
+        """Number of rows of an epoch that are read."""
         return self.rows - self.left_out
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch, the same for every rank."""
+        """Number of steps of an epoch, the same for every rank."""
         return -(-self.count // self.global_batch_size)
 
     def kept(self, *, seed: int, epoch: int) -> NDArray[np.int64]:
-        """Return ``(count,)`` ascending rows that take part in an epoch; every row is left out once before any is twice."""
+        """Return the ``(count,)`` rows of an epoch, ascending; every row is left out once before any is left out again."""
         if not self.left_out:
             return np.arange(self.rows)
         turn = (np.arange(self.left_out) + epoch * self.left_out) % self.rows
@@ -91,7 +91,7 @@ class Schedule:
         return np.delete(np.arange(self.rows), out)
 
     def grouped(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the order of an epoch with the rows of each step sorted by their lane."""
+        """Return the order of an epoch, ``(count,)``, with the rows of each step sorted by lane."""
         if self.lanes == 1:
             return order
         index = np.arange(len(order))
@@ -99,9 +99,9 @@ class Schedule:
         return order[np.argsort(key, kind="stable")]
 
     def bounds(self, rank: int) -> NDArray[np.int64]:
-        """Return ``(steps, 3)``: the half-open range of the grouped order at each step of a rank, and 1 for padding.
+        """Return ``(steps, 3)`` for one rank: start and end (exclusive) of each step in the grouped order, and 1 if it is padding.
 
-        Every step is divided as evenly as possible, in the order of the ranks, as `lane_lengths` divides rows.
+        Each step is divided as evenly as possible, in rank order, as in `lane_lengths`.
         """
         start = np.arange(self.steps, dtype=np.int64) * self.global_batch_size
         share, rest = np.divmod(np.minimum(self.global_batch_size, self.count - start), self.world_size)

@@ -15,31 +15,31 @@ def check_order(*, seed: int, epoch: int = 0, shuffle_width: int = 1) -> None:
     if shuffle_width < 1:
         raise ConfigurationError(f"shuffle_width must be at least 1, got {shuffle_width}")
     if seed < 0 or epoch < 0:
-        raise ConfigurationError(f"seed and epoch cannot be negative, got seed={seed}, epoch={epoch}")
+        raise ConfigurationError(f"seed and epoch must be at least 0, got seed={seed}, epoch={epoch}")
 
 
 def sky_order(block: Ints, lanes: int = 1) -> NDArray[np.int64]:
-    """Return the rows block by block over the sky, taking one of every lane in turn."""
+    """Return ``(N,)`` row numbers block by block over the sky, alternating between the lanes."""
     return interleaved(lane_ids(block, lanes), lanes, block)
 
 
 def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int | None, lanes: int = 1) -> NDArray[np.int64]:
-    """Return a permutation of the targets that stays within about ``shuffle_width`` blocks of each lane at a time.
+    """Return a random ``(N,)`` permutation of the targets that mixes about ``shuffle_width`` blocks of each lane at a time.
 
-    The blocks of a lane are put in random order; each target is then moved back by up to ``shuffle_width`` places
-    among the blocks, uniformly, so that at any time about that many blocks are being read and a batch mixes them.
+    The blocks of a lane are put in random order. Then each target is moved back by a random number of blocks, uniform up to
+    ``shuffle_width``. So about that many blocks are read at a time, and each batch mixes them.
 
     Parameters
     ----------
     block
-        ``(N,)`` dense block ids.
+        ``(N,)`` block ids from 0.
     seed, epoch
-        Together they seed the generator; neither may be negative.
+        Seeds of the random numbers, not negative.
     shuffle_width
-        At least 1; the larger, the closer to a full permutation and the larger the working set. None gives a full
-        permutation, whatever the lanes.
+        At least 1; a larger value is closer to a full permutation and needs more memory. None gives a full permutation
+        for any number of lanes.
     lanes
-        Parts of the sky that take turns, as in `lane_ids`.
+        Number of lanes, as in `lane_ids`.
     """
     check_order(seed=seed, epoch=epoch, shuffle_width=1 if shuffle_width is None else shuffle_width)
     rng = np.random.default_rng([seed, epoch])
@@ -52,7 +52,7 @@ def epoch_order(block: Ints, *, seed: int, epoch: int, shuffle_width: int | None
 
 
 def _parts(block: Ints, lane: NDArray[np.int64], lanes: int) -> tuple[NDArray[np.int64], int]:
-    """Return ``(N,)`` dense ids of what a lane has of a block, and how many there are."""
+    """Return ``(N,)`` ids from 0 of the (lane, block) pairs, and their number."""
     if lanes == 1:
         return block.astype(np.int64), int(block.max(initial=-1)) + 1
     unique, part = np.unique(lane * (int(block.max(initial=-1)) + 1) + block, return_inverse=True)
@@ -62,7 +62,7 @@ def _parts(block: Ints, lane: NDArray[np.int64], lanes: int) -> tuple[NDArray[np
 def _ranks_within(
     lane: NDArray[np.int64], part: NDArray[np.int64], shuffled: NDArray[np.int64], lanes: int
 ) -> NDArray[np.int64]:
-    """Return the place of each part among the parts of its own lane, in the order of ``shuffled``."""
+    """Return the position of each part among the parts of its lane, in the order of ``shuffled``, ``(parts,)``."""
     if lanes == 1:
         return shuffled
     lane_of_part = np.empty(len(shuffled), np.int64)

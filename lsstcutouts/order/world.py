@@ -13,7 +13,7 @@ class World(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Epoch, and the number of its batches that are done."""
+    """Epoch, and the number of its batches that the loop has received."""
 
     epoch: int = 0
     batch: int = 0

@@ -1,4 +1,4 @@
-"""What people say about cutouts, checked: bands and size."""
+"""Parses and checks the bands and the size of cutouts."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from .cutout_plan import CutoutPlan
 __all__ = ["AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size"]
 
 _DECIMALS = 6
-"""Digits of a size in pixels that count: a tract's pixel scale, found from its corners, is good to 1e-9."""
+"""Decimals to which a size in pixels is rounded first; the pixel scale of a tract, from its corners, is accurate to 1e-9."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class AngularSize:
     Attributes
     ----------
     y, x
-        Arcseconds along the rows and columns of the tract.
+        Height and width in arcseconds, along y and x of the tract.
     """
 
     y: float
     x: float
 
     def pixels(self, scale: YX[float]) -> YX[int]:
-        """Return the size in whole pixels of ``scale`` arcseconds: the nearest number, halves up, at least 1."""
+        """Return the size in pixels of ``scale`` arcseconds, rounded to the nearest integer (halves up), at least 1."""
         return YX(y=_nearest(self.y / scale.y), x=_nearest(self.x / scale.x))
 
     def __str__(self) -> str:
@@ -51,11 +51,13 @@ def _nearest(pixels: float) -> int:
 def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
     """Return band names from a string of one-letter bands, or from names."""
     if isinstance(bands, str) and set(bands) & set(", "):
-        raise ConfigurationError(f"bands as one string have one letter each, such as 'gri'; got {bands!r}")
+        raise ConfigurationError(
+            f"bands={bands!r}: a string has one letter per band and no separators, such as 'gri'; write longer names as a list"
+        )
     if isinstance(bands, str) and not bands.isalpha() and len(bands) > 1:
         raise ConfigurationError(
-            f"bands={bands!r}: a string has one letter for each band, such as 'gri'; bands are named as in the Butler (g, not"
-            f" the filter LSST_g), and a longer name is given as a list: [{bands}]"
+            f"bands={bands!r}: a string has one letter per band, such as 'gri'; use the band names of the Butler (g, not the"
+            f" filter LSST_g), and write a longer name as a list: [{bands}]"
         )
     if not isinstance(bands, Iterable):
         raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
@@ -64,80 +66,82 @@ def parse_bands(bands: str | Iterable[str]) -> tuple[str, ...]:
         raise ConfigurationError(f"bands must be a string such as 'gri' or a list of names, got {bands!r}")
     twice = sorted({b for b in names if names.count(b) > 1})
     if twice:
-        raise ConfigurationError(f"bands name {', '.join(twice)} more than once: {bands!r}")
+        raise ConfigurationError(f"bands={bands!r} contain {', '.join(twice)} more than once; remove the duplicates")
     return names
 
 
 def parse_size(size: SizeLike) -> YX[int] | AngularSize:
-    """Return the size of a box from pixels or an angle, or from a pair ``(height, width)`` of either.
+    """Return the size of a box from a number of pixels or an angle, or from a pair ``(height, width)`` of these.
 
     Parameters
     ----------
     size
-        A whole number of pixels; text with a number and a unit, such as ``"12 arcsec"``, ``"0.2 arcmin"`` or
+        An integer number of pixels; a string with a number and a unit, such as ``"12 arcsec"``, ``"0.2 arcmin"`` or
         ``"64 px"``; an astropy ``Quantity``; or two of these, both pixels or both angles.
 
     Returns
     -------
     YX or AngularSize
-        Pixels as they are; an angle is turned into pixels by the `Planner`, which knows the tract's pixel scale.
+        Pixels, or an angle; the `Planner` converts angles to pixels with the pixel scale of the tract.
 
     Raises
     ------
     ConfigurationError
-        If it is none of these, not positive or not finite.
+        If it is none of these, or not positive and finite.
     """
     if isinstance(size, AngularSize):
         parts: tuple[Any, ...] = (size.y * units.arcsec, size.x * units.arcsec)
-    elif _is_one(size):
+    elif isinstance(size, int | float | str | np.number) or (isinstance(size, units.Quantity) and size.isscalar):
         parts = (size, size)
     elif isinstance(size, Sequence | units.Quantity) and len(size) == 2:
         parts = tuple(size)
     else:
-        raise ConfigurationError(f"size must be a number of pixels, an angle or (height, width), got {size!r}")
+        raise ConfigurationError(
+            f"size must be an integer number of pixels, an angle such as '12 arcsec', or (height, width), got {size!r}"
+        )
     pair = [_pixels_or_arcsec(part, size) for part in parts]
     if all(isinstance(n, int) for n in pair):
         return YX(y=int(pair[0]), x=int(pair[1]))
     if any(isinstance(n, int) for n in pair):
-        raise ConfigurationError(f"size mixes pixels and an angle: {size!r}")
+        raise ConfigurationError(
+            f"size={size!r} has a number of pixels and an angle; give both in pixels or both as angles"
+        )
     return AngularSize(y=pair[0], x=pair[1])
 
 
 def has_size(plan: CutoutPlan, size: YX[int] | AngularSize) -> bool:
-    """Return whether the cutouts of a plan have a size that `parse_size` gave."""
+    """Return whether the cutouts of a plan have this size."""
     if isinstance(size, AngularSize):
         return all(size.pixels(one.pixel_scale) == plan.size for one in plan.projections.values())
     return plan.size == size
 
 
-def _is_one(size: object) -> bool:
-    return isinstance(size, int | float | str | np.number) or (isinstance(size, units.Quantity) and size.isscalar)
-
-
 def _pixels_or_arcsec(part: object, size: object) -> int | float:
-    """Return one side of a box: an int for pixels, a float for arcseconds."""
+    """Return one side of a box: an int in pixels, or a float in arcseconds."""
     if isinstance(part, str | units.Quantity):
         number, angle = _measured(part, size)
     elif isinstance(part, int | np.integer) and not isinstance(part, bool):
         number, angle = float(part), False
     else:
-        raise ConfigurationError(f"size must be whole pixels, or an angle such as '12 arcsec', got {size!r}")
+        raise ConfigurationError(
+            f"size must be an integer number of pixels, or an angle such as '12 arcsec', got {size!r}"
+        )
     if not (math.isfinite(number) and number > 0):
         raise ConfigurationError(f"size must be positive and finite, got {size!r}")
     if not angle and number != round(number):
-        raise ConfigurationError(f"size must be whole pixels, at least 1, got {size!r}")
+        raise ConfigurationError(f"size must be an integer number of pixels, at least 1, got {size!r}")
     return number if angle else int(number)
 
 
 def _measured(part: Any, size: object) -> tuple[float, bool]:
     """Return the value of a quantity in pixels or arcseconds, and whether it is an angle."""
-    # astropy spells it "pix".
+    # The name of this unit in astropy is "pix".
     text = re.sub(r"(?<![a-z])px$", "pix", part.strip()) if isinstance(part, str) else part
     try:
         quantity = units.Quantity(text)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"size {size!r} is not understood; give whole pixels, or text such as '12 arcsec'"
+            f"size={size!r} cannot be parsed; give an integer number of pixels, or an angle such as '12 arcsec'"
         ) from error
     if quantity.isscalar and quantity.unit.is_equivalent(units.pix):
         return float(quantity.to_value(units.pix)), False
@@ -145,5 +149,5 @@ def _measured(part: Any, size: object) -> tuple[float, bool]:
         return float(quantity.to_value(units.arcsec)), True
     unit = f"the unit {quantity.unit.to_string()!r}" if quantity.unit.to_string() else "no unit"
     raise ConfigurationError(
-        f"size {size!r} has {unit}; give whole pixels as a number, or an angle such as '12 arcsec'"
+        f"size={size!r} has {unit}; give an integer number of pixels, or an angle such as '12 arcsec'"
     )

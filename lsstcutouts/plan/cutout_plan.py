@@ -155,6 +155,7 @@ class CutoutPlan:
         """Return counts of targets, patches, files, missing bands and bytes, and what several ranks read more than once."""
         tracts, per_tract = np.unique(self.tract, return_counts=True)
         used, per_patch = np.unique(self.primary, return_counts=True)
+        tiles, _ = self._tiles_under(np.arange(len(self)))
         names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
         rejected = {reason.text: tracts for reason, tracts in self.rejected.by_tract().items()}
         return PlanSummary(
@@ -167,7 +168,7 @@ class CutoutPlan:
             patches=self.patches_under(np.arange(len(self))),
             files=len(self.files),
             file_bytes=sum(max(0, size) for size in self.files.size),
-            bytes_to_read=self._bytes_to_read(),
+            bytes_to_read=int(self._bytes_of(np.unique(tiles))),
             bands_missing=self.bands_missing(),
             bands=self.bands,
             size=(self.size.y, self.size.x),
@@ -180,11 +181,6 @@ class CutoutPlan:
         owner = np.repeat(np.arange(len(self)), np.diff(self.others_start))
         under = np.union1d(self.primary[targets], self.others[np.isin(owner, targets)])
         return int((self.patches.files[under] >= 0).any(axis=1).sum())
-
-    def _bytes_to_read(self) -> int:
-        """Estimate the compressed image bytes under the boxes: each distinct tile once for every file of its patch."""
-        tiles, _ = self._tiles_under(np.arange(len(self)))
-        return int(self._bytes_of(np.unique(tiles)))
 
     def _bytes_of(self, tiles: NDArray[np.int64]) -> float:
         per_patch = np.bincount(tiles >> 40, minlength=len(self.patches))
@@ -247,7 +243,7 @@ class CutoutPlan:
         import pyarrow.parquet
 
         with atomic_file(path, private=any(map(is_signed, self.files.uri))) as part:
-            pyarrow.parquet.write_table(to_arrow(self), part)
+            pyarrow.parquet.write_table(to_arrow(vars(self)), part)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

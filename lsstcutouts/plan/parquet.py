@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from ..errors import PlanError
 from ..sky.geometry import YX, TanProjection
 from .tables import FileTable, PatchTable, Rejected
 
-if TYPE_CHECKING:
-    from .cutout_plan import CutoutPlan
-
 __all__ = ["from_arrow", "to_arrow"]
 
 _FORMAT = 3
@@ -21,39 +18,54 @@ _FORMAT = 3
 
 _TARGETS = ("row", "object_id", "ra", "dec", "primary", "other_tract")
 _REJECTED = ("row", "object_id", "ra", "dec", "reason", "tract", "patch")
+_PLAIN = (
+    *("repo", "collections", "dataset_type", "skymap", "bands", "size"),
+    *("block_shape", "tile_shape", "border", "psf_shape", "tile_bytes"),
+)
 _META = b"lsstcutouts.plan"
 
 
-def to_arrow(plan: "CutoutPlan") -> Any:
-    """Return a plan as an Arrow table: the targets first, then the rejected rows with their reasons."""
+def to_arrow(plan: Mapping[str, Any]) -> Any:
+    """Return the constructor's arguments of a plan as an Arrow table: first the targets, then the rejected rows."""
     import pyarrow
 
-    lost = plan.rejected
+    lost, patches, primary = plan["rejected"], plan["patches"], plan["primary"]
     none = np.zeros(len(lost), np.int64)
     arrays: dict[str, Any] = {
-        "row": np.concatenate([plan.row, lost.row]),
-        "object_id": concatenate_columns([plan.object_id, lost.object_id]),
-        "ra": np.concatenate([plan.ra, lost.ra]),
-        "dec": np.concatenate([plan.dec, lost.dec]),
-        "reason": np.concatenate([np.zeros(len(plan), np.uint8), lost.reason]),
-        "tract": np.concatenate([plan.tract, lost.tract]),
-        "patch": np.concatenate([plan.patch, lost.patch]),
-        "other_tract": np.concatenate([plan.other_tract, none.astype(bool)]),
-        "primary": np.concatenate([plan.primary, (none - 1).astype(np.int32)]),
-        "y0": np.concatenate([plan.yx0[:, 0], none.astype(np.int32)]),
-        "x0": np.concatenate([plan.yx0[:, 1], none.astype(np.int32)]),
-        "offset_y": np.concatenate([plan.offset[:, 0], none.astype(np.float32)]),
-        "offset_x": np.concatenate([plan.offset[:, 1], none.astype(np.float32)]),
+        "row": np.concatenate([plan["row"], lost.row]),
+        "object_id": concatenate_columns([plan["object_id"], lost.object_id]),
+        "ra": np.concatenate([plan["ra"], lost.ra]),
+        "dec": np.concatenate([plan["dec"], lost.dec]),
+        "reason": np.concatenate([np.zeros(len(primary), np.uint8), lost.reason]),
+        "tract": np.concatenate([patches.tract[primary], lost.tract]),
+        "patch": np.concatenate([patches.patch[primary], lost.patch]),
+        "other_tract": np.concatenate([plan["other_tract"], none.astype(bool)]),
+        "primary": np.concatenate([primary, (none - 1).astype(np.int32)]),
+        "y0": np.concatenate([plan["yx0"][:, 0], none.astype(np.int32)]),
+        "x0": np.concatenate([plan["yx0"][:, 1], none.astype(np.int32)]),
+        "offset_y": np.concatenate([plan["offset"][:, 0], none.astype(np.float32)]),
+        "offset_x": np.concatenate([plan["offset"][:, 1], none.astype(np.float32)]),
     }
-    starts = np.concatenate([plan.others_start, np.full(len(lost), plan.others_start[-1])])
+    starts = np.concatenate([plan["others_start"], np.full(len(lost), plan["others_start"][-1])])
     table = pyarrow.table(
-        {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan.others.astype(np.int32))}
+        {**arrays, "others": pyarrow.ListArray.from_arrays(starts.astype(np.int32), plan["others"].astype(np.int32))}
     )
-    for name, values in plan.columns.items():
+    for name, values in plan["columns"].items():
         table = table.append_column(
             f"column.{name}", _column_to_arrow(concatenate_columns([values, lost.columns[name]]))
         )
-    return table.replace_schema_metadata({_META: json.dumps(_metadata(plan)).encode()})
+    meta = {
+        "format": _FORMAT,
+        **{name: plan[name] for name in _PLAIN},
+        "patches": [a.tolist() for a in (patches.tract, patches.patch, patches.inner, patches.files)],
+        "files": [plan["files"].uri, plan["files"].size, plan["files"].dataset_id],
+        "projections": {str(t): [p.crval, p.crpix, p.cd] for t, p in plan["projections"].items()},
+        "columns": {
+            name: None if isinstance(v, list) else [v.dtype.str, list(v.shape[1:])]
+            for name, v in plan["columns"].items()
+        },
+    }
+    return table.replace_schema_metadata({_META: json.dumps(meta).encode()})
 
 
 def _column_to_arrow(values: Values) -> Any:
@@ -62,30 +74,6 @@ def _column_to_arrow(values: Values) -> Any:
     if isinstance(values, list):
         return pyarrow.array(values, pyarrow.string())
     return pyarrow.array(values if values.ndim == 1 else values.reshape(len(values), -1).tolist())
-
-
-def _metadata(plan: "CutoutPlan") -> dict[str, Any]:
-    patches = plan.patches
-    return {
-        "format": _FORMAT,
-        "repo": plan.repo,
-        "collections": plan.collections,
-        "dataset_type": plan.dataset_type,
-        "skymap": plan.skymap,
-        "bands": plan.bands,
-        "size": plan.size,
-        "block_shape": plan.block_shape,
-        "tile_shape": plan.tile_shape,
-        "border": plan.border,
-        "psf_shape": plan.psf_shape,
-        "tile_bytes": plan.tile_bytes,
-        "patches": [a.tolist() for a in (patches.tract, patches.patch, patches.inner, patches.files)],
-        "files": [plan.files.uri, plan.files.size, plan.files.dataset_id],
-        "projections": {str(t): [p.crval, p.crpix, p.cd] for t, p in plan.projections.items()},
-        "columns": {
-            name: None if isinstance(v, list) else [v.dtype.str, list(v.shape[1:])] for name, v in plan.columns.items()
-        },
-    }
 
 
 def from_arrow(table: Any, path: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Planner:
     bands
         Channel order.
     size
-        Rows and columns, as `parse_size` takes them; angles become the nearest whole number of the tract's pixels.
+        Rows and columns, as `parse_size` takes them; angles are rounded to the nearest integer number of tract pixels.
     tract
         Where tracts overlap, one of `TRACTS`.
     """
@@ -386,7 +386,7 @@ def build_plan(
     bands
         One-letter bands as one string, or names; the channel order of the cutouts.
     size
-        Whole pixels, or an angle such as ``"12 arcsec"`` (the nearest whole number of the tract's pixels): one
+        A number of pixels, or an angle such as ``"12 arcsec"`` (rounded to the nearest number of tract pixels): one
         for both sides, or ``(height, width)``.
     dataset_type
         Butler dataset type of the coadds.

@@ -58,7 +58,7 @@ class Outcome(IntEnum):
     READ_ERROR = 5
     """Left out because a file cannot be read."""
     NOT_DRAWN = 6
-    """Not part of this epoch: not drawn, or in the remainder that is too small to give every rank a target."""
+    """Not in this epoch: not sampled, or in the remainder with fewer targets than ranks."""
     NOT_READ = 255
     """Not read yet, or read by another process."""
 
@@ -114,28 +114,30 @@ class QualityPolicy:
     def __post_init__(self) -> None:
         for name in ("max_masked", "max_masked_centre"):
             if not isinstance(getattr(self, name), Mapping):
-                raise ConfigurationError(f"{name} gives shares by mask plane, such as {{'SATURATED': 0.1}}")
+                raise ConfigurationError(
+                    f"{name} must map mask planes to fractions, such as {{'SATURATED': 0.1}}, got {getattr(self, name)!r}"
+                )
         shares = self.min_valid.values() if isinstance(self.min_valid, Mapping) else [self.min_valid]
         for share in (*shares, *self.max_masked.values(), *self.max_masked_centre.values()):
             if not isinstance(share, int | float) or not 0 <= share <= 1:
-                raise ConfigurationError(f"shares of a quality policy must lie between 0 and 1, got {share!r}")
+                raise ConfigurationError(f"the fractions of a quality policy must be between 0 and 1, got {share!r}")
         if not isinstance(self.positive_variance, bool):
             raise ConfigurationError(f"positive_variance must be true or false, got {self.positive_variance!r}")
         if self.action not in ("flag", "skip", "raise"):
-            raise ConfigurationError(f"the action of a quality policy is flag, skip or raise, not {self.action!r}")
+            raise ConfigurationError(f"action of a quality policy must be flag, skip or raise, got {self.action!r}")
         whole = [*self._centre_shape, self.peak_margin]
         if any(isinstance(n, bool) or not isinstance(n, int | np.integer) for n in whole) or min(whole) < 0:
             raise ConfigurationError(
-                f"centre={self.centre!r} and peak_margin={self.peak_margin!r} must be whole pixels"
+                f"centre={self.centre!r} and peak_margin={self.peak_margin!r} must be integer numbers of pixels"
             )
         if 0 in self._centre_shape:
-            raise ConfigurationError(f"the central box of a quality policy is empty: centre={self.centre!r}")
+            raise ConfigurationError(f"centre={self.centre!r} of a quality policy must be at least 1 pixel")
 
     @property
     def _centre_shape(self) -> tuple[int, int]:
         pair = self.centre if isinstance(self.centre, Sequence) else (self.centre, self.centre)
         if isinstance(pair, str) or len(pair) != 2:
-            raise ConfigurationError(f"centre must be pixels or (height, width), got {self.centre!r}")
+            raise ConfigurationError(f"centre must be a number of pixels or (height, width), got {self.centre!r}")
         return pair[0], pair[1]
 
     @property
@@ -148,7 +150,9 @@ class QualityPolicy:
         if isinstance(self.min_valid, Mapping):
             for band in self.min_valid:
                 if band not in bands:
-                    raise ConfigurationError(f"min_valid names the band {band!r}; there are {', '.join(bands)}")
+                    raise ConfigurationError(
+                        f"min_valid has the band {band!r}, which is not one of the bands {', '.join(bands)}"
+                    )
 
     def judge(
         self,

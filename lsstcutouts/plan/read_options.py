@@ -101,18 +101,20 @@ class ReadOptions:
         """Raise `ConfigurationError` if a box of ``size`` pixels can never meet the quality policy."""
         if self.quality is not None and 2 * self.quality.peak_margin >= min(size):
             raise ConfigurationError(
-                f"peak_margin={self.quality.peak_margin} leaves nothing of a box of {size.y} x {size.x} pixels"
+                f"peak_margin={self.quality.peak_margin} is too large for a box of {size.y} x {size.x} pixels; use less than half its side"
             )
 
     def check_bands(self, bands: Sequence[str]) -> None:
         """Raise `ConfigurationError` if the policies name bands that are not read, or more bands than are read."""
         for band in self.required_bands:
             if band not in bands:
-                raise ConfigurationError(f"required_bands name {band!r}, which is not one of bands={tuple(bands)}")
+                raise ConfigurationError(
+                    f"required_bands has {band!r}, which is not one of the bands {', '.join(bands)}"
+                )
         whole = isinstance(self.min_bands, int | np.integer) and not isinstance(self.min_bands, bool)
         if not whole or not 0 <= self.min_bands <= len(bands):
             raise ConfigurationError(
-                f"min_bands must be a whole number from 0 to {len(bands)}, the number of bands, got {self.min_bands!r}"
+                f"min_bands must be an integer from 0 to {len(bands)}, the number of bands, got {self.min_bands!r}"
             )
         if self.quality is not None:
             self.quality.check_bands(bands)

@@ -15,7 +15,7 @@ from ..errors import CollectionError, ConfigurationError, DatasetError, LsstCuto
 from ..errors.secrets import without_query
 from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, Box, TanProjection
-from ..sky.skymap import KNOWN_RINGS, RingsGeometry, SkyMap
+from ..sky.skymap import KNOWN_RINGS, SkyMap
 from ..source.retry import Retry
 from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors
 from .locations import LocatedFile, locate_files
@@ -84,7 +84,10 @@ class Repository:
             self._check_collections()
             self._check_dataset_type()
             self.skymap = self._choose_skymap(skymap)
-            self.rings = self._known_rings()
+            records = self._ask(
+                "the skymap record", lambda butler: butler.query_dimension_records("skymap", skymap=self.skymap)
+            )
+            self.rings = KNOWN_RINGS.get(records[0].hash.hex())
         except LsstCutoutsError:
             self.close()
             raise
@@ -391,10 +394,3 @@ class Repository:
         if wanted not in known:
             raise SkyMapError(f"no skymap {wanted!r} in {self.name!r}{suggest(wanted, known)}")
         return wanted
-
-    def _known_rings(self) -> RingsGeometry | None:
-        """Return the layout of a known ring skymap, by the hash of its record; None for other skymaps."""
-        records = self._ask(
-            "the skymap record", lambda butler: butler.query_dimension_records("skymap", skymap=self.skymap)
-        )
-        return KNOWN_RINGS.get(records[0].hash.hex())

@@ -120,7 +120,7 @@ def write_fits(
     folder = Path(directory)
     paths = {folder / _name(arrays, i): (i, target) for i, target in target_of.items()}
     if skipped := len(arrays["object_id"]) - len(target_of) - int(np.sum(arrays["is_padding"])):
-        _log.warning("%d of %d rows lie outside the coverage and are not written", skipped, len(arrays["object_id"]))
+        _log.warning("%d of %d rows are outside the coverage and are not written", skipped, len(arrays["object_id"]))
     _prepare(folder, paths, overwrite)
     for path, (i, target) in paths.items():
         _write(path, [_primary(arrays, i, plan, target, mask_planes), *_hdus(arrays, i, plan, mask_planes, flux_unit)])
@@ -149,18 +149,20 @@ def _shape(batch: Mapping[str, Any]) -> tuple[int, int]:
         if name in batch:
             y, x = batch[name].shape[-2:]
             return int(y), int(x)
-    raise ConfigurationError(f"the batch has none of the planes {', '.join(_PIXEL_PLANES)}, and so no shape")
+    raise ConfigurationError(
+        f"the batch has no plane with pixels; read it with one of planes={', '.join(_PIXEL_PLANES)}"
+    )
 
 
 def _projection(batch: Mapping[str, Any], i: int) -> TanProjection:
     """Return the projection over the pixels of one cutout, as its files say."""
     if "wcs" not in batch:
-        raise ConfigurationError(f"the batch has no 'wcs'; it has {', '.join(batch)}")
+        raise ConfigurationError(f"the batch has no 'wcs', only {', '.join(batch)}; use a batch of this package")
     rows = _as_array("wcs", batch["wcs"])
     if not -len(rows) <= i < len(rows):
-        raise ConfigurationError(f"row {i} of a batch of {len(rows)}")
+        raise ConfigurationError(f"row {i} is not in this batch of {len(rows)} rows")
     if not _has_wcs(rows[i]):
-        raise ConfigurationError(f"row {i} of the batch has no WCS: none of its files was read")
+        raise ConfigurationError(f"row {i} of the batch has no WCS, because no file of this target was read")
     crval1, crval2, crpix1, crpix2, *cd = rows[i].astype(np.float64).tolist()
     return TanProjection((crval1, crval2), (crpix1, crpix2), (cd[0], cd[1], cd[2], cd[3]))
 
@@ -172,16 +174,22 @@ def _has_wcs(row: Array) -> bool:
 def _check(arrays: Mapping[str, Array], plan: CutoutPlan, mask_planes: Sequence[str]) -> None:
     missing = sorted({"object_id", "ra", "dec", "tract", "patch", "yx0", "band_present", "is_padding"} - set(arrays))
     if missing:
-        raise ConfigurationError(f"the batch lacks {', '.join(missing)}; give it as the loader or fetcher made it")
+        raise ConfigurationError(
+            f"the batch has no {', '.join(missing)}; use an unchanged batch of a loader or fetcher"
+        )
     _shape(arrays)
     if arrays["band_present"].shape[1] != len(plan.bands):
-        raise ConfigurationError(f"the batch has {arrays['band_present'].shape[1]} bands, the plan {plan.bands}")
+        raise ConfigurationError(
+            f"the batch has {arrays['band_present'].shape[1]} bands, but the plan has {', '.join(plan.bands)}; use the plan of this batch"
+        )
     if isinstance(mask_planes, str) or ("mask" in arrays) != bool(mask_planes):
         raise ConfigurationError(
-            f"a batch with 'mask' and mask_planes=(names, ...) go together, got mask_planes={mask_planes!r}"
+            f"mask_planes=(names, ...) must be given if the batch has 'mask', and only then; got mask_planes={mask_planes!r}"
         )
     if mask_planes and np.any(arrays["mask"] >> len(mask_planes)):
-        raise ConfigurationError(f"the mask has more bits than the {len(mask_planes)} mask_planes {tuple(mask_planes)}")
+        raise ConfigurationError(
+            f"the mask has more bits than the {len(mask_planes)} names of mask_planes={tuple(mask_planes)}; use the mask_planes of this batch"
+        )
 
 
 def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
@@ -192,7 +200,9 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
     same = (targets >= 0) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
     same &= plan.tract[targets] == arrays["tract"][rows]
     if not same.all():
-        raise ConfigurationError(f"object {wanted[~same][0]} of the batch is not in the plan, or has another box there")
+        raise ConfigurationError(
+            f"object {wanted[~same][0]} of the batch is not in the plan, or has another box; use the plan of this batch"
+        )
     return dict(zip(rows.tolist(), targets.tolist(), strict=True))
 
 
@@ -212,11 +222,11 @@ def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"cannot make the folder {folder}: {error}") from error
+        raise WriteError(f"the folder {folder} cannot be created: {error}; choose another folder") from error
     there = [] if overwrite else [path for path in paths if path.exists()]
     if there:
         more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
-        raise WriteError(f"{there[0]} exists{more}; choose another folder, or overwrite=True")
+        raise WriteError(f"{there[0]} exists{more}; choose another folder, or set overwrite=True")
 
 
 def _write(path: Path, hdus: list[Any]) -> None:

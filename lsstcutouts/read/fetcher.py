@@ -102,7 +102,7 @@ class LsstDataFetcher:
         self.options = ReaderOptions.of(read, planes=planes, seed=seed)
         self.options.check_bands(self.bands)
         if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ConfigurationError(f"threads must be a whole number from 1 on, got {threads!r}")
+            raise ConfigurationError(f"threads must be an integer >= 1, got {threads!r}")
         self.threads = threads or default_threads()
         self.cache = TileCache(cache_bytes)
         self._start()
@@ -221,8 +221,8 @@ class LsstDataFetcher:
         if plan.bands != self.bands or not has_size(plan, self.size):
             wanted = f"{self.size.y} x {self.size.x} pixels" if isinstance(self.size, YX) else str(self.size)
             raise PlanError(
-                f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, this fetcher for "
-                f"{','.join(self.bands)} and {wanted}; make it with this fetcher's plan()"
+                f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, but this fetcher is for "
+                f"{','.join(self.bands)} and {wanted}; make the plan with fetcher.plan()"
             )
         targets = checked_targets(rows, plan)
         self._in_this_process()
@@ -235,7 +235,9 @@ class LsstDataFetcher:
         try:
             delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
         except CancelledError as error:
-            raise ConfigurationError("the fetcher was closed by another thread while it was fetching") from error
+            raise ConfigurationError(
+                "the fetcher was closed by another thread while it was reading; create a new fetcher"
+            ) from error
         report = Report(plan, None if rows is None else targets)
         report.add(delivery.batch_report)
         self._report = report
@@ -273,7 +275,7 @@ class LsstDataFetcher:
             If nothing has been fetched.
         """
         if self._report is None:
-            raise ConfigurationError("there is no report before something has been fetched")
+            raise ConfigurationError("there is no report yet; call fetch() first")
         return self._report
 
     def refresh(self) -> None:
@@ -296,8 +298,8 @@ class LsstDataFetcher:
             self._memory.trim()
         if needed > (free := available_memory()):
             raise MemoryBudgetError(
-                f"{count} cutouts take {needed / 1e9:.1f} GB at once and {free / 1e9:.1f} GB are free; fetch them in "
-                "pieces with rows=, or iterate over a CutoutDataset"
+                f"{count} cutouts need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB of memory are free; fetch fewer "
+                "at a time with rows=, or iterate over a CutoutDataset"
             )
 
 
@@ -313,7 +315,7 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Ba
         number, reasons = lost.texts()
         raise MissingBandError(
             f"target {lost.object_id[0]} (catalog row {lost.row[0]}, ra {lost.ra[0]:.5f}, dec {lost.dec[0]:.5f}) and "
-            f"{len(lost) - 1} more lie outside the coverage; the first: {reasons[number[0]]}"
+            f"{len(lost) - 1} more are outside the coverage; the first: {reasons[number[0]]}"
         )
     if not len(lost) or misses_bands(absent, plan.bands, options).any():
         return batch

@@ -275,7 +275,7 @@ def _centred(to: NDArray[np.float32], kernel: NDArray[Any], uri: str) -> None:
     low = [(a - b) // 2 for a, b in zip(to.shape, kernel.shape, strict=True)]
     if min(low) < 0:
         raise GeometryMismatchError(
-            f"{uri} has PSF kernels of {kernel.shape[0]} x {kernel.shape[1]} pixels, the plan's are {to.shape[0]} x "
-            f"{to.shape[1]}; plan these targets apart"
+            f"{uri} has PSF kernels of {kernel.shape[0]} x {kernel.shape[1]} pixels, but other files of the plan have {to.shape[0]} x "
+            f"{to.shape[1]}; make separate plans for them"
         )
     to[low[0] : low[0] + kernel.shape[0], low[1] : low[1] + kernel.shape[1]] = kernel

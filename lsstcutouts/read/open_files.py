@@ -101,9 +101,11 @@ def _check_identity(coadd: Coadd, plan: CutoutPlan, file: int) -> None:
     wanted = {"tract": str(plan.patches.tract[row]), "patch": str(plan.patches.patch[row]), "band": plan.bands[band]}
     for name, value in wanted.items():
         if (says := coadd.data_id.get(name, value)) != value:
-            raise CorruptFileError(f"{coadd.uri} is another coadd's file: its header says {name} {says}, not {value}")
+            raise CorruptFileError(
+                f"{coadd.uri} is the file of another coadd: its header has {name} {says} instead of {value}; transfer the file again"
+            )
     if (inner := plan.patches.inner_box(row)).intersection(coadd.bbox).is_empty:
         raise CorruptFileError(
-            f"{coadd.uri} is another coadd's file: its pixels {coadd.bbox} do not meet the inner region {inner} of patch "
-            f"{wanted['patch']}"
+            f"{coadd.uri} is the file of another coadd: its box {coadd.bbox} does not overlap the inner box {inner} of patch "
+            f"{wanted['patch']}; transfer the file again"
         )

@@ -56,13 +56,13 @@ class ReaderOptions(ReadOptions):
             object.__setattr__(self, "columns", columns)
         unknown = [p for p in self.planes if p not in PLANES]
         if unknown or not self.planes:
-            raise ConfigurationError(f"planes must be some of {', '.join(PLANES)}, got {self.planes!r}")
+            raise ConfigurationError(f"planes must be names from {', '.join(PLANES)}, got {self.planes!r}")
         if ("mask" in self.planes) != bool(self.mask_planes):
             raise ConfigurationError(
-                "planes=('mask', ...) and read=ReadOptions(mask_planes=(names, ...)) go together; give both or neither"
+                "planes=('mask', ...) and read=ReadOptions(mask_planes=(names, ...)) must be given together; give both or neither"
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ConfigurationError(f"seed must be a whole number from 0 on, got {self.seed!r}")
+            raise ConfigurationError(f"seed must be an integer >= 0, got {self.seed!r}")
 
     @property
     def mask_bits(self) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReaderOptions) -> NDArray[np
         n = int(np.flatnonzero(absent.any(axis=1))[0])
         bands = ", ".join(np.asarray(plan.bands)[absent[n]].tolist())
         raise MissingBandError(
-            f"{_who(work, n, plan)} lacks {bands}: the repository has no {plan.dataset_type!r} there; "
+            f"{_who(work, n, plan)} has no {plan.dataset_type!r} in {bands}; "
             'missing_band="zero" delivers a channel of zeros, "skip" leaves such targets out'
         )
     outcome = np.full(len(work.targets), Outcome.DELIVERED, np.uint8)

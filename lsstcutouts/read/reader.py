@@ -355,8 +355,8 @@ class Pending[T]:
         """
         if self._process != os.getpid():
             raise ConfigurationError(
-                f"this pass was begun in process {self._process}, from which this one was forked without its threads; begin "
-                "a pass of its own here"
+                f"this iterator was created in process {self._process}, whose threads do not exist in this forked process; "
+                "create a new iterator here"
             )
         parts, self._parts = self._parts, []
         try:
@@ -423,12 +423,12 @@ def stream[T](
 
 
 def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:
-    """Return target numbers of a plan from numbers, from a mask of all targets, or all of them for None.
+    """Return target indices ``(n,)`` of a plan from indices ``(n,)``, a mask ``(N,)`` of all targets, or None for all targets.
 
     Raises
     ------
     ConfigurationError
-        If they are no whole numbers within the plan.
+        If they are not indices of targets of the plan.
     """
     if rows is None:
         return np.arange(len(plan))
@@ -438,7 +438,7 @@ def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int6
     whole = array.size == 0 or np.issubdtype(array.dtype, np.integer)
     if not whole or array.ndim > 1 or (array.size and not (array.min() >= 0 and array.max() < len(plan))):
         raise ConfigurationError(
-            f"rows must be whole numbers that lie between 0 and {len(plan) - 1}, the targets of the plan, or a mask of all "
+            f"rows must be integers between 0 and {len(plan) - 1}, the targets of the plan, or a mask of all "
             f"{len(plan)}; got {array.dtype} of shape {array.shape}"
         )
     return array.reshape(-1).astype(np.int64)

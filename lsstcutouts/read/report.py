@@ -80,11 +80,13 @@ class Report:
         Raises
         ------
         ConfigurationError
-            If the batch has targets that are not among the rows of this report.
+            If the batch has targets that are not in this report.
         """
         places = self._place[batch_report.targets]
         if (places < 0).any():
-            raise ConfigurationError("the batch has targets that are not among the rows of this report")
+            raise ConfigurationError(
+                "the batch has targets that are not in this report; add it to the report of its own plan and rows"
+            )
         self.outcome[places] = batch_report.outcome
         self.quality[places] = batch_report.quality
         for failure, members in batch_report.failures:
@@ -97,7 +99,7 @@ class Report:
     def __add__(self, other: "Report") -> "Report":
         """Return the combined report of two processes or two epochs over the same rows; rows that were read take precedence."""
         if not np.array_equal(self.row, other.row) or self.bands != other.bands:
-            raise ConfigurationError("only reports about the same rows and bands can be added")
+            raise ConfigurationError("only reports with the same rows and bands can be added")
         both = Report.__new__(Report)
         both.__dict__.update(self.__dict__)
         unread = np.isin(self.outcome, (Outcome.NOT_READ, Outcome.NOT_DRAWN))

@@ -132,8 +132,8 @@ def psf_shape(plan: CutoutPlan) -> YX[int]:
     """
     if plan.psf_shape is None:
         raise PlaneError(
-            f"the PSF of {plan.dataset_type!r} in {plan.repo!r} cannot be read: it is no kernel for each cell, as in "
-            "DP2's cell coadds. Exposures written by afw (DP0.2, DP1) hold a CoaddPsf that only the LSST stack "
-            "evaluates; leave 'psf' out of planes"
+            f"the PSF of {plan.dataset_type!r} in {plan.repo!r} cannot be read: only DP2 cell coadds have one kernel per "
+            "cell; exposures written by afw (DP0.2, DP1) have a CoaddPsf, which needs the LSST stack. Leave 'psf' "
+            "out of planes"
         )
     return plan.psf_shape

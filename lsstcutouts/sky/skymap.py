@@ -89,7 +89,7 @@ class Tract:
         Raises
         ------
         SkyMapError
-            If the region does not have four corners, or a side is not a whole number of patches and pixels.
+            If the region does not have four corners, or a side is not an integer number of patches and pixels.
         """
         if corners.shape != (4, 3):
             raise SkyMapError(
@@ -153,11 +153,11 @@ class Tract:
 
 
 def _whole_pixels(tract: int, side: float, scale: float) -> int:
-    """Return the length of a tract side in whole pixels, from its length and the pixel scale in arcseconds."""
+    """Return the length of a tract side as an integer number of pixels, from its length and the pixel scale in arcseconds."""
     pixels = side / scale
     if not abs(pixels - round(pixels)) <= 0.01 or round(pixels) < 1:
         raise SkyMapError(
-            f"tract {tract}: a side is {pixels:.3f} px at a pixel scale of {scale:.6g} arcsec, which is not a whole number; "
+            f"tract {tract}: a side is {pixels:.3f} px at a pixel scale of {scale:.6g} arcsec, which is not an integer; "
             "check that the files and the skymap belong together"
         )
     return round(pixels)
@@ -350,7 +350,7 @@ class RingsGeometry:
     def centre(self, tract: int) -> tuple[float, float]:
         """Return the tangent point ``(ra, dec)`` of a tract, degrees ICRS; `SkyMapError` for an unknown tract."""
         if not 0 <= tract < self.tracts:
-            raise SkyMapError(f"no tract {tract}: this skymap has tracts 0 to {self.tracts - 1}")
+            raise SkyMapError(f"this skymap has no tract {tract}, only tracts 0 to {self.tracts - 1}")
         if tract in {0, self.tracts - 1}:
             return 0.0, -90.0 if tract == 0 else 90.0
         ring = int(np.searchsorted(self.first, tract, side="right")) - 1

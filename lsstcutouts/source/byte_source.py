@@ -208,7 +208,10 @@ class Streams:
         at = 0
         for members, start, stop in runs:
             end = at + stop - start
-            _read_into(source, start, self._buffer[at:end])
+            if isinstance(source, LocalSource):
+                source.read_into(start, self._buffer[at:end])
+            else:
+                self._buffer[at:end] = source.read(start, stop - start)
             self._buffer[end : end + len(padding)] = padding
             self._at[members] = offsets[members] - (start - at)
             at = end + len(padding)
@@ -240,13 +243,6 @@ class _ThreadBuffer(threading.local):
 
 
 _thread_buffer = _ThreadBuffer()
-
-
-def _read_into(source: ByteSource, offset: int, to: memoryview) -> None:
-    if isinstance(source, LocalSource):
-        source.read_into(offset, to)
-    else:
-        to[:] = source.read(offset, len(to))
 
 
 def _runs(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[tuple[list[int], int, int]]:

@@ -5,7 +5,6 @@ import os
 import tempfile
 import weakref
 import zlib
-from typing import Any
 
 from ..errors import CorruptFileError, UnsupportedFormatError, WriteError
 from .byte_source import ByteSource, LocalSource, SourceFile
@@ -68,7 +67,12 @@ def _write_content(source: ByteSource, file: "io.FileIO") -> None:
         while data.startswith(_GZIP):
             member = zlib.decompressobj(wbits=31)
             while not member.eof:
-                chunk = _next_chunk(member, data, source.uri)
+                try:
+                    chunk = member.decompress(data, _CHUNK)
+                except zlib.error as error:
+                    raise CorruptFileError(
+                        f"{source.uri}: damaged or truncated gzip file: {error}; transfer the file again"
+                    ) from error
                 if file.tell() + len(chunk) > MAX_INFLATED_BYTES:
                     raise UnsupportedFormatError(
                         f"{source.uri}: the gzip content is larger than the limit of {MAX_INFLATED_BYTES} bytes; decompress"
@@ -84,15 +88,6 @@ def _write_content(source: ByteSource, file: "io.FileIO") -> None:
                         f"{source.uri}: damaged or truncated gzip file: it ends too early; transfer the file again"
                     )
             data = data if len(data) >= len(_GZIP) else data + raw.read(_CHUNK)
-
-
-def _next_chunk(member: Any, data: bytes, uri: str) -> bytes:
-    """Return the next decompressed bytes of a gzip member."""
-    try:
-        chunk: bytes = member.decompress(data, _CHUNK)
-    except zlib.error as error:
-        raise CorruptFileError(f"{uri}: damaged or truncated gzip file: {error}; transfer the file again") from error
-    return chunk
 
 
 def _write(file: "io.FileIO", chunk: bytes) -> None:

@@ -110,7 +110,8 @@ class HttpSource:
         self._retry, self._limits, self._others = retry, limits or TimeLimits.from_environment(), others
         self._url, self._signed_until = "", 0.0
         self._access_advice = _access_advice(path)
-        self.size = retry.call(self._find_size, self.uri)
+        # Not HEAD: signed URLs allow only GET, and the answer shows whether the server supports ranges.
+        self.size = retry.call(lambda: self._request(0, 1, None)[1], self.uri)
         _served[_scheme_and_host(str(path))] = str(path)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -122,11 +123,6 @@ class HttpSource:
     def close(self) -> None:
         """Close the file; later reads raise an error. Shared connections stay open for other files."""
         self._path = None
-
-    def _find_size(self) -> int:
-        # Not HEAD: signed URLs allow only GET, and the answer shows whether the server supports ranges.
-        _, size = self._request(0, 1, None)
-        return size
 
     def _range(self, offset: int, length: int) -> bytes:
         data, _ = self._request(offset, length, self.size)

@@ -98,7 +98,7 @@ class Retry:
                 return function()
             except LsstCutoutsError as error:
                 tried += 1
-                wait = self._wait(tried)
+                wait = self.clock.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
                 spent = self.clock.now() - start
                 if not error.transient or tried >= self.tries or spent + wait > self.total:
                     if tried > 1:
@@ -106,10 +106,6 @@ class Retry:
                     raise
                 _failure_log.log_first(name, error)
             self.clock.sleep(wait)
-
-    def _wait(self, tried: int) -> float:
-        """Return the seconds to wait after failure number ``tried``."""
-        return self.clock.draw() * min(self.longest, self.first * 2.0 ** (tried - 1))
 
 
 class _FailureLog:

@@ -89,8 +89,10 @@ def _apply_selection(parts: Parts, options: SplitOptions) -> Parts:
             columns = {**{own: getattr(plan, own) for own in OWN_COLUMNS}, **plan.columns}
             kept = rows[matching_rows(expression, columns, len(plan))[rows]]
             if len(rows) and not len(kept):
-                raise ConfigurationError(f"select={expression!r} leaves none of the {len(rows)} targets of {name!r}")
-            _log.info("select=%r leaves %d of %d targets of %r", expression, len(kept), len(rows), name)
+                raise ConfigurationError(
+                    f"select={expression!r} matches none of the {len(rows)} targets of {name!r}; check the expression"
+                )
+            _log.info("select=%r matches %d of %d targets of %r", expression, len(kept), len(rows), name)
         chosen[name] = plan, kept
     return chosen
 

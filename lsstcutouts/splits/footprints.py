@@ -37,7 +37,9 @@ def near_other_tracts(
     boxes: Placed, others: Placed, size: YX[int], projections: Mapping[int, TanProjection]
 ) -> NearTracts:
     """Return the boxes that may overlap one of another tract."""
-    reach = _reach(size, projections)
+    # The largest distance between the centres of two overlapping boxes, radians; a tenth more for the projection.
+    scale = max(max(p.pixel_scale) for p in projections.values())
+    reach = float(1.1 * np.hypot(size.y, size.x) * np.radians(scale / 3600))
     vectors, of_others = (_middles(placed, size, projections) for placed in (boxes, others))
     cells, other_cells = (np.floor(v / reach).astype(np.int64) for v in (vectors, of_others))
     tract = np.concatenate([boxes[0], others[0]])
@@ -83,12 +85,6 @@ def _overlap(box: NDArray[np.float64], quad: NDArray[np.float64]) -> NDArray[np.
         one, other = ((shape * axis[:, None]).sum(axis=2) for shape in (box, quad))
         overlap &= (one.max(axis=1) > other.min(axis=1)) & (other.max(axis=1) > one.min(axis=1))
     return overlap
-
-
-def _reach(size: YX[int], projections: Mapping[int, TanProjection]) -> float:
-    """Return the largest distance of the middles of two boxes that overlap, in radians; a tenth more for the projection."""
-    scale = max(max(p.pixel_scale) for p in projections.values())
-    return float(1.1 * np.hypot(size.y, size.x) * np.radians(scale / 3600))
 
 
 def _middles(placed: Placed, size: YX[int], projections: Mapping[int, TanProjection]) -> NDArray[np.float64]:

@@ -52,7 +52,9 @@ def area_names(plan: CutoutPlan, options: SplitOptions) -> NDArray[np.str_]:
         share = np.bincount(plan.primary) / max(1, len(plan))
         by = "patch" if int((share > _SMALL_SHARE).sum()) >= _FEW_PATCHES else "block"
         if by == "block":
-            _log.warning("fewer than %d patches: the splits are blocks of sky within the patches", _FEW_PATCHES)
+            _log.warning(
+                "the plan has fewer than %d patches, so the splits are blocks of sky within the patches", _FEW_PATCHES
+            )
     return plan.sky_groups(blocks=by == "block")
 
 
@@ -74,7 +76,9 @@ def split_groups(group: NDArray[np.str_], fractions: Mapping[str, float], *, see
         Split name to ascending row numbers; each row is in exactly one split.
     """
     if any(not 0 <= f <= 1 for f in fractions.values()) or abs(sum(fractions.values()) - 1.0) > 1e-6:
-        raise ConfigurationError(f"the fractions of the splits must lie in 0..1 and add up to 1, got {dict(fractions)}")
+        raise ConfigurationError(
+            f"the fractions of the splits must be between 0 and 1 and add up to 1, got {dict(fractions)}"
+        )
     names, inverse, counts = np.unique(group, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
     shuffled = sorted(range(len(names)), key=lambda i: hashlib.sha256(f"{seed}:{names[i]}".encode()).digest())
@@ -104,11 +108,11 @@ def _by_column(plan: CutoutPlan, column: str) -> dict[str, Rows]:
     if not any(len(r) for r in rows.values()):
         found = ", ".join(repr(v) for v in np.unique(names)[:5].tolist())
         raise ConfigurationError(
-            f"column {column!r} names no split: it holds {found}, and splits are called train, val and test"
+            f"column {column!r} contains {found}, but no train, val or test; give a column with the names of the splits"
         )
     others = np.unique(names[~np.isin(names, list(rows))])
     found = ", ".join(repr(v) for v in others[:5].tolist())
-    _warn_unassigned(plan, rows, f"column {column!r} holds {found}, and splits are called train, val and test")
+    _warn_unassigned(plan, rows, f"column {column!r} contains {found} besides train, val and test")
     return rows
 
 
@@ -119,16 +123,16 @@ def _by_ids(plan: CutoutPlan, ids: Mapping[str, Any]) -> dict[str, Rows]:
         targets = plan.targets_of(wanted)
         strange = np.flatnonzero((targets < 0) & (rows_of_ids(plan.rejected.object_id, wanted) < 0))
         if len(strange):
-            kind = "texts" if isinstance(plan.object_id, list) else "numbers"
+            kind = "strings" if isinstance(plan.object_id, list) else "numbers"
             raise ConfigurationError(
-                f"splits[{name!r}] lists {_first_ids(take_rows(wanted, strange))}, which the catalog does not hold; its ids are {kind}"
+                f"splits[{name!r}] lists {_first_ids(take_rows(wanted, strange))}, which the catalog does not contain; its ids are {kind}"
             )
         rows[name] = np.unique(targets[targets >= 0])
     for name, other in combinations(lists, 2):
         both = sorted(set(np.asarray(lists[name]).tolist()) & set(np.asarray(lists[other]).tolist()))
         if both:
-            raise ConfigurationError(f"splits {name!r} and {other!r} both list {_first_ids(both)}")
-    _warn_unassigned(plan, rows, "splits list them nowhere")
+            raise ConfigurationError(f"{_first_ids(both)} is in both splits {name!r} and {other!r}; list each id once")
+    _warn_unassigned(plan, rows, "their ids are in no list")
     return rows
 
 
@@ -141,7 +145,7 @@ def _ids(name: str, value: Any) -> Ids:
         return items
     if not all(isinstance(item, int | np.integer) and -(2**63) <= item < 2**64 for item in items):
         raise ConfigurationError(
-            f"splits[{name!r}] must be a list of ids, whole numbers or texts, or a file with ids, got {value!r}"
+            f"splits[{name!r}] must be a list of ids (integers or strings) or a file with ids, got {value!r}"
         )
     return np.array(items, np.uint64) if max(items) >= 2**63 else np.array(items, np.int64)
 

@@ -34,12 +34,12 @@ class SplitOptions:
     Parameters
     ----------
     shares
-        Share of the targets in each split, such as ``{"train": 0.8, "val": 0.2}``; or the name of a catalog column that
+        Fraction of the targets in each split, such as ``{"train": 0.8, "val": 0.2}``; or the name of a catalog column that
         holds ``train``, ``val`` or ``test``; or split names mapped to object ids, or to files of object ids. Not used
         with one catalog for each split. ``predict`` is always every target.
     by
-        Area of sky that shares never divide: ``"tract"``, ``"patch"``, ``"block"`` (within a patch) or ``"healpix"``.
-        ``"auto"`` takes patches, and blocks if there are fewer than four patches.
+        Area of sky whose targets are all in one split: ``"tract"``, ``"patch"``, ``"block"`` (within a patch) or
+        ``"healpix"``. ``"auto"`` uses patches, or blocks if there are fewer than four patches.
     healpix_order
         Order of the HEALPix cells of ``by="healpix"``; 7 is 0.46 degrees.
     leaks
@@ -76,7 +76,7 @@ class SplitOptions:
             check_choice("leaks", self.leaks, get_args(Leaks.__value__))
         order = self.healpix_order
         if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= 17:
-            raise ConfigurationError(f"healpix_order must be a whole number from 0 to 17, got {order!r}")
+            raise ConfigurationError(f"healpix_order must be an integer from 0 to 17, got {order!r}")
         fractions, column, ids = _kinds({"train": 0.8, "val": 0.2} if self.shares is None else self.shares)
         derived = {"fractions": fractions, "column": column, "ids": ids, "expressions": _selections(self.select)}
         for name, value in derived.items():
@@ -111,20 +111,22 @@ def _kinds(splits: Any) -> tuple[dict[str, float], str | None, dict[str, Any]]:
         return {}, splits, {}
     if not isinstance(splits, Mapping) or not splits:
         raise ConfigurationError(
-            f"splits must map split names to fractions or to object ids, or name a catalog column, got {splits!r}"
+            f"shares must map split names to fractions or to object ids, or be the name of a catalog column, got {splits!r}"
         )
     given = {str(name): value for name, value in splits.items()}
     unknown = set(given) - set(_ASSIGNED)
     if unknown:
-        raise ConfigurationError(f"splits name {', '.join(sorted(unknown))}; there are train, val and test")
+        raise ConfigurationError(f"shares has unknown splits: {', '.join(sorted(unknown))}; use train, val and test")
     numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in given.values()]
     if not any(numbers):
         return {}, None, given
     if not all(numbers):
-        raise ConfigurationError(f"splits must all be fractions, or all object ids, got {given}")
+        raise ConfigurationError(f"shares must be either all fractions or all object ids, got {given}")
     fractions = {name: float(value) for name, value in given.items()}
     if min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1.0) > 1e-6:
-        raise ConfigurationError(f"the fractions of splits must lie in 0..1 and add up to 1, got {fractions}")
+        raise ConfigurationError(
+            f"the fractions of the splits must be between 0 and 1 and add up to 1, got {fractions}"
+        )
     return fractions, None, {}
 
 
@@ -137,7 +139,7 @@ def _selections(select: str | Mapping[str, str] | None) -> dict[str, str]:
     )
     unknown = set(chosen) - set(SPLITS)
     if unknown:
-        raise ConfigurationError(f"select names {', '.join(sorted(unknown))}; there are {', '.join(SPLITS)}")
+        raise ConfigurationError(f"select has unknown splits: {', '.join(sorted(unknown))}; use {', '.join(SPLITS)}")
     for expression in chosen.values():
         expression_columns(expression)  # raises for an expression that cannot be read
     return chosen

@@ -1,4 +1,4 @@
-"""Write a small, real Butler repository whose sky is known, for demonstrations and tests.
+"""Writes a small Butler repository with simulated images of a known sky, for demonstrations and tests.
 
 The repository has a SQLite registry, a file datastore and coadds in the format of Data Preview 1 or 2. It needs only
 the LSST packages that `lsstcutouts` installs from PyPI. A pytest fixture for tests of your own code (``conftest.py``)::

@@ -1,4 +1,4 @@
-"""What to simulate: plain values, checked when they are given."""
+"""Settings of the simulation, checked by the constructor."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,60 +14,60 @@ from ..sky.geometry import YX
 __all__ = ["SimulationConfig"]
 
 FULL_SIZE = (YX(20, 20), YX(150, 150), YX(10, 10), 0.2)
-"""Cells a patch, pixels a cell, patches a tract and arcseconds a pixel of the real DP1 and DP2 skymaps."""
+"""Cells per patch, pixels per cell, patches per tract, and arcseconds per pixel of the real DP1 and DP2 skymaps."""
 
 KNOWN_BANDS = "ugrizy"
 TRACT_COUNT = 18938
 SMALLEST_CELL = 16
 FEW_MISSING = 0.1
-"""Share of the files that ``missing="few"`` leaves out."""
+"""Fraction of the files that ``missing="few"`` leaves out."""
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
     """Settings of a simulated repository.
 
-    Every setting is a plain value, so that a configuration file can hold it. Wrong values raise
+    All settings are plain values, so that they can be in a configuration file. Invalid values raise
     `~lsstcutouts.errors.ConfigurationError`.
 
     Attributes
     ----------
     release
-        Whose file format, skymap and names: ``"dp2"`` (`CellCoadd`) or ``"dp1"`` (`ExposureF`).
+        Release whose file format, skymap and names are used: ``"dp2"`` (`CellCoadd`) or ``"dp1"`` (`ExposureF`).
     cells
-        Inner cells along a side of a patch, or ``(y, x)``. With the real 20 (and the defaults of ``cell``, ``grid`` and
-        ``pixel_scale``) the repository has the real skymap's name, hash and geometry; any other size registers a skymap
-        of its own. A DP2 file has one border cell more on each side.
+        Inner cells along a side of a patch, or ``(y, x)``. With 20, as in real skymaps, and the defaults of ``cell``,
+        ``grid`` and ``pixel_scale``, the repository has the name, hash and geometry of the real skymap; other values
+        define a new skymap. A DP2 file also has one border cell on each side.
     cell
         Pixels along a side of a cell, or ``(y, x)``.
     grid
         Patches along a side of the tract, or ``(y, x)``.
     pixel_scale
-        Arcseconds a pixel.
+        Arcseconds per pixel.
     patches
         A number ``n`` for a block of ``n`` by ``n`` patches, or a list of patch ids or of ``(x, y)`` pairs.
     tract
-        Tract id; its centre is that of the real ring skymap.
+        Tract id; the centre is that of the tract in the real ring skymap.
     bands
-        One-letter bands out of ``ugrizy``.
+        One-letter bands from ``ugrizy``.
     targets
         Rows of the truth table.
     lens_fraction
-        Share of the targets that are lenses.
+        Fraction of the targets that are lenses.
     seed
-        Everything random follows from it.
+        Seed of all random numbers.
     compression
         DP2 only: ``"lossy16"`` (what Rubin uses) or ``"lossless"``. DP1 files are always lossless.
     missing
-        ``"few"``, or a list of ``(patch id, band)`` that have no coadd, or nothing.
+        Coadds that do not exist: ``"few"``, a list of ``(patch id, band)``, or None.
     holes
-        Whether files have ``NO_DATA`` areas and empty cells.
+        Whether the files have ``NO_DATA`` areas and empty cells.
     mask_fractions
-        DP2 only: whether files carry the ``rejected`` mask fraction plane.
+        DP2 only: whether the files have the ``rejected`` mask fraction plane.
     noise_realizations
         DP2 only: number of noise planes in a file.
     dataset_type
-        Name under which the repository holds the coadds, such as ``"deepCoadd_calexp"`` or ``"template_coadd"``.
+        Dataset type of the coadds, such as ``"deepCoadd_calexp"`` or ``"template_coadd"``.
     """
 
     release: Literal["dp2", "dp1"] = "dp2"
@@ -96,27 +96,29 @@ class SimulationConfig:
         _whole("seed", self.seed, 0)
         _whole("noise_realizations", self.noise_realizations, 0)
         if not (isinstance(self.dataset_type, str) and self.dataset_type.isidentifier()):
-            raise ConfigurationError(f"dataset_type={self.dataset_type!r} must be a name of letters, digits and _")
+            raise ConfigurationError(
+                f"dataset_type={self.dataset_type!r} must be a name of letters, digits and underscores"
+            )
         if not (isinstance(self.pixel_scale, int | float) and 0.01 <= self.pixel_scale <= 10.0):
-            raise ConfigurationError(f"pixel_scale={self.pixel_scale!r} must lie between 0.01 and 10 arcsec")
+            raise ConfigurationError(f"pixel_scale={self.pixel_scale!r} must be between 0.01 and 10 arcsec")
         if not 0.0 <= self.lens_fraction <= 1.0:
-            raise ConfigurationError(f"lens_fraction={self.lens_fraction!r} must lie between 0 and 1")
-        # Every derived value is asked for once here, so that a mistake shows where it was made.
+            raise ConfigurationError(f"lens_fraction={self.lens_fraction!r} must be between 0 and 1")
+        # Compute each derived value once, so that the constructor raises the errors.
         _ = self.cell_grid, self.cell_shape, self.band_names, self.patch_ids, self.missing_files
 
     @property
     def cell_grid(self) -> YX[int]:
-        """Inner cells of a patch."""
+        """Inner cells per patch, ``(y, x)``."""
         return _pair("cells", self.cells, 1)
 
     @property
     def cell_shape(self) -> YX[int]:
-        """Pixels of a cell."""
+        """Pixels per cell, ``(y, x)``."""
         return _pair("cell", self.cell, SMALLEST_CELL)
 
     @property
     def patch_grid(self) -> YX[int]:
-        """Patches of the tract."""
+        """Patches per tract, ``(y, x)``."""
         return _pair("grid", self.grid, 1)
 
     @property
@@ -124,7 +126,7 @@ class SimulationConfig:
         """Bands, in the order given."""
         names = tuple(self.bands)
         if not names or len(set(names)) != len(names) or not set(names) <= set(KNOWN_BANDS):
-            raise ConfigurationError(f"bands={self.bands!r} must be different letters out of {KNOWN_BANDS!r}")
+            raise ConfigurationError(f"bands={self.bands!r} must be different letters from {KNOWN_BANDS!r}")
         return names
 
     @property
@@ -137,12 +139,12 @@ class SimulationConfig:
             indices = [_patch_index(item, grid) for item in _sequence("patches", self.patches)]
         ids = {_patch_id(index, grid) for index in indices}
         if not ids:
-            raise ConfigurationError("patches is empty: give a number, patch ids, or (x, y) pairs")
+            raise ConfigurationError("patches is empty; give a number, patch ids, or (x, y) pairs")
         return tuple(sorted(ids))
 
     @property
     def missing_files(self) -> frozenset[tuple[int, str]]:
-        """``(patch id, band)`` of the coadds that the repository does not hold."""
+        """``(patch id, band)`` of the missing coadds."""
         if self.missing is None:
             return frozenset()
         if isinstance(self.missing, str):
@@ -152,7 +154,7 @@ class SimulationConfig:
 
     @property
     def is_full_size(self) -> bool:
-        """Whether the geometry is that of the real skymap, whose name and hash it then has."""
+        """Whether geometry, name and hash are those of the real skymap."""
         return (self.cell_grid, self.cell_shape, self.patch_grid, self.pixel_scale) == FULL_SIZE
 
     def _missing_file(self, item: Any) -> tuple[int, str]:
@@ -162,9 +164,9 @@ class SimulationConfig:
         raise ConfigurationError(f"missing={item!r} must be a pair of a patch id and one of {self.band_names}")
 
     def _few_missing(self) -> frozenset[tuple[int, str]]:
-        """Choose a few, in different patches: of the bands that surveys reach last, where there are any.
+        """Return a few missing coadds in different patches, in the bands u, z and y if present.
 
-        None of a single patch, where a whole band would go.
+        With a single patch none is missing, as this would remove the whole band.
         """
         if len(self.patch_ids) < 2:
             return frozenset()
@@ -186,7 +188,7 @@ def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
     inside = _is_whole(value) and low <= int(str(value)) and (high is None or int(str(value)) <= high)
     if not inside:
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigurationError(f"{name}={value!r} must be a whole number {limits}")
+        raise ConfigurationError(f"{name}={value!r} must be an integer {limits}")
 
 
 def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -203,19 +205,19 @@ def _sequence(name: str, value: Any) -> Sequence[Any]:
 def _pair(name: str, value: Any, low: int) -> YX[int]:
     both = (value, value) if _is_whole(value) else tuple(_sequence(name, value))
     if len(both) != 2:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number or a (y, x) pair")
+        raise ConfigurationError(f"{name}={value!r} must be an integer or a (y, x) pair")
     for one in both:
         _whole(name, one, low)
     return YX(int(both[0]), int(both[1]))
 
 
 def _block(side: int, grid: YX[int]) -> list[YX[int]]:
-    """Return the ``side`` by ``side`` block of patches that holds patches 14, 15, 24 and 25 of the real tracts.
+    """Return the ``side`` by ``side`` block of patches that contains patches 14, 15, 24 and 25 of real tracts.
 
-    They are the ones whose pixel positions Rubin's notebooks print.
+    Rubin's notebooks print pixel positions of these patches.
     """
     if not 1 <= side <= min(grid):
-        raise ConfigurationError(f"patches={side} does not fit a tract of {grid.y} x {grid.x} patches")
+        raise ConfigurationError(f"patches={side} does not fit into a tract of {grid.y} x {grid.x} patches")
     y0, x0 = min(1, grid.y - side), min(4, grid.x - side)
     return [YX(y0 + j, x0 + i) for j in range(side) for i in range(side)]
 

@@ -40,7 +40,7 @@ _UNUSED = (
     "UNMASKEDNAN",
 )
 ARCHIVE_HDU = 5
-"""1-based number of the archive index, as the primary header names it."""
+"""1-based number of the HDU of the archive index, as in the primary header."""
 
 
 def write_exposure(
@@ -51,15 +51,15 @@ def write_exposure(
     Parameters
     ----------
     path
-        File to write; its folder exists.
+        Output file; its folder must exist.
     pixels
-        Its planes.
+        Planes of the coadd.
     skymap
-        Its skymap.
+        Skymap of the coadd.
     rng
-        Shuffles the mask planes over the bits.
+        Random numbers that assign mask planes to bits.
     data_id
-        What the Butler's provenance in the header says of the file.
+        Data ID for the Butler provenance in the header.
     """
     bits = _mask_bits(rng)
     geometry = _geometry_cards(pixels.box, skymap)
@@ -97,13 +97,13 @@ def _image(pixels: CoaddPixels) -> NDArray[np.float32]:
 
 
 def _variance(pixels: CoaddPixels) -> NDArray[np.float32]:
-    """Return the variance; both marks for a pixel without data occur, in files with an even and an odd number."""
+    """Return the variance ``(Y, X)``; pixels without data are marked differently in files with even and odd numbers."""
     nothing = np.nan if pixels.number % 2 else np.inf
     return np.where(pixels.no_data, np.float32(nothing), pixels.variance)
 
 
 def _plane(name: str, data: NDArray[np.generic], cards: list[tuple[str, object]]) -> fits.CompImageHDU:
-    """Return a losslessly compressed image whose tiles are single rows."""
+    """Return a losslessly compressed image HDU; each tile is one row."""
     hdu = fits.CompImageHDU(
         data, name=name, compression_type="GZIP_2", tile_shape=(1, data.shape[1]), quantize_level=0.0
     )
@@ -115,7 +115,7 @@ def _plane(name: str, data: NDArray[np.generic], cards: list[tuple[str, object]]
 
 
 def _geometry_cards(box: Box, skymap: SimulatedSkyMap) -> list[tuple[str, object]]:
-    """Return sky coordinates and the array's place on the tract, in the three ways in which afw writes it."""
+    """Return header cards with the WCS and the position of the array in the tract, in the three forms that afw writes."""
     wcs = skymap.wcs.wcs
     celestial = {
         "CTYPE1": "RA---TAN",

@@ -29,13 +29,13 @@ def cell_coadd(pixels: CoaddPixels, skymap: SimulatedSkyMap, cell: YX[int], rng:
     Parameters
     ----------
     pixels
-        Its planes.
+        Planes of the coadd.
     skymap
-        Its skymap.
+        Skymap of the coadd.
     cell
         Shape of a cell, pixels.
     rng
-        Shuffles the mask planes over the bits.
+        Random numbers that assign mask planes to bits.
     """
     box = _box(pixels.box)
     grid = CellGrid(bbox=box, cell_shape=li.YX(*cell))

@@ -1,4 +1,4 @@
-"""The planes of one coadd file: image, variance, mask and point-spread function, before any file format."""
+"""The planes of one coadd file: image, variance, mask and point-spread function, independent of the file format."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ __all__ = ["CoaddPixels", "expose_patch"]
 SEEING = (1.02, 0.95, 0.86, 0.82, 0.80, 0.82)
 """Full width at half maximum in ugrizy, arcseconds."""
 SKY_NOISE = (6.0, 3.5, 4.5, 7.0, 11.0, 24.0)
-"""Noise of the sky in ugrizy, nJy a pixel."""
+"""Sky noise in ugrizy, nJy per pixel."""
 GAIN = 0.05
-"""Variance, nJy, that each nJy of a source's light adds."""
+"""Variance in nJy² per nJy of flux from sources."""
 SATURATION = 30_000.0
-"""nJy a pixel."""
+"""Flux above which a pixel is saturated, nJy."""
 DETECTION = 2.5
-"""Light of a detected pixel in units of the sky's noise."""
+"""Smallest flux of a detected pixel, in units of the sky noise."""
 PSF_SIDE = 35
-"""Pixels along a side of a stored point-spread function, as in DP2."""
+"""Side of a stored point-spread function in pixels, as in DP2."""
 MARGIN = 40
-"""Pixels painted around a file, so that what wraps around in a blur is cut off."""
+"""Pixels simulated around a file: the convolution wraps around, and the affected border is cut off."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class CoaddPixels:
     Attributes
     ----------
     patch, band, number
-        Patch id, band and a running number of the file.
+        Patch id, band and sequence number of the file.
     box
-        Pixels of the file, tract pixels.
+        Box of the file, tract pixels.
     image
-        nJy, ``(Y, X)``; finite everywhere.
+        ``(Y, X)`` nJy, finite everywhere.
     variance
-        nJy², ``(Y, X)``; finite everywhere.
+        ``(Y, X)`` nJy², finite everywhere.
     masks
-        Mask planes by their DP2 name, bool ``(Y, X)``.
+        Mask planes by DP2 name, ``(Y, X)`` bool.
     psf
         Point-spread functions of the cells, ``(cells_y, cells_x, PSF_SIDE, PSF_SIDE)``; NaN in an empty cell.
     noise
-        Noise realizations, nJy, ``(Y, X)`` each.
+        Noise realizations, ``(Y, X)`` nJy each.
     rejected
-        Share of the input images that were left out, ``(Y, X)``.
+        ``(Y, X)`` fraction of the input images that were rejected.
     """
 
     patch: int
@@ -67,7 +67,7 @@ class CoaddPixels:
 
     @property
     def no_data(self) -> NDArray[np.bool_]:
-        """Where the coadd has no pixel value, ``(Y, X)``."""
+        """``(Y, X)`` bool: pixels without data."""
         return self.masks["NO_DATA"]
 
     @property
@@ -79,9 +79,9 @@ class CoaddPixels:
 def expose_patch(
     config: SimulationConfig, skymap: SimulatedSkyMap, sources: Sources, patch: int
 ) -> Iterator[CoaddPixels]:
-    """Yield the planes of all bands that the repository holds of a patch.
+    """Yield the coadds of a patch, one per band that is not missing.
 
-    The sky is the same for all patches; its noise is each file's own, so that reading a wrong file shows.
+    The sky is the same for all patches, but the noise differs between files, so that tests notice if a wrong file is read.
     """
     box = skymap.outer_box(patch)
     wide = Box(box.y0 - MARGIN, box.y1 + MARGIN, box.x0 - MARGIN, box.x1 + MARGIN)
@@ -120,7 +120,7 @@ def _noise(variance: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
 
 
 def _stored_psf(spread: PointSpread, cells: YX[int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return what a pipeline would have measured in each cell: the truth with an error of a per cent."""
+    """Return the stored PSF of each cell, ``(cells_y, cells_x, PSF_SIDE, PSF_SIDE)``: the true PSF with an error of 1 percent."""
     widths = spread.fwhm * rng.normal(1.0, 0.01, cells)
     kernels = [PointSpread(width).kernel(PSF_SIDE) for width in widths.ravel().tolist()]
     return np.array(kernels).reshape(*cells, PSF_SIDE, PSF_SIDE)
@@ -129,7 +129,7 @@ def _stored_psf(spread: PointSpread, cells: YX[int], rng: np.random.Generator) -
 def _variance(
     light: NDArray[np.float32], sky: float, cells: YX[int], cell: YX[int], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return the true variance: of the sky, which differs between cells, and of the sources' own light."""
+    """Return the true variance ``(Y, X)`` in nJy²: that of the sky, which differs between cells, plus that of the sources."""
     depth = rng.uniform(0.85, 1.15, cells).astype(np.float32) * np.float32(sky**2)
     whole = np.repeat(np.repeat(depth, cell.y, axis=0), cell.x, axis=1)[: light.shape[0], : light.shape[1]]
     ripple = 1.0 + np.float32(0.01) * rng.standard_normal(light.shape, np.float32)
@@ -156,7 +156,7 @@ def _masks(light: NDArray[np.float32], sky: float, rng: np.random.Generator) -> 
 
 
 def _streaks(shape: YX[int], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return short diagonal lines of pixels, such as a cosmic ray leaves."""
+    """Return short diagonal lines of pixels, as from cosmic rays, ``(Y, X)`` bool."""
     hit = np.zeros(shape, bool)
     count = max(2, shape.y * shape.x // 40_000)
     step = np.arange(6)

@@ -14,12 +14,12 @@ from .exposure import CoaddPixels
 __all__ = ["punched"]
 
 BACKGROUND = 0.25
-"""nJy a pixel that was subtracted; what is left, below zero, where there are no data."""
+"""Subtracted sky, nJy per pixel: pixels without data have the negative of it."""
 ATTEMPTS = 50
 
 
 def punched(pixels: CoaddPixels, config: SimulationConfig) -> CoaddPixels:
-    """Return a coadd without data in a rectangle of every second file and in a whole cell of every third."""
+    """Remove the data of a rectangle in every second file, and of a whole cell in every third."""
     if not config.holes:
         return pixels
     rng = np.random.default_rng([config.seed, 5, pixels.patch, KNOWN_BANDS.index(pixels.band)])
@@ -36,7 +36,7 @@ def punched(pixels: CoaddPixels, config: SimulationConfig) -> CoaddPixels:
 
 
 def _rectangle(variance: NDArray[np.float32], cell: YX[int], rng: np.random.Generator) -> tuple[slice, slice]:
-    """Return a place for a rectangle that lossy compression leaves intact; an empty one if there is none."""
+    """Return a rectangle that survives lossy compression; an empty one if there is none."""
     shape = YX(cell.y // 3, cell.x)
     room = YX(variance.shape[0] - shape.y, variance.shape[1] - shape.x)
     for _ in range(ATTEMPTS):
@@ -48,10 +48,10 @@ def _rectangle(variance: NDArray[np.float32], cell: YX[int], rng: np.random.Gene
 
 
 def _is_kept(variance: NDArray[np.float32], box: Box, cell: YX[int]) -> bool:
-    """Tell whether infinite variance in a box survives the lossy compression of the tiles that it touches.
+    """Return whether infinite variance in a box survives lossy compression of the tiles that it touches.
 
-    An infinite pixel can make the compressor's estimate of a tile's noise, a median, not a number; the whole tile
-    is then lost. Whether it does depends on where in the tile the pixels lie.
+    The compressor estimates the noise of a tile by a median, which infinite pixels can turn into NaN; then the whole
+    tile is lost. This depends on the positions of the pixels in the tile.
     """
     y0, x0 = box.y0 // cell.y * cell.y, box.x0 // cell.x * cell.x
     y1, x1 = -(-box.y1 // cell.y) * cell.y, -(-box.x1 // cell.x) * cell.x

@@ -1,8 +1,7 @@
-"""Sources and how they look: stamps of light, painted on canvases and blurred by the atmosphere.
+"""Images of sources: each is drawn as a stamp on a large image, which is then convolved with the point-spread function.
 
-A stamp is the light of one source before the atmosphere, smoothed by a narrow Gaussian so that pixels sample it
-well. It is the same in every band but for its flux. The rest of the point-spread function is applied to whole
-canvases in Fourier space.
+A stamp is one source convolved with a narrow Gaussian, so that it is well sampled. It is the same in every band except
+for its flux. The rest of the point-spread function is applied to the whole image in Fourier space.
 """
 
 import math
@@ -18,18 +17,18 @@ from ..sky.geometry import YX, Box
 __all__ = ["Kind", "PointSpread", "Sources", "paint"]
 
 SMOOTHING = 1.0
-"""Sigma, in pixels, of the Gaussian in every stamp; below the core of any point-spread function used here."""
+"""Sigma in pixels of the Gaussian of the stamps; smaller than the core of every point-spread function used here."""
 
 SUBPIXELS = 3
 LARGEST_STAMP = 72
-"""Pixels from the middle of a stamp to its edge, at most."""
+"""Largest distance in pixels from the centre of a stamp to its edge."""
 
 EXPONENTIAL_RATE = 1.678
-"""Of an exponential profile's radius in units of its half-light radius."""
+"""Exponent of the exponential profile per half-light radius: the profile is ``exp(-rate * r / half_light_radius)``."""
 
 
 class Kind(IntEnum):
-    """What a source looks like, and what its ``shape`` columns mean."""
+    """Profile of a source, which defines the meaning of the ``shape`` columns."""
 
     POINT = 0
     EXPONENTIAL = 1
@@ -42,7 +41,7 @@ class Kind(IntEnum):
     """``(radius, axis ratio, angle, arm strength, pitch, phase)``"""
 
 
-# Sums of Gaussians for the two classical profiles, in units of the half-light radius: D. W. Hogg & D. Lang 2013,
+# Exponential and de Vaucouleurs profiles as sums of Gaussians, in units of the half-light radius: D. W. Hogg & D. Lang 2013,
 # PASP 125, 719, as (relative flux, variance).
 _EXPONENTIAL = np.array(
     [
@@ -75,18 +74,18 @@ _MIXTURE = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Sources of light as a struct of arrays.
+    """Sources as a struct of arrays.
 
     Attributes
     ----------
     y, x
-        Positions, tract pixels, ``(N,)``.
+        ``(N,)`` positions, tract pixels.
     kind
-        `Kind`, ``(N,)``.
+        ``(N,)`` values of `Kind`.
     shape
-        Radii in pixels, angles in radians, as `Kind` says, ``(N, 6)``.
+        ``(N, 6)`` shape parameters; see `Kind`. Radii in pixels, angles in radians.
     flux
-        Total flux in nJy, ``(N, B)``.
+        ``(N, B)`` total flux, nJy.
     """
 
     y: NDArray[np.float64]
@@ -102,7 +101,7 @@ class Sources:
         return cls(*(np.concatenate(column) for column in columns))
 
     def reach(self) -> NDArray[np.int64]:
-        """Pixels from the middle of each source's stamp to its edge, ``(N,)``."""
+        """``(N,)`` distance from the centre of each stamp to its edge, pixels."""
         radius, extra = self.shape[:, 0], self.shape[:, 3]
         wide = np.select(
             [self.kind == Kind.POINT, self.kind == Kind.DE_VAUCOULEURS, self.kind == Kind.ARC],
@@ -120,12 +119,12 @@ class Sources:
 
 
 def paint(sources: Sources, box: Box) -> NDArray[np.float32]:
-    """Return the sources' light over a box, before the atmosphere.
+    """Return the image of the sources in a box, before convolution with the point-spread function.
 
     Returns
     -------
     canvases
-        nJy a pixel, ``(B, Y, X)``.
+        ``(B, Y, X)`` nJy per pixel.
     """
     near = sources.near(box)
     canvases = np.zeros((sources.flux.shape[1], *box.shape), np.float32)
@@ -143,7 +142,7 @@ def paint(sources: Sources, box: Box) -> NDArray[np.float32]:
 
 
 def _stamp(kind: Kind, shape: NDArray[np.float64], offset: YX[float], half: int) -> NDArray[np.float32]:
-    """Return the light of one source of unit flux, ``(2 half + 1, 2 half + 1)``."""
+    """Return the stamp of a source with a flux of 1, ``(2 * half + 1, 2 * half + 1)``."""
     if kind is Kind.ARC:
         return _smooth(_arc(shape, offset, half))
     if kind is Kind.SPIRAL:
@@ -152,7 +151,7 @@ def _stamp(kind: Kind, shape: NDArray[np.float64], offset: YX[float], half: int)
 
 
 def _mixture(kind: Kind, shape: NDArray[np.float64], offset: YX[float], half: int) -> NDArray[np.float32]:
-    """Return a profile as the sum of its Gaussians, each already smoothed; exact, so no subpixels are needed."""
+    """Return a profile as a sum of smoothed Gaussians, ``(2 * half + 1, 2 * half + 1)``; exact, so no subpixels are needed."""
     radius, ratio, angle = shape[:3].tolist()
     weights, variances = _MIXTURE[kind].T
     grid = np.arange(-half, half + 1, dtype=np.float32)
@@ -168,7 +167,7 @@ def _mixture(kind: Kind, shape: NDArray[np.float64], offset: YX[float], half: in
 
 
 def _arc(shape: NDArray[np.float64], offset: YX[float], half: int) -> NDArray[np.float32]:
-    """Return a background source seen through a singular isothermal ellipsoid, by shooting rays back to it.
+    """Return the image of a background source behind a singular isothermal ellipsoid, by ray tracing.
 
     Deflection: Kormann, Schneider & Bartelmann 1994, A&A 284, 285, equation 27a.
     """
@@ -196,7 +195,7 @@ def _spiral(shape: NDArray[np.float64], offset: YX[float], half: int) -> NDArray
 
 
 def _fine_grid(offset: YX[float], half: int) -> YX[NDArray[np.float32]]:
-    """Return subpixel positions relative to a source, in pixels."""
+    """Return subpixel positions relative to a source, ``y`` ``(n, 1)`` and ``x`` ``(1, n)``, pixels."""
     count = (2 * half + 1) * SUBPIXELS
     grid = (np.arange(count) + 0.5) / SUBPIXELS - half - 0.5
     return YX((grid - offset.y).astype(np.float32)[:, None], (grid - offset.x).astype(np.float32)[None, :])
@@ -205,26 +204,26 @@ def _fine_grid(offset: YX[float], half: int) -> YX[NDArray[np.float32]]:
 def _rotated(
     y: NDArray[np.float32], x: NDArray[np.float32], angle: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return coordinates along and across an axis that lies ``angle`` from x towards y."""
+    """Return coordinates along and across an axis at ``angle`` (radians) from x towards y."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return x * cosine + y * sine, y * cosine - x * sine
 
 
 def _unit_flux(fine: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return pixel sums of subpixel values, scaled to a total of one."""
+    """Return the sum of the subpixels in each pixel, scaled to a total of 1."""
     side = fine.shape[0] // SUBPIXELS
     pixels = fine.reshape(side, SUBPIXELS, side, SUBPIXELS).sum(axis=(1, 3))
     return np.asarray(pixels / pixels.sum())
 
 
 def _smooth(stamp: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return a stamp blurred by the stamps' Gaussian, one axis after the other."""
+    """Return a stamp convolved with the Gaussian of `SMOOTHING`, first along y, then along x."""
     rows = _sliding_sum(np.pad(stamp, _TAP_REACH))
     return _sliding_sum(rows.T).T
 
 
 def _sliding_sum(padded: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Shifted sums, not a product with a matrix: waking BLAS's threads for so small a one costs ten times as much.
+    # Sums of shifted arrays: for such a small matrix, starting the threads of BLAS would take ten times as long.
     rows = padded.shape[0] - 2 * _TAP_REACH
     return np.asarray(sum(tap * padded[n : n + rows] for n, tap in enumerate(_TAPS)))
 
@@ -236,7 +235,7 @@ _TAPS /= _TAPS.sum()
 
 @dataclass(frozen=True)
 class PointSpread:
-    """A round point-spread function: a core and a halo twice as wide with a quarter of the light.
+    """A round point-spread function: a Gaussian core, and a halo of twice the width with a quarter of the flux.
 
     Attributes
     ----------
@@ -247,20 +246,20 @@ class PointSpread:
     fwhm: float
 
     def gaussians(self) -> list[tuple[float, float]]:
-        """Return share of the light and sigma in pixels of core and halo."""
-        # The sum falls to half its peak at 1.224 core sigmas.
+        """Return the flux fraction and the sigma in pixels of core and halo."""
+        # The sum of both is half its peak at 1.224 sigmas of the core.
         core = self.fwhm / 2.448
         return [(0.75, core), (0.25, 2.0 * core)]
 
     def kernel(self, side: int) -> NDArray[np.float64]:
-        """Return the pixel values around the middle of a point source of unit flux, ``(side, side)``, odd."""
+        """Return the image of a point source with a flux of 1, ``(side, side)`` with odd ``side``."""
         squares = (np.arange(side) - side // 2) ** 2
         radius2 = squares[:, None] + squares[None, :]
         terms = [w / (2.0 * np.pi * s**2) * np.exp(-0.5 * radius2 / s**2) for w, s in self.gaussians()]
         return np.asarray(sum(terms))
 
     def blur(self, canvas: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a painted canvas as seen through the atmosphere; its outermost pixels wrap around, ``(Y, X)``."""
+        """Return an image ``(Y, X)`` convolved with the point-spread function; the convolution wraps around at the edges."""
         shape = tuple(_fast_length(n) for n in canvas.shape)
         fy, fx = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
         transfer = np.zeros((len(fy), len(fx)), np.float32)
@@ -272,7 +271,7 @@ class PointSpread:
 
 
 def _fast_length(n: int) -> int:
-    """Return the smallest length of at least ``n`` whose prime factors are 2, 3 and 5, which transforms fast."""
+    """Return the smallest length >= ``n`` with no prime factors but 2, 3 and 5, for which Fourier transforms are fast."""
     while _rough_part(n) != 1:
         n += 1
     return n

@@ -1,7 +1,7 @@
 """Geometry and Butler records of the simulated skymap.
 
-A full-size configuration has the geometry, name and hash of the real one. Positions on the sky come from
-`astropy.wcs` here, on purpose not from this package's own projection, which the readers use: the two must agree.
+A full-size configuration has the geometry, name and hash of the real skymap. Sky positions are computed by
+`astropy.wcs`, not by the projection of this package, so that tests can compare the two.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ RING_COUNT = 120
 TRACT_OVERLAP = 1.0 / 60.0
 REAL_NAME = {"dp1": "lsst_cells_v1", "dp2": "lsst_cells_v2"}
 CELL_BORDER = {"dp1": 50, "dp2": 0}
-"""Pixels that the real skymaps' outer patch box has beyond its border of one cell."""
+"""Pixels by which the outer box of a patch extends beyond the border of one cell, in the real skymaps."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class SimulatedSkyMap:
     Attributes
     ----------
     name, hash
-        As in the skymap's dimension record.
+        Name and hash in the ``skymap`` dimension record.
     tract
         Tract id.
     centre
         Tangent point ``(ra, dec)``, degrees ICRS.
     grid
-        Patches of the tract.
+        Patches per tract, ``(y, x)``.
     inner, border
-        Shape of a patch's inner box and what its outer box has more on each side, pixels.
+        Shape of the inner box of a patch, and the border that the outer box adds on each side, pixels.
     pixel_scale
-        Arcseconds a pixel at the tangent point.
+        Arcseconds per pixel at the tangent point.
     """
 
     name: str
@@ -69,7 +69,7 @@ class SimulatedSkyMap:
         wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
         wcs.wcs.cunit = ["deg", "deg"]
         wcs.wcs.crval = list(self.centre)
-        # The real tracts of 30000 px have their tangent point at 14999 (0-based), half a pixel off the middle.
+        # The real tracts of 30000 px have their tangent point at 14999 (0-based), half a pixel from the middle.
         wcs.wcs.crpix = [self.tract_box.x1 // 2, self.tract_box.y1 // 2]
         wcs.wcs.cd = [[-self.pixel_scale / 3600.0, 0.0], [0.0, self.pixel_scale / 3600.0]]
         wcs.wcs.radesys = "ICRS"
@@ -81,18 +81,18 @@ class SimulatedSkyMap:
         return YX(*divmod(patch, self.grid.x))
 
     def inner_box(self, patch: int) -> Box:
-        """Return the part of the tract that is primary in this patch, tract pixels."""
+        """Return the inner box of a patch, tract pixels."""
         row, column = self.index(patch)
         return Box.from_start(YX(row * self.inner.y, column * self.inner.x), self.inner)
 
     def outer_box(self, patch: int) -> Box:
-        """Return the box of the patch's files, tract pixels; it may leave the tract."""
+        """Return the box of the files of a patch, tract pixels; it may extend beyond the tract."""
         inner = self.inner_box(patch)
         by, bx = self.border
         return Box(inner.y0 - by, inner.y1 + by, inner.x0 - bx, inner.x1 + bx)
 
     def primary_patch(self, y: ArrayLike, x: ArrayLike) -> NDArray[np.int64]:
-        """Return the id of the patch whose inner box holds each position in tract pixels."""
+        """Return the id of the patch whose inner box contains each position in tract pixels."""
         row = np.floor((np.asarray(y) + 0.5) / self.inner.y).astype(np.int64)
         column = np.floor((np.asarray(x) + 0.5) / self.inner.x).astype(np.int64)
         return np.asarray(row * self.grid.x + column)
@@ -103,7 +103,7 @@ class SimulatedSkyMap:
         return np.asarray(ra), np.asarray(dec)
 
     def region(self, box: Box) -> ConvexPolygon:
-        """Return the sky region of a box, whose corners are the outer edges of its outermost pixels."""
+        """Return the sky region of a box, from the outer edges of its outermost pixels."""
         y = np.array([box.y0, box.y0, box.y1, box.y1]) - 0.5
         x = np.array([box.x0, box.x1, box.x1, box.x0]) - 0.5
         ra, dec = self.sky(y, x)
@@ -111,7 +111,7 @@ class SimulatedSkyMap:
         return ConvexPolygon([UnitVector3d(LonLat.fromDegrees(*corner)) for corner in corners])
 
     def skymap_record(self) -> dict[str, Any]:
-        """Return the values of the ``skymap`` dimension record."""
+        """Return the ``skymap`` dimension record."""
         nx, ny = self.grid.x, self.grid.y
         return {
             "name": self.name,
@@ -122,11 +122,11 @@ class SimulatedSkyMap:
         }
 
     def tract_record(self) -> dict[str, Any]:
-        """Return the values of the ``tract`` dimension record."""
+        """Return the ``tract`` dimension record."""
         return {"skymap": self.name, "id": self.tract, "region": self.region(self.tract_box)}
 
     def patch_records(self) -> list[dict[str, Any]]:
-        """Return the values of the tract's ``patch`` dimension records."""
+        """Return the ``patch`` dimension records of the tract."""
         return [self._patch_record(patch) for patch in range(self.grid.y * self.grid.x)]
 
     def _patch_record(self, patch: int) -> dict[str, Any]:
@@ -137,9 +137,9 @@ class SimulatedSkyMap:
 
 
 def skymap_of(config: SimulationConfig) -> SimulatedSkyMap:
-    """Return the skymap that a configuration stands for."""
+    """Return the skymap of a configuration."""
     cells, cell, grid = config.cell_grid, config.cell_shape, config.patch_grid
-    # A border in proportion keeps small patches the same in structure: 150 px (DP2) and 200 px (DP1) at full size.
+    # The border scales with the patch: 150 px (DP2) and 200 px (DP1) at full size.
     extra = CELL_BORDER[config.release] / 150.0
     return SimulatedSkyMap(
         name=REAL_NAME[config.release] if config.is_full_size else _small_name(config),
@@ -169,11 +169,11 @@ def ring_tract_centre(tract: int) -> tuple[float, float]:
         if place < count:
             return math.degrees(2.0 * math.pi * place / count), math.degrees(ring_size * (ring + 1) - 0.5 * math.pi)
         place -= count
-    raise ValueError(f"tract {tract} is not one of {TRACT_COUNT}")
+    raise ValueError(f"tract={tract} must be from 0 to {TRACT_COUNT - 1}")
 
 
 def _real_hash(release: str) -> bytes:
-    """Return the hash that ``BaseSkyMap.getSha1`` gives the real skymap; it packs the settings in this order."""
+    """Return the hash of the real skymap, as ``BaseSkyMap.getSha1`` computes it from the settings in this order."""
     builder = struct.pack("<iiiiidd3sd", 150, 150, CELL_BORDER[release], 20, 1, TRACT_OVERLAP, 0.2, b"TAN", 0.0)
     return hashlib.sha1(b"RingsSkyMap" + builder + struct.pack("<id", RING_COUNT, 0.0)).digest()  # noqa: S324
 

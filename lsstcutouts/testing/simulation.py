@@ -1,4 +1,4 @@
-"""Writing the Butler repository: registry records, one dataset for each file, the truth table."""
+"""Writes the Butler repository: registry records, one dataset per file, and the truth table."""
 
 import json
 import tempfile
@@ -50,20 +50,20 @@ _STORAGE_CLASS = {"dp2": dp2.STORAGE_CLASS, "dp1": dp1.STORAGE_CLASS}
 
 @dataclass(frozen=True)
 class SimulatedRepository:
-    """A simulated repository on disk, and what one needs to know to use it.
+    """A simulated repository on disk, and the names that are needed to read from it.
 
     Attributes
     ----------
     root
-        Folder of the repository; what `lsst.daf.butler.Butler` opens.
+        Folder of the repository, for `lsst.daf.butler.Butler`.
     collections
-        Chained collection that holds all coadds.
+        Chained collection with all coadds.
     skymap
         Name of the skymap.
     tract, patches, bands
-        What it covers.
+        Tract, patches and bands with coadds.
     missing
-        ``(patch, band)`` of the coadds that it does not hold.
+        ``(patch, band)`` of the missing coadds.
     release
         ``"dp2"`` or ``"dp1"``.
     dataset_type
@@ -82,17 +82,17 @@ class SimulatedRepository:
 
     @property
     def truth(self) -> Path:
-        """Parquet table of the targets: ``object_id``, ``ra``, ``dec`` (degrees ICRS), ``label`` and more."""
+        """Parquet file of the targets, with ``object_id``, ``ra``, ``dec`` (degrees ICRS), ``label`` and other columns."""
         return self.root / TRUTH
 
     @property
     def config(self) -> SimulationConfig:
-        """Settings it was written with, read from its folder."""
+        """Settings of the simulation, read from the folder."""
         return SimulationConfig(**json.loads((self.root / DESCRIPTION).read_text())["config"])
 
     @classmethod
     def load(cls, root: str | Path) -> Self:
-        """Return the repository that an earlier `simulate` wrote.
+        """Return a repository that `simulate` has written.
 
         Raises
         ------
@@ -104,13 +104,13 @@ class SimulatedRepository:
             values = json.loads((root / DESCRIPTION).read_text())["repository"]
         except FileNotFoundError as error:
             raise RepositoryNotFoundError(
-                f"no simulated repository at {root}: write one with simulate({str(root)!r})"
+                f"there is no simulated repository at {root}; write one with simulate({str(root)!r})"
             ) from error
         values |= {"patches": tuple(values["patches"]), "bands": tuple(values["bands"])}
         return cls(root=root, **values | {"missing": tuple((p, b) for p, b in values["missing"])})
 
     def describe(self) -> str:
-        """Return a line for people."""
+        """Return a description in one line."""
         files = len(self.patches) * len(self.bands) - len(self.missing)
         return (
             f"{self.release} repository {self.root}: {files} coadds of tract {self.tract}, {len(self.patches)} patches, "
@@ -125,30 +125,30 @@ def simulate(
     progress: bool = False,
     overwrite: bool = False,
 ) -> SimulatedRepository:
-    """Write a Butler repository with a sky of known truth.
+    """Write a Butler repository with simulated images of a known sky.
 
-    The repository appears at ``root`` only when it is whole; a run that is cut off leaves nothing there.
+    The repository appears at ``root`` only when it is complete; an interrupted call leaves nothing.
 
     Parameters
     ----------
     root
-        Folder to write; it must not exist, or be empty.
+        Output folder; it must be empty or not exist.
     config
-        What to simulate; by default a small DP2 of four patches.
+        Settings of the simulation; by default a small DP2 repository of four patches.
     progress
         Whether to show a progress bar.
     overwrite
-        Replace an earlier simulated repository. Anything else that is not empty is never replaced.
+        Whether to replace an earlier simulated repository. Other folders that are not empty are never replaced.
 
     Returns
     -------
     SimulatedRepository
-        Where it is and what it holds.
+        Location and contents.
 
     Raises
     ------
     ConfigurationError
-        If ``root`` is in use, or the configuration cannot be met.
+        If ``root`` is not empty, or the targets do not fit the patches.
     """
     root, config = Path(root), config or SimulationConfig()
     _check_free(root, overwrite)
@@ -167,13 +167,17 @@ def _check_free(root: Path, overwrite: bool) -> None:
         return
     if not root.exists() or (overwrite and (root / DESCRIPTION).is_file()):
         return
-    advice = "it holds no simulated repository, so it is never replaced" if overwrite else "or set overwrite"
-    raise ConfigurationError(f"{root} is not an empty folder: choose another place; {advice}")
+    advice = (
+        "it is not a simulated repository, so overwrite does not replace it"
+        if overwrite
+        else "or replace a simulated repository with overwrite"
+    )
+    raise ConfigurationError(f"{root} is not an empty folder; choose another folder; {advice}")
 
 
 @contextmanager
 def _whole_or_nothing(root: Path) -> Iterator[Path]:
-    """Give a folder beside ``root`` that takes its place at the end, or is removed after an error."""
+    """Yield a temporary folder, which becomes ``root`` at the end, or is removed after an error."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         folder = Path(scratch) / "new"
@@ -236,7 +240,7 @@ def _register(butler: Butler, config: SimulationConfig, skymap: SimulatedSkyMap)
     insert = butler.registry.insertDimensionData
     insert("instrument", {"name": name, "class_name": _CLASS_NAME[config.release], **limits})
     insert("physical_filter", *({"instrument": name, "name": f, "band": b} for b, f in filters.items()))
-    # Real registries list bands without any coadd, too.
+    # Real registries also list bands without any coadd.
     insert("physical_filter", {"instrument": name, "name": "empty", "band": "white"})
     insert("skymap", skymap.skymap_record())
     insert("tract", skymap.tract_record())
@@ -248,7 +252,7 @@ def _register(butler: Butler, config: SimulationConfig, skymap: SimulatedSkyMap)
 def _exposures(
     config: SimulationConfig, skymap: SimulatedSkyMap, sky: Sky, pool: ThreadPoolExecutor
 ) -> Iterator[CoaddPixels]:
-    """Yield all files, each rendered in a thread while the one before it is written."""
+    """Yield the pixels of all files; a thread simulates the next file while the caller writes this one."""
     files = chain.from_iterable(expose_patch(config, skymap, sky.sources, patch) for patch in config.patch_ids)
     pending = pool.submit(next, files, None)
     while (pixels := pending.result()) is not None:
@@ -258,7 +262,7 @@ def _exposures(
 
 @contextmanager
 def _shown(config: SimulationConfig, progress: bool) -> Iterator[Callable[[], None]]:
-    """Show a bar; what is given is called after each file."""
+    """Show a progress bar; yields the function to call after each file."""
     if not progress:
         yield lambda: None
         return
@@ -270,7 +274,7 @@ def _shown(config: SimulationConfig, progress: bool) -> Iterator[Callable[[], No
 
 
 class _AfwFormatter(FormatterV2):
-    """Records the name of afw's formatter, which is not among the packages needed to write its files."""
+    """Records the name of the formatter of afw, which is not installed."""
 
     supported_extensions = frozenset({".fits"})
 
@@ -281,7 +285,7 @@ class _AfwFormatter(FormatterV2):
 
 @dataclass(frozen=True)
 class _Writer:
-    """Puts coadds into a repository."""
+    """Writes coadds into a repository."""
 
     butler: Butler
     kind: DatasetType
@@ -295,7 +299,7 @@ class _Writer:
         self.butler.put(coadd, self.kind, self._data_id(pixels), provenance=DatasetProvenance())
 
     def ingest(self, pixels: CoaddPixels) -> None:
-        """Write a DP1 coadd beside the datastore and let the Butler move it to where such files belong."""
+        """Write a DP1 coadd, which the Butler then moves into its datastore."""
         path = self.folder / f"{pixels.patch}-{pixels.band}.fits"
         dp1.write_exposure(path, pixels, self.skymap, self._rng(pixels), self._data_id(pixels))
         data_id = self.butler.registry.expandDataId(self._data_id(pixels))

@@ -1,8 +1,8 @@
-"""The true sky: which sources there are, where, how bright, and what the truth table says of them.
+"""The simulated sky: the sources, their positions and fluxes, and the truth table.
 
-Lenses and other targets are drawn from one distribution of colours and fluxes: each target has a red galaxy and
-as much blue light, which a lens bends into arcs and the others carry as companions or as a disc. Brightness
-alone thus tells nothing.
+Lenses and other targets have the same distribution of colours and fluxes: each target is a red galaxy with the same amount
+of blue light, which is an arc if the target is a lens, and otherwise a disc or companions. So brightness alone does not
+tell lenses from other targets.
 """
 
 import math
@@ -29,27 +29,27 @@ BLUE_COLOUR = np.array([0.6, 0.2, 0.05, 0.0, -0.05, -0.1])
 """Magnitudes in ugrizy relative to i: an early-type galaxy at redshift 0.5 and a star-forming galaxy."""
 
 SPACING = 30.0
-"""Pixels that keep targets apart where there is room."""
+"""Preferred distance between targets, pixels."""
 SMALLEST_PITCH = 8.0
 OUTSIDE_SHARE = 0.03
-"""Targets beyond the outermost inner boxes, where only a file's border covers them."""
+"""Number of targets outside the inner boxes, where only the border of a file covers them."""
 STAR_SHARE = 0.06
 FIELD_AREA = 2500.0
-"""Pixels of sky for each faint source that is not a target."""
+"""Pixels of sky per faint source that is not a target."""
 BRIGHT_AREA = 1_000_000.0
-"""Pixels of sky for each saturated star."""
+"""Pixels of sky per saturated star."""
 BRIGHT_CHOICE = 16
-"""Places drawn for each of them."""
+"""Candidate positions per saturated star."""
 
 
 @dataclass(frozen=True)
 class Sky:
-    """A sky of known truth.
+    """A simulated sky and its truth table.
 
     Attributes
     ----------
     sources
-        All light.
+        All sources, targets and others.
     truth
         Table of the targets.
     """
@@ -69,7 +69,7 @@ class _Targets:
 
 
 def draw_sky(config: SimulationConfig, skymap: SimulatedSkyMap) -> Sky:
-    """Draw the sky of a configuration.
+    """Return a random sky for a configuration.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def _draw_targets(config: SimulationConfig, skymap: SimulatedSkyMap, rng: np.ran
 def _fluxes(
     rng: np.random.Generator, magnitude: NDArray[np.float64], colour: NDArray[np.float64], scatter: float
 ) -> NDArray[np.float64]:
-    """Return nJy in all known bands, ``(N, 6)``, of i magnitudes."""
+    """Return ``(N, 6)`` fluxes in nJy in ugrizy from ``(N,)`` i magnitudes."""
     magnitudes = magnitude[:, None] + colour * (1.0 + scatter * rng.normal(size=(len(magnitude), 1)))
     return np.asarray(10.0 ** (0.4 * (ZERO_POINT - magnitudes)))
 
@@ -113,11 +113,11 @@ def _fluxes(
 def _positions(
     config: SimulationConfig, skymap: SimulatedSkyMap, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``(y, x)`` of the targets: most in the patches' inner boxes, some in the borders around them."""
+    """Return ``(y, x)`` of the targets, tract pixels: most in the inner boxes of patches, some in the borders around them."""
     count = config.targets
     outside = min(round(OUTSIDE_SHARE * count), count - 1)
     inner = [skymap.inner_box(patch) for patch in config.patch_ids]
-    # Beyond the tract's own box a position belongs to another tract, which no file here is of.
+    # Positions outside the box of the tract belong to another tract, which has no files.
     outer = [skymap.outer_box(patch).intersection(skymap.tract_box) for patch in config.patch_ids]
     pitch = float(np.sqrt(sum(box.area for box in inner) / (1.3 * count)))
     while pitch >= SMALLEST_PITCH:
@@ -129,16 +129,16 @@ def _positions(
         pitch *= 0.95
     else:
         raise ConfigurationError(
-            f"targets={count} leaves less than {SMALLEST_PITCH:.0f} px between them: ask for fewer, or for more or "
-            f"larger patches"
+            f"targets={count} do not fit: they need {SMALLEST_PITCH:.0f} px between them; use fewer targets, or more or "
+            "larger patches"
         )
-    # Patches that fill their tract have nothing around them: then fewer targets lie there, or none.
+    # If the patches fill the tract, there is little or no border for these targets.
     chosen = rng.permutation(np.flatnonzero(is_inner))[: count - min(outside, around)]
     ring = rng.permutation(np.flatnonzero(is_outer & ~is_inner))[: count - len(chosen)]
     chosen = rng.permutation(np.concatenate([chosen, ring]))
     y, x = y[chosen], x[chosen]
     play = (pitch - min(SPACING, 0.6 * pitch)) * rng.uniform(-0.5, 0.5, (2, count))
-    # A step must not carry a target off the coverage.
+    # A random offset must not move a target out of the covered area.
     play *= _inside(y + play[0], x + play[1], outer)
     return y + play[0], x + play[1]
 
@@ -177,7 +177,7 @@ def _arcs(
 ) -> Sources:
     n = len(targets.y)
     einstein = targets.einstein / scale
-    # Uniform over the disc in which a background source is bent into more than one bright image.
+    # Uniform over the disc in which a background source has more than one bright image.
     offset, direction = 0.45 * einstein * np.sqrt(rng.uniform(size=n)), rng.uniform(0.0, 2.0 * np.pi, n)
     radius = rng.uniform(0.12, 0.3, n) / scale
     source = offset * np.sin(direction), offset * np.cos(direction)
@@ -185,7 +185,7 @@ def _arcs(
 
 
 def _not_lensed(targets: _Targets, scale: float, rng: np.random.Generator) -> list[Sources]:
-    """Return the blue light of the galaxies that lens nothing: discs with arms, or one to three companions."""
+    """Return the blue light of the targets that are no lenses: discs with arms, or one to three companions."""
     n = len(targets.y)
     is_galaxy, is_disc = targets.kind == "galaxy", rng.uniform(size=n) < 0.5
     radius, ratio = rng.uniform(0.7, 1.8, n) / scale, rng.uniform(0.35, 1.0, n)
@@ -240,7 +240,7 @@ def _sources(
 
 
 def _field(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets, rng: np.random.Generator) -> Sources:
-    """Return faint stars and galaxies that are in no table, none of them on top of a target."""
+    """Return faint stars and galaxies that are not in the truth table, and not near a target."""
     y, x = _scattered(config, skymap, FIELD_AREA, rng)
     free = _free(y, x, targets, 8.0)
     y, x = y[free], x[free]
@@ -258,9 +258,9 @@ def _field(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets,
 
 
 def _bright(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets, rng: np.random.Generator) -> Sources:
-    """Return stars bright enough to saturate, at least one, and none close to a target where there is room."""
+    """Return saturated stars, at least one, away from the targets if possible."""
     y, x = _scattered(config, skymap, BRIGHT_AREA / BRIGHT_CHOICE, rng)
-    # Stable, so that of the free places, which come first, the earliest drawn are taken.
+    # A stable sort: free positions come first, in their random order.
     best = np.argsort(~_free(y, x, targets, 24.0), kind="stable")[: math.ceil(len(y) / BRIGHT_CHOICE)]
     y, x = y[best], x[best]
     flux = 10.0 ** (0.4 * (ZERO_POINT - rng.uniform(15.8, 16.4, (len(y), 1)))) * np.ones(len(config.band_names))
@@ -270,7 +270,7 @@ def _bright(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Targets
 def _scattered(
     config: SimulationConfig, skymap: SimulatedSkyMap, area: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return random positions in the outer boxes of the patches, one for each ``area`` pixels."""
+    """Return random positions in the outer boxes of the patches, one per ``area`` pixels."""
     boxes = [skymap.outer_box(patch) for patch in config.patch_ids]
     corners = np.array([box.start for box in boxes])
     count = max(1, round(sum(box.area for box in boxes) / area))
@@ -279,12 +279,12 @@ def _scattered(
 
 
 def _free(y: NDArray[np.float64], x: NDArray[np.float64], targets: _Targets, side: float) -> NDArray[np.bool_]:
-    """Tell which positions have no target within about ``side`` pixels."""
+    """Return which positions have no target within about ``side`` pixels, ``(n,)`` bool."""
     return ~np.isin(_cells(y, x, side), _neighbourhood(targets.y, targets.x, side))
 
 
 def _cells(y: NDArray[np.float64], x: NDArray[np.float64], side: float) -> NDArray[np.int64]:
-    """Return one number for each square of ``side`` pixels."""
+    """Return the number of the square of ``side`` pixels that contains each position."""
     return np.asarray(np.floor(y / side).astype(np.int64) * 1_000_000 + np.floor(x / side).astype(np.int64))
 
 
@@ -297,18 +297,18 @@ def _truth_table(config: SimulationConfig, skymap: SimulatedSkyMap, targets: _Ta
     ra, dec = skymap.sky(targets.y, targets.x)
     patch = skymap.primary_patch(targets.y, targets.x)
     n = len(ra)
-    # As long as Rubin's own ids, which do not survive a conversion to a float.
+    # As long as Rubin's ids, which a conversion to float would change.
     ids = np.int64(config.tract + 1) * 10**14 + np.arange(n, dtype=np.int64) * 7919 + 1
     total = targets.red + targets.blue
     columns: list[tuple[str, Any, str, str]] = [
         ("object_id", ids, "", "identifier of the target"),
         ("ra", ra, "deg", "right ascension, ICRS"),
         ("dec", dec, "deg", "declination, ICRS"),
-        ("label", (targets.kind == "lens").astype(np.int64), "", "1 for a lens"),
+        ("label", (targets.kind == "lens").astype(np.int64), "", "1 for a lens, otherwise 0"),
         ("kind", targets.kind.tolist(), "", "lens, galaxy or star"),
-        ("theta_e", targets.einstein, "arcsec", "Einstein radius, 0 for what is no lens"),
+        ("theta_e", targets.einstein, "arcsec", "Einstein radius; 0 if not a lens"),
         ("tract", np.full(n, config.tract, np.int64), "", "tract"),
-        ("patch", patch, "", "patch whose inner region holds the target"),
+        ("patch", patch, "", "patch whose inner region contains the target"),
         ("x", targets.x, "pixel", "tract pixel, column"),
         ("y", targets.y, "pixel", "tract pixel, row"),
     ]

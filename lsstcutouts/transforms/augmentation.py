@@ -18,7 +18,7 @@ class Augmentation(nn.Module):
     """Base class of modules that change each target at random.
 
     The random numbers are a hash of the seed, the class name, the epoch, ``object_id`` (``object_hash`` if ids are
-    strings) and, if the batch has it, ``repeat`` (how often the target was drawn before in this epoch). So they do not
+    strings) and, if the batch has it, ``repeat`` (how often the target occurred before in this epoch). So they do not
     depend on the order, the batch size, the world size, the workers or the device, and a resumed run gets the same
     numbers. Give two modules of the same class different seeds; otherwise both make the same choices.
 
@@ -55,12 +55,12 @@ class Augmentation(nn.Module):
         )
 
     def required(self, batch: TensorBatch, name: str) -> Tensor:
-        """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
+        """Return a tensor of the batch, ``(N, ...)``; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
         return required_tensor(batch, name, type(self).__name__)
 
 
 def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
-    """Return a tensor of the batch; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
+    """Return a tensor of the batch, ``(N, ...)``; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
     value = batch.get(name)
     if not isinstance(value, Tensor):
         raise ConfigurationError(f"{by} needs {name!r}, but the batch has none; if it is a plane, add it to planes")

@@ -173,7 +173,8 @@ def _band_statistics(band: str, found: Iterable[Floats], quantiles: Sequence[flo
             f"leave {band} out of bands, or give statistics= with band {band}"
         )
     pixels = np.concatenate(parts)
-    median, noise = _median_and_noise(pixels)
+    median = float(np.median(pixels))
+    noise = _MAD_TO_SIGMA * float(np.median(np.abs(pixels - median)))
     if not noise > 0:
         raise StatisticsError(
             f"band {band} has no noise: half of its {pixels.size} pixels are exactly {median}; leave {band} out of bands"
@@ -182,11 +183,6 @@ def _band_statistics(band: str, found: Iterable[Floats], quantiles: Sequence[flo
         zip(map(float, quantiles), np.quantile(pixels, quantiles).tolist(), strict=True)
     )
     return BandStatistics(median, noise, values, int(pixels.size), len(parts))
-
-
-def _median_and_noise(pixels: Floats) -> tuple[float, float]:
-    median = np.median(pixels)
-    return float(median), _MAD_TO_SIGMA * float(np.median(np.abs(pixels - median)))
 
 
 def _hashed(values: NDArray[np.integer], key: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -33,7 +33,7 @@ def random_keys(
     stream
         From `stream_of`; different streams of one seed are independent.
     repeat
-        ``(N,)`` how often the target was drawn before in this epoch; None is the same as 0.
+        ``(N,)`` how often the target occurred before in this epoch; None is the same as 0.
     """
     of_epoch = torch.as_tensor(epoch, dtype=torch.int64, device=ids.device) * _wrapped(0xD1B54A32D192ED03)
     start = 0x9E3779B97F4A7C15 * (1 + seed) + 0xD1B54A32D192ED03 + 0xA0761D6478BD642F * stream

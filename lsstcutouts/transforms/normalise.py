@@ -56,7 +56,7 @@ class Normalise(nn.Module):
                 f"statistics must be a file of `lsstcutouts normalise` or Statistics, got {statistics!r}"
             )
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
-            raise ConfigurationError(f"sample must be a whole number from 1 on, got {sample!r}")
+            raise ConfigurationError(f"sample must be an integer >= 1, got {sample!r}")
         self.given, self.sample = statistics, sample
         self.keep_invalid, self.propagate, self.inplace = keep_invalid, propagate, inplace
         self.statistics: Statistics | None = None

@@ -137,7 +137,7 @@ def test_resume_without_raising_the_epochs_uses_the_trainer_of_the_checkpoint(
     project: Project, elsewhere: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", f"resume={project.checkpoint}", "output=c", *QUIET]) == 2
-    assert "has 1 epochs behind it; raise trainer.max_epochs" in capfd.readouterr().err
+    assert "already has 1 epochs; increase trainer.max_epochs" in capfd.readouterr().err
 
 
 REFUSED = {
@@ -173,7 +173,7 @@ def test_what_the_network_was_trained_on_cannot_be_changed(
         assert main([verb, where, setting, output, "picture=false"]) == 2, setting
         text = said(capfd)
         assert words in text, text
-        assert "with other settings than those of its training" in text
+        assert "because these settings differ from the training" in text
 
 
 def test_predict_with_other_read_options_and_a_selection(
@@ -245,7 +245,7 @@ def test_a_training_goes_on_with_a_copy_and_not_with_other_targets(
     resume = ["train", f"resume={project.checkpoint}", "output=o", "trainer.max_epochs=2", "callbacks=none", *QUIET]
     assert main([*resume, "data.repo=sky", "data.catalog=half.csv"]) == 1
     text = said(capfd)
-    assert "ResumeError: the training cannot be resumed on other targets or files" in text
+    assert "ResumeError: the training cannot be resumed with other targets or files" in text
     assert f"repo: {project.folder / 'sky'} in the checkpoint, {elsewhere / 'sky'} now" in text
     assert main([*resume, "data.repo=sky", "data.catalog=copy.csv"]) == 0
     assert not (elsewhere / "o" / "last.ckpt").exists()  # no callbacks were asked for
@@ -271,8 +271,11 @@ def test_checkpoints_that_cannot_be_used(project: Project, elsewhere: Path, capf
         "gone": (changed(model__network={"_target_": "my_lost.Net"}), f"run the command in {project.folder}"),
         "net": (changed(model__network__widths=[4, 4]), "network.features.3.weight has the shape [8, 4, 3, 3] in"),
         "newer": (changed(version=99), "has a configuration of version 99"),
-        "old": ({**whole, "CutoutDataModule": old}, "does not say what it was trained on"),
-        "nothing": ({k: v for k, v in whole.items() if k != "CutoutDataModule"}, "does not say what it was trained on"),
+        "old": ({**whole, "CutoutDataModule": old}, "has no description of its training data"),
+        "nothing": (
+            {k: v for k, v in whole.items() if k != "CutoutDataModule"},
+            "has no description of its training data",
+        ),
     }
     for name, (content, words) in files.items():
         torch.save(content, f"{name}.ckpt")
@@ -297,7 +300,7 @@ def test_a_checkpoint_that_python_wrote(project: Project, elsewhere: Path, capfd
     trainer.save_checkpoint("python.ckpt")
     capfd.readouterr()
     assert main(["predict", "checkpoint=python.ckpt", *QUIET]) == 2
-    assert "does not say how its network is made; give model=..." in said(capfd)
+    assert "has no description of its network; give model=..." in said(capfd)
     model = ["model=lens_finder", "model.network.widths=[4]", "model.network.bands=irg"]
     assert main(["predict", "checkpoint=python.ckpt", *model, *QUIET]) == 0
     (result,) = map(json.loads, capfd.readouterr().out.splitlines())

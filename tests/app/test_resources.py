@@ -42,7 +42,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     [
         ({}, {}, "pass", "16.0 GB of 16.0 GB memory free (limited by the machine)", ""),
         ({"cache_bytes": "100 TB"}, {}, "fail", "100000.0 GB", "cache_bytes"),
-        ({"cache_bytes": "a lot"}, {}, "fail", "'a lot' is no amount of memory", "setting"),
+        ({"cache_bytes": "a lot"}, {}, "fail", "'a lot' is not an amount of memory", "setting"),
         ({}, {"output": None}, "fail", "cannot be written to", "output="),
         ({}, {"output": 50_000_000}, "fail", "50 MB free in the output folder", "output="),
         ({}, {"output": GB}, "warn", "checkpoints may fill it", "output="),

@@ -57,16 +57,16 @@ def test_plain_values_against_types(value: object, hint: object, expected: bool)
 @pytest.mark.parametrize(
     ("hint", "words"),
     [
-        (int | None, "a whole number or null"),
+        (int | None, "an integer or null"),
         (None | float, "a number or null"),
         (Choice, "one of block, full or true or false"),
         (Literal["zero", "nan"], "one of zero, nan"),
         (Literal["g", "r"] | None, "one of g, r or null"),
-        (Sequence[int], "a list of whole numbers"),
-        (list[str] | str, "a list of texts or text"),
+        (Sequence[int], "a list of integers"),
+        (list[str] | str, "a list of strings or a string"),
         (float | Made, "a number"),
-        (Made, "{_target_: ...} that makes a Made"),
-        (str | os.PathLike[str], "text or a path"),
+        (Made, "{_target_: ...} that creates a Made"),
+        (str | os.PathLike[str], "a string or a path"),
         (Mapping[str, float], "a dictionary"),
     ],
 )

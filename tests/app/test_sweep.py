@@ -82,7 +82,7 @@ def test_a_sweep_over_two_settings(
 
 def test_a_checkpoint_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "checkpoint=nowhere.ckpt"]) == 2
-    assert "there is no such checkpoint" in capsys.readouterr().err
+    assert "this file does not exist" in capsys.readouterr().err
 
 
 def test_the_settings_of_a_job() -> None:

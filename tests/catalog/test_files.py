@@ -175,8 +175,8 @@ def test_parts_of_different_types_are_promoted(tmp_path: Path, name: str) -> Non
         (([1, 2], ["a", "b"]), "part-1.parquet: column 'x' holds strings, but numbers in .*part-0.parquet"),
         (([True, False], [0, 1]), "part-1.parquet: column 'x' holds numbers, but booleans in"),
         (([[1, 2], [3, 4]], [[1, 2, 3], [3, 4, 5]]), r"part-1.parquet: column 'x' holds arrays \(3,\) of numbers"),
-        (([2**60, 1], [0.5, 1.0]), "part-0.parquet: column 'x' holds integers from 0 to 1152921504606846976"),
-        (([-1, 1], pa.array(BIG[:2])), "column 'x' holds integers from -1 to 18446744073709551615"),
+        (([2**60, 1], [0.5, 1.0]), "part-0.parquet: column 'x' has integers from 0 to 1152921504606846976"),
+        (([-1, 1], pa.array(BIG[:2])), "column 'x' has integers from -1 to 18446744073709551615"),
     ],
 )
 def test_parts_that_no_type_holds_are_refused(tmp_path: Path, parts, words: str) -> None:

@@ -256,7 +256,7 @@ def test_a_training_and_its_files_keep_ids(
 
 def test_ids_that_do_not_fit_are_named(plan: CutoutPlan, dp2_repo: SimulatedRepository, kind: str) -> None:
     wrong: Any = [1, 2] if kind == "text" else ["a", "b"]
-    kinds = "texts" if kind == "text" else "numbers"
+    kinds = "strings" if kind == "text" else "numbers"
     data = CutoutDataModule(
         plan.repo, "dp2", None, "gri", 24, plan=plan, splits={"train": wrong, "val": plain(plan.object_id)[:2]}
     )
@@ -264,7 +264,7 @@ def test_ids_that_do_not_fit_are_named(plan: CutoutPlan, dp2_repo: SimulatedRepo
         data.setup()
     once = plain(plan.object_id)[:2]
     data = CutoutDataModule(plan.repo, "dp2", None, "gri", 24, plan=plan, splits={"train": once, "val": once})
-    with pytest.raises(ConfigurationError, match=r"splits 'train' and 'val' both list object id"):
+    with pytest.raises(ConfigurationError, match=r"object id.* is in both splits 'train' and 'val'"):
         data.setup()
 
 

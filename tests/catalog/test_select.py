@@ -86,7 +86,7 @@ def test_what_cannot_be_is_explained(expression: str, words: str) -> None:
 
 
 def test_columns_with_arrays_cannot_be_compared() -> None:
-    with pytest.raises(ConfigurationError, match="holds arrays"):
+    with pytest.raises(ConfigurationError, match="contains arrays"):
         matching_rows("z > 1", {"z": np.zeros((4, 2))}, 4)
 
 

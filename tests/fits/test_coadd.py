@@ -187,7 +187,7 @@ def test_truncated_files_are_found_before_a_pixel_is_read(
         with pytest.raises(CorruptFileError, match=r"cut\.fits"):
             open_coadd(path)
     path.write_bytes(whole[:-3000])
-    with pytest.raises(CorruptFileError, match=rf"{len(whole) - 3000} bytes; the repository recorded {len(whole)}"):
+    with pytest.raises(CorruptFileError, match=rf"{len(whole) - 3000} bytes, but the repository recorded {len(whole)}"):
         open_coadd(path, size=len(whole))
     with open_coadd(path) as coadd, open_coadd(request.getfixturevalue(release)[0][2]) as same:
         for plane in ("image", "mask", "variance"):

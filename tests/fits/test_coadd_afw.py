@@ -172,9 +172,7 @@ def test_an_empty_image_is_no_coadd(tmp_path: Path) -> None:
 def test_planes_without_a_name(tmp_path: Path) -> None:
     with open_coadd(save(tmp_path / "coadd.fits", planes(LTV))) as coadd:
         for name in ("noise", "mask2", "mask1", "maskx", ""):
-            with pytest.raises(
-                PlaneError, match=f"no plane is called '{name}'; the planes of .* image, mask, variance"
-            ):
+            with pytest.raises(PlaneError, match=f"there is no plane '{name}'; the planes of .* image, mask, variance"):
                 coadd.read(name)
 
 

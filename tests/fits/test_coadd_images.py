@@ -76,7 +76,7 @@ def test_masked_images_with_many_mask_planes(tmp_path: Path, count: int, compres
         assert coadd.mask_planes == {f"PLANE{n}": n for n in range(count)}
         layout = coadd.layout(coadd.planes[-1] if hdus > 1 else "mask")
         assert layout.plane == (f"mask{hdus}" if hdus > 1 else "mask")
-        with pytest.raises(PlaneError, match=f"no plane is called 'mask{hdus + 1}'"):
+        with pytest.raises(PlaneError, match=f"there is no plane 'mask{hdus + 1}'"):
             coadd.read(f"mask{hdus + 1}")
 
 

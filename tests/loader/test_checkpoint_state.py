@@ -211,7 +211,7 @@ def test_a_network_that_was_loaded_brings_its_statistics(
         {"normalisation": Lupton()},
         {"read": ReadOptions(flux_unit="native")},
     ):
-        with pytest.raises(ConfigurationError, match="trained on other data"):
+        with pytest.raises(ConfigurationError, match="these settings differ from the training of the network"):
             trainer_of(tmp_path).predict(model, same(dp2_repo, catalog=few, **changes))
     # A new training of it may be on anything, and is what the network knows from then on.
     new = same(dp2_repo, bands="irg", normalisation=Lupton())
@@ -276,7 +276,7 @@ def test_statistics_of_other_pixels_are_refused(
 
 def test_a_normalisation_fitted_by_hand_to_another_order(dp2_repo: SimulatedRepository, trained: Trained) -> None:
     turned = NoiseAsinh().fit(trained.data.statistics.ordered("irg"))
-    with pytest.raises(StatisticsError, match=r"bands i,r,g, in this order, and the data module has g,r,i"):
+    with pytest.raises(StatisticsError, match=r"bands i,r,g, in this order, but the data module has g,r,i"):
         data_of(dp2_repo, normalisation=turned).setup()
 
 
@@ -294,9 +294,9 @@ class Callable:
         ({"normalisation": "noise_asinh"}, r"normalisation must be .*'noise_asinh'; give an object such as"),
         ({"augmentations": [RandomD4()]}, r"a list; give lsstcutouts\.transforms\.Compose"),
         ({"normalisation": 3}, "got 3"),
-        ({"batch_size": "many"}, "batch_size must be a whole number, got 'many'"),
-        ({"num_workers": 1.5}, "num_workers must be a whole number"),
-        ({"threads": True}, "threads must be a whole number"),
+        ({"batch_size": "many"}, "batch_size must be an integer, got 'many'"),
+        ({"num_workers": 1.5}, "num_workers must be an integer"),
+        ({"threads": True}, "threads must be an integer"),
     ],
 )
 def test_wrong_kinds_of_arguments_are_named(
@@ -334,8 +334,8 @@ def test_early_stopping_without_a_validation(dp2_repo: SimulatedRepository, tmp_
 
 def test_checkpoints_of_other_versions_and_damaged_ones() -> None:
     now = {"targets": "t", "rows": 10, "global_batch_size": 2, "lanes": 1, "seed": 0, "shuffle": "block"}
-    now |= {"shuffle_width": 32, "draws": ""}
-    older = {name: value for name, value in now.items() if name != "draws"}
+    now |= {"shuffle_width": 32, "sampling": ""}
+    older = {name: value for name, value in now.items() if name != "sampling"}
     assert resumed(older, now, Position(0, 3), 5) == (1, Position(0, 3))
     for wrong in ({"rows": 10}, {**now, "lanes": "many"}, {}):
         with pytest.raises(ResumeError, match="damaged or of another version"):
@@ -362,14 +362,14 @@ def test_files_that_are_no_checkpoints(trained: Trained, tmp_path: Path) -> None
         with pytest.raises(ConfigurationError, match=rf"resume='.*{name}\.ckpt'.*{words}"):
             read_checkpoint(path, "resume")
     for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigurationError, match="there is no such checkpoint"):
+        with pytest.raises(ConfigurationError, match="this file does not exist"):
             read_checkpoint(path)
     legacy = tmp_path / "legacy.ckpt"
     torch.save(checkpoint, legacy, _use_new_zipfile_serialization=False)
     assert read_checkpoint(legacy)["epoch"] == read_checkpoint(trained.path)["epoch"]
     del checkpoint["CutoutDataModule"]["data"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
-    with pytest.raises(ConfigurationError, match="does not say what data it was trained on"):
+    with pytest.raises(ConfigurationError, match="has no description of its training data"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "old.ckpt")
 
 
@@ -387,15 +387,17 @@ def test_what_cannot_be_made_again_must_be_given(dp2_repo: SimulatedRepository, 
     state = {"state_dict": {}, "pytorch-lightning_version": "2", "CutoutDataModule": data.state_dict()}
     torch.save(state, tmp_path / "a.ckpt")
     with pytest.raises(
-        ConfigurationError, match=r"transforms, .*Scaled, cannot be created again.*has no attributes by"
+        ConfigurationError, match=r"transforms, .*Scaled, cannot be created from it.*has no attributes by"
     ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(ConfigurationError, match="catalog was a table in memory; give catalog="):
+    with pytest.raises(
+        ConfigurationError, match="was a table in memory, which is not in the checkpoint; give catalog="
+    ):
         CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0))
     CutoutDataModule.load_from_checkpoint(tmp_path / "a.ckpt", transforms=Scaled(2.0), catalog=str(dp2_repo.truth))
     state["CutoutDataModule"]["data"]["transforms"] = {"_target_": "os.system", "command": "true"}
     torch.save(state, tmp_path / "evil.ckpt")
-    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be created again.*not a torch\.nn\.Module"):
+    with pytest.raises(ConfigurationError, match=r"os\.system, cannot be created from it.*not a torch\.nn\.Module"):
         CutoutDataModule.load_from_checkpoint(tmp_path / "evil.ckpt", catalog=str(dp2_repo.truth))
 
 

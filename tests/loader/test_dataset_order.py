@@ -185,7 +185,7 @@ def test_the_state_is_plain(plan: CutoutPlan) -> None:
 
 
 def test_too_few_targets_for_the_ranks(plan: CutoutPlan) -> None:
-    with pytest.raises(ConfigurationError, match="2 targets cannot be trained on by 4 ranks"):
+    with pytest.raises(ConfigurationError, match="2 targets are too few for 4 ranks"):
         loader_of(plan, rows=np.arange(2), world=World(0, 4))
 
 

@@ -241,7 +241,7 @@ def test_a_forked_process_is_told_that_a_pass_has_no_threads_there(plan: CutoutP
         try:
             list(passing)
         except ConfigurationError as error:
-            os._exit(7 if "forked without its threads" in str(error) else 8)
+            os._exit(7 if "forked process" in str(error) else 8)
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert sum(len(batch["object_id"]) for batch in passing) == len(plan) - 7
@@ -336,7 +336,7 @@ def test_closing_ends_the_fetch_of_another_thread(
         assert within(20, fetcher.close) < 5  # waits for none of them
         go_on.set()
         thread.join(20)
-        assert seen == ["the fetcher was closed by another thread while it was fetching"]
+        assert seen == ["the fetcher was closed by another thread while it was reading; create a new fetcher"]
         assert len(fetcher.fetch_plan(plan)["image"]) == len(plan)
         fetcher.close()
 

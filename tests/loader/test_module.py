@@ -208,7 +208,7 @@ def test_the_constructor_reads_nothing_and_checks_its_arguments(dp2_repo: Simula
     data_of(dp2_repo, repo="nowhere", catalog="nowhere.parquet")
     with pytest.raises(ConfigurationError, match="add up to 1"):
         data_of(dp2_repo, splits={"train": 0.5})
-    with pytest.raises(ConfigurationError, match="there are train, val and test"):
+    with pytest.raises(ConfigurationError, match="use train, val and test"):
         data_of(dp2_repo, splits={"train": 0.5, "holdout": 0.5})
     with pytest.raises(ConfigurationError, match="bands"):
         data_of(dp2_repo, bands="gg")
@@ -316,7 +316,7 @@ def test_a_plan_that_says_otherwise_is_refused(dp2_repo: SimulatedRepository) ->
     for changes, words in (
         ({"bands": "gr"}, "bands"),
         ({"size": 32}, "size"),
-        ({"columns": ("label", "kind")}, "lacks the columns kind"),
+        ({"columns": ("label", "kind")}, "does not have the columns kind"),
     ):
         with pytest.raises(PlanError, match=words):
             data_of(dp2_repo, plan=plan, **changes).setup()

@@ -65,7 +65,7 @@ def test_sampling_is_checked_at_once(changes, words: str) -> None:
 def test_a_column_of_words_is_no_weight(dp2_repo: SimulatedRepository) -> None:
     data = data_of(dp2_repo, sampling=Sampling(weights="kind"))
     data.setup()
-    with pytest.raises(ConfigurationError, match="the weights in column 'kind' must be one number per target"):
+    with pytest.raises(ConfigurationError, match="the weights in column 'kind' must have one number per target"):
         data.train_dataloader()
 
 
@@ -90,7 +90,7 @@ def test_a_column_with_missing_classes_is_named(dp2_repo: SimulatedRepository) -
 
 @pytest.mark.parametrize("stage", ["fitt", "train", ""])
 def test_a_stage_that_is_none(dp2_repo: SimulatedRepository, stage: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"setup\('{stage}'\): the stage must be one of fit, validate"):
+    with pytest.raises(ConfigurationError, match=rf"setup\('{stage}'\): stage must be one of fit, validate"):
         data_of(dp2_repo).setup(stage)
 
 
@@ -130,4 +130,4 @@ def test_a_weighted_epoch_goes_on(dp2_repo: SimulatedRepository, tmp_path: Path)
         second, data_of(dp2_repo, **changes), ckpt_path=str(tmp_path / "inside.ckpt"), weights_only=True
     )
     assert second.seen["train"][0] == first.seen["train"][0][16:]
-    assert torch.load(tmp_path / "inside.ckpt", weights_only=True)["CutoutDataModule"]["train"]["order"]["draws"]
+    assert torch.load(tmp_path / "inside.ckpt", weights_only=True)["CutoutDataModule"]["train"]["order"]["sampling"]

@@ -158,7 +158,7 @@ def test_the_newest_checkpoint_is_found(tmp_path: Path) -> None:
     os.utime(tmp_path / LAST, ns=(9, 9))
     assert checkpoint_to_resume("auto", tmp_path) == tmp_path / LAST
     assert checkpoint_to_resume(str(tmp_path / "model.ckpt"), tmp_path) == tmp_path / "model.ckpt"
-    with pytest.raises(ConfigurationError, match="no such checkpoint"):
+    with pytest.raises(ConfigurationError, match="this file does not exist"):
         checkpoint_to_resume(str(tmp_path / "none.ckpt"), tmp_path)
 
 

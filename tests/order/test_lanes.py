@@ -192,7 +192,7 @@ def test_batches_of_one_process() -> None:
 def test_what_cannot_be_shared() -> None:
     with pytest.raises(ConfigurationError, match="batch_size"):
         Schedule(10, 0)
-    with pytest.raises(ConfigurationError, match="3 targets cannot be trained on by 4 ranks"):
+    with pytest.raises(ConfigurationError, match="3 targets are too few for 4 ranks"):
         Schedule(3, 8, 4)
     with pytest.raises(ConfigurationError, match="at least 1"):
         Schedule(3, 8, 0)

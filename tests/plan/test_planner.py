@@ -148,9 +148,9 @@ def test_bands_and_sizes() -> None:
     for bad in ("", [], "gg", [1]):
         with pytest.raises(ConfigurationError, match="bands"):
             parse_bands(bad)
-    with pytest.raises(ConfigurationError, match=r"named as in the Butler \(g, not the filter LSST_g\).*\[LSST_g\]"):
+    with pytest.raises(ConfigurationError, match=r"band names of the Butler \(g, not the filter LSST_g\).*\[LSST_g\]"):
         parse_bands("LSST_g")
-    with pytest.raises(ConfigurationError, match="one letter for each band"):
+    with pytest.raises(ConfigurationError, match="one letter per band"):
         parse_bands("N921")
     for tract in ("primary", "strict", "best"):
         assert ReadOptions(tract=tract).tract == tract
@@ -186,12 +186,12 @@ def test_sizes_with_units(size: object, want: object) -> None:
     [
         *((bad, "size must be") for bad in (0, -1, 6.5, (1, 2, 3), True, (0, 5), None, (), float("nan"), [6.5, 7])),
         *((bad, "positive and finite") for bad in ("0 arcsec", "-3 arcsec", "nan arcsec", "inf arcsec", "0 px")),
-        *((bad, "not understood") for bad in ("twelve", "12 foo", "", "arcsec arcsec", "12;arcsec")),
+        *((bad, "cannot be parsed") for bad in ("twelve", "12 foo", "", "arcsec arcsec", "12;arcsec")),
         *((bad, "no unit") for bad in ("64", "6.5")),
         *((bad, "has the unit '(s|arcsec2|m)'") for bad in ("12 s", "12 arcsec2", 3 * units.m)),
-        ("12.5 px", "whole pixels"),
-        (("12 px", "12 arcsec"), "mixes pixels and an angle"),
-        ((64, "12 arcsec"), "mixes pixels and an angle"),
+        ("12.5 px", "integer number of pixels"),
+        (("12 px", "12 arcsec"), "pixels and an angle"),
+        ((64, "12 arcsec"), "pixels and an angle"),
         ((True, 5), "size must be"),
     ],
 )

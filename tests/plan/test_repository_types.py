@@ -129,7 +129,8 @@ def test_masked_images_by_name(dp2_repo: SimulatedRepository, tmp_path: Path) ->
     with (
         LsstDataFetcher(repo.root, planes=("psf",), **options) as fetcher,
         pytest.raises(
-            PlaneError, match=r"the PSF of 'differenceCoadd' .* cannot be read: it is no kernel for each cell"
+            PlaneError,
+            match=r"the PSF of 'differenceCoadd' .* cannot be read: only DP2 cell coadds have one kernel per cell",
         ),
     ):
         fetcher.fetch(catalog.ra[:1], catalog.dec[:1])

@@ -105,7 +105,7 @@ def test_rows_of_a_plan_in_any_order(dp2_repo: SimulatedRepository) -> None:
     with fetcher_of(dp2_repo) as fetcher:
         whole = fetcher.fetch_plan(plan)
         some = fetcher.fetch_plan(plan, [7, 3, 3])
-        with pytest.raises(ConfigurationError, match="lie between"):
+        with pytest.raises(ConfigurationError, match="integers between"):
             fetcher.fetch_plan(plan, [len(plan)])
     np.testing.assert_array_equal(some["image"], whole["image"][[7, 3, 3]])
     assert some["kind"] == [plan.columns["kind"][i] for i in (7, 3, 3)]
@@ -157,7 +157,7 @@ def test_a_plan_of_other_cutouts_is_refused(dp2_repo: SimulatedRepository) -> No
     with fetcher_of(dp2_repo) as fetcher:
         for changes in ({"bands": "gr"}, {"size": 41}):
             arguments = {"collections": "dp2", "bands": "gri", "size": 40, **changes}
-            with pytest.raises(PlanError, match="this fetcher for"):
+            with pytest.raises(PlanError, match="this fetcher is for"):
                 fetcher.fetch_plan(build_plan(dp2_repo.root, dp2_repo.truth, **arguments))
 
 

@@ -58,7 +58,9 @@ def test_targets_without_a_band_are_left_out_and_listed(repo: SimulatedRepositor
 
 def test_an_absent_band_raises_where_it_must(repo: SimulatedRepository) -> None:
     plan = plan_of(repo)
-    with pytest.raises(MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*lacks [gi]: .*zeros"):
+    with pytest.raises(
+        MissingBandError, match=r"target \d+ \(catalog row \d+, ra .*has no 'deep_coadd' in [gi]; .*zeros"
+    ):
         deliver(plan, missing_band="raise")
 
 
@@ -193,26 +195,26 @@ def test_wrong_words(dp2_repo: SimulatedRepository) -> None:
         with pytest.raises(ConfigurationError, match=words):
             ReaderOptions(**options)
     for options, words in [
-        ({"required_bands": ("z",)}, "required_bands name 'z'"),
-        ({"min_bands": 4}, "min_bands must be a whole number from 0 to 3, the number of bands, got 4"),
-        ({"min_bands": "2"}, "min_bands must be a whole number from 0 to 3, the number of bands, got '2'"),
-        ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "names the band 'z'"),
+        ({"required_bands": ("z",)}, "required_bands has 'z'"),
+        ({"min_bands": 4}, "min_bands must be an integer from 0 to 3, the number of bands, got 4"),
+        ({"min_bands": "2"}, "min_bands must be an integer from 0 to 3, the number of bands, got '2'"),
+        ({"quality": QualityPolicy(min_valid={"z": 0.5})}, "min_valid has the band 'z'"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=8, read=ReadOptions(**options))
     for arguments, words in [
         ({"min_valid": 2}, "between 0 and 1"),
         ({"action": "drop"}, "flag, skip or raise"),
-        ({"centre": 0}, "empty"),
+        ({"centre": 0}, "at least 1 pixel"),
         ({"centre": (3,)}, r"height, width"),
-        ({"peak_margin": -1}, "whole pixels"),
+        ({"peak_margin": -1}, "integer numbers of pixels"),
         ({"positive_variance": "no"}, "positive_variance must be true or false"),
-        ({"max_masked": 0.1}, "shares by mask plane"),
+        ({"max_masked": 0.1}, "must map mask planes to fractions"),
     ]:
         with pytest.raises(ConfigurationError, match=words):
             QualityPolicy(**arguments)
     plan = plan_of(dp2_repo)
-    with pytest.raises(ConfigurationError, match="peak_margin=16 leaves nothing of a box of 32 x 45"):
+    with pytest.raises(ConfigurationError, match="peak_margin=16 is too large for a box of 32 x 45"):
         CutoutReader(plan, ReaderOptions(quality=QualityPolicy(peak_margin=16)))
     with pytest.raises(PlaneError, match=r"did you mean 'SATURATED'"):
         deliver(plan, [0], quality=QualityPolicy(max_masked={"saturated": 0.1}))
@@ -243,6 +245,6 @@ def test_positions_without_coverage_follow_the_policy_of_missing_bands(dp2_repo:
 
 
 def test_a_report_before_any_fetch_is_refused(dp2_repo: SimulatedRepository) -> None:
-    refused = pytest.raises(ConfigurationError, match="before something has been fetched")
+    refused = pytest.raises(ConfigurationError, match="there is no report yet")
     with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="g", size=8) as fetcher, refused:
         _ = fetcher.report

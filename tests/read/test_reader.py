@@ -197,12 +197,12 @@ def test_a_file_of_another_size_is_an_error(dp2_repo: SimulatedRepository) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"planes": ("imge",)}, "planes must be some of"),
-        ({"planes": ()}, "planes must be some of"),
-        ({"planes": "imge"}, "planes must be some of"),
+        ({"planes": ("imge",)}, "planes must be names from"),
+        ({"planes": ()}, "planes must be names from"),
+        ({"planes": "imge"}, "planes must be names from"),
         ({"mask_planes": "SAT", "planes": "mask"}, "different names"),
-        ({"planes": ("mask",)}, "go together"),
-        ({"mask_planes": ("SAT",)}, "go together"),
+        ({"planes": ("mask",)}, "given together"),
+        ({"mask_planes": ("SAT",)}, "given together"),
         ({"planes": ("mask",), "mask_planes": ("SAT", "SAT")}, "different names"),
     ],
 )

@@ -289,7 +289,7 @@ def test_the_psf_is_the_one_of_the_target_s_cell(dp2_repo: SimulatedRepository) 
 def test_the_psf_of_dp1_is_refused_with_its_reason(dp1_repo: SimulatedRepository) -> None:
     with (
         LsstDataFetcher(dp1_repo.root, collections=dp1_repo.collections, bands="g", size=8, planes="psf") as fetcher,
-        pytest.raises(PlaneError, match="CoaddPsf that only the LSST stack"),
+        pytest.raises(PlaneError, match="CoaddPsf, which needs the LSST stack"),
     ):
         fetcher.fetch_plan(fetcher.plan(dp1_repo.truth))
 

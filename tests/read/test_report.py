@@ -171,7 +171,7 @@ def test_a_report_is_written_as_a_table(plan: CutoutPlan, tmp_path: Path) -> Non
     with pytest.raises(WriteError, match=r"report\.parquet.* cannot be written: "):
         report.save(tmp_path / "file" / "report.parquet")
     assert report.failures == {failure: 1}
-    with pytest.raises(ConfigurationError, match="not among the rows"):
+    with pytest.raises(ConfigurationError, match="not in this report"):
         Report(plan, np.array([1])).add(batch_report)
 
 
@@ -188,7 +188,7 @@ def test_the_data_module_reports_each_split(dp2_repo: SimulatedRepository, caplo
         columns=("label",),
         read=ReadOptions(missing_band="skip"),
     )
-    with pytest.raises(ConfigurationError, match="has not been read"):
+    with pytest.raises(ConfigurationError, match="before it has been read"):
         data.report("train")
     data.setup()
     ids = ids_of(data.train_dataloader())

@@ -380,7 +380,7 @@ def test_the_cache_shrinks_while_memory_is_short(
         fetch(cache, maker, [101])
     assert cache.stats().bytes < 25_000_000
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "shrinks from 50 MB to 20 MB" in caplog.text
+    assert "decreases from 50 MB to 20 MB" in caplog.text
     pressure.now = limits(2e9, 4e9)
     fetch(cache, maker, range(200, 290))
     assert cache.stats().bytes == 90_000_000

@@ -136,7 +136,7 @@ def test_a_file_of_another_size_than_recorded(dp2_repo: SimulatedRepository) -> 
     path = next(dp2_repo.root.rglob("*.fits"))
     size = path.stat().st_size
     open_coadd(path, size=size).close()
-    with pytest.raises(CorruptFileError, match=f"{size} bytes; the repository recorded {size + 1}"):
+    with pytest.raises(CorruptFileError, match=f"{size} bytes, but the repository recorded {size + 1}"):
         open_coadd(path, size=size + 1)
 
 

@@ -223,7 +223,7 @@ def test_targets_find_a_place_wherever_there_is_room(changes: dict[str, object],
     inner = [skymap.inner_box(patch) for patch in config.patch_ids]
     area = sum(box.area for box in inner)
     if area / 1.3 / targets < 64:
-        with pytest.raises(ConfigurationError, match="ask for fewer, or for more or larger patches"):
+        with pytest.raises(ConfigurationError, match="use fewer targets, or more or larger patches"):
             draw_sky(config, skymap)
         # Its advice helps.
         few = replace(config, targets=area // 150)

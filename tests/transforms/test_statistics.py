@@ -295,7 +295,7 @@ def test_without_a_training_split_the_checkpoint_brings_them(
     data.load_state_dict({"normalisation": fitted.as_dict()})
     assert data.transform(batch)["image"].isfinite().all()
     assert data.statistics == fitted
-    with pytest.raises(StatisticsError, match=r"trained on the bands r,g,i.*give it bands=r,g,i"):
+    with pytest.raises(StatisticsError, match=r"trained on the bands r,g,i.*set bands=r,g,i"):
         data.load_state_dict({"normalisation": fitted.ordered("rgi").as_dict()})
     with pytest.raises(StatisticsError, match="checkpoint's statistics are not statistics of version"):
         data.load_state_dict({"normalisation": {}})

@@ -206,8 +206,8 @@ def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where:
     if "data" not in stored:
         if not any(name == "data" or name.startswith("data.") for name in (*given.groups, *given.keys)):
             raise ConfigurationError(
-                f"{where} does not say what it was trained on (an older version wrote it, or other data than a "
-                "CutoutDataModule's); give data=..., normalisation=... and model=... as in the training"
+                f"{where} has no description of its training data (it was written by an older version, or without a "
+                "CutoutDataModule); give data=..., normalisation=... and model=... as in the training"
             )
         if resume:
             return cfg
@@ -217,7 +217,7 @@ def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where:
         return _for_prediction(result)
     if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
         raise ConfigurationError(
-            f"{where} was not written by `lsstcutouts train`, so it does not say how its network is made; give model=..."
+            f"{where} was not written by `lsstcutouts train`, so it has no description of its network; give model=..."
         )
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
@@ -245,7 +245,7 @@ def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     if run is not None:
         if run.get("version") != _VERSION:
             raise ConfigurationError(
-                f"{where} has a configuration of version {run.get('version')!r}; this package reads {_VERSION}"
+                f"{where} has a configuration of version {run.get('version')!r}; this version of lsstcutouts reads {_VERSION}"
             )
         stored = {name: value for name, value in run.items() if name != "version"}
         if stored["data"]["_target_"] == _OWN:  # with the defaults of that version
@@ -286,7 +286,7 @@ def _change(
     if refused:
         what = "the network cannot predict" if allowed is _PREDICT else "the training cannot be resumed"
         raise ConfigurationError(
-            f"{where}: {what} with other settings than those of its training:\n" + "\n".join(refused)
+            f"{where}: {what} because these settings differ from the training:\n" + "\n".join(refused)
         )
     if moved and "data.plan" not in given.keys:
         result.data.plan = None
@@ -308,7 +308,7 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
     missing = sorted(OmegaConf.missing_keys(result))
     if missing:
         wanted = " ".join(f"{key}=..." for key in missing)
-        raise ConfigurationError(f"the checkpoint does not say {', '.join(missing)}: add {wanted}")
+        raise ConfigurationError(f"the checkpoint has no value for {', '.join(missing)}; add {wanted}")
     catalog = result.data.catalog
     if not isinstance(catalog, DictConfig):
         result.data.catalog = {"predict": catalog}

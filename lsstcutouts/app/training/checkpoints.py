@@ -44,7 +44,7 @@ def checkpoint_to_resume(resume: str | None, output: Path) -> Path | None:
         found = [path for pattern in (LAST, *_OTHERS) for path in output.glob(pattern) if path.is_file()]
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     if resume is not None and not Path(resume).is_file():
-        raise ConfigurationError(f"resume={resume!r}: there is no such checkpoint")
+        raise ConfigurationError(f"resume={resume!r}: this file does not exist; check the path, or use resume=auto")
     return None if resume is None else Path(resume)
 
 

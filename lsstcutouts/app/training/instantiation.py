@@ -114,8 +114,12 @@ def _check_arguments(node: Mapping[str, Any], path: str) -> None:
         if name not in named and not takes_more:
             close = nearest(name, named)
             raise ConfigurationError(
-                f"{path}.{name}: {node['_target_']} takes no {name!r}"
-                + (f"; did you mean {' or '.join(close)}?" if close else f"; it takes {', '.join(named) or 'nothing'}")
+                f"{path}.{name}: {node['_target_']} has no argument {name!r}"
+                + (
+                    f"; did you mean {' or '.join(close)}?"
+                    if close
+                    else f"; its arguments are {', '.join(named) or 'none'}"
+                )
             )
 
 
@@ -149,11 +153,11 @@ def instantiate_part(cfg: DictConfig, name: str, kind: type = object, **more: An
         where = next((f": {line.strip()}" for line in str(error).splitlines() if line.startswith("full_key")), "")
         place = _user_code_location(cause)
         raise ConfigurationError(
-            f"{where.removeprefix(': full_key: ') or name} cannot be made: {_one_line(cause)}{f', {place}' if place else ''}"
+            f"{where.removeprefix(': full_key: ') or name} cannot be created: {_one_line(cause)}{f', {place}' if place else ''}"
         ) from error
     if not isinstance(found, kind):
         raise ConfigurationError(
-            f"{name} must be a {kind.__name__}, but {name}._target_ makes a {type(found).__name__}"
+            f"{name} must be a {kind.__name__}, but {name}._target_ creates a {type(found).__name__}"
         )
     return found
 

@@ -40,8 +40,8 @@ def ensure_simulation(settings: DictConfig | None, *, progress: bool = True) -> 
     other = [f.name for f in fields(wanted) if getattr(existing, f.name) != getattr(wanted, f.name)]
     if other:
         raise ConfigurationError(
-            f"the simulated repository {settings.root!r} was made with another {', '.join(other)}; remove the folder, or "
-            "give another simulation.root="
+            f"the simulated repository {settings.root!r} was written with other values of {', '.join(other)}; remove the "
+            "folder, or give another simulation.root="
         )
 
 
@@ -68,9 +68,13 @@ def output_folder(cfg: DictConfig) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
+        raise ConfigurationError(
+            f"output={folder}: the folder cannot be created: {error.strerror}; give another folder"
+        ) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"output={folder}: you may not write into this folder; give another one")
+        raise ConfigurationError(
+            f"output={folder}: you have no permission to write to this folder; give another folder"
+        )
     return path
 
 

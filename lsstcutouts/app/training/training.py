@@ -82,7 +82,7 @@ def train(cfg: DictConfig) -> TrainingResult:
         trainer.fit(model, data, ckpt_path=None if resumed is None else str(resumed), weights_only=True)
     if not meter.targets:
         raise ConfigurationError(
-            f"nothing was trained: {resumed} has {trainer.current_epoch} epochs behind it; raise trainer.max_epochs"
+            f"nothing was trained: {resumed} already has {trainer.current_epoch} epochs; increase trainer.max_epochs"
         )
     checkpoint = output / "model.ckpt"
     trainer.save_checkpoint(checkpoint)

@@ -53,11 +53,11 @@ _COMPARED = {
 _OPTIONS = {"read": ReadOptions, "sampling": Sampling, "splits": SplitOptions}
 
 _SCALE_TOLERANCE = 1e-3
-"""Of pixel scales, relative: tracts of one skymap differ by 1e-9, those of two surveys by some percent."""
+"""Relative tolerance of pixel scales: tracts of one skymap differ by 1e-9, surveys by several percent."""
 
 
 def check_counts(**counts: tuple[Any, int]) -> None:
-    """Raise unless each value is a whole number of at least a minimum, both given by the argument's name.
+    """Raise unless each value is an integer of at least a minimum; each argument is ``name=(value, minimum)``.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def check_counts(**counts: tuple[Any, int]) -> None:
     """
     for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
+            raise ConfigurationError(f"{name} must be an integer, got {value!r}")
         if value < least:
             raise ConfigurationError(f"{name} must be at least {least}, got {value}")
 
@@ -87,7 +87,7 @@ def checked_module(name: str, value: Any) -> nn.Module:
     if isinstance(value, type):
         hint = f"the class {value.__name__}; give an object: {name}={value.__name__}(...)"
     elif isinstance(value, str):
-        hint = f"the text {value!r}; give an object such as lsstcutouts.transforms.NoiseAsinh()"
+        hint = f"the string {value!r}; give an object such as lsstcutouts.transforms.NoiseAsinh()"
     elif isinstance(value, list | tuple):
         hint = "a list; give lsstcutouts.transforms.Compose([...])"
     elif callable(value):
@@ -222,8 +222,8 @@ def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ]
     if lines:
         raise ConfigurationError(
-            "the network was trained on other data than these:\n" + "\n".join(lines) + "\n"
-            "Set them as in the training; CutoutDataModule.load_from_checkpoint(file, catalog=...) does"
+            "these settings differ from the training of the network:\n" + "\n".join(lines) + "\n"
+            "Use the settings of the training, for example with CutoutDataModule.load_from_checkpoint(file, catalog=...)"
         )
 
 
@@ -242,9 +242,9 @@ def check_sources(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             lines.append(f"  {name}: {before} in the checkpoint, {here} now")
     if lines and trained["plans"] != now["plans"]:
         raise ResumeError(
-            "the training cannot be resumed on other targets or files:\n" + "\n".join(lines) + "\n"
-            "A copy of the same repository and catalog is accepted; for another one begin a new training, with the "
-            "checkpoint's weights (load_from_checkpoint of the model) if you like"
+            "the training cannot be resumed with other targets or files:\n" + "\n".join(lines) + "\n"
+            "A copy of the same repository and catalog is accepted. For other data start a new training; it can begin with the "
+            "weights of the checkpoint (load_from_checkpoint of the model)"
         )
 
 
@@ -254,7 +254,7 @@ def _listed(value: Any) -> Any:
 
 def _same(name: str, one: Any, other: Any) -> bool:
     if name == "pixel_scale":
-        if one is None or other is None:  # not a target was covered
+        if one is None or other is None:  # no target was covered
             return True
         return all(math.isclose(a, b, rel_tol=_SCALE_TOLERANCE) for a, b in zip(one, other, strict=True))
     if name == "planes":
@@ -284,15 +284,17 @@ def read_arguments(
     state = data_state(read_checkpoint(checkpoint_path, "checkpoint_path"))
     if state is None:
         raise ConfigurationError(
-            f"{os.fspath(checkpoint_path)!r} does not say what data it was trained on: it was written by an older version "
-            "or with other data; create the data module as in the training"
+            f"{os.fspath(checkpoint_path)!r} has no description of its training data: it was written by an older version, "
+            "or without a CutoutDataModule; create the data module as in the training"
         )
     settings = _arguments_of(state["data"])
     for name in ("normalisation", "transforms", "augmentations"):
         if name not in changes:
             settings[name] = _created_module(name, settings[name])
     if settings["catalog"] is None and "catalog" not in changes:
-        raise ConfigurationError("the training's catalog was a table in memory; give catalog=")
+        raise ConfigurationError(
+            "the catalog of the training was a table in memory, which is not in the checkpoint; give catalog="
+        )
     return settings, state
 
 
@@ -306,7 +308,8 @@ def _arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     if settings.get("version") != _VERSION:
         raise ConfigurationError(
-            f"the checkpoint has settings of version {settings.get('version')!r}, this package reads {_VERSION}"
+            f"the checkpoint has settings of version {settings.get('version')!r}, but this version of lsstcutouts reads {_VERSION}; "
+            "create the data module as in the training"
         )
     rest = {
         name: value for name, value in settings.items() if name not in {"version", "pixels", "pixel_scale", "plans"}
@@ -330,7 +333,7 @@ def _created_module(name: str, settings: Mapping[str, Any] | None) -> nn.Module 
     if settings is None:
         return None
     target = str(settings.get("_target_"))
-    lost = f"the checkpoint's {name}, {target}, cannot be created again; give {name}= as in the training"
+    lost = f"the checkpoint's {name}, {target}, cannot be created from it; give {name}= as in the training"
     if settings.get("_incomplete_"):
         raise ConfigurationError(f"{lost} (it has no attributes {', '.join(settings['_incomplete_'])})")
     module, _, kind = target.rpartition(".")

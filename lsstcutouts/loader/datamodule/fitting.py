@@ -65,7 +65,9 @@ class Sample:
     def fit(self, count: int, progress: Callable[[int, int], None] | None = None) -> Statistics:
         """Return statistics of ``count`` targets."""
         if self.plan is None:
-            raise StatisticsError("there is no training split to fit statistics to; give the normalisation statistics=")
+            raise StatisticsError(
+                "there is no training split to fit the statistics to; set statistics= of the normalisation"
+            )
         return fit_statistics(
             self.plan,
             self.rows,
@@ -147,7 +149,7 @@ class Fitting:
                 by_hand.ordered(sample.bands, **fits)
                 if tuple(by_hand.bands) != sample.bands:
                     raise StatisticsError(
-                        f"the normalisation was fitted to the bands {','.join(by_hand.bands)}, in this order, and the data "
+                        f"the normalisation was fitted to the bands {','.join(by_hand.bands)}, in this order, but the data "
                         f"module has {','.join(sample.bands)}; call fit(statistics.ordered(bands))"
                     )
             self.statistics = by_hand
@@ -172,12 +174,12 @@ class Fitting:
         if tuple(restored.bands) != tuple(bands):
             trained = ",".join(restored.bands)
             raise StatisticsError(
-                f"the checkpoint was trained on the bands {trained}, in this order, and the data module has "
-                f"{','.join(bands)}; give it bands={trained}"
+                f"the checkpoint was trained on the bands {trained}, in this order, but the data module has "
+                f"{','.join(bands)}; set bands={trained}"
             )
         if self._given is not None and self.statistics is not None and self.statistics.bands != restored.bands:
             _log.warning(
-                "the statistics of the checkpoint are used, which the network was trained with, not those that the normalisation was given"
+                "the statistics of the checkpoint are used, because the network was trained with them, not those of the normalisation"
             )
         self._use(restored.ordered(bands, unit=unit), module)
 

@@ -88,7 +88,7 @@ class CutoutDataModule(L.LightningDataModule):
     read
         How pixels are read, and the policies: `ReadOptions`.
     sampling
-        Which targets an epoch of training draws, and its order: `Sampling`, whose ``weights`` and ``balance`` are names of
+        Which targets an epoch of training uses, and in which order: `Sampling`, whose ``weights`` and ``balance`` are names of
         catalog columns. The other splits are read block by block over the sky.
     splits
         Which targets belong to which split: `SplitOptions`, or plain shares such as ``{"train": 0.8, "val": 0.2}``. With one
@@ -281,7 +281,7 @@ class CutoutDataModule(L.LightningDataModule):
             ``"fit"``, ``"validate"``, ``"test"``, ``"predict"`` or None, which all do the same.
         """
         if stage is not None and stage not in (stages := [one.value for one in TrainerFn]):
-            raise ConfigurationError(f"setup({stage!r}): the stage must be one of {', '.join(stages)}, or None")
+            raise ConfigurationError(f"setup({stage!r}): stage must be one of {', '.join(stages)}, or None")
         self._load_plans()
         self._take_from_model()
         check_tensors(self._trained, self._settings())  # now that the pixel scale is known
@@ -321,7 +321,7 @@ class CutoutDataModule(L.LightningDataModule):
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
             _log.warning(
-                "%d of %d targets, different ones each time, are left out of each epoch: too few for %d ranks", *rows
+                "each epoch leaves out %d of %d targets, different ones each time: too few for %d ranks", *rows
             )
         return loader
 
@@ -395,7 +395,7 @@ class CutoutDataModule(L.LightningDataModule):
             If the split has not been read.
         """
         if split not in self.loaders:
-            raise ConfigurationError(f"the {split!r} split has not been read, so there is no report of it")
+            raise ConfigurationError(f"there is no report of the {split!r} split before it has been read")
         loader = self.loaders[split]
         # For a prediction, Lightning creates another loader of the same dataset.
         return loader.report if loader.begun else loader.cutouts.report

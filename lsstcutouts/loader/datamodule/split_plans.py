@@ -75,7 +75,7 @@ class PlanSettings:
         lacking = [c for c in self.columns if c not in plan.columns]
         if lacking:
             raise PlanError(
-                f"the plan lacks the columns {', '.join(lacking)}; make the plan again with columns={self.columns!r}"
+                f"the plan does not have the columns {', '.join(lacking)}; make the plan again with columns={self.columns!r}"
             )
         return plan
 
@@ -112,7 +112,7 @@ class SplitPlans:
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
-        """Plan and targets of each split; empty before `load`."""
+        """Plan and ``(n,)`` target indices of each split; empty before `load`."""
         return {} if self.assignment is None else self.assignment.splits
 
     def has(self, split: str) -> bool:

@@ -38,9 +38,9 @@ class DeviceSteps:
         return partial(DeviceSteps, compile=self._compile), ()
 
     def run(self, batch: TensorBatch, modules: Sequence[nn.Module]) -> TensorBatch:
-        """Return the batch after these modules, one after the other.
+        """Apply modules in this order to a batch; all planes have the shape ``(N, B, Y, X)``.
 
-        An image that is not on the CPU is overwritten: it must be a copy that nothing else uses.
+        If the image is not on the CPU, it is overwritten: it must be a copy that nothing else uses.
         """
         device = _device_of(batch)
         self._move(modules, device)
@@ -95,8 +95,8 @@ def compiles_on(device: torch.device, capability: tuple[int, int] | None = None)
     possible = can_compile(capability)
     if not possible:
         _log.warning(
-            "compile=True has no effect: torch.compile needs a GPU of compute capability %d.%d, this one has %d.%d; the "
-            "transforms run as they are",
+            "compile=True has no effect: torch.compile needs a GPU of compute capability %d.%d, this GPU has %d.%d; the "
+            "transforms run without compilation",
             *COMPILES_FROM,
             *(capability or ()),
         )

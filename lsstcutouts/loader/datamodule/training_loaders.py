@@ -170,7 +170,7 @@ class TrainingLoaders:
             loader.restart()
 
     def batch_delivered(self, loader: CutoutLoader, batch: TensorBatch) -> None:
-        """Record a batch."""
+        """Record a batch, planes ``(N, B, Y, X)``, that a loader delivers to its loop."""
         trainer, split = self.trainer, self._splits.get(loader, "")
         if split:
             self.loaders[split] = loader
@@ -184,7 +184,7 @@ class TrainingLoaders:
             self._start = None
 
     def as_delivered(self, batch: TensorBatch) -> TensorBatch:
-        """Return a batch as it was before the trainer converted it to its precision: the transforms come first."""
+        """Return the batch, planes ``(N, B, Y, X)``, before the trainer converted its precision; the transforms need that one."""
         for one in self._delivered:
             if one["patch"] is batch.get("patch"):
                 self._delivered = deque((other for other in self._delivered if other is not one), maxlen=_KEPT)
@@ -192,7 +192,7 @@ class TrainingLoaders:
         return batch
 
     def converted(self, batch: TensorBatch, before: TensorBatch) -> TensorBatch:
-        """Return a transformed batch in the trainer's precision; values that were float64, such as positions, stay float64."""
+        """Return a transformed batch, planes ``(N, B, Y, X)``, in the precision of the trainer; float64 positions remain float64."""
         trainer = self.trainer
         if trainer is None or not _converts(trainer):
             return batch

@@ -1,4 +1,4 @@
-"""Arrays as tensors, in page-locked memory where a GPU is to fetch them."""
+"""Converts arrays to tensors, in page-locked memory for copies to a GPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ __all__ = ["Form", "as_tensor", "pinned_empty"]
 
 
 def pinned_empty(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return an array in page-locked memory, whatever it holds; it comes from torch's caching allocator.
+    """Return an uninitialised array of this shape in page-locked memory, from torch's caching allocator.
 
-    The memory is used again when the array and every tensor of it are gone and copies from it are over. The
+    The memory is reused when the array and all tensors of it are deleted and all copies from it have finished. The
     allocator rounds sizes up to powers of two.
     """
     of_torch = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -26,10 +26,10 @@ def pinned_empty(shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any
 
 
 def as_tensor(array: NDArray[Any]) -> Tensor:
-    """Return an array as a tensor of the same memory where it is contiguous.
+    """Return an array as a tensor of the same shape, which shares its memory if it is contiguous.
 
-    An array that was made of a whole tensor gives that tensor back: its allocator knows its memory, and so keeps it
-    until copies to the device are over.
+    For an array that was made from a whole tensor this is that tensor: its allocator then keeps the memory until copies
+    to the device have finished.
     """
     base = array.base
     if (

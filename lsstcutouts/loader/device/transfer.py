@@ -15,14 +15,14 @@ from .wire import Wire, unpacked
 __all__ = ["Arrival", "CudaTransfer", "DirectTransfer", "Prefetcher", "Transfer", "resolved", "transfer_to"]
 
 type Arrival = Callable[[], TensorBatch]
-"""Gives the batch that is on its way, in the thread and stream that is going to use it."""
+"""Function that returns the copied batch; call it in the thread and stream that uses the batch."""
 
 
 class Transfer(Protocol):
     """Brings batches to a device."""
 
     def begin(self, batch: TensorBatch) -> Arrival:
-        """Start the copy of a batch without waiting for its end."""
+        """Start to copy a batch, planes ``(N, B, Y, X)``, and return without waiting."""
 
 
 class DirectTransfer:
@@ -143,7 +143,9 @@ def resolved(device: torch.device | str | None) -> torch.device | None:
     try:
         asked = torch.device(device)
     except RuntimeError as error:
-        raise ConfigurationError(f"device={device!r} is none that torch knows; give cuda, cuda:1 or cpu") from error
+        raise ConfigurationError(
+            f"device={device!r} is not a device of torch; use cpu, cuda or, for one of several GPUs, cuda:1"
+        ) from error
     if asked.type == "cpu":
         return None
     if asked.type != "cuda":

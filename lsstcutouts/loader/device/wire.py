@@ -1,4 +1,4 @@
-"""Pixels in 16 bit on their way to the device, and back to float32 behind it."""
+"""Converts pixels to 16 bits for the copy to the device, and back to float32 there."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -17,7 +17,7 @@ type Wire = Literal["float32", "bfloat16", "float16"]
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _PLANES = ("image", "variance", "ivar", "psf")
-"""Arrays ``(N, B, Y, X)`` of float32 that are worth it."""
+"""Arrays ``(N, B, Y, X)`` float32 that are converted."""
 
 _SCALE = "lsstcutouts.scale."
 """Before a plane's name: key of the ``(B, 1, 1)`` factors that its values were divided by; no column is called so."""
@@ -30,22 +30,22 @@ Above 32768 it would start OpenMP threads of its own in each thread of the pool,
 
 
 def packed(batch: TensorBatch, wire: Wire, *, pin: bool = False) -> TensorBatch:
-    """Return a batch whose float32 planes are 16-bit.
+    """Return a batch with float32 planes converted to 16 bits.
 
-    For float16 (11 bits of significand) each band is divided by a power of two, chosen by its largest finite value in
-    this batch, which half of the range can hold: values come back within a relative 2^-11 down to 2^-28 of the band's
-    largest, below that within an absolute 2^-39 of it, and subnormal numbers of float32 within 2^-149 more. With bfloat16 (8 bits) they come back within a relative 2^-8,
-    as long as they are normal numbers of float32. NaN, infinities and zeros come back as they were; beyond 3.38e38, at
-    the very end of float32's range, values can become infinite.
+    With float16 (11 significant bits) each band is first divided by a power of two, so that its largest finite value in this
+    batch, M, is below 2^15. The relative error of restored values is at most 2^-11 for values
+    above 2^-28 M; below, the absolute error is at most 2^-39 M (plus 2^-149 for subnormal float32 numbers). With bfloat16
+    (8 significant bits) the relative error is at most 2^-8 for normal float32 numbers. NaN, infinities and zeros do not
+    change. Values above 3.38e38 can become infinite.
 
     Parameters
     ----------
     batch
-        Tensors on the CPU.
+        Tensors on the CPU; planes are ``(N, B, Y, X)``.
     wire
-        ``"float32"`` returns the batch as it is.
+        ``"float32"`` does not change the batch.
     pin
-        Whether the 16-bit planes lie in page-locked memory.
+        Whether the 16-bit planes are in page-locked memory.
     """
     if wire == "float32":
         return batch
@@ -61,12 +61,12 @@ def packed(batch: TensorBatch, wire: Wire, *, pin: bool = False) -> TensorBatch:
 
 
 def unpacked(batch: TensorBatch, *, channels_last: bool = False) -> TensorBatch:
-    """Return the batch that was `packed`, in float32, on whatever device it is now.
+    """Return a batch from `packed` with float32 planes, on the same device.
 
     Parameters
     ----------
     batch
-        From `packed`, perhaps copied since.
+        Batch from `packed`, or a copy; planes are ``(N, B, Y, X)``.
     channels_last
         Whether ``image`` is laid out as ``(N, Y, X, B)`` in memory.
     """

@@ -43,7 +43,7 @@ def parse_bytes(amount: str) -> int:
     """
     match = _AMOUNT.fullmatch(amount)
     if match is None:
-        raise ConfigurationError(f"{amount!r} is no amount of memory; say for example '2 GB' or '500 MiB'")
+        raise ConfigurationError(f"{amount!r} is not an amount of memory; use for example '2 GB' or '500 MiB'")
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
@@ -65,7 +65,7 @@ def check_budget(max_bytes: float | str) -> None:
             parse_bytes(max_bytes)
     elif isinstance(max_bytes, bool) or (isinstance(max_bytes, float) and not 0.0 < max_bytes <= 1.0) or max_bytes < 0:
         raise ConfigurationError(
-            f"a memory budget of {max_bytes!r}: give whole bytes, a share of the available memory in (0, 1], "
+            f"cache_bytes={max_bytes!r} must be a number of bytes, a fraction of the available memory in (0, 1], "
             "an amount such as '2 GB', or 'auto'"
         )
 
@@ -106,7 +106,7 @@ def resolve_budget(max_bytes: float | str, processes: int = 1, *, limits: Memory
     if budget * found.ranks > found.total:
         each = f" in each of {found.ranks} ranks" if found.ranks > 1 else ""
         raise MemoryBudgetError(
-            f"a cache of {shown_bytes(budget)}{each}, but there are {shown_bytes(found.total)} in all "
-            f"(limited by the {found.limited_by}); give less, or 'auto'"
+            f"a cache of {shown_bytes(budget)}{each} is larger than the memory of {shown_bytes(found.total)} "
+            f"(limited by the {found.limited_by}); use a smaller cache_bytes, or 'auto'"
         )
     return max(0 if max_bytes == 0 else _LEAST, budget // max(1, processes))

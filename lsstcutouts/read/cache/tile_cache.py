@@ -106,9 +106,8 @@ class TileCache:
         free(dropped)
         if tell:
             _LOG.warning(
-                "batches under way hold %s, more than the whole budget of %s (cache_bytes): no tile is kept, so "
-                "each is decoded again for every batch that needs it. A smaller batch_size or a larger cache_bytes "
-                "avoids this",
+                "the batches that are being read need %s, more than cache_bytes (%s), so no tile is kept, and each "
+                "batch decodes all its tiles again. Use a smaller batch_size or a larger cache_bytes",
                 shown_bytes(state.reserved),
                 shown_bytes(state.max_bytes),
             )
@@ -174,7 +173,9 @@ class TileCache:
         """
         ranks = self._ranks if ranks is None else ranks
         if processes < 1 or (ranks is not None and ranks < 1):
-            raise ConfigurationError(f"a cache shared among {processes} processes of {ranks or 'unknown'} ranks")
+            raise ConfigurationError(
+                f"processes={processes} and ranks={ranks or 'unknown'} of a shared cache must be at least 1"
+            )
         if (processes, ranks) != (self._processes, self._ranks):
             self._rebudget(self._setting, processes, ranks)
 
@@ -277,8 +278,8 @@ class TileCache:
             self.memory.trim()
         if tell:
             _LOG.warning(
-                "memory is short: %s. The tile cache, batches under way included, shrinks from %s to %s until there is more. "
-                "A smaller cache_bytes or batch_size avoids this",
+                "memory is low: %s. The limit of the tile cache, including the batches that are being read, decreases from %s "
+                "to %s until memory is available. Use a smaller cache_bytes or batch_size",
                 room.why,
                 shown_bytes(held),
                 shown_bytes(state.limit),

@@ -1,4 +1,4 @@
-"""Draws the targets of an epoch by their weights."""
+"""Samples the targets of an epoch with weights."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -6,13 +6,13 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import ConfigurationError
 from .blocks import Ints
 
-__all__ = ["balanced", "checked_classes", "checked_weights", "draw", "repeats"]
+__all__ = ["balanced", "checked_classes", "checked_weights", "repeats", "sample_rows"]
 
-_REMEDY = "set them, or leave these targets out with select="
+_REMEDY = "correct these values, or leave these targets out with select="
 
 
 def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.float64]:
-    """Return weights as ``(N,)`` float64.
+    """Return the weight of each target, ``(N,)`` float64.
 
     Raises
     ------
@@ -21,7 +21,9 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
     """
     array = np.asarray(weights)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-        raise ConfigurationError(f"{name} must be one number per target, got {array.dtype} of shape {array.shape}")
+        raise ConfigurationError(
+            f"{name} must have one number per target, got {array.dtype} values of shape {array.shape}"
+        )
     array = array.astype(np.float64)
     bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
     if len(bad):
@@ -30,21 +32,21 @@ def checked_weights(weights: ArrayLike, name: str = "weights") -> NDArray[np.flo
             f"target {bad[0]}; {_REMEDY}"
         )
     if len(array) and not array.any():
-        raise ConfigurationError(f"{name} are 0 for every target, so there is nothing to draw")
+        raise ConfigurationError(f"{name} are 0 for every target; give some targets a positive weight")
     return array
 
 
 def checked_classes(classes: ArrayLike, name: str = "balance") -> NDArray[np.int64]:
-    """Return classes, numbers or strings, as dense numbers ``(N,)``.
+    """Return the class number of each target, ``(N,)`` from 0, from classes that are numbers or strings.
 
     Raises
     ------
     ConfigurationError
-        If a value is missing: NaN, None or an empty string. It would count as a class and be drawn as often as every other class.
+        If a value is missing: NaN, None or an empty string. Otherwise missing values would be sampled as often as a class.
     """
     array = np.asarray(classes)
     if array.ndim != 1:
-        raise ConfigurationError(f"{name} must be one class per target, got shape {array.shape}")
+        raise ConfigurationError(f"{name} must have one class per target, got the shape {array.shape}")
     if array.dtype.kind == "f":
         missing = ~np.isfinite(array)
     elif array.dtype.kind in "OUS":
@@ -62,21 +64,21 @@ def checked_classes(classes: ArrayLike, name: str = "balance") -> NDArray[np.int
 
 
 def balanced(stratum: Ints, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """Return weights that make every stratum count the same in total, divided within it as ``weights`` says.
+    """Return ``(N,)`` weights whose sum is 1 in every stratum, in proportion to ``weights`` within a stratum.
 
     Parameters
     ----------
     stratum
-        ``(N,)`` dense numbers, such as of a target's class.
+        ``(N,)`` numbers of the strata from 0, such as class numbers.
     weights
-        ``(N,)``; by default the targets of a stratum count the same.
+        ``(N,)``; by default equal.
     """
     one = np.ones(len(stratum)) if weights is None else weights
     total = np.bincount(stratum, weights=one)
     return np.divide(one, total[stratum], out=np.zeros(len(one)), where=total[stratum] > 0)
 
 
-def draw(
+def sample_rows(
     weights: NDArray[np.float64],
     size: int,
     *,
@@ -85,10 +87,10 @@ def draw(
     replacement: bool = False,
     stratum: Ints | None = None,
 ) -> NDArray[np.int64]:
-    """Return ``(size,)`` ascending row numbers that an epoch draws.
+    """Return ``(size,)`` sampled row numbers of an epoch, ascending.
 
-    Without replacement each row is drawn its expected number of times, ``size * weight / sum(weights)``, rounded down or
-    up (systematic sampling in random order; Madow 1949, Ann. Math. Statist. 20, 333). With replacement the draws are
+    Without replacement each row occurs its expected number of times, ``size * weight / sum(weights)``, rounded down or
+    up (systematic sampling in random order; Madow 1949, Ann. Math. Statist. 20, 333). With replacement the samples are
     independent.
 
     Parameters
@@ -96,17 +98,18 @@ def draw(
     weights
         ``(N,)``, as `checked_weights` returns them.
     stratum
-        ``(N,)`` numbers; without replacement, as many are drawn of each stratum as expected, rounded down or up, too.
+        ``(N,)`` numbers of strata; without replacement each stratum, too, occurs its expected number of times, rounded
+        down or up.
     """
     rng = np.random.default_rng([seed, epoch, 2])
     order = rng.permutation(len(weights))
     if stratum is not None:
         order = order[np.argsort(stratum[order], kind="stable")]
     edges = np.cumsum(weights[order])
-    edges = edges / edges[-1] * size  # so that the last one is size to the digit
+    edges = edges / edges[-1] * size  # divide first: the last one is then exactly size
     if replacement:
-        drawn = np.searchsorted(edges, rng.random(size) * size, side="right")
-        counts = np.bincount(drawn, minlength=len(weights))
+        sampled = np.searchsorted(edges, rng.random(size) * size, side="right")
+        counts = np.bincount(sampled, minlength=len(weights))
     else:
         ticks = np.minimum(np.floor(edges + rng.random()), size)
         counts = np.diff(ticks, prepend=0).astype(np.int64)
@@ -116,5 +119,5 @@ def draw(
 
 
 def repeats(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return ``(size,)`` how often each of the ascending rows occurred before: 0 for the first time."""
+    """Return how often each of the ascending ``(size,)`` rows occurred before: 0 for the first time."""
     return np.arange(len(rows)) - np.searchsorted(rows, rows, side="left")

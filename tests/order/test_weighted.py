@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lsstcutouts import Sampling
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.order.draws import balanced, checked_classes, checked_weights, draw, repeats
 from lsstcutouts.order.epochs import Epochs
+from lsstcutouts.order.weighted import balanced, checked_classes, checked_weights, repeats, sample_rows
 from lsstcutouts.order.world import World
 
 WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=60).filter(any)
@@ -18,26 +18,26 @@ WEIGHTS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, ma
 def test_each_row_is_drawn_its_expected_number_of_times(weights: list[float], size: int, seed: int, epoch: int) -> None:
     """Rounded down or up, whatever the weights; and as many as asked for."""
     array = np.array(weights)
-    rows = draw(array, size, seed=seed, epoch=epoch)
+    rows = sample_rows(array, size, seed=seed, epoch=epoch)
     counts = np.bincount(rows, minlength=len(array))
     expected = size * array / array.sum()
     assert len(rows) == size
     assert (counts >= np.floor(expected - 1e-6)).all()
     assert (counts <= np.ceil(expected + 1e-6)).all()
     assert not counts[array == 0].any()
-    np.testing.assert_array_equal(rows, draw(array, size, seed=seed, epoch=epoch))
+    np.testing.assert_array_equal(rows, sample_rows(array, size, seed=seed, epoch=epoch))
 
 
 def test_fractions_are_drawn_in_the_long_run() -> None:
     weights = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
-    counts = sum(np.bincount(draw(weights, 4, seed=0, epoch=e), minlength=5) for e in range(4000))
+    counts = sum(np.bincount(sample_rows(weights, 4, seed=0, epoch=e), minlength=5) for e in range(4000))
     np.testing.assert_allclose(counts / counts.sum(), weights / weights.sum(), atol=0.005)
 
 
 def test_with_replacement_the_draws_are_independent() -> None:
     weights = np.array([1.0, 3.0, 0.0])
     counts = np.array(
-        [np.bincount(draw(weights, 8, seed=0, epoch=e, replacement=True), minlength=3) for e in range(4000)]
+        [np.bincount(sample_rows(weights, 8, seed=0, epoch=e, replacement=True), minlength=3) for e in range(4000)]
     )
     assert not counts[:, 2].any()
     assert counts[:, 1].mean() == pytest.approx(6.0, abs=0.1)
@@ -92,7 +92,7 @@ def test_ranks_share_what_is_drawn(ranks: int) -> None:
     [
         ([1.0, -1.0], "not negative; 1 of 2 are not, the first is -1.0 of target 1"),
         ([np.nan, 1.0], "the first is nan of target 0"),
-        ([0.0, 0.0], "nothing to draw"),
+        ([0.0, 0.0], "a positive weight"),
         (["a", "b"], "one number per target"),
         ([[1.0]], "shape"),
     ],
@@ -107,7 +107,7 @@ def test_epochs_that_cannot_be() -> None:
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(epoch_size=0))
     with pytest.raises(ConfigurationError, match="weights has 2 values for 3 targets"):
         Epochs(np.zeros(3, np.int64), 2, sampling=Sampling(weights=np.ones(2)))
-    with pytest.raises(ConfigurationError, match="there are none"):
+    with pytest.raises(ConfigurationError, match="there is none"):
         Epochs(np.zeros(0, np.int64), 2, sampling=Sampling(weights=np.ones(0)))
 
 
