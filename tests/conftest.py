@@ -1,5 +1,7 @@
 """The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
+import multiprocessing
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -9,6 +11,23 @@ from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from .support.kinds import kind_of
 from .support.repositories import SMALL, changed_repositories, simulated_once
+
+
+def pytest_configure() -> None:
+    """Begin as a shell's foreground process does, and let the fork server of worker processes load once what they need."""
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A server that starts without them, for torch's own loaders, costs each worker process 5 s of CPU.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [
+            "lsstcutouts.loader.fork_server",
+            "torch",
+            "lightning.pytorch",
+            "lsstcutouts.loader.loader",
+            "lsstcutouts.loader.datamodule.module",
+        ]
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

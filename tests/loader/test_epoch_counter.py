@@ -34,12 +34,6 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
     return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16, columns=("label",))
 
 
-@pytest.fixture(autouse=True)
-def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep worker processes from loading compiled kernels, which takes seconds."""
-    monkeypatch.setenv("LSSTCUTOUTS_KERNELS", "plain")
-
-
 def dataset_of(plan: CutoutPlan, **changes: Any) -> CutoutDataset:
     return CutoutDataset(plan, **{"batch_size": 9, "cache_bytes": "50 MB", "threads": 1, **changes})
 
