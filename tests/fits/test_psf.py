@@ -11,7 +11,7 @@ import lsst.images.fits
 import numpy as np
 import pytest
 from astropy.wcs import WCS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lsst.images.cells import CellCoadd, CellGrid, CellGridBounds, CellIJ, CellPointSpreadFunction
 from lsst.images.fits import FitsCompressionOptions, FitsQuantizationOptions
@@ -22,6 +22,7 @@ from lsstcutouts.fits.psf import PsfGrid
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from ..support.examples import examples
 from ..support.psf import Counted, Tree, coadds, rewrite
 from ..support.repositories import simulated_once
 
@@ -161,7 +162,7 @@ def write(path: Path, psf: CellPointSpreadFunction, options: FitsCompressionOpti
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(stored=stored_psfs(), seed=st.integers(0, 99))
 def test_every_way_of_writing(
     tmp_path_factory: pytest.TempPathFactory,
