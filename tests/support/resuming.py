@@ -190,12 +190,11 @@ def resumed(
 ) -> dict[str, Any]:
     """Return a cell: what an uninterrupted run saw, and what was seen by runs that went on from some checkpoints.
 
-    With worker processes, which take their time to start, two checkpoints serve, and a run ends in the epoch after.
+    A quick run ends in the epoch after; with worker processes, which take their time to start, two checkpoints serve it.
     """
     names = list(names)
-    quick = runs.quick and len(runs.settings) > 0
-    few = names[len(names) // 2 :: max(1, len(names) // 2)] if quick else names
-    enough = len(reference.seen) // EPOCHS + 1 if quick else sys.maxsize
+    few = names[len(names) // 2 :: max(1, len(names) // 2)] if runs.quick and runs.settings else names
+    enough = len(reference.seen) // EPOCHS + 1 if runs.quick else sys.maxsize
     found = {}
     for name in few:
         model = runs.fit(checkpoint=folder / f"{name}.ckpt", model=Watcher(enough), **changes)
@@ -364,7 +363,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", nargs="+", default=list(WORKERS), choices=list(WORKERS))
-    parser.add_argument("--quick", action="store_true", help="two checkpoints a cell where there are worker processes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="end in the epoch after; two checkpoints a cell where there are worker processes",
+    )
     parser.add_argument("--continue", type=Path, dest="checkpoint", help="only go on from a checkpoint")
     parser.add_argument("--slow", action="store_true", help="only train, slowly")
     options = parser.parse_args()
