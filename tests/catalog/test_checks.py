@@ -169,7 +169,7 @@ def test_reserved_names(name):
         ({"ra": [10.0], "dec": [1.0]}, {"unit": "smoots"}, "not an angle"),
         ({"ra": [10.0], "dec": [1.0], "c": [1j]}, {"columns": ("c",)}, "'c' has type complex128"),
         ({"ra": [10.0], "dec": [1.0], "c": [object()]}, {"columns": ("c",)}, "mixed types or objects"),
-        ({"ra": [10.0], "dec": [1.0], "c": [None]}, {"columns": ("c",)}, "no simple values"),
+        ({"ra": [10.0], "dec": [1.0], "c": [None]}, {"columns": ("c",)}, "has unsupported values"),
         ({"ra": [10.0] * 2, "dec": [1.0] * 2, "c": [[1], [1, 2]]}, {"columns": ("c",)}, "different shapes"),
         (pa.table({"ra": [10.0], "dec": [1.0], "c": [{"a": 1}]}), {"columns": ("c",)}, "'c' has type struct"),
         (

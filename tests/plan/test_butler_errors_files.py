@@ -47,7 +47,7 @@ def test_a_file_that_was_cut_before_the_plan_is_found(own: Path, target: tuple[A
     ra, dec = target
     with (
         LsstDataFetcher(own, collections="dp2", bands="rg", size=8) as fetcher,
-        pytest.raises(CorruptFileError, match=rf"has {whole - 2880} bytes; the repository recorded {whole}"),
+        pytest.raises(CorruptFileError, match=rf"has {whole - 2880} bytes, but the repository recorded {whole}"),
     ):
         fetcher.fetch(ra, dec)
 
