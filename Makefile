@@ -39,7 +39,7 @@ test: venv ## run the tests, but the slow ones
 	$(PYTEST) -m 'not slow and not long' $(ARGS)
 
 slow: venv ## run the slow tests: grids of ranks and resume points, kills, outages, memory, all examples of Hypothesis
-	$(PYTEST) -m '(slow or hypothesis) and not long' --all-examples $(ARGS)
+	$(PYTEST) -m '(slow or hypothesis) and not long' --hypothesis-profile=all $(ARGS)
 
 long: venv ## run the long tests, before a release: memory at full length, many kills
 	$(PYTEST) -m long $(ARGS)

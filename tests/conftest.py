@@ -1,33 +1,43 @@
 """The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
+import multiprocessing
+import signal
 from collections.abc import Iterator
 
-import hypothesis
 import pytest
 
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from .support.examples import register_profiles
 from .support.kinds import kind_of
 from .support.repositories import SMALL, changed_repositories, simulated_once
 
+register_profiles()
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-examples", action="store_true", help="Hypothesis tries all examples, not a quarter of them")
+
+def pytest_configure() -> None:
+    """Begin as a shell's foreground process does, and let the fork server of worker processes load once what they need."""
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A server that starts without them, for torch's own loaders, costs each worker process 5 s of CPU.
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [
+            "lsstcutouts.loader.fork_server",
+            "torch",
+            "lightning.pytorch",
+            "lsstcutouts.loader.loader",
+            "lsstcutouts.loader.datamodule.module",
+        ]
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by what it needs, and put those first that take longest."""
-    tried = set()
     for item in items:
         assert isinstance(item, pytest.Function)
         item.add_marker(kind_of(item))
-        if not config.getoption("all_examples") and hypothesis.is_hypothesis_test(item.function):
-            tried.add(item.function)
-    for function in tried:  # no public way leads to the settings of a test
-        full = getattr(function, "_hypothesis_internal_use_settings", None) or hypothesis.settings.default
-        fewer = hypothesis.settings(full, max_examples=max(5, full.max_examples // 4))
-        function._hypothesis_internal_use_settings = fewer
     order = ("system", "repo", "unit")
     items.sort(
         key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords)))

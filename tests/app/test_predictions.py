@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts import ReadOptions
@@ -23,6 +23,7 @@ from lsstcutouts.read.fetcher import LsstDataFetcher
 from lsstcutouts.read.report import Report
 from lsstcutouts.testing import SimulatedRepository
 
+from ..support.examples import examples
 from ..support.faulty import copied, file_of
 from ..support.predicting import Echo, catalog_of, data_of, trainer_of
 from ..support.processes import run_ranks
@@ -157,7 +158,7 @@ def test_two_ranks_write_one_file(dp2_repo: SimulatedRepository, tmp_path: Path)
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_any_sharing_gives_each_row_once(plan: CutoutPlan, data: st.DataObject) -> None:
     n = len(plan)
     owner = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=n, max_size=n)))  # -1: read by nobody

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, DatasetRef
 from lsst.images import Box as ImagesBox
@@ -24,6 +24,8 @@ from lsstcutouts.fits.layout import PlaneLayout
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import RemoteSource, Streams
 from lsstcutouts.testing import SimulatedRepository
+
+from ..support.examples import examples
 
 PLANES = ("image", "mask", "variance")
 
@@ -54,7 +56,7 @@ def random_boxes(bbox: Box) -> st.SearchStrategy[Box]:
     return st.tuples(y, y, x, x).map(ordered)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(data=st.data())
 def test_dp2_pixels_are_the_butlers(dp2_files: list[tuple[Butler, DatasetRef, Path]], data: st.DataObject) -> None:
     butler, ref, path = data.draw(st.sampled_from(dp2_files))
@@ -112,7 +114,7 @@ def test_dp1_is_what_lsst_images_reads(dp1_files: list[tuple[Butler, DatasetRef,
                 np.testing.assert_array_equal((pixels >> cards[name]) & 1 != 0, expected.mask.get(name), err_msg=name)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40)
 @given(data=st.data())
 def test_dp1_pixels_are_astropys(dp1_files: list[tuple[Butler, DatasetRef, Path]], data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(dp1_files))[2]
@@ -214,7 +216,7 @@ def test_boxes_and_units_outside(dp2_files: list[tuple[Butler, DatasetRef, Path]
             coadd.read("noise")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 @given(data=st.data())
 def test_damaged_headers_and_tables_raise_only_our_errors(
     dp1_files: list[tuple[Butler, DatasetRef, Path]],

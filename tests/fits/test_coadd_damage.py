@@ -20,8 +20,8 @@ from lsstcutouts.fits.coadd import Coadd
 from lsstcutouts.fits.layout import PlaneLayout
 from lsstcutouts.sky.geometry import YX
 
+from ..support.examples import examples
 from ..support.mutations import MemorySource, coadd_file, exercise, mutated, seeds
-from ..support.planes import examples
 
 SHAPE = YX(24, 30)
 

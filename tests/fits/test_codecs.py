@@ -18,10 +18,10 @@ from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.fits.codecs import dither_sequence, rice_padding
 from lsstcutouts.sky.geometry import Box
 
+from ..support.examples import examples
 from ..support.planes import (
     assert_as_astropy,
     boxes,
-    examples,
     float_planes,
     integer_planes,
     shapes,

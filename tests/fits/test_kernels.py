@@ -33,8 +33,9 @@ from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from ..support.examples import examples
 from ..support.oracle import expected
-from ..support.planes import assert_same_bits, examples, float_planes, tile_shapes, write
+from ..support.planes import assert_same_bits, float_planes, tile_shapes, write
 from ..support.repositories import simulated_once
 
 pytestmark = pytest.mark.skipif(not kernels.FUSED, reason="numba is not installed")

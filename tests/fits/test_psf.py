@@ -1,9 +1,7 @@
 """Point-spread functions of cell coadds, against `lsst.images`' own."""
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +10,21 @@ import lsst.images as li
 import lsst.images.fits
 import numpy as np
 import pytest
-from astropy.io import fits
 from astropy.wcs import WCS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from lsst.daf.butler import Butler
 from lsst.images.cells import CellCoadd, CellGrid, CellGridBounds, CellIJ, CellPointSpreadFunction
 from lsst.images.fits import FitsCompressionOptions, FitsQuantizationOptions
 from lsst.images.serialization import read_archive
 
-from lsstcutouts.errors import ConfigurationError, CorruptFileError, PlaneError, UnsupportedFormatError
 from lsstcutouts.fits.coadd import Coadd, open_coadd
 from lsstcutouts.fits.psf import PsfGrid
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.source.byte_source import LocalSource
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from ..support.examples import examples
+from ..support.psf import Counted, Tree, coadds, rewrite
 from ..support.repositories import simulated_once
-
-type Tree = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +35,6 @@ def lossless_repo() -> SimulatedRepository:
         compression="lossless", missing=None,
     )  # fmt: skip
     return simulated_once(config)
-
-
-def coadds(repo: SimulatedRepository) -> Iterator[tuple[Path, CellCoadd]]:
-    with Butler.from_config(str(repo.root), collections=repo.collections) as butler:
-        for ref in butler.query_datasets("deep_coadd", limit=None):
-            yield Path(butler.getURI(ref).ospath), butler.get(ref)
 
 
 def theirs(psf: CellPointSpreadFunction, y: float, x: float) -> np.ndarray | None:
@@ -174,7 +162,7 @@ def write(path: Path, psf: CellPointSpreadFunction, options: FitsCompressionOpti
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(stored=stored_psfs(), seed=st.integers(0, 99))
 def test_every_way_of_writing(
     tmp_path_factory: pytest.TempPathFactory,
@@ -201,22 +189,6 @@ def test_every_way_of_writing(
 # The JSON tree
 
 
-def rewrite(path: Path, to: Path, edit: Callable[[Tree], Any]) -> Path:
-    """Copy a file with another JSON tree, which must not be longer: blanks fill the rest."""
-    with fits.open(path) as hdus:
-        at = next(int(row["DATADDR"]) for row in hdus["INDEX"].data if row["EXTNAME"] == "JSON") + 8
-    content = bytearray(path.read_bytes())
-    length = int.from_bytes(content[at - 8 : at - 4])
-    tree = json.loads(content[at : at + length])
-    del tree["butler_info"]  # makes room
-    changed = edit(tree)
-    text = changed if isinstance(changed, bytes) else json.dumps(tree, separators=(",", ":")).encode()
-    assert len(text) <= length
-    content[at : at + length] = text.ljust(length)
-    to.write_bytes(content)
-    return to
-
-
 def respelt(value: Any, *, pairs: str) -> Any:
     """Return a tree in which every pair of whole numbers is spelt in one way."""
     if isinstance(value, dict) and value.keys() in ({"y", "x"}, {"i", "j"}):
@@ -225,12 +197,6 @@ def respelt(value: Any, *, pairs: str) -> Any:
     if isinstance(value, dict):
         return {key: respelt(v, pairs=pairs) for key, v in value.items()}
     return [respelt(v, pairs=pairs) for v in value] if isinstance(value, list) else value
-
-
-@pytest.fixture(scope="module")
-def with_hole(dp2_repo: SimulatedRepository) -> tuple[Path, CellCoadd]:
-    """A file with a missing cell, whose cells are not square."""
-    return next((path, coadd) for path, coadd in coadds(dp2_repo) if coadd.psf.bounds.missing)
 
 
 @pytest.mark.parametrize("pairs", ["yx", "ij", "list"])
@@ -256,160 +222,6 @@ def test_the_spelling_of_shipped_files(tmp_path: Path, with_hole: tuple[Path, Ce
     compare(path, read_archive(path, CellCoadd).psf, 30, 1)
 
 
-def text(content: bytes) -> Callable[[Tree], bytes]:
-    """Return an edit that puts other bytes in place of the tree."""
-    return lambda _: content
-
-
-def put(*keys: Any, value: Any) -> Callable[[Tree], None]:
-    """Return an edit that sets one value of the PSF's tree."""
-
-    def edit(tree: Tree) -> None:
-        node = tree["psf"]
-        for key in keys[:-1]:
-            node = node[key]
-        node[keys[-1]] = value
-
-    return edit
-
-
-def cut(*keys: str) -> Callable[[Tree], None]:
-    """Return an edit that removes one value of the PSF's tree."""
-
-    def edit(tree: Tree) -> None:
-        node = tree["psf"]
-        for key in keys[:-1]:
-            node = node[key]
-        del node[keys[-1]]
-
-    return edit
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (text(b"{"), "JSON tree is damaged"),
-        (text(b"[" * 15000), "JSON tree is damaged"),
-        (text(b"1" * 5000), "JSON tree is damaged"),
-        (text(b"\xff\xfe"), "JSON tree is damaged"),
-        (text(b"[1]"), "is a list, not an object"),
-        (lambda tree: tree.update(psf=[]), "psf in the JSON tree is a list"),
-        (put("array", value=3), r"no psf\.array\.source"),
-        (cut("array", "shape"), r"no psf\.array\.shape"),
-        (put("array", "shape", value=[5, 6, 35, 33]), r"psf\.array\.shape .* 33\]"),
-        (put("array", "source", value="fits:NOWHERE"), "names an HDU that does not exist: fits:NOWHERE"),
-        (put("array", "source", value="fits:PSF,2"), "names an HDU that does not exist: fits:PSF,2"),
-        (put("bounds", value=None), r"no psf\.bounds\.grid"),
-        (cut("bounds", "grid", "cell_shape"), r"no psf\.bounds\.grid\.cell_shape"),
-        (put("bounds", "grid", "cell_shape", value=[75, 60]), r"psf\.bounds\.bbox .* is not .* cells of"),
-        (put("bounds", "grid", "cell_shape", value=[60]), r"cell_shape .* not a \(y, x\) pair"),
-        (put("bounds", "grid", "cell_shape", value={"y": 60, "z": 75}), r"not a \(y, x\) pair"),
-        (put("bounds", "grid", "cell_shape", value=[60, "75"]), "'75', not an integer"),
-        (put("bounds", "grid", "cell_shape", value=[60, True]), "True, not an integer"),
-        (put("bounds", "grid", "cell_shape", value=[60, 75.0]), "75.0, not an integer"),
-        (put("bounds", "grid", "cell_shape", value=[0, 75]), "0, not an integer from 1"),
-        (put("bounds", "bbox", value=3), r"psf\.bounds\.bbox .* not a \(y, x\) pair"),
-        (put("bounds", "bbox", "y", value=[0, 300]), "not an interval"),
-        (put("bounds", "bbox", "y", value={"start": 600, "stop": 300}), "is empty"),
-        (put("bounds", "bbox", "y", "stop", value=10**30), "not an integer from"),
-        (put("bounds", "grid", "bbox", "x", "start", value=1), "does not start with a cell"),
-        (put("bounds", "missing", value={"i": 0, "j": 0}), r"psf\.bounds\.missing .* is a dict, not a list"),
-        (put("bounds", "missing", value=[[0, 0, 0]]), r"not a \(y, x\) pair"),
-        (put("bounds", "missing", value=[{"i": 0, "j": None}]), "None, not an integer"),
-        (put("min_read_version", value="2"), "min_read_version"),
-    ],
-)
-def test_damaged_trees(
-    tmp_path: Path, with_hole: tuple[Path, CellCoadd], edit: Callable[[Tree], Any], message: str
-) -> None:
-    path = rewrite(with_hole[0], tmp_path / "damaged.fits", edit)
-    with open_coadd(path) as coadd:
-        for _ in range(2):
-            with pytest.raises(CorruptFileError, match=message) as caught:
-                _ = coadd.psf
-        assert str(path) in str(caught.value)
-        assert len(str(caught.value)) < 400 + len(str(path))
-        with pytest.raises(CorruptFileError):
-            coadd.read_psf([0])
-        # The pixels do not need the tree.
-        assert coadd.read("image").shape == coadd.bbox.shape
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (put("min_read_version", value=2), "needs a reader of version 2"),
-        (put("array", value={"data": [[[[1.0]]]], "datatype": "float64"}), "kernels inside the JSON tree"),
-        (put("array", "source", value="asdf:1"), "kernels in 'asdf:1'"),
-        (put("array", "source", value=7), "kernels in '7'"),
-        (put("array", "source", value="fits:IMAGE"), "2 dimensions, not four"),
-    ],
-)
-def test_trees_of_other_writers(
-    tmp_path: Path, with_hole: tuple[Path, CellCoadd], edit: Callable[[Tree], Any], message: str
-) -> None:
-    path = rewrite(with_hole[0], tmp_path / "other.fits", edit)
-    with open_coadd(path) as coadd, pytest.raises(UnsupportedFormatError, match=message):
-        _ = coadd.psf
-
-
-def test_missing_cells_beyond_the_grid_are_no_cells(tmp_path: Path, with_hole: tuple[Path, CellCoadd]) -> None:
-    beyond = put("bounds", "missing", value=[[-1, 0], [0, 10**9], [1, 2], [1, 2]])
-    path = rewrite(with_hole[0], tmp_path / "beyond.fits", beyond)
-    with open_coadd(path) as coadd:
-        assert coadd.psf.missing == {1 * coadd.psf.grid.x + 2}
-
-
-@pytest.mark.parametrize(("length", "error"), [(1 << 24, UnsupportedFormatError), (1 << 22, CorruptFileError)])
-def test_trees_longer_than_can_be(
-    tmp_path: Path, with_hole: tuple[Path, CellCoadd], length: int, error: type[Exception]
-) -> None:
-    path = tmp_path / "long.fits"
-    content = bytearray(with_hole[0].read_bytes())
-    at = content.index(b'{"schema_version"') - 8
-    content[at : at + 4] = length.to_bytes(4)
-    path.write_bytes(content)
-    with open_coadd(path) as coadd, pytest.raises(error, match="JSON tree"):
-        _ = coadd.psf
-
-
-# Files without a PSF, and what may be asked
-
-
-def test_afw_files_say_why_not(dp1_repo: SimulatedRepository) -> None:
-    path = next(Path(dp1_repo.root).rglob("*.fits"))
-    with open_coadd(path) as coadd:
-        with pytest.raises(PlaneError, match="CoaddPsf in archive tables of afw, which only the LSST stack") as caught:
-            _ = coadd.psf
-        assert str(path) in str(caught.value)
-        with pytest.raises(PlaneError, match="cell coadds of DP2"):
-            coadd.read_psf([0])
-
-
-def test_other_kinds_of_psf(tmp_path: Path, with_hole: tuple[Path, CellCoadd]) -> None:
-    gaussian = {"sigma": 2.0, "stamp_size": 35, "schema_url": "https://images.lsst.io/schemas/gaussian_psf-1.0.0"}
-    path = rewrite(with_hole[0], tmp_path / "gaussian.fits", lambda tree: tree.update(psf=gaussian))
-    with open_coadd(path) as coadd, pytest.raises(PlaneError, match=r"of the kind 'gaussian_psf-1\.0\.0'"):
-        _ = coadd.psf
-
-
-def test_masked_images_have_no_psf(tmp_path: Path, with_hole: tuple[Path, CellCoadd]) -> None:
-    whole = with_hole[1]
-    masked = li.MaskedImage(whole.image, mask=whole.mask, variance=whole.variance, sky_projection=whole.sky_projection)
-    lsst.images.fits.write(masked, tmp_path / "masked.fits")
-    with open_coadd(tmp_path / "masked.fits") as coadd, pytest.raises(PlaneError, match="has no PSF"):
-        _ = coadd.psf
-
-
-def test_cells_without_a_psf_are_refused(with_hole: tuple[Path, CellCoadd]) -> None:
-    with open_coadd(with_hole[0]) as coadd:
-        grid = coadd.psf
-        for cell in (-1, grid.grid.y * grid.grid.x, *grid.missing):
-            with pytest.raises(ConfigurationError, match=f"cell {cell} of"):
-                coadd.read_psf([cell])
-        assert coadd.read_psf([]) == []
-
-
 def test_kernels_are_read_only_and_in_order(with_hole: tuple[Path, CellCoadd]) -> None:
     with open_coadd(with_hole[0]) as coadd:
         cells = [cell for cell in range(coadd.psf.grid.y * coadd.psf.grid.x) if cell not in coadd.psf.missing]
@@ -419,22 +231,6 @@ def test_kernels_are_read_only_and_in_order(with_hole: tuple[Path, CellCoadd]) -
             np.testing.assert_array_equal(kernel, coadd.read_psf([cell])[0])
             assert not kernel.flags.writeable
             assert kernel.flags.c_contiguous
-
-
-class Counted(LocalSource):
-    """A file that keeps account of its reads."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), str(path))
-        self.reads: list[tuple[int, int]] = []
-
-    def read(self, offset: int, length: int) -> bytes:
-        self.reads.append((offset, length))
-        return super().read(offset, length)
-
-    def read_into(self, offset: int, to: memoryview) -> None:
-        self.reads.append((offset, len(to)))
-        super().read_into(offset, to)
 
 
 @pytest.mark.parametrize("name", ["dp2_repo", "lossless_repo"])
@@ -448,53 +244,6 @@ def test_one_kernel_is_one_read(name: str, request: pytest.FixtureRequest) -> No
             coadd.read_psf([cell])
             assert len(source.reads) == 1
             assert source.reads[0][1] < 2 * 8 * grid.kernel_shape.y * grid.kernel_shape.x
-
-
-def test_damaged_tiles_are_named(tmp_path: Path, with_hole: tuple[Path, CellCoadd]) -> None:
-    source = Counted(with_hole[0])
-    with Coadd(source) as coadd:
-        cell = next(iter(set(range(30)) - coadd.psf.missing - {0}))
-        source.reads.clear()
-        coadd.read_psf([cell])
-        ((offset, length),) = source.reads
-    content = bytearray(with_hole[0].read_bytes())
-    content[offset : offset + length] = bytes(length)
-    (tmp_path / "zeros.fits").write_bytes(content)
-    with open_coadd(tmp_path / "zeros.fits") as coadd:
-        with pytest.raises(CorruptFileError, match=rf"zeros\.fits: psf plane: tile {35 * cell}"):
-            coadd.read_psf([cell])
-        assert np.isfinite(coadd.read_psf([0])[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("card", "value"),
-    [
-        ("NAXIS2", "1049"),
-        ("ZNAXIS", "3"),
-        ("ZNAXIS1", "34"),
-        ("ZNAXIS1", "0"),
-        ("ZNAXIS1", "4000000"),
-        ("ZNAXIS3", "5"),
-        ("ZNAXIS4", "1000000000000"),
-        ("ZTILE3", "2"),
-        ("ZBITPIX", "16"),
-        ("ZBITPIX", "7"),
-        ("TFORM1", "'1E'"),
-        ("TFORM1", "'1PB(-'"),
-        ("ZCMPTYPE", "'UNKNOWN'"),
-    ],
-)
-def test_wrong_headers(tmp_path: Path, with_hole: tuple[Path, CellCoadd], card: str, value: str) -> None:
-    """Whatever the header of the array says, what comes is an error of this package or a kernel of the right shape."""
-    content = bytearray(with_hole[0].read_bytes())
-    with fits.open(with_hole[0]) as hdus:
-        start = next(int(row["HDRADDR"]) for row in hdus["INDEX"].data if row["EXTNAME"] == "PSF")
-    at = content.index(card.ljust(8).encode() + b"=", start)
-    content[at : at + 80] = f"{card:<8}= {value:>20}".ljust(80).encode()
-    (tmp_path / "wrong.fits").write_bytes(content)
-    with open_coadd(tmp_path / "wrong.fits") as coadd, suppress(CorruptFileError, UnsupportedFormatError):
-        for kernel in coadd.read_psf([0, 7]):
-            assert kernel.shape == (35, 35)
 
 
 def test_many_threads_at_once(with_hole: tuple[Path, CellCoadd]) -> None:

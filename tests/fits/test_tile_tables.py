@@ -16,7 +16,8 @@ from lsstcutouts.errors import CorruptFileError, UnsupportedFormatError
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.sky.geometry import Box
 
-from ..support.planes import ORIGIN, assert_as_astropy, assert_same_bits, boxes, examples, shapes, tile_shapes, write
+from ..support.examples import examples
+from ..support.planes import ORIGIN, assert_as_astropy, assert_same_bits, boxes, shapes, tile_shapes, write
 
 BITPIX = {8: "u1", 16: "i2", 32: "i4", -32: "f4", -64: "f8"}
 VARIABLE = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")

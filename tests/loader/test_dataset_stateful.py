@@ -9,23 +9,10 @@ import torch
 from lsstcutouts.errors import ResumeError
 from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.plan.cutout_plan import CutoutPlan
-from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.testing import SimulatedRepository
 
 # What torchdata 0.11 asks of torch and torch has deprecated since.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 stateful = pytest.importorskip("torchdata.stateful_dataloader")
-
-
-@pytest.fixture(scope="module")
-def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16)
-
-
-@pytest.fixture(autouse=True)
-def plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep worker processes from loading compiled kernels, which takes seconds."""
-    monkeypatch.setenv("LSSTCUTOUTS_KERNELS", "plain")
 
 
 def dataset_of(plan: CutoutPlan, **changes: Any) -> CutoutDataset:

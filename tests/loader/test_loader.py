@@ -3,7 +3,6 @@
 import gc
 import threading
 import time
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -84,43 +83,6 @@ def test_without_shuffling_every_epoch_goes_over_the_sky(plan: CutoutPlan) -> No
     blocks = dict(zip(plan.object_id.tolist(), plan.blocks().tolist(), strict=True))
     visited = [blocks[i] for i in first]
     assert visited == sorted(visited)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_loop_goes_on_where_its_state_was_taken(plan: CutoutPlan, workers: int) -> None:
-    whole = CutoutLoader(dataset_of(plan))
-    order = [ids(whole) for _ in range(2)]
-    loader = CutoutLoader(dataset_of(plan))
-    loader.set_epoch(1)
-    seen, passing = [], iter(loader)
-    for _ in range(3):
-        seen += ids([next(passing)])
-    state = loader.state_dict()
-    assert (state["epoch"], state["batch"]) == (1, 3)
-    resumed = CutoutLoader(dataset_of(plan), num_workers=workers)
-    resumed.load_state_dict(state)
-    assert seen + ids(resumed) == order[1]
-    assert len(resumed) == len(whole)
-    resumed.load_state_dict({"epoch": 0, "batch": len(whole)})
-    assert ids(resumed) == order[1]
-
-
-@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
-def test_processes_give_the_same_batches(plan: CutoutPlan, context: str) -> None:
-    alone = list(CutoutLoader(dataset_of(plan)))
-    shared = list(CutoutLoader(dataset_of(plan), num_workers=2, multiprocessing_context=context))
-    assert len(alone) == len(shared) == len(CutoutLoader(dataset_of(plan)))
-    for one, other in zip(alone, shared, strict=True):
-        assert one.keys() == other.keys()
-        for name, value in one.items():
-            assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
-
-
-def test_persistent_workers_follow_the_epochs(plan: CutoutPlan) -> None:
-    alone = CutoutLoader(dataset_of(plan))
-    loader = CutoutLoader(dataset_of(plan), num_workers=2, prefetch_factor=3)
-    assert [ids(loader) for _ in range(3)] == [ids(alone) for _ in range(3)]
 
 
 def test_a_kept_batch_does_not_change(plan: CutoutPlan) -> None:
@@ -247,19 +209,3 @@ def test_only_the_latest_pass_counts(plan: CutoutPlan) -> None:
     next(late)
     next(early)
     assert loader.position == (1, 1)
-
-
-def test_a_copied_dataset_shares_its_position_with_workers(plan: CutoutPlan) -> None:
-    copy = CutoutLoader(deepcopy(dataset_of(plan)), num_workers=1)
-    alone = CutoutLoader(dataset_of(plan))
-    assert [ids(copy) for _ in range(2)] == [ids(alone) for _ in range(2)]
-
-
-def test_persistent_workers_survive_an_abandoned_pass(plan: CutoutPlan) -> None:
-    loader = CutoutLoader(dataset_of(plan), num_workers=2)
-    passing = iter(loader)
-    next(passing)
-    del passing
-    alone = CutoutLoader(dataset_of(plan))
-    alone.set_epoch(1)
-    assert ids(loader) == ids(alone)

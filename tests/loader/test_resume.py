@@ -13,8 +13,6 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lsstcutouts.plan.cutout_plan import CutoutPlan
-from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks
 from ..support.processes import PythonProcess, run_ranks
@@ -26,11 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fit.ckpt_path=:UserWarning"),
 ]
 PLAIN = {"limit_val_batches": 0, "max_epochs": 2}
-
-
-@pytest.fixture(scope="module")
-def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
-    return build_plan(dp2_repo.root, dp2_repo.truth, collections="dp2", bands="g", size=16)
 
 
 @pytest.fixture(scope="module")

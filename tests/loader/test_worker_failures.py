@@ -65,27 +65,6 @@ def assert_same(loader: CutoutLoader, plan: CutoutPlan) -> None:
         assert torch.equal(image, pixel)
 
 
-@pytest.mark.parametrize(
-    ("context", "ahead", "workers"),
-    [
-        ("fork", None, 3),
-        ("fork", 1, 1),
-        ("fork", 4, 3),
-        pytest.param("forkserver", 4, 3, marks=pytest.mark.slow),
-        pytest.param("spawn", 4, 1, marks=pytest.mark.slow),
-    ],
-)
-def test_workers_give_the_same(plan: CutoutPlan, context: str, ahead: int | None, workers: int) -> None:
-    loader = loader_of(
-        plan,
-        workers,
-        multiprocessing_context=context,
-        prefetch_factor=ahead,
-        timeout=120,
-    )
-    assert_same(loader, plan)
-
-
 def test_a_fork_leaves_threads_files_and_locks_to_its_parent(plan: CutoutPlan) -> None:
     loader = loader_of(plan)
     dataset = loader.cutouts

@@ -18,9 +18,7 @@ from lsstcutouts.testing import SimulatedRepository
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux")
 
 SCRIPT = """
-import signal, sys, time, warnings
-# A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys, time, warnings
 warnings.simplefilter("ignore")
 from lsstcutouts import CutoutDataset, CutoutLoader, CutoutPlan
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, CollectionType  # type: ignore[attr-defined]
 
@@ -24,6 +24,7 @@ from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, skymap_of
 
 from ..support.contract import sentence
+from ..support.examples import examples
 from ..support.oracle import WholeFile, files_of
 from ..support.repositories import simulated_copy, simulated_once
 
@@ -131,7 +132,7 @@ def plan_of(repository: Repository, catalog: Catalog, size, tract: str) -> Cutou
 
 
 @sentence(18)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(10)
 @given(size=st.tuples(st.integers(1, 900), st.integers(1, 900)), seed=st.integers(0, 10**6))
 def test_the_best_tract_covers_most(pair: Pair, repository: Repository, size, seed: int) -> None:
     catalog = positions(pair, 12, seed)
@@ -158,7 +159,7 @@ def own_tract(pair: Pair, repository: Repository, ra: float, dec: float) -> int:
 
 
 @sentence(17)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(10)
 @given(size=st.tuples(st.integers(1, 900), st.integers(1, 900)), seed=st.integers(0, 10**6))
 def test_the_own_tract_and_where_it_covers_nothing_the_best_other(
     pair: Pair, repository: Repository, size, seed: int
@@ -316,7 +317,7 @@ def test_the_butler_is_asked_in_bulk(pair: Pair) -> None:
         assert repository.calls == first
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_covered_pixels_equal_a_count(data: st.DataObject) -> None:
     step = data.draw(st.tuples(st.integers(3, 9), st.integers(3, 9)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset
 from lsst.images.formatters import GenericFormatter
@@ -29,6 +29,7 @@ from lsstcutouts.testing.dp1 import write_exposure
 from lsstcutouts.testing.exposure import CoaddPixels
 from lsstcutouts.testing.simulated_skymap import SimulatedSkyMap, ring_tract_centre
 
+from ..support.examples import examples
 from ..support.oracle import files_of
 from ..support.repositories import simulated_copy, simulated_once
 
@@ -135,7 +136,7 @@ def test_a_subset_without_records_of_filters(dp2_repo: SimulatedRepository, tmp_
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(1, 40), st.integers(100, 5000), st.floats(0, 0.9), st.data())
 def test_any_patch_tells_how_many_there_are(clipped: bool, count: int, inner: int, share: float, data) -> None:
     """Its outer box in pixels, and its place; only at the low end of a clipped tract there is a choice."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts import LsstDataFetcher, build_plan
@@ -16,6 +16,7 @@ from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from ..support.examples import examples
 from ..support.repositories import simulated_once
 
 
@@ -33,7 +34,7 @@ def plan_of(repo: SimulatedRepository, size: tuple[int, int], count: int = 200, 
     return build_plan(repo.root, catalog, collections="dp2", bands="gr", size=size)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 @given(size=st.tuples(st.integers(1, 150), st.integers(1, 150)), count=st.integers(1, 60), unit=st.integers(5, 200))
 def test_rows_cover_every_box_and_little_else(repo: SimulatedRepository, size, count: int, unit: int) -> None:
     plan = plan_of(repo, size, count)

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsstcutouts.catalog.targets import Catalog
@@ -17,6 +17,7 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
+from ..support.examples import examples
 from ..support.oracle import files_of
 from ..support.repositories import simulated_once
 from ..support.tract_oracle import TractMosaic
@@ -64,7 +65,7 @@ def tiny(request: pytest.FixtureRequest) -> Iterator[Tiny]:
         yield Tiny(repo, repository, TileCache("50 MB"))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(15)
 @given(
     size=st.tuples(st.integers(1, 180), st.integers(1, 390)),
     places=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=6),

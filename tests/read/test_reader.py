@@ -4,7 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.catalog.targets import Catalog
@@ -18,6 +18,7 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request, Threads, stream
 from lsstcutouts.testing import SimulatedRepository
 
+from ..support.examples import examples
 from ..support.oracle import expected, files_of
 
 RELEASES = ("dp2_repo", "dp1_repo")
@@ -53,7 +54,7 @@ def check(repo: SimulatedRepository, plan: CutoutPlan, batch) -> None:
         np.testing.assert_array_equal(batch["band_present"][target], want.present)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(12)
 @given(size=st.tuples(st.integers(1, 330), st.integers(1, 420)), seed=st.integers(0, 10**6))
 def test_boxes_of_any_size_equal_the_oracle(repo: SimulatedRepository, size, seed: int) -> None:
     plan = plan_of(repo, size=size, catalog=random_positions(repo, 6, seed))

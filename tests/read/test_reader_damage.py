@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import AuthenticationError, CorruptFileError, MissingFileError, QualityError, ReadError
@@ -21,6 +21,7 @@ from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.delivery import SIZE, deliver, plan_of
+from ..support.examples import examples
 from ..support.faulty import copied, file_of, spoil_tile
 from ..support.repositories import simulated_copy
 from ..support.server import FileServer, Handler, serving
@@ -259,7 +260,7 @@ def test_padding_holds_no_nan(broken: SimulatedRepository) -> None:
     assert np.isfinite(batch["variance"]).all()
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(10)
 @given(
     faults=st.lists(
         st.tuples(st.sampled_from([8, 9, 13, 14]), st.sampled_from("gri"), st.sampled_from(["gone", "cut", "tile"])),

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,6 +21,8 @@ from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.read.cache.limits import MemoryLimits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
+
+from ..support.examples import examples
 
 KB = 1000
 
@@ -83,7 +85,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert cache.stats().bytes == 1_000_000
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     requests=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=6, unique=True), max_size=25),
     sizes=st.lists(st.integers(1, 400_000), min_size=13, max_size=13),

@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.read.cache.limits import MemoryLimits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.watch import SLACK, MemoryWatch
+
+from ..support.examples import examples
 
 MB = 1_000_000
 
@@ -67,7 +69,7 @@ def test_more_reserved_than_there_is_costs_tiles_and_nothing_else(caplog: pytest
     assert len(cache) == 5
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.sampled_from(["get", "reserve", "release"]), st.integers(0, 15)), max_size=60))
 def test_tiles_and_reservations_stay_within_the_budget(steps: list[tuple[str, int]]) -> None:
     cache, reserved = TileCache(10 * MB), 0

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.wcs import WCS
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import GeometryMismatchError, SkyMapError
 from lsstcutouts.sky.geometry import YX, Box, TanProjection
 from lsstcutouts.sky.skymap import KNOWN_RINGS, RingsGeometry, SkyMap, Tract, check_projection, unit_vectors
+
+from ..support.examples import examples
 
 RINGS = KNOWN_RINGS["a5f11e561505dc6b24ec8f4ef547bc592e8299da"]
 SCALE = YX(0.2, 0.2)
@@ -264,7 +266,7 @@ def test_sizes_that_cannot_be() -> None:
         Tract.from_corners(3, corners[:3], grid=YX(1, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.lists(st.tuples(st.floats(0, 359.999), st.floats(-90, 90)), min_size=1, max_size=5),
     st.floats(0.1, 9),

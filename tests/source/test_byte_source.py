@@ -5,7 +5,6 @@ Servers are real ones on 127.0.0.1; a fault is what they answer, not what a clie
 
 import errno
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -35,8 +34,8 @@ from lsstcutouts.source.remote import HttpSource, RemoteSource, TimeLimits
 from lsstcutouts.source.retry import Retry
 from lsstcutouts.testing import SimulatedRepository
 
-from ..support.server import FileServer, serving
-from .test_retry import FakeClock
+from ..support.clock import patient
+from ..support.server import FileServer, nobody, serving
 
 DATA = bytes(range(256)) * 400
 QUICK = TimeLimits(connect=1, idle=0.3, total=0.4)
@@ -49,18 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FileServer]:
     (root / "empty").write_bytes(b"")
     with serving(root) as server:
         yield server
-
-
-def patient() -> Retry:
-    """Return a retry that does not wait."""
-    return Retry(clock=FakeClock())
-
-
-def nobody() -> str:
-    """Return a URL where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
 
 
 # Local files

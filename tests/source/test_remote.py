@@ -16,8 +16,8 @@ from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.source.remote import HttpSource
 from lsstcutouts.source.retry import Retry
 
+from ..support.clock import FakeClock
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
-from .test_retry import FakeClock
 
 DATA = bytes(range(256)) * 1000
 EXPIRED = xml("AccessDenied", "Request has expired")

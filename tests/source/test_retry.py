@@ -11,25 +11,9 @@ from lsstcutouts import errors
 from lsstcutouts.errors import LsstCutoutsError, MissingFileError, TransientReadError
 from lsstcutouts.source.retry import Retry, SystemClock
 
+from ..support.clock import FakeClock
+
 KINDS = [getattr(errors, name) for name in errors.__all__]
-
-
-class FakeClock:
-    """A clock that only moves when someone waits or works."""
-
-    def __init__(self, share: float = 1.0) -> None:
-        self.time, self.share = 100.0, share
-        self.slept: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.time += seconds
-
-    def draw(self) -> float:
-        return self.share
 
 
 def failing(error: LsstCutoutsError, times: int, clock: FakeClock, seconds: float = 0.0) -> Callable[[], str]:

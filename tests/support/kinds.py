@@ -62,7 +62,7 @@ def _own(scope: dict[str, Any], name: str, names: set[str]) -> Iterator[Any]:
     value = scope.get(name)
     if isinstance(value, ModuleType) and value.__name__.startswith("tests."):
         yield from (v for n, v in vars(value).items() if n in names)
-    elif getattr(value, "__module__", "").startswith("tests."):
+    elif str(getattr(value, "__module__", "")).startswith("tests."):
         yield value
 
 

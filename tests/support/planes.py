@@ -1,7 +1,7 @@
 """Planes of all kinds for the tests of tile coding, and their comparison with astropy's own decoder.
 
-``LSSTCUTOUTS_EXAMPLES=20`` multiplies the examples of every property test; ``LSSTCUTOUTS_COUNTS=file`` writes how many
-boxes were compared, by the way they are coded.
+``LSSTCUTOUTS_COUNTS=file`` writes how many boxes were compared, by the way they are coded; with
+``--hypothesis-profile=many`` there are twenty times as many.
 """
 
 import atexit
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,7 +20,6 @@ from lsstcutouts.fits.layout import PlaneLayout
 from lsstcutouts.sky.geometry import YX, Box
 
 ORIGIN = YX(2850, -150)
-SLOW_FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 lengths = st.integers(1, 60) | st.sampled_from([110, 151])
 """The longer ones together make tiles that use the 10 000 random numbers up twice."""
@@ -62,12 +60,6 @@ def boxes(shape: tuple[int, int]) -> st.SearchStrategy[Box]:
 
     y, x = st.integers(0, shape[0] - 1), st.integers(0, shape[1] - 1)
     return st.tuples(y, y, x, x).map(ordered)
-
-
-def examples(count: int) -> settings:
-    """Return the settings of a property test with this many examples."""
-    times = int(os.environ.get("LSSTCUTOUTS_EXAMPLES", "1"))
-    return settings(max_examples=count * times, deadline=None, suppress_health_check=SLOW_FIXTURE)
 
 
 def write(path: Path, **planes: fits.ImageHDU | fits.CompImageHDU) -> Path:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from rich.table import Table
 from torch import nn
 
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
+from lsstcutouts.loader.dataset import CutoutDataset
+from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.tile_cache import TileCache
@@ -40,6 +42,9 @@ WORKERS: Mapping[str, Mapping[str, Any]] = {
 }
 CELLS = ("start", "every step", "late epoch", "end of epoch", "validation inside", "accumulation", "limited epochs")
 
+PLAIN: Mapping[str, Any] = {"limit_val_batches": 0, "max_epochs": EPOCHS}
+"""A training of whole epochs without validation."""
+
 type Seen = list[tuple[int, list[int], float]]
 """Epoch, object ids and the weight before the step, of each batch."""
 
@@ -55,6 +60,11 @@ class Watcher(L.LightningModule):
         nn.init.constant_(self.layer.bias, 0.0)
         self.seen: Seen = []
         self.validated: list[list[int]] = []
+
+    @property
+    def steps(self) -> list[list[int]]:
+        """Object ids of each batch."""
+        return [ids for _, ids, _ in self.seen]
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         self.seen.append((self.trainer.current_epoch, batch["object_id"].tolist(), self.layer.weight.item()))
@@ -100,6 +110,24 @@ class Saver(L.Callback):
         self.save(trainer, "end")
 
 
+class At(L.Callback):
+    """Does something before a step."""
+
+    def __init__(self, epoch: int, batch: int, what: Callable[[L.Trainer], None]) -> None:
+        self.place, self.what = (epoch, batch), what
+
+    def on_train_batch_start(self, trainer: L.Trainer, _: Any, __: Any, index: int) -> None:
+        if (trainer.current_epoch, index) == self.place:
+            self.what(trainer)
+
+
+class SaveAt(At):
+    """Saves a checkpoint before a step."""
+
+    def __init__(self, epoch: int, batch: int, path: Path) -> None:
+        super().__init__(epoch, batch, lambda trainer: trainer.save_checkpoint(path))
+
+
 @dataclass
 class Runs:
     """What runs have in common: repository, plan, tiles, ranks, and the folder of the checkpoints."""
@@ -123,6 +151,14 @@ class Runs:
         data = CutoutDataModule("unused", "dp2", None, self.plan.bands, 16, plan=self.plan, **arguments)
         data.cache = self.cache  # hundreds of runs over the same tiles
         return data
+
+    def loader(self, workers: int = 0, **settings: Any) -> CutoutLoader:
+        """Return a loader of the same batches as the data module's, without the data module."""
+        data = self.data()
+        data.setup()
+        plan, rows = data.splits["train"]
+        dataset = CutoutDataset(plan, rows=rows, batch_size=GLOBAL_BATCH, threads=1, cache=self.cache)
+        return CutoutLoader(dataset, num_workers=workers, **settings)
 
     def trainer(self, *callbacks: L.Callback, **changes: Any) -> L.Trainer:
         arguments: dict[str, Any] = {
@@ -154,12 +190,11 @@ def resumed(
 ) -> dict[str, Any]:
     """Return a cell: what an uninterrupted run saw, and what was seen by runs that went on from some checkpoints.
 
-    With worker processes, which take their time to start, two checkpoints serve, and a run ends in the epoch after.
+    A quick run ends in the epoch after; with worker processes, which take their time to start, two checkpoints serve it.
     """
     names = list(names)
-    quick = runs.quick and len(runs.settings) > 0
-    few = names[len(names) // 2 :: max(1, len(names) // 2)] if quick else names
-    enough = len(reference.seen) // EPOCHS + 1 if quick else sys.maxsize
+    few = names[len(names) // 2 :: max(1, len(names) // 2)] if runs.quick and runs.settings else names
+    enough = len(reference.seen) // EPOCHS + 1 if runs.quick else sys.maxsize
     found = {}
     for name in few:
         model = runs.fit(checkpoint=folder / f"{name}.ckpt", model=Watcher(enough), **changes)
@@ -210,6 +245,11 @@ def other_loops(runs: Runs, folder: Path) -> dict[str, dict[str, Any]]:
 def grid(runs: Runs) -> dict[str, dict[str, Any]]:
     """Return all cells of one row of the grid."""
     return {**whole_epochs(runs, runs.folder / "whole"), **other_loops(runs, runs.folder)}
+
+
+def flat(epochs: list[list[list[int]]]) -> list[list[int]]:
+    """Return the batches of epochs one after the other."""
+    return [step for epoch in epochs for step in epoch]
 
 
 # Judging.
@@ -323,7 +363,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", nargs="+", default=list(WORKERS), choices=list(WORKERS))
-    parser.add_argument("--quick", action="store_true", help="two checkpoints a cell where there are worker processes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="end in the epoch after; two checkpoints a cell where there are worker processes",
+    )
     parser.add_argument("--continue", type=Path, dest="checkpoint", help="only go on from a checkpoint")
     parser.add_argument("--slow", action="store_true", help="only train, slowly")
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """A small real HTTP server for tests: files with byte ranges, and every way of not answering well."""
 
+import socket
 import ssl
 import threading
 import time
@@ -235,3 +236,10 @@ def serving[Server: FileServer](root: Path, kind: type[Server] = FileServer) -> 
             server.given_up.set()
             server.shutdown()
             thread.join()
+
+
+def nobody() -> str:
+    """Return a URL where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"

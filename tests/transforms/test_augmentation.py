@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
@@ -27,6 +27,7 @@ from lsstcutouts.transforms.hashing import stream_of
 
 from ..support.augmenting import at_epoch, full_batch, in_channels_last, same
 from ..support.delivery import deliver, plan_of
+from ..support.examples import examples
 
 MODULES = {
     "d4": lambda seed=0: RandomD4(seed),
@@ -45,7 +46,7 @@ modules = pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 
 
 @modules
-@settings(max_examples=3, deadline=None)
+@examples(3)
 @given(data=st.data())
 def test_a_target_is_augmented_alike_in_any_order_and_batch(make, data: st.DataObject) -> None:
     batch = full_batch(16)

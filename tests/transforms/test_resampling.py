@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.read.export import batch_wcs
 from lsstcutouts.transforms import AddNoise, Compose, RandomD4, RandomRotation, RandomShift
 
 from ..support.augmenting import PLANES, Rotation, Shift, full_batch, same
+from ..support.examples import examples
 
 KERNELS = ("bilinear", "cubic", "quintic")
 
@@ -78,7 +79,7 @@ def check_pixel(batch: dict, moved: dict, n: int, new: tuple[int, int], old: tup
 # Shifts
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(by=st.tuples(st.integers(-4, 4), st.integers(-4, 4)), cut=st.booleans())
 def test_whole_shifts_are_slices(by: tuple[int, int], cut: bool) -> None:
     batch = full_batch(2)
@@ -105,7 +106,7 @@ def test_the_middle_of_a_cut_of_the_other_parity() -> None:
     torch.testing.assert_close(moved["offset"] - batch["offset"], torch.tensor([[0.5, 0.5]]))
 
 
-@settings(max_examples=6, deadline=None)
+@examples(6)
 @given(
     by=st.tuples(st.floats(-3, 3, width=16), st.floats(-3, 3, width=16)),
     kernel=st.sampled_from(KERNELS),
@@ -179,7 +180,7 @@ def test_quarter_turns_are_numpys(degrees: float, turns: int, kernel: str) -> No
         np.testing.assert_allclose(turned[name].numpy(), wanted, rtol=1e-3, atol=atol, err_msg=name)
 
 
-@settings(max_examples=6, deadline=None)
+@examples(6)
 @given(
     degrees=st.floats(-180, 180, width=32),
     kernel=st.sampled_from(KERNELS),
