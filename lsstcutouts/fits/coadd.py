@@ -18,14 +18,10 @@ from ..sky.geometry import YX, Box
 from ..source.byte_source import ByteSource, open_source
 from .bitplanes import first_bit, mask_bit, mask_hdus, mask_keys
 from .decode import decode_rectangle, decode_units
-from .fused import is_fused
 from .headers import BadStructureError, Cards, Hdu, UnknownFeatureError
 from .layout import PLANES, PlaneLayout
-from .memory import Memory
-from .pixels import Unit
 from .plane_errors import PlaneErrors
 from .psf import CellKernels, PsfGrid, cell_kernels
-from .stages import StageClock
 from .structure import FileStructure, file_structure
 from .tile_tables import plane_layout, tile_table
 from .units import nanojansky_per_unit
@@ -102,6 +98,10 @@ class Coadd:
         Where the file is.
     bbox
         Box of its pixels, tract pixels.
+    stamp
+        What tells the file's content from another one.
+    gzipped
+        Whether it is gzipped as a whole.
     """
 
     def __init__(self, source: ByteSource) -> None:
@@ -111,8 +111,8 @@ class Coadd:
         self._layouts: dict[str, PlaneLayout] = {}
         with self._plane_errors("image"):
             self._structure: FileStructure = file_structure(source)
-        # Another one where the file is gzipped.
         self._source = self._structure.source
+        self.stamp, self.gzipped = source.stamp, self._source is not source
         image = self._hdu("image")
         with self._plane_errors("image"):
             if image.cut:
@@ -239,10 +239,11 @@ class Coadd:
         UnsupportedFormatError
             Its PSF is stored in an unknown way.
         """
-        return self._kernels.cells
+        return self.kernels.cells
 
     @cached_property
-    def _kernels(self) -> CellKernels:
+    def kernels(self) -> CellKernels:
+        """Where the PSF kernels are in the file; errors as `psf`."""
         with self._plane_errors("psf"):
             return cell_kernels(self._structure)
 
@@ -265,7 +266,7 @@ class Coadd:
         CorruptFileError
             The file is damaged; the message names the tile.
         """
-        kernels = self._kernels
+        kernels = self.kernels
         with self._plane_errors("psf"):
             return kernels.read(self._source, cells)
 
@@ -353,33 +354,6 @@ class Coadd:
         PlaneError, CorruptFileError
             As `read`; the message names the damaged tile.
         """
-        arrays = [unit.pixels for unit in self.decode(plane, units)]
-        for array in arrays:
-            array.flags.writeable = False
-        return arrays
-
-    def decode(
-        self,
-        plane: str,
-        units: Sequence[int],
-        rows: Sequence[int] | None = None,
-        *,
-        clock: StageClock | None = None,
-        memory: Memory | None = None,
-    ) -> list[Unit]:
-        """Return cache units as `read_units` does, with what the decoder knows of their pixels.
-
-        Parameters
-        ----------
-        plane, units
-            As `read_units`.
-        rows
-            How many rows of each unit are wanted, from its first; more may come. All of them by default.
-        clock
-            Adds up the time of reading and decoding.
-        memory
-            What the pixels are written to; fresh memory by default.
-        """
         layout = self.layout(plane)
         for unit in units:
             if not 0 <= unit < layout.units:
@@ -387,11 +361,15 @@ class Coadd:
                     f"{self.uri}: {plane} plane: there is no cache unit {unit}; it has {layout.units} units, counted from 0"
                 )
         with self._plane_errors(plane):
-            return decode_units(self._source, layout, units, rows, clock, memory)
+            arrays = [unit.pixels for unit in decode_units(self._source, layout, units)]
+        for array in arrays:
+            array.flags.writeable = False
+        return arrays
 
-    def decodes_rows(self, plane: str) -> bool:
-        """Whether `decode` saves time where not every row of a unit is wanted."""
-        return is_fused(self.layout(plane))
+    @property
+    def source(self) -> ByteSource:
+        """The bytes of the file, decompressed if it is gzipped as a whole."""
+        return self._source
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

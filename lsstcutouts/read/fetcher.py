@@ -110,7 +110,7 @@ class LsstDataFetcher:
     def _start(self) -> None:
         """Start without threads, open files and Butler answers, as after construction, a fork or unpickling."""
         self._process = os.getpid()
-        self._files = OpenFiles()
+        self._files = OpenFiles(self.cache)
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import GeometryMismatchError
-from ..fits.coadd import Coadd
+from ..fits.index import FileIndex
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
@@ -50,14 +50,14 @@ class Filler:
         for band in range(len(self._plan.bands)):
             torn: list[int] = []
             for home, group in self._homes(work, patch, band, boxes):
-                coadd = self._open(work, home, band)
-                if not isinstance(coadd, Coadd):
+                index = self._open(work, home, band)
+                if not isinstance(index, FileIndex):
                     torn += group[:, 0].tolist()
                     continue
-                torn += self._fill_whole(work, band, coadd, self._file(home, band), group, recipes)
+                torn += self._fill_whole(work, band, index, self._file(home, band), group, recipes)
                 if home == patch:
-                    projection = projection or _own_projection(coadd)
-                elif (other := _own_projection(coadd)) is not None:
+                    projection = projection or _own_projection(index)
+                elif (other := _own_projection(index)) is not None:
                     own |= {n: other for n in group[:, 0].tolist() if n not in own}
             for n in torn:
                 self._stitch(work, n, band, own, recipes)
@@ -92,37 +92,39 @@ class Filler:
     def _file(self, patch: int, band: int) -> int:
         return int(self._plan.patches.files[patch, band])
 
-    def _open(self, work: Work, patch: int, band: int) -> Coadd | Failure | None:
+    def _open(self, work: Work, patch: int, band: int) -> FileIndex | Failure | None:
         """Return the open file of a patch and band, why it cannot be read, or None where there is none."""
         file = self._file(patch, band)
         if file < 0:
             return None
         if file in work.broken:
             return work.broken[file]
-        coadd = self._tiles.open(file, int(self._plan.patches.tract[patch]))
-        if isinstance(coadd, Failure):
-            work.broken[file] = coadd
-        return coadd
+        index = self._tiles.open(file, int(self._plan.patches.tract[patch]))
+        if isinstance(index, Failure):
+            work.broken[file] = index
+        return index
 
-    def _fill_whole(self, work: Work, band: int, coadd: Coadd, file: int, boxes: Boxes, recipes: Recipes) -> list[int]:
+    def _fill_whole(
+        self, work: Work, band: int, index: FileIndex, file: int, boxes: Boxes, recipes: Recipes
+    ) -> list[int]:
         """Paste the boxes that lie on a file; return those that do not."""
-        inside, torn = inside_and_torn(boxes, self._plan.size, coadd.bbox)
+        inside, torn = inside_and_torn(boxes, self._plan.size, index.bbox)
         whole = inside[:, 0]
         for source in self._sources if len(inside) else ():
-            unit = self._tiles.unit_shape(coadd, file, source)
+            unit = self._tiles.unit_shape(index, file, source)
             if isinstance(unit, Failure):
                 work.clear(whole, band)
                 everywhere = slice(0, self._plan.size.y), slice(0, self._plan.size.x)
                 for n in whole.tolist():
                     work.lose(n, band, everywhere, np.ones(self._plan.size, bool), [unit])
                 continue
-            recipe = recipes.get((coadd.bbox, whole.tobytes(), unit))
+            recipe = recipes.get((index.bbox, whole.tobytes(), unit))
             if recipe is None:
-                recipe = recipes[coadd.bbox, whole.tobytes(), unit] = recipe_of(
-                    inside, self._plan.size, coadd.bbox, unit
+                recipe = recipes[index.bbox, whole.tobytes(), unit] = recipe_of(
+                    inside, self._plan.size, index.bbox, unit
                 )
             to = work.sources[source][:, band]
-            doubtful, lost = self._tiles.paste(to, coadd, file, source, recipe)
+            doubtful, lost = self._tiles.paste(to, index, file, source, recipe)
             work.suspect[doubtful] = True
             for n, y, x, part, failures in lost:
                 work.lose(n, band, (y, x), part, failures)
@@ -139,20 +141,20 @@ class Filler:
         work.clear(n, band)
         work.suspect[n] = True
         for patch, region in self._pieces(target):
-            coadd = self._open(work, patch, band)
-            if coadd is None:
+            index = self._open(work, patch, band)
+            if index is None:
                 continue
-            piece = box.intersection(self._extent(coadd, patch))
+            piece = box.intersection(self._extent(index, patch))
             piece = piece if region is None else piece.intersection(region)
             if piece.is_empty or (filled := taken[piece.slices(box.start)]).all():
                 continue
             piece = _without_edges(piece, filled) if filled.any() else piece
             at = piece.slices(box.start)
-            if isinstance(coadd, Failure):
-                work.lose(n, band, at, ~taken[at], [coadd])
+            if isinstance(index, Failure):
+                work.lose(n, band, at, ~taken[at], [index])
             else:
-                self._fill_piece(work, (n, band), coadd, self._file(patch, band), piece, at, ~taken[at], recipes)
-                if n not in own and (projection := _own_projection(coadd)) is not None:
+                self._fill_piece(work, (n, band), index, self._file(patch, band), piece, at, ~taken[at], recipes)
+                if n not in own and (projection := _own_projection(index)) is not None:
                     own[n] = projection
             taken[at] = True
             if taken.all():
@@ -167,7 +169,7 @@ class Filler:
         self,
         work: Work,
         place: tuple[int, int],
-        coadd: Coadd,
+        index: FileIndex,
         file: int,
         piece: Box,
         at: tuple[slice, slice],
@@ -176,17 +178,17 @@ class Filler:
     ) -> None:
         """Paste the part of a box that lies on a file, where no other file has pasted."""
         for source in self._sources:
-            unit = self._tiles.unit_shape(coadd, file, source)
+            unit = self._tiles.unit_shape(index, file, source)
             if isinstance(unit, Failure):
                 work.lose(*place, at, free, [unit])
                 continue
             to = work.sources[source][place]
             pixels = np.zeros((1, *piece.shape), to.dtype)
-            recipe = recipes.get((coadd.bbox, piece, unit))
+            recipe = recipes.get((index.bbox, piece, unit))
             if recipe is None:
                 one = np.array([[0, piece.y0, piece.x0]])
-                recipe = recipes[coadd.bbox, piece, unit] = recipe_of(one, piece.shape, coadd.bbox, unit)
-            for _, y, x, part, failures in self._tiles.paste(pixels, coadd, file, source, recipe)[1]:
+                recipe = recipes[index.bbox, piece, unit] = recipe_of(one, piece.shape, index.bbox, unit)
+            for _, y, x, part, failures in self._tiles.paste(pixels, index, file, source, recipe)[1]:
                 gone = np.zeros(piece.shape, bool)
                 gone[y, x] = part
                 if (gone & free).any():
@@ -198,28 +200,28 @@ class Filler:
         target = int(work.targets[n])
         y, x = self._pixel_of(target)
         for patch, region in self._pieces(target):
-            coadd = self._open(work, patch, band)
-            if coadd is None or not _holds(self._extent(coadd, patch), y, x):
+            index = self._open(work, patch, band)
+            if index is None or not _holds(self._extent(index, patch), y, x):
                 continue
             if region is not None and not _holds(region, y, x):
                 continue
-            if isinstance(coadd, Failure):
-                work.fail(n, band, [coadd])
+            if isinstance(index, Failure):
+                work.fail(n, band, [index])
             else:
-                self._paste_psf(work, n, band, coadd, self._file(patch, band), (y, x))
+                self._paste_psf(work, n, band, index, self._file(patch, band), (y, x))
             return
         if work.present[n, band]:
             work.quality[n, band] |= Quality.NO_PSF
 
-    def _paste_psf(self, work: Work, n: int, band: int, coadd: Coadd, file: int, at: tuple[int, int]) -> None:
-        kernel = self._tiles.psf(coadd, file, at)
+    def _paste_psf(self, work: Work, n: int, band: int, index: FileIndex, file: int, at: tuple[int, int]) -> None:
+        kernel = self._tiles.psf(index, file, at)
         if isinstance(kernel, Failure):
             work.fail(n, band, [kernel])
         elif kernel is None or not np.isfinite(kernel).all():
             work.quality[n, band] |= Quality.NO_PSF
         elif work.psf is not None and work.psf_present is not None:
             kernel = kernel / kernel.sum() if self._normalise else kernel
-            _centred(work.psf[n, band], kernel, coadd.uri)
+            _centred(work.psf[n, band], kernel, index.uri)
             work.psf_present[n, band] = True
 
     def _pixel_of(self, target: int) -> tuple[int, int]:
@@ -238,10 +240,10 @@ class Filler:
         for patch in others:
             yield patch, None
 
-    def _extent(self, coadd: Coadd | Failure, patch: int) -> Box:
+    def _extent(self, index: FileIndex | Failure, patch: int) -> Box:
         """Return the pixels that a file holds; of one that cannot be opened, those that its like hold."""
-        if isinstance(coadd, Coadd):
-            return coadd.bbox
+        if isinstance(index, FileIndex):
+            return index.bbox
         inner, border = self._plan.patches.inner_box(patch), self._plan.border
         return Box(inner.y0 - border.y, inner.y1 + border.y, inner.x0 - border.x, inner.x1 + border.x)
 
@@ -257,12 +259,12 @@ def _holds(box: Box, y: int, x: int) -> bool:
     return box.y0 <= y < box.y1 and box.x0 <= x < box.x1
 
 
-def _own_projection(coadd: Coadd) -> TanProjection | None:
+def _own_projection(index: FileIndex) -> TanProjection | None:
     """Return a file's own projection, exact where the tract's may be off by 1e-5 px.
 
     None for a file with distortions, which are below 0.01 px and not to be said in a cutout's eight numbers.
     """
-    return coadd.projection if isinstance(coadd.projection, TanProjection) else None
+    return index.projection if isinstance(index.projection, TanProjection) else None
 
 
 def _wcs_numbers(projection: TanProjection) -> NDArray[np.float64]:

@@ -1,71 +1,174 @@
-"""The files of plans, kept open while they are read."""
+"""The files of plans: their indices, and those that are open."""
 
 import os
+import weakref
 from collections import OrderedDict
+from collections.abc import Hashable
+from copy import copy
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
 from ..fits.coadd import Coadd, open_coadd
+from ..fits.index import FileIndex
+from ..fits.layout import PlaneLayout
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.skymap import check_projection
+from ..source.byte_source import ByteSource, open_source
+from ..source.gzipped import inflate
 from ..source.locks import ForkLock
+from .cache.tile_cache import TileCache
+from .masks import mask_hdus, places_of
+from .options import ReaderOptions
 
 __all__ = ["OpenFiles", "located", "place_of"]
 
 _OPEN_FILES = 192
 """Number of files kept open: below the usual limit of 1024, above what sixteen blocks of six bands need."""
 
+_PART = 8
+"""Indices take at most this part of the cache's budget."""
+
+type _Key = tuple[str, str]  # dataset id and URI: a signed URL expires
+type _Indices = OrderedDict[tuple[Hashable, ...], FileIndex]
+
 
 class OpenFiles:
-    """Open coadds: each is opened at first use and checked against its tract; the least recently used are dropped.
+    """Indices of files, and open files. A file is indexed at first use and checked against its tract.
 
-    Pickles empty; may be shared by readers of several plans and by threads.
+    Indices count against the budget of the cache; the least recently used are dropped, and of open files too. A file whose
+    index is known is not opened before bytes of it are needed. Pickles empty; may be shared by readers of several plans and
+    by threads.
+
+    Parameters
+    ----------
+    cache
+        Has the budget.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cache: TileCache) -> None:
+        self._cache = cache
         self._start()
 
     def _start(self) -> None:
         self._process = os.getpid()
         self._lock = ForkLock()
-        self._open: OrderedDict[tuple[str, str], Coadd] = OrderedDict()
+        self._open: OrderedDict[_Key, ByteSource] = OrderedDict()
+        self._indices: _Indices = OrderedDict()
+        self._finalizer = weakref.finalize(self, _release_all, self._cache, self._indices)
+        self._finalizer.atexit = False
 
-    def __reduce__(self) -> tuple[type["OpenFiles"], tuple[()]]:
-        return OpenFiles, ()
+    def __reduce__(self) -> tuple[type["OpenFiles"], tuple[TileCache]]:
+        return OpenFiles, (self._cache,)
 
-    def get(self, plan: CutoutPlan, file: int, tract: int) -> Coadd:
-        """Return the coadd in row ``file`` of the plan's files, which must lie on ``tract``.
+    def index(self, plan: CutoutPlan, file: int, tract: int, options: ReaderOptions) -> FileIndex:
+        """Return the index of the file in row ``file`` of the plan's files, which must lie on ``tract``.
 
         Raises
         ------
         ReadError
-            If it cannot be opened.
+            If the file cannot be opened. An error of one plane is in the index.
         GeometryMismatchError
             If its pixel grid is not the tract's.
         """
         if self._process != os.getpid():
+            self._finalizer.detach()
             self._start()  # the parent process still uses its handles and connections
-        key = plan.files.dataset_id[file], plan.files.uri[file]  # a signed URL expires
+        place = plan.files.dataset_id[file], plan.files.uri[file]
+        key = (*place, *options.sources, "psf" in options.planes, options.mask_bits, options.flux_unit)
+        with self._lock:
+            index = self._indices.get(key)
+            if index is not None:
+                self._indices.move_to_end(key)
+                return index
+        # Opened outside the lock; when two threads open the same file the second handle is dropped.
+        coadd = _opened(plan, file, tract)
+        index = _index_of(coadd, options)
+        self._keep(place, coadd.source)
+        if not index.transient:
+            self._remember(key, index)
+        return index
+
+    def source(self, plan: CutoutPlan, file: int, index: FileIndex) -> ByteSource:
+        """Return the open file of an index.
+
+        Raises
+        ------
+        ReadError
+            If it cannot be opened any more, or was replaced.
+        """
+        place = plan.files.dataset_id[file], plan.files.uri[file]
+        with self._lock:
+            source = self._open.get(place)
+            if source is not None:
+                self._open.move_to_end(place)
+                return source
+        source = open_source(place[1], others=plan.files.uri)
+        if source.stamp != index.stamp:
+            source.close()
+            with self._lock:
+                for key in [key for key in self._indices if key[:2] == place]:
+                    self._cache.release(self._indices.pop(key).nbytes)
+            raise CorruptFileError(
+                f"{index.uri} was replaced while it was in use; start again, so that its headers are read again"
+            )
+        return self._keep(place, inflate(source) if index.gzipped else source)
+
+    def close(self) -> None:
+        """Drop every open file; it closes when no other thread reads it any more. Indices stay.
+
+        Takes no lock: the garbage collector may call this in the middle of `index`.
+        """
+        self._open = OrderedDict()
+
+    def _keep(self, place: _Key, source: ByteSource) -> ByteSource:
         known = self._open
         with self._lock:
-            coadd = known.get(key)
-            if coadd is not None:
-                known.move_to_end(key)
-                return coadd
-        # Opened outside the lock; when two threads open the same file the second handle is dropped.
-        fresh = _opened(plan, file, tract)
-        with self._lock:
-            coadd = known.setdefault(key, fresh)
+            source = known.setdefault(place, source)
             while len(known) > _OPEN_FILES:
                 # Not closed: another thread may be reading. The handle closes with its last reference.
                 known.popitem(last=False)
-        return coadd
+        return source
 
-    def close(self) -> None:
-        """Drop every file; it closes when no other thread reads it any more. A later `get` opens it again.
+    def _remember(self, key: tuple[Hashable, ...], index: FileIndex) -> None:
+        most = self._cache.stats().max_bytes // _PART
+        with self._lock:
+            if key in self._indices or index.nbytes > most:
+                return
+            self._indices[key] = index
+            held = sum(one.nbytes for one in self._indices.values())
+            while held > most:
+                dropped = self._indices.popitem(last=False)[1].nbytes
+                self._cache.release(dropped)
+                held -= dropped
+        self._cache.reserve(index.nbytes)
 
-        Takes no lock: the garbage collector may call this in the middle of `get`.
-        """
-        self._open = OrderedDict()
+
+def _release_all(cache: TileCache, indices: _Indices) -> None:
+    cache.release(sum(index.nbytes for index in indices.values()))
+
+
+def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
+    """Read from the headers of a file all that a reader with these options needs of it."""
+    layouts: dict[str, PlaneLayout] = {}
+    errors: dict[str, LsstCutoutsError] = {}
+    mask_bits: list[tuple[str, int] | None] = []
+    kernels, scale = None, 1.0
+    for plane in options.sources:
+        try:
+            if plane == "mask":
+                mask_bits = places_of(coadd, options.mask_bits)
+            layouts |= {name: coadd.layout(name) for name in (mask_hdus(mask_bits) if plane == "mask" else [plane])}
+            if plane != "mask" and options.flux_unit == "nJy":
+                scale = coadd.flux_scale
+        except LsstCutoutsError as error:
+            errors[plane] = copy(error)  # without its traceback, which would keep the file open
+    if "psf" in options.planes:
+        try:
+            kernels = coadd.kernels
+        except LsstCutoutsError as error:
+            errors["psf"] = copy(error)
+    return FileIndex(
+        coadd.uri, coadd.stamp, coadd.gzipped, coadd.bbox, coadd.projection, layouts, errors, mask_bits, scale, kernels
+    )
 
 
 def place_of(plan: CutoutPlan, file: int) -> tuple[int, int, str]:

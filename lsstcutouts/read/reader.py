@@ -151,7 +151,7 @@ class CutoutReader:
         load_kernels()
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
-        self._files = OpenFiles() if files is None else files
+        self._files = OpenFiles(self.cache) if files is None else files
         self._without_misses = 0  # batches in a row
         self._filler = Filler(
             plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,20 @@ from numpy.typing import NDArray
 
 from ..errors import ReadError
 from ..errors.secrets import without_query
-from ..fits.coadd import Coadd
+from ..fits.decode import decode_units
+from ..fits.fused import is_fused
+from ..fits.index import FileIndex
 from ..fits.intact_tiles import read_intact_tiles
 from ..fits.pixels import Unit
+from ..fits.plane_errors import PlaneErrors
+from ..fits.psf import CellKernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX
 from .batch_report import Failure
 from .cache.tile_cache import TileCache
 from .depth import Depths
-from .masks import mask_hdus, places_of, renumbered
+from .masks import mask_hdus, renumbered
 from .open_files import OpenFiles, located, place_of
 from .options import ReaderOptions
 from .recipe import Recipe, paste
@@ -65,32 +70,31 @@ class TileReader:
         self._plan, self._cache, self._files, self._clock = plan, cache, files, clock
         self._depths = None if whole_tiles else Depths(plan)
         self._raises = options.on_read_error == "raise"
-        self._to_njy = options.flux_unit == "nJy"
-        self._bits = options.mask_bits
+        self._options = options
+        unit = "" if options.flux_unit == "nJy" else ":native"
         self._names = {
-            "image": "image" if self._to_njy else "image:native",
-            "variance": "variance" if self._to_njy else "variance:native",
-            "mask": "mask:" + ",".join(self._bits),
+            "image": f"image{unit}",
+            "variance": f"variance{unit}",
+            "mask": "mask:" + ",".join(options.mask_bits),
         }
 
-    def open(self, file: int, tract: int) -> Coadd | Failure:
-        """Return an open file."""
+    def open(self, file: int, tract: int) -> FileIndex | Failure:
+        """Return the index of a file."""
         try:
             with nullcontext() if self._clock is None else self._clock.time("locate"):
-                return self._files.get(self._plan, file, tract)
+                return self._files.index(self._plan, file, tract, self._options)
         except ReadError as error:
             return self._failure(error, file, "")
 
-    def unit_shape(self, coadd: Coadd, file: int, source: str) -> YX[int] | Failure:
+    def unit_shape(self, index: FileIndex, file: int, source: str) -> YX[int] | Failure:
         """Return the shape of a plane's cache units."""
         try:
-            with nullcontext() if self._clock is None else self._clock.time("locate"):
-                return coadd.layout(source).unit_shape
+            return index.layout(source).unit_shape
         except ReadError as error:
             return self._failure(error, file, source)
 
     def paste(
-        self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe
+        self, to: Array, index: FileIndex, file: int, source: str, recipe: Recipe
     ) -> tuple[NDArray[np.int64], list[Lost]]:
         """Paste one plane of boxes ``(N, Y, X)`` as a recipe says.
 
@@ -102,30 +106,34 @@ class TileReader:
             Pixels that cannot be read.
         """
         try:
-            units = self._units(coadd, file, source, recipe)
+            units = self._units(index, file, source, recipe)
         except ReadError as error:
             failure = self._failure(error, file, source)
-            return recipe.copies[:, 1], self._paste_the_rest(to, coadd, file, source, recipe, failure)
+            return recipe.copies[:, 1], self._paste_the_rest(to, index, file, source, recipe, failure)
         paste(to, units, recipe)
         doubtful = [k for k, unit in enumerate(units) if not unit.finite]
         return recipe.copies[np.isin(recipe.copies[:, 0], doubtful), 1] if doubtful else _NONE, []
 
-    def psf(self, coadd: Coadd, file: int, at: tuple[int, int]) -> NDArray[np.float64] | Failure | None:
+    def psf(self, index: FileIndex, file: int, at: tuple[int, int]) -> NDArray[np.float64] | Failure | None:
         """Return the PSF kernel of the cell that holds a tract pixel ``(y, x)``, None where it has none."""
         try:
-            cell = coadd.psf.cell_at(*at)
-            if cell < 0:
+            index.check("psf")
+            if index.kernels is None or (cell := index.kernels.cells.cell_at(*at)) < 0:
                 return None
             key = (self._plan.files.dataset_id[file], "psf", cell)
-            kernel: NDArray[np.float64] = self._cache.get(key, lambda: coadd.read_psf([cell])[0])
+            kernel: NDArray[np.float64] = self._cache.get(key, partial(self._kernel, index, index.kernels, file, cell))
         except ReadError as error:
             return self._failure(error, file, "psf")
         return kernel
 
-    def _units(self, coadd: Coadd, file: int, source: str, recipe: Recipe) -> list[Unit]:
+    def _kernel(self, index: FileIndex, kernels: CellKernels, file: int, cell: int) -> NDArray[np.float64]:
+        with PlaneErrors(index.uri, "psf"):
+            return kernels.read(self._files.source(self._plan, file, index), [cell])[0]
+
+    def _units(self, index: FileIndex, file: int, source: str, recipe: Recipe) -> list[Unit]:
         """Return decoded units, from the cache or the file."""
         dataset, name = self._plan.files.dataset_id[file], self._names[source]
-        units, rows = recipe.units, self._rows(coadd, file, source, recipe.units)
+        units, rows = recipe.units, self._rows(index, file, source, recipe.units)
         keys: list[Hashable] = [(dataset, name, unit) for unit in units]
         if rows is not None:
             # Plans that look into a unit to different depths do not share what they decode of it.
@@ -133,43 +141,40 @@ class TileReader:
 
         def make(places: list[int]) -> list[Unit]:
             return self._decoded(
-                coadd, source, [units[i] for i in places], None if rows is None else [rows[i] for i in places]
+                index, file, source, [units[i] for i in places], None if rows is None else [rows[i] for i in places]
             )
 
         return self._cache.get_many(keys, make, recipe.requests)
 
-    def _rows(self, coadd: Coadd, file: int, source: str, units: Sequence[int]) -> list[int] | None:
+    def _rows(self, index: FileIndex, file: int, source: str, units: Sequence[int]) -> list[int] | None:
         """Return how many rows of units the plan's targets need; None for all of them."""
-        if self._depths is None or source == "mask" or not coadd.decodes_rows(source):
+        if self._depths is None or source == "mask" or not is_fused(index.layout(source)):
             return None
         patch = int(self._plan.patches.row_and_band[file, 0])
-        return self._depths.rows(patch, coadd.bbox, coadd.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
+        return self._depths.rows(patch, index.bbox, index.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
 
-    def _decoded(self, coadd: Coadd, source: str, units: Sequence[int], rows: Sequence[int] | None) -> list[Unit]:
-        memory = self._cache.memory
-        if source != "mask":
-            decoded = coadd.decode(source, units, rows, clock=self._clock, memory=memory)
-            self._cache.note(read=coadd.layout(source).bytes_of(units))
-            scale = self._scale(coadd, source)
-            return decoded if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in decoded]
-        places = places_of(coadd, self._bits)
-        planes = {plane: coadd.decode(plane, units, clock=self._clock, memory=memory) for plane in mask_hdus(places)}
-        self._cache.note(read=sum(coadd.layout(plane).bytes_of(units) for plane in planes))
-        return [
-            Unit(renumbered({name: of[i].pixels for name, of in planes.items()}, places)) for i in range(len(units))
-        ]
-
-    def _scale(self, coadd: Coadd, source: str) -> float:
-        """Return what makes a plane's values nJy (nJy² for the variance)."""
-        scale = coadd.flux_scale if self._to_njy else 1.0
-        return scale if source == "image" else scale * scale
+    def _decoded(
+        self, index: FileIndex, file: int, source: str, units: Sequence[int], rows: Sequence[int] | None
+    ) -> list[Unit]:
+        opened = self._files.source(self._plan, file, index)
+        planes: dict[str, list[Unit]] = {}
+        for plane in mask_hdus(index.mask_bits) if source == "mask" else [source]:
+            layout = index.layout(plane)
+            with PlaneErrors(index.uri, plane):
+                planes[plane] = decode_units(opened, layout, units, rows, self._clock, self._cache.memory)
+            self._cache.note(read=layout.bytes_of(units))
+        if source == "mask":
+            masks = [{name: of[i].pixels for name, of in planes.items()} for i in range(len(units))]
+            return [Unit(renumbered(of, index.mask_bits)) for of in masks]
+        scale = _scale(index, source)
+        return planes[source] if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in planes[source]]
 
     def _paste_the_rest(
-        self, to: Array, coadd: Coadd, file: int, source: str, recipe: Recipe, failure: Failure
+        self, to: Array, index: FileIndex, file: int, source: str, recipe: Recipe, failure: Failure
     ) -> list[Lost]:
         """Paste what can be read of a recipe, unit by unit and where one is damaged tile by tile."""
         lost: list[Lost] = []
-        salvaged = [self._salvaged(coadd, file, source, unit, failure) for unit in recipe.units]
+        salvaged = [self._salvaged(index, file, source, unit, failure) for unit in recipe.units]
         for k, n, *place, height, width in recipe.copies.tolist():
             to_y, to_x, from_y, from_x = (
                 slice(at, at + length) for at, length in zip(place, (height, width) * 2, strict=True)
@@ -181,34 +186,37 @@ class TileReader:
         return lost
 
     def _salvaged(
-        self, coadd: Coadd, file: int, source: str, unit: int, failure: Failure
+        self, index: FileIndex, file: int, source: str, unit: int, failure: Failure
     ) -> tuple[Array, NDArray[np.bool_], tuple[Failure, ...]]:
         """Return a unit's pixels, which of them are lost, and why."""
-        shape = coadd.layout(source).unit_box(unit).shape
+        shape = index.layout(source).unit_box(unit).shape
         nothing = np.zeros(shape, np.int32 if source == "mask" else np.float32), np.ones(shape, bool)
         key = (self._plan.files.dataset_id[file], self._names[source], unit)
         if failure.transient and key not in self._cache:  # the next tile would wait for as long in vain
             return *nothing, (failure,)
         try:
-            whole = self._cache.get_many([key], lambda _: self._decoded(coadd, source, [unit], None), [0])[0]
+            whole = self._cache.get_many([key], lambda _: self._decoded(index, file, source, [unit], None), [0])[0]
             return whole.pixels, np.zeros(shape, bool), ()
         except ReadError:
             pass
         try:
-            pixels, gone, errors = self._tile_by_tile(coadd, source, unit)
+            pixels, gone, errors = self._tile_by_tile(index, file, source, unit)
         except ReadError as error:
             return *nothing, (self._failure(error, file, source),)
         return pixels, gone, tuple(self._failure(error, file, source) for error in errors)
 
-    def _tile_by_tile(self, coadd: Coadd, source: str, unit: int) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
+    def _tile_by_tile(
+        self, index: FileIndex, file: int, source: str, unit: int
+    ) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
+        opened = self._files.source(self._plan, file, index)
         if source != "mask":
-            pixels, gone, errors = read_intact_tiles(coadd, source, unit)
-            return _scaled(pixels, self._scale(coadd, source)), gone, errors
-        places = places_of(coadd, self._bits)
-        parts = {plane: read_intact_tiles(coadd, plane, unit) for plane in mask_hdus(places)}
+            pixels, gone, errors = read_intact_tiles(opened, index.uri, index.layout(source), unit)
+            return _scaled(pixels, _scale(index, source)), gone, errors
+        planes = mask_hdus(index.mask_bits)
+        parts = {plane: read_intact_tiles(opened, index.uri, index.layout(plane), unit) for plane in planes}
         gone = np.logical_or.reduce([part[1] for part in parts.values()])
         errors = [error for part in parts.values() for error in part[2]]
-        return renumbered({name: part[0] for name, part in parts.items()}, places), gone, errors
+        return renumbered({name: part[0] for name, part in parts.items()}, index.mask_bits), gone, errors
 
     def _failure(self, error: ReadError, file: int, plane: str) -> Failure:
         """Return what is to be told of an error, or raise it with the place of its file."""
@@ -225,6 +233,11 @@ class TileReader:
             str(error),
             error.transient,
         )
+
+
+def _scale(index: FileIndex, plane: str) -> float:
+    """Return what converts the image to nJy, the variance to nJy²."""
+    return index.scale if plane == "image" else index.scale * index.scale
 
 
 def _scaled(pixels: Array, factor: float) -> Array:

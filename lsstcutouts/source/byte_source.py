@@ -33,6 +33,8 @@ class ByteSource(Protocol):
 
     uri: str
     size: int
+    stamp: tuple[int, ...]
+    """What tells the content from another one: bytes, and of a local file its inode and time of modification."""
     gap: int
     """Reading this many unneeded bytes costs less than a second request."""
 
@@ -69,6 +71,7 @@ class LocalSource:
             self.close()
             kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ReadError(f"{self.uri} is {kind}; give the path of a FITS file")
+        self.stamp: tuple[int, ...] = status.st_size, status.st_ino, status.st_mtime_ns
         return status.st_size
 
     def read(self, offset: int, length: int) -> bytes:

@@ -29,6 +29,7 @@ class InflatedSource(LocalSource):
         self._fd = fd
         self._finalizer = weakref.finalize(self, os.close, fd)
         self.size = os.fstat(fd).st_size
+        self.stamp = (self.size,)
 
 
 def inflate(source: ByteSource) -> InflatedSource:

@@ -112,6 +112,7 @@ class HttpSource:
         self._access_advice = _access_advice(path)
         # Not HEAD: signed URLs allow only GET, and the answer shows whether the server supports ranges.
         self.size = retry.call(lambda: self._request(0, 1, None)[1], self.uri)
+        self.stamp: tuple[int, ...] = (self.size,)
         _served[_scheme_and_host(str(path))] = str(path)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -261,6 +262,7 @@ class RemoteSource:
         self._finalizer = weakref.finalize(self, stack.close)
         self._handle: Any
         self.size, self._handle = retry.call(lambda: self._open(path, stack), self.uri)
+        self.stamp: tuple[int, ...] = (self.size,)
 
     def _open(self, path: "ResourcePath", stack: contextlib.ExitStack) -> tuple[int, Any]:
         with translate_errors(self.uri):

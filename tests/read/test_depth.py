@@ -82,7 +82,8 @@ def test_less_is_kept_than_with_whole_tiles(repo: SimulatedRepository) -> None:
 
 
 def test_plans_that_share_a_cache_do_not_disturb_each_other(repo: SimulatedRepository) -> None:
-    cache, files = TileCache("100 MB"), OpenFiles()
+    cache = TileCache("100 MB")
+    files = OpenFiles(cache)
     plans = [plan_of(repo, size, 30, seed) for seed, size in enumerate([(10, 10), (100, 100), (64, 30), (10, 10)])]
     for plan in plans:
         shared = CutoutReader(plan, cache=cache, files=files).read(np.arange(len(plan)))["image"]

@@ -1,6 +1,7 @@
 """Pixels of batches against `butler.get` (DP2) and astropy (DP1), over random boxes, patches and missing bands."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,9 +215,15 @@ def test_planes_that_cannot_be(arguments, words: str) -> None:
 
 def test_open_files_are_shared_and_closed(dp2_repo: SimulatedRepository) -> None:
     plan = plan_of(dp2_repo)
-    files = OpenFiles()
-    assert files.get(plan, 0, dp2_repo.tract) is files.get(plan, 0, dp2_repo.tract)
+    files, options = OpenFiles(TileCache("10 MB")), ReaderOptions()
+    index = files.index(plan, 0, dp2_repo.tract, options)
+    assert index is files.index(plan, 0, dp2_repo.tract, options)
+    assert index is not files.index(plan, 0, dp2_repo.tract, replace(options, planes=("variance",)))
+    source = files.source(plan, 0, index)
+    assert source is files.source(plan, 0, index)
     files.close()
+    assert source is not files.source(plan, 0, index)
+    assert index is files.index(plan, 0, dp2_repo.tract, options)
 
 
 def test_planner_is_asked_once(dp2_repo: SimulatedRepository) -> None:

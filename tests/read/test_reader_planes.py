@@ -1,6 +1,5 @@
 """Planes beside the image, in any combination: PSF, mask planes of several HDUs, flux units, the WCS of a cutout."""
 
-from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lsst.daf.butler import Butler
 from lsst.images import BoundsError
 
 from lsstcutouts.errors import FluxUnitError, GeometryMismatchError, PlaneError
-from lsstcutouts.fits.coadd import Coadd
+from lsstcutouts.fits.index import FileIndex
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.quality import Quality, QualityPolicy
@@ -22,7 +21,7 @@ from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.options import PLANES, ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.source.byte_source import LocalSource
+from lsstcutouts.source.byte_source import ByteSource, LocalSource
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.faulty import copied, file_of
@@ -88,20 +87,16 @@ class Recorded(LocalSource):
         super().read_into(offset, to)
 
 
-@dataclass
 class RecordedFiles(OpenFiles):
-    reads: list[tuple[str, int, int]] = field(default_factory=list)
-    coadds: dict[str, Coadd] = field(default_factory=dict)
+    def __init__(self, cache: TileCache) -> None:
+        super().__init__(cache)
+        self.reads: list[tuple[str, int, int]] = []
+        self.indices: dict[str, FileIndex] = {}
 
-    def get(self, plan: CutoutPlan, file: int, tract: int) -> Coadd:  # noqa: ARG002 - the one of `OpenFiles`
+    def source(self, plan: CutoutPlan, file: int, index: FileIndex) -> ByteSource:
         uri = plan.files.uri[file]
-        if uri not in self.coadds:
-            self.coadds[uri] = Coadd(Recorded(uri, uri, self.reads))
-        return self.coadds[uri]
-
-    def close(self) -> None:
-        for coadd in self.coadds.values():
-            coadd.close()
+        self.indices[uri] = index
+        return Recorded(uri, uri, self.reads)
 
 
 def data_of_planes(path: str) -> dict[str, tuple[int, int, list[int]]]:
@@ -133,10 +128,9 @@ def data_of_planes(path: str) -> dict[str, tuple[int, int, list[int]]]:
 def test_not_a_byte_more_is_read(dp2_repo: SimulatedRepository, plane: str, hdus: set[str]) -> None:
     """Of files that are open, only the tiles under the box of the planes that are asked for."""
     plan = plan_of(dp2_repo)
-    files, masks = RecordedFiles(), ("DETECTED",) if plane == "mask" else ()
-    reader = CutoutReader(
-        plan, ReaderOptions(planes=(plane,), mask_planes=masks), cache=TileCache("100 MB"), files=files
-    )
+    cache, masks = TileCache("100 MB"), ("DETECTED",) if plane == "mask" else ()
+    files = RecordedFiles(cache)
+    reader = CutoutReader(plan, ReaderOptions(planes=(plane,), mask_planes=masks), cache=cache, files=files)
     targets = [n for n in range(len(plan)) if plan.patch[n] == 9 and not len(plan.others_of(n))][:5]
     assert targets
     reader.read(np.array(targets))
@@ -144,17 +138,17 @@ def test_not_a_byte_more_is_read(dp2_repo: SimulatedRepository, plane: str, hdus
     files.reads.clear()
     reader.read(np.array(targets))
     read: dict[tuple[str, str], int] = {}
-    known = {uri: data_of_planes(uri) for uri in files.coadds}
+    known = {uri: data_of_planes(uri) for uri in files.indices}
     for uri, offset, length in files.reads:
         (name,) = (n for n, (low, high, _) in known[uri].items() if low <= offset and offset + length <= high)
         read[uri, name] = read.get((uri, name), 0) + length
-    assert len(files.coadds) == 3
+    assert len(files.indices) == 3
     assert {name for _, name in read} == hdus
     for (uri, name), count in read.items() if plane != "psf" else ():
-        coadd, tiles = files.coadds[uri], known[uri][name][2]
-        layout, wanted = coadd.layout(name.lower()), set()
+        index, tiles = files.indices[uri], known[uri][name][2]
+        layout, wanted = index.layout(name.lower()), set()
         for n in targets:
-            box = Box.from_start(YX(*plan.yx0[n].tolist()), plan.size).relative_to(coadd.bbox.start)
+            box = Box.from_start(YX(*plan.yx0[n].tolist()), plan.size).relative_to(index.bbox.start)
             for unit in layout.units_under(box):
                 under = layout.tiles_under(layout.unit_box(unit))
                 wanted |= {y * layout.tile_grid.x + x for y in range(*under[:2]) for x in range(*under[2:])}

@@ -117,7 +117,7 @@ def _read_plane(coadd: Coadd, plane: str, rng: random.Random, attempt: Callable[
     attempt(lambda: coadd.read(plane, Box.from_start(YX(y, x), size)))
     unit = rng.randrange(layout.units)
     if attempt(lambda: coadd.read_units(plane, [unit, 0])) is None and layout.unit_box(unit).area <= MOST_PIXELS:
-        attempt(lambda: read_intact_tiles(coadd, plane, unit))
+        attempt(lambda: read_intact_tiles(coadd.source, coadd.uri, layout, unit))
 
 
 # Files
