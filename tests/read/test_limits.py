@@ -46,7 +46,9 @@ def test_budgets() -> None:
     assert resolve_budget("3 GB", 3, limits=limits(10e9)) == 1_000_000_000
     assert resolve_budget(12345678, limits=limits(10e9)) == 12345678
     assert resolve_budget(0, limits=limits(10e9)) == 0
-    with pytest.raises(MemoryBudgetError, match=r"200\.0 GB is larger than the memory of 4\.0 GB \(limited by the cgroup\)"):
+    with pytest.raises(
+        MemoryBudgetError, match=r"200\.0 GB is larger than the memory of 4\.0 GB \(limited by the cgroup\)"
+    ):
         resolve_budget("200 GB", limits=limits(1e9, 4e9, "cgroup"))
 
 
