@@ -20,8 +20,8 @@ __all__ = ["Memory", "Piece"]
 _SMALL, _LARGE = 1 << 12, 1 << 20
 """Bytes below which fresh memory costs nothing worth saving, and above which a piece stands alone."""
 
-_SLAB = 1 << 22
-"""Bytes of what pieces are cut from: 46 tiles of DP2."""
+_SLAB, _PIECES = 1 << 22, 64
+"""Bytes of what pieces are cut from: 46 tiles of DP2; and the largest number of pieces, each of which is an object."""
 
 _ALIGNMENT = 64
 
@@ -39,7 +39,7 @@ class _Slab:
     __slots__ = ("memory", "pieces")
 
     def __init__(self, size: int, home: "deque[Piece]") -> None:
-        self.memory = _fresh(max(_SLAB, size + _ALIGNMENT))
+        self.memory = _fresh(max(min(_SLAB, _PIECES * size), size + _ALIGNMENT))
         first = _address(self.memory)
         addresses = range(first + -first % _ALIGNMENT, first + len(self.memory) - size + 1, size)
         self.pieces = len(addresses)

@@ -86,6 +86,8 @@ class ReadOptions:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if len(self.mask_planes) > 30 or len(set(self.mask_planes)) < len(self.mask_planes):
             raise ConfigurationError(f"mask_planes must be at most 30 different names, got {self.mask_planes!r}")
+        if self.missing_band != self.missing_band:  # hydra and YAML read nan as a number
+            object.__setattr__(self, "missing_band", "nan")
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         object.__setattr__(self, "fill", _checked_fill(self.fill))

@@ -220,6 +220,8 @@ def test_a_busy_machine_is_named_first(tmp_path: Path, percent: float, busy: boo
 
 # The verb.
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def found(

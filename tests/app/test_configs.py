@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import zipfile
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import hydra
 import lightning as L
@@ -16,6 +17,7 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
+from lsstcutouts import ReadOptions, Sampling, TransferOptions
 from lsstcutouts.app.callbacks import KeepLast
 from lsstcutouts.app.training.prepare import callbacks_of
 from lsstcutouts.errors import ConfigurationError
@@ -110,6 +112,28 @@ def test_the_demo_turns_and_there_is_a_stretch_of_fixed_scales() -> None:
     assert isinstance(data.normalisation, AsinhStretch)
     assert data.normalisation.scale.flatten().tolist() == [20.0, 10.0, 12.0, 18.0, 30.0, 60.0]
     assert isinstance(data.augmentations, RandomD4)
+
+
+@pytest.mark.parametrize(
+    ("group", "options"),
+    [("read", ReadOptions), ("sampling", Sampling), ("transfer", TransferOptions)],
+)
+def test_each_word_can_be_given_as_it_is_written(group: str, options: type) -> None:
+    """Also where hydra reads it as another kind of value, such as nan."""
+    words = {name: literals(kind) for name, kind in get_type_hints(options).items()}
+    assert any(words.values())
+    for name, choices in words.items():
+        for word in choices:
+            cfg = composed("data=custom", *REQUIRED["custom"], f"++data.{group}.{name}={word}")
+            assert getattr(getattr(hydra.utils.instantiate(cfg.data), group), name) == word
+
+
+def literals(kind: object) -> list[str]:
+    """Return the words of a type such as ``float | Literal["noise"]``."""
+    kind = getattr(kind, "__value__", kind)  # of a type alias
+    if get_origin(kind) is Literal:
+        return [word for word in get_args(kind) if isinstance(word, str)]
+    return [word for part in get_args(kind) for word in literals(part)]
 
 
 def test_the_hyperparameters_are_plain(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from lsstcutouts.testing import SimulationConfig
 from ..support.repositories import simulated_copy
 
 # What Lightning says about a run as short as a test's.
-pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
+]
 
 
 def run(folder: Path, *overrides: str) -> TrainingResult:

@@ -157,3 +157,12 @@ def test_pieces_are_aligned_and_never_shared() -> None:
         for piece in pieces:
             piece.give_back()
         assert memory.piece(nbytes).address == places[-1]
+
+
+def test_pieces_without_bytes_cost_nothing() -> None:
+    """A tile that is not decoded has no pixels; 4 MB of its pieces would be 65 536 objects."""
+    memory = Memory()
+    piece = memory.piece(0)
+    assert sum(map(len, memory._pieces.values())) < 64
+    assert memory.idle < 8192
+    piece.give_back()

@@ -38,6 +38,7 @@ from ..support.dropping import ring
 from ..support.leftovers import nothing_left
 
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts through /proc"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
 ]

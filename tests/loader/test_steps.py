@@ -94,7 +94,7 @@ def test_old_gpus_run_eager_and_it_is_said_once(caplog: pytest.LogCaptureFixture
     assert compiles_on(device, (7, 0))
     assert not caplog.records
     assert not compiles_on(device, (6, 1))
-    assert "needs a GPU of compute capability 7.0, this one has 6.1" in caplog.text
+    assert "needs a GPU of compute capability 7.0, this GPU has 6.1" in caplog.text
     caplog.clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (6, 1))
     steps = DeviceSteps(compile=True)

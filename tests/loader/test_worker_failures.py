@@ -25,6 +25,7 @@ from lsstcutouts.testing import SimulatedRepository
 from ..support.leftovers import held, left, nothing_left
 
 pytestmark = [
+    pytest.mark.system,
     pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts through /proc"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),

@@ -184,7 +184,7 @@ def test_a_budget_shared_among_processes() -> None:
     assert copy.stats().max_bytes == 1_000_000
     cache.share_among(1)
     assert cache.stats().max_bytes == 4_000_000
-    with pytest.raises(ConfigurationError, match="0 processes"):
+    with pytest.raises(ConfigurationError, match="processes=0"):
         cache.share_among(0)
 
 

@@ -59,8 +59,8 @@ def test_more_reserved_than_there_is_costs_tiles_and_nothing_else(caplog: pytest
         cache.reserve(8 * MB)
     assert (len(cache), cache.stats().reserved) == (0, 24 * MB)
     [record] = caplog.records
-    assert "hold 16 MB" in record.getMessage()
-    assert "budget of 10 MB" in record.getMessage()
+    assert "need 16 MB" in record.getMessage()
+    assert "cache_bytes (10 MB)" in record.getMessage()
     assert "smaller batch_size or a larger cache_bytes" in record.getMessage()
     fill(cache, range(5))
     assert len(cache) == 0

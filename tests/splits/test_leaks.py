@@ -92,7 +92,7 @@ def test_boxes_of_two_tracts_equal_points_on_the_sky(ra: float, dec: float, turn
         boxes_of(mine, tract=1, size=size, projections=projections),
         boxes_of(theirs, tract=2, size=size, projections=projections),
     )
-    steps = np.stack(np.meshgrid(*(np.linspace(-0.5, n - 0.5, 2 * n + 1) for n in size), indexing="ij"), -1)
+    steps = np.stack(np.meshgrid(*(np.linspace(-0.5, n - 0.5, n + 1) for n in size), indexing="ij"), -1)
     points = np.stack(
         projections[1].sky_to_pixel(*projections[2].pixel_to_sky(*np.moveaxis(theirs[:, None, None] + steps, -1, 0))),
         -1,

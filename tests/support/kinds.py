@@ -23,7 +23,9 @@ REPO = frozenset({"simulate", "simulated_once", "simulated_copy", "dp1_repo", "d
 
 
 def kind_of(item: pytest.Function) -> str:
-    """Return ``"unit"``, ``"repo"`` or ``"system"``."""
+    """Return ``"unit"``, ``"repo"`` or ``"system"``: what the test's file says, else by the names that it uses."""
+    if item.get_closest_marker("system"):
+        return "system"
     definitions = item._fixtureinfo.name2fixturedefs
     functions: list[Callable[..., Any]] = [item.function]
     functions += [d.func for name in item.fixturenames for d in definitions.get(name, ())[-1:]]
