@@ -30,7 +30,7 @@ from .export import write_fits
 from .open_files import OpenFiles
 from .options import ReaderOptions
 from .policies import misses_bands
-from .reader import CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
+from .reader import LEAST_PART, CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
 from .report import Report
 from .work import Batch
 
@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 _MOST_IDLE = 256_000_000
 """Bytes of dropped batches that wait for the next `fetch`: those of 600 cutouts of 6 bands and 128 x 128 pixels."""
+
+_SMALL = 16_000_000
+"""Bytes of a batch below which the free memory is not looked at, which takes 1 ms."""
 
 
 class LsstDataFetcher:
@@ -230,14 +233,17 @@ class LsstDataFetcher:
         reader = CutoutReader(
             plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
-        threads = threads_for(plan, self.threads)
-        pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
-        try:
-            delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
-        except CancelledError as error:
-            raise ConfigurationError(
-                "the fetcher was closed by another thread while it was reading; create a new fetcher"
-            ) from error
+        if len(targets) <= LEAST_PART and not plan.files.remote:  # one part: another thread would only cost time
+            delivery = reader.deliver(targets)
+        else:
+            threads = threads_for(plan, self.threads)
+            pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
+            try:
+                delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
+            except CancelledError as error:
+                raise ConfigurationError(
+                    "the fetcher was closed by another thread while it was reading; create a new fetcher"
+                ) from error
         report = Report(plan, None if rows is None else targets)
         report.add(delivery.batch_report)
         self._report = report
@@ -294,8 +300,11 @@ class LsstDataFetcher:
     def _check_memory(self, plan: CutoutPlan, count: int) -> None:
         pixels = count * len(plan.bands) * plan.size.y * plan.size.x
         needed = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources}))
-        if needed > available_memory() or self._memory.idle > _MOST_IDLE:
+        if self._memory.idle > _MOST_IDLE:
             self._memory.trim()
+        if needed < _SMALL or needed <= available_memory():
+            return
+        self._memory.trim()
         if needed > (free := available_memory()):
             raise MemoryBudgetError(
                 f"{count} cutouts need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB of memory are free; fetch fewer "

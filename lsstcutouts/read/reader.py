@@ -34,6 +34,7 @@ from .tiles import TileReader
 from .work import Batch, Empty, Work, psf_shape
 
 __all__ = [
+    "LEAST_PART",
     "CutoutReader",
     "Delivery",
     "Request",
@@ -44,7 +45,7 @@ __all__ = [
     "threads_for",
 ]
 
-_LEAST_PART, _LARGEST_PART = 32, 128
+LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
 
 _WARM = 16
@@ -203,7 +204,7 @@ class CutoutReader:
         if self.plan.files.remote and self._without_misses < _WARM:
             size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
         else:  # two parts a thread: at the end of a pass no thread waits long for the others
-            size = max(_LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
+            size = max(LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
         size = max(1, min(size, _LARGEST_PART))
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
         missed = self.cache.stats().misses
