@@ -297,7 +297,7 @@ class Coadd:
             if layout.shape != self.bbox.shape:
                 raise BadStructureError(f"{layout.shape} pixels, the image has {self.bbox.shape}")
             if (origin := array_origin(hdu.cards, self.bbox.start)) != self.bbox.start:
-                raise BadStructureError(f"first pixel {origin}, the image's is {self.bbox.start}")
+                raise BadStructureError(f"this plane starts at pixel {origin}, but the image at {self.bbox.start}")
         self._hdus[plane] = replace(hdu, lead=b"")
         return self._layouts.setdefault(plane, layout)
 

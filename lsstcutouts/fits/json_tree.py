@@ -45,16 +45,18 @@ def read_tree(source: ByteSource, hdu: Hdu) -> dict[str, Any]:
     row = np.frombuffer(_bytes(source, hdu, 0, width), dtype)
     length, at = table_column(row, "JSON", "i", 2)[0].tolist()
     if length > MOST_BYTES:
-        raise UnknownFeatureError(f"a JSON tree of {length} bytes; at most {MOST_BYTES} are read")
+        raise UnknownFeatureError(f"the JSON metadata has {length} bytes, but at most {MOST_BYTES} are read")
     if length < 0 or at < 0:
-        raise BadStructureError("the JSON tree has a negative size or offset")
+        raise BadStructureError("the JSON metadata has a negative size or offset")
     return _parse_object(_bytes(source, hdu, cards.integer("THEAP", width * rows) + at, length))
 
 
 def _bytes(source: ByteSource, hdu: Hdu, at: int, length: int) -> bytes:
     """Return bytes of an HDU's data."""
     if at + length > hdu.data_size:
-        raise BadStructureError(f"the JSON tree should reach byte {at + length} of {hdu.data_size}")
+        raise BadStructureError(
+            f"the JSON metadata should end at byte {at + length} of an HDU of {hdu.data_size} bytes"
+        )
     return hdu.lead[at : at + length] if at + length <= len(hdu.lead) else source.read(hdu.data_at + at, length)
 
 
@@ -62,9 +64,9 @@ def _parse_object(text: bytes) -> dict[str, Any]:
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadStructureError(f"the JSON tree is damaged: {error}") from error
+        raise BadStructureError(f"the JSON metadata is damaged: {error}") from error
     if not isinstance(tree, dict):
-        raise BadStructureError(f"the JSON tree is a {type(tree).__name__}, not an object")
+        raise BadStructureError(f"the JSON metadata is a {type(tree).__name__}, not an object")
     return tree
 
 
@@ -79,7 +81,7 @@ def member(tree: dict[str, Any], path: str, *names: str) -> Any:
     value: Any = tree
     for name in names:
         if not isinstance(value, dict) or name not in value:
-            raise BadStructureError(f"the JSON tree has no {path}.{name}")
+            raise BadStructureError(f"the JSON metadata has no {path}.{name}")
         value, path = value[name], f"{path}.{name}"
     return value
 
@@ -88,7 +90,7 @@ def parse_integer(value: Any, path: str, *, least: int = -_FARTHEST, most: int =
     """Return an integer from ``least`` to ``most``, or raise `BadStructureError`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise BadStructureError(
-            f"{path} in the JSON tree is {_abbreviated(value)}, not an integer from {least} to {most}"
+            f"{path} in the JSON metadata is {_abbreviated(value)}, not an integer from {least} to {most}"
         )
     return value
 
@@ -101,7 +103,7 @@ def parse_pair(value: Any, path: str) -> YX[Any]:
         for first, second in _PAIRS:
             if value.keys() == {first, second}:
                 return YX(value[first], value[second])
-    raise BadStructureError(f"{path} in the JSON tree is {_abbreviated(value)}, not a (y, x) pair")
+    raise BadStructureError(f"{path} in the JSON metadata is {_abbreviated(value)}, not a (y, x) pair")
 
 
 def parse_box(value: Any, path: str) -> Box:
@@ -109,13 +111,13 @@ def parse_box(value: Any, path: str) -> Box:
     y, x = parse_pair(value, path)
     found = Box(*_interval(y, f"{path}.y"), *_interval(x, f"{path}.x"))
     if found.is_empty:
-        raise BadStructureError(f"{path} in the JSON tree is empty: {found}")
+        raise BadStructureError(f"{path} in the JSON metadata is empty: {found}")
     return found
 
 
 def _interval(value: Any, path: str) -> tuple[int, int]:
     if not isinstance(value, dict):
-        raise BadStructureError(f"{path} in the JSON tree is {_abbreviated(value)}, not an interval")
+        raise BadStructureError(f"{path} in the JSON metadata is {_abbreviated(value)}, not an interval")
     return parse_integer(member(value, path, "start"), f"{path}.start"), parse_integer(
         member(value, path, "stop"), f"{path}.stop"
     )

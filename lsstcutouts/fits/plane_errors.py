@@ -22,5 +22,5 @@ class PlaneErrors:
             raise CorruptFileError(f"{self._uri}: {self._plane} plane: {error}; transfer the file again") from error
         if isinstance(error, UnknownFeatureError):
             raise UnsupportedFormatError(
-                f"{self._uri}: {self._plane} plane: {error}; such files are not supported"
+                f"{self._uri}: {self._plane} plane: {error}; this version of lsstcutouts does not support such files"
             ) from error

@@ -194,7 +194,9 @@ def _psf_tree(structure: FileStructure) -> dict[str, Any]:
         kind = str(psf.get("schema_url", "unknown")).rpartition("/")[2][:40]
         raise PlaneError(f"{source.uri} has a PSF of the kind {kind!r}; only those of cell coadds can be read here")
     if (least := parse_integer(psf.get("min_read_version", 1), "psf.min_read_version")) > _VERSION:
-        raise UnknownFeatureError(f"a PSF that needs a reader of version {least}, this one has {_VERSION}")
+        raise UnknownFeatureError(
+            f"the PSF needs a reader of version {least}, but this version of lsstcutouts reads only up to {_VERSION}"
+        )
     return psf
 
 

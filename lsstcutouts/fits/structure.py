@@ -192,7 +192,7 @@ def table_rows(source: ByteSource, hdu: Hdu, most: int) -> NDArray[np.void]:
     dtype, count = table_dtype(hdu.cards), hdu.cards.integer("NAXIS2", most=most)
     size = count * dtype.itemsize
     if size > hdu.data_size or not size:
-        raise BadStructureError(f"a table of {size} bytes in {hdu.data_size}")
+        raise BadStructureError(f"the table needs {size} bytes, but its HDU has {hdu.data_size}")
     data = hdu.lead if len(hdu.lead) >= size else source.read(hdu.data_at, size)
     return np.frombuffer(data, dtype, count)
 

@@ -120,7 +120,7 @@ def tile_table(source: ByteSource, hdu: Hdu) -> bytes:
         return b""
     size = hdu.cards.integer("NAXIS1") * hdu.cards.integer("NAXIS2")
     if size > hdu.data_size:
-        raise BadStructureError(f"a tile table of {size} bytes in {hdu.data_size}")
+        raise BadStructureError(f"the tile table needs {size} bytes, but its HDU has {hdu.data_size}")
     return hdu.lead if len(hdu.lead) >= size else source.read(hdu.data_at, size)
 
 
@@ -147,7 +147,7 @@ def _uncompressed_kernels(name: str, hdu: Hdu, grid: YX[int], shape: YX[int]) ->
     """Return the layout of a plain cube: each of its images is one tile."""
     size, count = shape.y * shape.x * _stored(hdu.cards, "BITPIX").itemsize, grid.y * grid.x
     if size * count > hdu.data_size:
-        raise BadStructureError(f"{count} images of {size} bytes in {hdu.data_size}")
+        raise BadStructureError(f"{count} images need {size} bytes, but their HDU has {hdu.data_size}")
     return _plain(name, hdu, shape, shape, hdu.data_at + np.arange(count) * size, np.full(count, size))
 
 
@@ -251,7 +251,7 @@ def _extents(hdu: Hdu, rows: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArr
     if int(sizes.sum()) > hdu.data_size:
         total = int(np.unique(np.stack([offsets, sizes]), axis=1)[1].sum())
         if total > hdu.data_size:
-            raise BadStructureError(f"tiles of {total} bytes in {hdu.data_size}")
+            raise BadStructureError(f"the tiles need {total} bytes, but their HDU has {hdu.data_size}")
     return heap + offsets, sizes, kinds
 
 

@@ -111,7 +111,7 @@ def pixel_projection(hdu: Hdu, origin: YX[int]) -> PixelProjection:
     cards = hdu.cards
     types = (cards.string("CTYPE1"), cards.string("CTYPE2"))
     if types not in {("RA---TAN", "DEC--TAN"), ("RA---TAN-SIP", "DEC--TAN-SIP")}:
-        raise UnknownFeatureError(f"the WCS is {types}, not a plain gnomonic projection or one with SIP distortions")
+        raise UnknownFeatureError(f"the WCS has CTYPE {types}; only TAN and TAN-SIP are read")
     crval = cards.number("CRVAL1"), cards.number("CRVAL2")
     # At the north pole the default is another one (Calabretta & Greisen 2002, section 2.2).
     turn = cards.number("LONPOLE", 0.0 if crval[1] >= 90.0 else 180.0) - 180.0

@@ -205,7 +205,7 @@ class LensClassifier(Supervised):
         return nn.functional.binary_cross_entropy_with_logits(output, target, reduction="none")
 
     def measure(self, output: Tensor, target: Tensor) -> Tensor:
-        """Log accuracy and AUC, and return the probability of 1."""
+        """Log accuracy and AUC, and return the probability of class 1."""
         score = output.sigmoid()
         self.accuracy(score, target.int())
         self.auroc(score, target.int())
@@ -214,7 +214,7 @@ class LensClassifier(Supervised):
         return score
 
     def predict_step(self, batch: TensorBatch, _: int) -> dict[str, Any]:
-        """Return ``object_id`` and ``score``, the probability of 1, ``(N,)`` each."""
+        """Return ``object_id`` and ``score``, the probability of class 1, ``(N,)`` each."""
         return {"object_id": batch["object_id"], "score": self(batch["image"]).sigmoid()}
 
 

@@ -64,7 +64,7 @@ def first_sample(repository: Repository) -> CoaddSample:
         except ReadError as error:
             failure = error
     if failure is None:
-        raise CoverageError(f"there is no dataset {repository.where}; check collections= and dataset_type=")
+        raise CoverageError(f"found no {repository.where}; check collections= and dataset_type=")
     raise failure
 
 

@@ -290,7 +290,7 @@ class LsstDataFetcher:
         with self._lock:
             if self._planner is not None:
                 self._planner.forget()
-        self._files.close()
+        self._files.forget()
         self.cache.clear()
 
     def cache_info(self) -> CacheStats:

@@ -119,6 +119,19 @@ class OpenFiles:
         """
         self._open = OrderedDict()
 
+    def forget(self) -> None:
+        """Drop every open file and every index."""
+        self.close()
+        with self._lock:
+            while self._indices:
+                self._cache.release(self._indices.popitem()[1].nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the indices, which is reserved in the cache, bytes."""
+        with self._lock:
+            return sum(index.nbytes for index in self._indices.values())
+
     def _keep(self, place: _Key, source: ByteSource) -> ByteSource:
         known = self._open
         with self._lock:

@@ -123,7 +123,7 @@ def outcomes(work: Work, plan: CutoutPlan, options: ReaderOptions) -> NDArray[np
     MissingBandError
         If a band is missing and ``missing_band`` is ``"raise"``.
     QualityError
-        If a target that is not left out for another reason fails the quality policy, and its action is ``"raise"``.
+        If a target fails the quality policy with the action ``"raise"``, and is not left out for another reason.
     """
     absent = work.quality & int(Quality.BAND_ABSENT) != 0  # (N, B)
     if options.missing_band == "raise" and absent.any():

@@ -301,7 +301,7 @@ class CountingSource:
     """Bytes in memory that count how they are read."""
 
     def __init__(self, data: bytes, gap: int) -> None:
-        self.uri, self.size, self.gap, self.data = "counted", len(data), gap, data
+        self.uri, self.size, self.stamp, self.gap, self.data = "counted", len(data), (len(data),), gap, data
         self.reads: list[tuple[int, int]] = []
 
     def read(self, offset: int, length: int) -> bytes:

@@ -51,12 +51,12 @@ def cut(*keys: str) -> Callable[[Tree], None]:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (text(b"{"), "JSON tree is damaged"),
-        (text(b"[" * 15000), "JSON tree is damaged"),
-        (text(b"1" * 5000), "JSON tree is damaged"),
-        (text(b"\xff\xfe"), "JSON tree is damaged"),
+        (text(b"{"), "JSON metadata is damaged"),
+        (text(b"[" * 15000), "JSON metadata is damaged"),
+        (text(b"1" * 5000), "JSON metadata is damaged"),
+        (text(b"\xff\xfe"), "JSON metadata is damaged"),
         (text(b"[1]"), "is a list, not an object"),
-        (lambda tree: tree.update(psf=[]), "psf in the JSON tree is a list"),
+        (lambda tree: tree.update(psf=[]), "psf in the JSON metadata is a list"),
         (put("array", value=3), r"no psf\.array\.source"),
         (cut("array", "shape"), r"no psf\.array\.shape"),
         (put("array", "shape", value=[5, 6, 35, 33]), r"psf\.array\.shape .* 33\]"),
@@ -102,7 +102,7 @@ def test_damaged_trees(
     ("edit", "message"),
     [
         (put("min_read_version", value=2), "needs a reader of version 2"),
-        (put("array", value={"data": [[[[1.0]]]], "datatype": "float64"}), "kernels inside the JSON tree"),
+        (put("array", value={"data": [[[[1.0]]]], "datatype": "float64"}), "kernels inside the JSON metadata"),
         (put("array", "source", value="asdf:1"), "kernels in 'asdf:1'"),
         (put("array", "source", value=7), "kernels in '7'"),
         (put("array", "source", value="fits:IMAGE"), "2 dimensions, not four"),
@@ -132,7 +132,7 @@ def test_trees_longer_than_can_be(
     at = content.index(b'{"schema_version"') - 8
     content[at : at + 4] = length.to_bytes(4)
     path.write_bytes(content)
-    with open_coadd(path) as coadd, pytest.raises(error, match="JSON tree"):
+    with open_coadd(path) as coadd, pytest.raises(error, match="JSON metadata"):
         _ = coadd.psf
 
 

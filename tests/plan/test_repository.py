@@ -131,7 +131,7 @@ def test_a_subset_without_records_of_filters(dp2_repo: SimulatedRepository, tmp_
             )
         # No coadd at all, and no filter: that is what is wrong, whichever band is asked for.
         target.collections.register("nothing")
-        with pytest.raises(CoverageError, match="there is no dataset 'deep_coadd' in nothing"):
+        with pytest.raises(CoverageError, match="found no 'deep_coadd' in nothing"):
             build_plan(root, dp2_repo.truth, collections="nothing", bands="gr", size=16)
 
 

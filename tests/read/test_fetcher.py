@@ -254,10 +254,12 @@ def test_memory_is_reserved_for_one_batch_and_for_none_after_closing(dp2_repo: S
         plan = fetcher.plan(dp2_repo.truth)
         for _ in range(30):
             nbytes = fetcher.fetch_plan(plan)["image"].nbytes
-            assert fetcher.cache_info().reserved == nbytes
+            assert fetcher.cache_info().reserved == nbytes + fetcher._files.nbytes
         assert fetcher.cache_info().entries > 0
     gc.collect()
-    assert fetcher.cache_info().reserved == 0
+    assert fetcher.cache_info().reserved == fetcher._files.nbytes
+    fetcher.refresh()
+    assert fetcher.cache_info().reserved == fetcher._files.nbytes == 0
 
 
 def hold(batch: dict) -> list[tuple[str, object]]:

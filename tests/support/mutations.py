@@ -41,7 +41,7 @@ class MemorySource:
     gap = 1 << 10
 
     def __init__(self, data: bytes, uri: str = "memory") -> None:
-        self.uri, self.size, self._data = uri, len(data), data
+        self.uri, self.size, self.stamp, self._data = uri, len(data), (len(data),), data
 
     def read(self, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:

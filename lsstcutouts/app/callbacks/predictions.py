@@ -114,7 +114,9 @@ def _warn_unread(table: Any, *, limited: bool) -> None:
     unread = pyarrow.compute.sum(pyarrow.compute.equal(table["outcome"], "not_read")).as_py() or 0
     if unread and not limited:
         _log.warning(
-            "%d of %d catalog rows were not read; the column reason of the output marks them", unread, len(table)
+            "%d of %d catalog rows were not read; the output column `reason` says why, for each of them",
+            unread,
+            len(table),
         )
 
 

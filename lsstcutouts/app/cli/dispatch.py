@@ -154,7 +154,7 @@ def _set_variable(name: str, value: str | None) -> None:
 
 @contextmanager
 def _argv(arguments: Sequence[str]) -> Iterator[None]:
-    """Set ``sys.argv`` in the block, which hydra and Lightning read."""
+    """Replace ``sys.argv``, which hydra and Lightning read, inside the ``with`` block."""
     before = sys.argv
     sys.argv = list(arguments)
     try:

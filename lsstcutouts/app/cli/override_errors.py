@@ -147,7 +147,7 @@ def _groups(verb: str, options: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def _composed(verb: str, overrides: Sequence[str], groups: Mapping[str, Sequence[str]]) -> Any:
-    """Return the configuration with the chosen groups that exist, without other overrides."""
+    """Return the configuration composed of the chosen config groups alone; unknown groups and other overrides are ignored."""
     from hydra import compose, initialize_config_module
     from hydra.errors import HydraException
 

@@ -194,7 +194,7 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
     if data.plan is not None:
         plan = data.plan if isinstance(data.plan, CutoutPlan) else CutoutPlan.load(data.plan)
         if label not in plan.columns:
-            raise ConfigurationError(f"the plan has no column {label!r}; make it again with columns=[{label}]")
+            raise ConfigurationError(f"the plan has no column {label!r}; make the plan again with columns=[{label!r}]")
         return plan.columns[label]
     select = data.split_options.expressions
     found: list[Labels] = []

@@ -150,7 +150,7 @@ class Fitting:
                 if tuple(by_hand.bands) != sample.bands:
                     raise StatisticsError(
                         f"the normalisation was fitted to the bands {','.join(by_hand.bands)}, in this order, but the data "
-                        f"module has {','.join(sample.bands)}; call fit(statistics.ordered(bands))"
+                        f"module has {','.join(sample.bands)}; call normalisation.fit(statistics.ordered({[*sample.bands]!r}))"
                     )
             self.statistics = by_hand
 

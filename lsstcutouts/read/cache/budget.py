@@ -53,12 +53,12 @@ def shown_bytes(nbytes: int) -> str:
 
 
 def check_budget(max_bytes: float | str) -> None:
-    """Raise for a budget that cannot be understood, without looking at the machine.
+    """Check that a budget is valid; the memory of this machine is not looked at.
 
     Raises
     ------
     ConfigurationError
-        Not a number of bytes, a share in (0, 1], an amount such as ``"2 GB"``, or ``"auto"``.
+        If it is not a number of bytes, a share in (0, 1], an amount such as ``"2 GB"``, or ``"auto"``.
     """
     if isinstance(max_bytes, str):
         if max_bytes != "auto":
