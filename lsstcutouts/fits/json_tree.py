@@ -1,4 +1,4 @@
-"""Reads the JSON tree at the end of ``lsst.images`` files: metadata that is not in the FITS headers.
+"""Reads the JSON metadata at the end of ``lsst.images`` files: what is not in the FITS headers.
 
 Pairs are written ``[y, x]`` in the coadds of DP2 and ``{"y": .., "x": ..}`` in later ones, cells also
 ``{"i": .., "j": ..}``; all three are accepted everywhere.

@@ -1,7 +1,7 @@
 """Point-spread functions of cell coadds: one kernel for each cell, and which cell a pixel lies in.
 
 Files of ``lsst.images`` keep the kernels as a four-dimensional array ``(cells y, cells x, y, x)`` and describe the
-cells in their JSON tree. Each kernel is read on its own, with one read of neighbouring bytes.
+cells in their JSON metadata. Each kernel is read on its own, with one read of neighbouring bytes.
 """
 
 import re
@@ -153,14 +153,14 @@ def cell_kernels(structure: FileStructure) -> CellKernels:
     PlaneError
         The file has no PSF, or none that can be evaluated here.
     BadStructureError
-        The JSON tree or the array is damaged, or they contradict each other.
+        The JSON metadata or the array is damaged, or they contradict each other.
     UnknownFeatureError
         They are of a later version, or stored in a way that no writer uses.
     """
     source, psf = structure.source, _psf_tree(structure)
     hdu = structure.find(_array_name(psf))
     if hdu is None:
-        raise BadStructureError(f"the JSON tree names an HDU that does not exist: {psf['array']['source']}")
+        raise BadStructureError(f"the JSON metadata names an HDU that does not exist: {psf['array']['source']}")
     layout, grid, depth = kernel_layout("psf", hdu, tile_table(source, hdu))
     first, tiles, nothing = int(layout.offsets.min()), layout.tile_grid.y * layout.tile_grid.x, np.empty(0, np.int64)
     return CellKernels(
@@ -174,7 +174,7 @@ def cell_kernels(structure: FileStructure) -> CellKernels:
 
 
 def _psf_tree(structure: FileStructure) -> dict[str, Any]:
-    """Return the part of a file's JSON tree that describes a PSF of cells."""
+    """Return the part of a file's JSON metadata that describes a PSF of cells."""
     source = structure.source
     hdu = structure.find("json") if "JSONADDR" in structure.primary.cards else None
     if hdu is None and "JSONADDR" in structure.primary.cards:
@@ -189,7 +189,7 @@ def _psf_tree(structure: FileStructure) -> dict[str, Any]:
     if psf is None:
         raise PlaneError(f"{source.uri} has no PSF")
     if not isinstance(psf, dict):
-        raise BadStructureError(f"psf in the JSON tree is a {type(psf).__name__}, not an object")
+        raise BadStructureError(f"psf in the JSON metadata is a {type(psf).__name__}, not an object")
     if not {"array", "bounds"} <= psf.keys():
         kind = str(psf.get("schema_url", "unknown")).rpartition("/")[2][:40]
         raise PlaneError(f"{source.uri} has a PSF of the kind {kind!r}; only those of cell coadds can be read here")
@@ -204,7 +204,7 @@ def _array_name(psf: dict[str, Any]) -> str:
     """Return the name of the HDU that holds the kernels, as a `FileStructure` knows it."""
     array = psf["array"]
     if isinstance(array, dict) and "data" in array:
-        raise UnknownFeatureError("kernels inside the JSON tree")
+        raise UnknownFeatureError("kernels inside the JSON metadata")
     name = member(psf, "psf", "array", "source")
     match = _SOURCE.fullmatch(name) if isinstance(name, str) else None
     if match is None:
@@ -214,11 +214,11 @@ def _array_name(psf: dict[str, Any]) -> str:
 
 
 def _psf_grid(psf: dict[str, Any], grid: YX[int], kernel: YX[int]) -> PsfGrid:
-    """Return the cells that the JSON tree describes, checked against the array of kernels."""
+    """Return the cells that the JSON metadata describes, checked against the array of kernels."""
     shape = member(psf, "psf", "array", "shape")
     if shape != [*grid, *kernel]:
         raise BadStructureError(
-            f"psf.array.shape in the JSON tree is {str(shape)[:40]}, the array has {grid} x {kernel}"
+            f"psf.array.shape in the JSON metadata is {str(shape)[:40]}, the array has {grid} x {kernel}"
         )
     if not (kernel.y % 2 and kernel.x % 2):
         raise BadStructureError(f"kernels of {kernel}, which have no middle pixel")
@@ -227,14 +227,14 @@ def _psf_grid(psf: dict[str, Any], grid: YX[int], kernel: YX[int]) -> PsfGrid:
     everything = parse_box(member(psf, "psf", "bounds", "grid", "bbox"), "psf.bounds.grid.bbox")
     bbox = parse_box(member(psf, "psf", "bounds", "bbox"), "psf.bounds.bbox")
     if bbox.shape != (grid.y * cell.y, grid.x * cell.x):
-        raise BadStructureError(f"psf.bounds.bbox in the JSON tree, {bbox}, is not {grid} cells of {cell}")
+        raise BadStructureError(f"psf.bounds.bbox in the JSON metadata, {bbox}, is not {grid} cells of {cell}")
     # Cells are counted from the corner of the whole patch, the array holds only those of `bbox`.
     (start_y, off_y), (start_x, off_x) = (
         divmod(bbox.y0 - everything.y0, cell.y),
         divmod(bbox.x0 - everything.x0, cell.x),
     )
     if off_y or off_x:
-        raise BadStructureError(f"psf.bounds.bbox in the JSON tree, {bbox}, does not start with a cell of {everything}")
+        raise BadStructureError(f"psf.bounds.bbox in the JSON metadata, {bbox}, does not start with a cell of {everything}")
     return PsfGrid(kernel, bbox, cell, grid, _missing(psf, grid, YX(start_y, start_x)))
 
 
@@ -243,7 +243,7 @@ def _missing(psf: dict[str, Any], grid: YX[int], start: YX[int]) -> frozenset[in
     bounds = member(psf, "psf", "bounds")
     cells = bounds.get("missing", [])
     if not isinstance(cells, list):
-        raise BadStructureError(f"psf.bounds.missing in the JSON tree is a {type(cells).__name__}, not a list")
+        raise BadStructureError(f"psf.bounds.missing in the JSON metadata is a {type(cells).__name__}, not a list")
     found = set()
     for cell in cells:
         i, j = (parse_integer(index, "psf.bounds.missing") for index in parse_pair(cell, "psf.bounds.missing"))
