@@ -234,7 +234,9 @@ def _psf_grid(psf: dict[str, Any], grid: YX[int], kernel: YX[int]) -> PsfGrid:
         divmod(bbox.x0 - everything.x0, cell.x),
     )
     if off_y or off_x:
-        raise BadStructureError(f"psf.bounds.bbox in the JSON metadata, {bbox}, does not start with a cell of {everything}")
+        raise BadStructureError(
+            f"psf.bounds.bbox in the JSON metadata, {bbox}, does not start with a cell of {everything}"
+        )
     return PsfGrid(kernel, bbox, cell, grid, _missing(psf, grid, YX(start_y, start_x)))
 
 
