@@ -49,8 +49,9 @@ LEAST_PART, _LARGEST_PART = 32, 128
 """Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
 
 _WARM = 16
-"""Batches in a row that missed no tile, after which remote files count as read: large parts are faster by a fifth then,
-and slower by a multiple where a tile is missed after all, as when an epoch goes on to the next patch."""
+"""Batches in a row that missed no tile, after which the tiles count as being in memory. Then a batch is not divided (half as
+fast again with two threads), and remote files are read in large parts (faster by a fifth, and slower by a multiple where a
+tile is missed after all, as when an epoch continues with the next patch)."""
 
 
 def default_threads() -> int:
@@ -200,12 +201,15 @@ class CutoutReader:
         targets = request.targets
         work = self._new_work(targets)
         near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        count = share or threads.count
-        if self.plan.files.remote and self._without_misses < _WARM:
+        count, warm = share or threads.count, self._without_misses >= _WARM
+        if self.plan.files.remote and not warm:
             size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
         else:  # two parts a thread: at the end of a pass no thread waits long for the others
             size = max(LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
-        size = max(1, min(size, _LARGEST_PART))
+        size = min(size, _LARGEST_PART)
+        if warm and not self.plan.files.remote:  # all tiles are in memory: threads are faster with a batch each
+            size = len(near)
+        size = max(1, size)
         parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
         missed = self.cache.stats().misses
 
