@@ -33,7 +33,7 @@ demo: venv ## write the demo repository, train on it, write a picture
 	$(RUN) train_example.py $(ARGS)
 
 quick: venv ## run the tests without processes, servers and trainings (ROOM=fits: of one room)
-	$(PYTEST) -m '(unit or repo) and not slow and not long' $(ARGS) $(if $(ROOM),tests/$(ROOM))
+	$(RUN) -m pytest -n logical --maxprocesses 8 --dist worksteal -m '(unit or repo) and not slow and not long' $(ARGS) $(if $(ROOM),tests/$(ROOM))
 
 test: venv ## run the tests, but the slow ones
 	$(PYTEST) -m 'not slow and not long' $(ARGS)
