@@ -8,7 +8,6 @@ a plane is stored; it can be pickled.
 from .coadd import Coadd, open_coadd
 from .intact_tiles import read_intact_tiles
 from .layout import PLANES, PlaneLayout
-from .pixels import Unit
 from .psf import PsfGrid
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "Coadd",
     "PlaneLayout",
     "PsfGrid",
-    "Unit",
     "open_coadd",
     "read_intact_tiles",
 ]

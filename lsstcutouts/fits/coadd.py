@@ -361,7 +361,7 @@ class Coadd:
                     f"{self.uri}: {plane} plane: there is no cache unit {unit}; it has {layout.units} units, counted from 0"
                 )
         with self._plane_errors(plane):
-            arrays = [unit.pixels for unit in decode_units(self._source, layout, units)]
+            arrays = decode_units(self._source, layout, units)
         for array in arrays:
             array.flags.writeable = False
         return arrays

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ..sky.geometry import YX, Box
 from .headers import BadStructureError
 from .layout import GZIPPED, PLAIN, VERBATIM, PlaneLayout, Quantisation
-from .pixels import Empty
 
 __all__ = ["decode_tiles", "dequantise", "dither_sequence", "rice_hole", "rice_padding"]
 
@@ -73,9 +72,7 @@ def rice_padding(block: int) -> bytes:
     return b"\xff" * (8 * block + 64)
 
 
-def decode_tiles(
-    layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview], empty: Empty = np.empty
-) -> Array:
+def decode_tiles(layout: PlaneLayout, tiles: Box, numbers: Sequence[int], streams: Sequence[memoryview]) -> Array:
     """Decode a rectangle of tiles.
 
     Parameters
@@ -86,8 +83,6 @@ def decode_tiles(
         The rectangle, in the grid of tiles.
     numbers, streams
         Its tiles row by row, and their bytes in the file; a Rice stream lies before `rice_padding`.
-    empty
-        Makes the array.
 
     Returns
     -------
@@ -103,7 +98,7 @@ def decode_tiles(
     shape = layout.pixels_of(tiles).shape
     if shape.y * shape.x > MOST_PIXELS_PER_BYTE * sum(map(len, streams)) + MOST_FREE_PIXELS:
         raise BadStructureError(f"tiles {numbers[0]} to {numbers[-1]}: fewer bytes than {shape} pixels can have")
-    out = empty(shape, layout.dtype)
+    out = np.empty(shape, layout.dtype)
     if columns == 1 and len(numbers) > 1 and _decode_strip(layout, numbers, streams, out):
         return out
     step = layout.tile_shape

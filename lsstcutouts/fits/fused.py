@@ -1,5 +1,7 @@
-"""Decodes tiles with the compiled kernels: the same pixels as `decode_tiles`, faster, for supported planes only."""
+"""Decodes Rice tiles with the compiled kernel, all those of several planes and files in one call."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -8,11 +10,9 @@ from numpy.typing import NDArray
 from ..source.byte_source import Streams
 from .codecs import MOST_FREE_PIXELS, MOST_PIXELS_PER_BYTE, dither_sequence, rice_hole
 from .kernels import decode_rice
-from .layout import PLAIN, PlaneLayout
-from .memory import Memory
-from .pixels import Unit
+from .layout import PLAIN, PlaneLayout, Quantisation
 
-__all__ = ["decode_fused", "is_fused"]
+__all__ = ["RiceTiles", "decode_fused", "is_fused"]
 
 _DITHERED = {"SUBTRACTIVE_DITHER_1": False, "SUBTRACTIVE_DITHER_2": True}
 """Methods that the kernel knows, and whether an integer stands for exactly zero."""
@@ -32,80 +32,98 @@ def is_fused(layout: PlaneLayout) -> bool:
     )
 
 
-def decode_fused(
-    layout: PlaneLayout, tiles: NDArray[np.int64], rows: NDArray[np.int64], streams: Streams, memory: Memory
-) -> list[Unit | None]:
-    """Decode tiles that are cache units.
+@dataclass(frozen=True, slots=True, eq=False)
+class RiceTiles:
+    """Tiles of one plane, and where their pixels go.
 
-    Parameters
+    Attributes
     ----------
     layout
         Of the plane, `is_fused`.
     tiles
-        ``(K,)`` numbers.
+        ``(k,)`` numbers.
     rows
-        ``(K,)`` how many rows of each are wanted, from its first.
+        ``(k,)`` how many rows of each are wanted, from its first.
     streams
-        Their bytes.
-    memory
-        What the pixels are written to.
+        Their bytes, before `rice_padding`.
+    to
+        ``(k,)`` addresses of the first pixel of each, float32.
+    """
+
+    layout: PlaneLayout
+    tiles: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    streams: Streams
+    to: NDArray[np.uint64]
+
+    @property
+    def quantisation(self) -> Quantisation:
+        """Of the plane."""
+        if self.layout.quantisation is None:
+            raise ValueError("the kernel does not support this plane")
+        return self.layout.quantisation
+
+    @property
+    def settings(self) -> tuple[int, int, bool, bool]:
+        """What is the same for all tiles of a call: block, hole, whether there are exact zeros and NaN."""
+        layout, q = self.layout, self.quantisation
+        hole = rice_hole(layout.tile_shape.y * layout.tile_shape.x, layout.rice[0], 4)
+        return layout.rice[0], hole, _DITHERED[q.method], q.blank is not None
+
+    def plausible(self) -> NDArray[np.bool_]:
+        """Return which are Rice streams that can hold so many pixels: what `decode_tiles` refuses is left to it."""
+        layout = self.layout
+        pixels = layout.tile_shape.y * layout.tile_shape.x
+        enough: NDArray[np.bool_] = MOST_PIXELS_PER_BYTE * layout.sizes[self.tiles] + MOST_FREE_PIXELS >= pixels
+        return enough if layout.kinds is None else enough & (layout.kinds[self.tiles] == PLAIN)
+
+    def arguments(self) -> tuple[NDArray[np.generic], ...]:
+        """Return what the kernel is told of each tile: bytes, length, place, pixels, scale, zero, dither, blank."""
+        layout, q, tiles = self.layout, self.quantisation, self.tiles
+        step = layout.tile_shape.x
+        columns = np.minimum(step, layout.shape.x - tiles % layout.tile_grid.x * step)
+        blank = (
+            np.zeros(len(tiles), np.int64) if q.blank is None else np.broadcast_to(q.blank, len(layout.sizes))[tiles]
+        )
+        return (
+            self.streams.addresses,
+            layout.sizes[tiles].astype(np.uint64),
+            self.to,
+            self.rows * columns * self.plausible(),
+            q.scale[tiles],
+            q.zero[tiles],
+            (tiles + (q.seed - 1)) % len(_dither_arrays()[1]),
+            blank.astype(np.int64),
+        )
+
+
+def decode_fused(parts: Sequence[RiceTiles]) -> list[NDArray[np.int8]]:
+    """Decode tiles, without the interpreter lock.
 
     Returns
     -------
     list
-        One unit per tile; None if `decode_tiles` must decode it, as it is stored differently or damaged.
+        Of each part ``(k,)``: 0 where every pixel is finite, 1 where some may not be, -1 where `decode_tiles` must decode the
+        tile, as it is stored differently or damaged.
     """
-    columns = _columns(layout, tiles)
-    plausible = _plausible(layout, tiles)
-    units = [
-        Unit.unwritten(memory, shape)
-        for shape in zip(np.where(plausible, rows, 0).tolist(), columns.tolist(), strict=True)
-    ]
-    status = _run_kernel(layout, tiles, rows * columns * plausible, units, streams)
-    for unit, code in zip(units, status.tolist(), strict=True):
-        unit.finite = code == 0
-    return [unit if code >= 0 else None for unit, code in zip(units, np.where(plausible, status, -1), strict=True)]
-
-
-def _run_kernel(
-    layout: PlaneLayout, tiles: NDArray[np.int64], counts: NDArray[np.int64], units: list[Unit], streams: Streams
-) -> NDArray[np.int8]:
-    """Fill the first pixels of tiles; return the kernel's status of each."""
-    q = layout.quantisation
-    if q is None or decode_rice is None:
-        raise ValueError("the kernel does not support this plane")
-    sequence, starts = _dither_arrays()
-    blank = np.zeros(len(tiles), np.int64) if q.blank is None else np.broadcast_to(q.blank, len(layout.sizes))[tiles]
-    status: NDArray[np.int8] = decode_rice(
-        streams.addresses,
-        layout.sizes[tiles].astype(np.uint64),
-        np.array([unit.address for unit in units], np.uint64),
-        counts,
-        layout.rice[0],
-        rice_hole(layout.tile_shape.y * layout.tile_shape.x, layout.rice[0], 4),
-        q.scale[tiles],
-        q.zero[tiles],
-        sequence,
-        starts,
-        (tiles + (q.seed - 1)) % len(starts),
-        _DITHERED[q.method],
-        blank.astype(np.int64),
-        q.blank is not None,
-    )
+    if decode_rice is None:
+        raise ValueError("there is no kernel")
+    status: list[NDArray[np.int8]] = [np.empty(0, np.int8)] * len(parts)
+    by_settings: dict[tuple[int, int, bool, bool], list[int]] = {}
+    for i, part in enumerate(parts):
+        by_settings.setdefault(part.settings, []).append(i)
+    dither, starts = _dither_arrays()
+    for (block, hole, zeros, has_blank), members in by_settings.items():
+        each = zip(*(parts[i].arguments() for i in members), strict=True)
+        address, size, to, count, scale, zero, entry, blank = (np.concatenate(column) for column in each)
+        codes = decode_rice(
+            address, size, to, count, block, hole, scale, zero, dither, starts, entry, zeros, blank, has_blank
+        )
+        codes[count == 0] = -1
+        ends = np.cumsum([len(parts[i].tiles) for i in members])
+        for i, own in zip(members, np.split(codes, ends[:-1]), strict=True):
+            status[i] = own
     return status
-
-
-def _plausible(layout: PlaneLayout, tiles: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which tiles are Rice streams that can hold so many pixels: what `decode_tiles` refuses is left to it."""
-    pixels = layout.tile_shape.y * layout.tile_shape.x
-    enough: NDArray[np.bool_] = MOST_PIXELS_PER_BYTE * layout.sizes[tiles] + MOST_FREE_PIXELS >= pixels
-    return enough if layout.kinds is None else enough & (layout.kinds[tiles] == PLAIN)
-
-
-def _columns(layout: PlaneLayout, tiles: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the pixels along a row of each tile; those at the right edge can be narrower."""
-    step = layout.tile_shape.x
-    return np.minimum(step, layout.shape.x - tiles % layout.tile_grid.x * step)
 
 
 @cache

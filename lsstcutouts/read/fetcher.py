@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike
 from ..catalog.ids import Values, concatenate_columns, hash_ids, take_rows
 from ..catalog.targets import Catalog
 from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
-from ..fits.memory import Memory
 from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.planner import Planner
@@ -26,13 +25,15 @@ from ..sky.geometry import YX
 from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
+from .cutouts import Batch
 from .export import write_fits
+from .memory import Memory
 from .open_files import OpenFiles
 from .options import ReaderOptions
 from .policies import misses_bands
-from .reader import LEAST_PART, CutoutReader, Delivery, Request, Threads, checked_targets, default_threads, threads_for
+from .reader import LEAST_PART, CutoutReader, Delivery, Request, checked_targets, default_threads, threads_for
 from .report import Report
-from .work import Batch
+from .threads import Threads
 
 __all__ = ["LsstDataFetcher"]
 
@@ -300,8 +301,6 @@ class LsstDataFetcher:
     def _check_memory(self, plan: CutoutPlan, count: int) -> None:
         pixels = count * len(plan.bands) * plan.size.y * plan.size.x
         needed = pixels * 4 * max(1, len({*self.options.planes, *self.options.sources}))
-        if self._memory.idle > _MOST_IDLE:
-            self._memory.trim()
         if needed < _SMALL or needed <= available_memory():
             return
         self._memory.trim()

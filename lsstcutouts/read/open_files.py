@@ -69,23 +69,27 @@ class OpenFiles:
         GeometryMismatchError
             If its pixel grid is not the tract's.
         """
+        if (known := self.known(plan, file, options)) is not None:
+            return known
+        # Opened outside the lock; when two threads open the same file the second handle is dropped.
+        coadd = _opened(plan, file, tract)
+        index = _index_of(coadd, options)
+        self._keep((plan.files.dataset_id[file], plan.files.uri[file]), coadd.source)
+        if not index.transient:
+            self._remember(_key(plan, file, options), index)
+        return index
+
+    def known(self, plan: CutoutPlan, file: int, options: ReaderOptions) -> FileIndex | None:
+        """Return the index of a file if it is in memory."""
         if self._process != os.getpid():
             self._finalizer.detach()
             self._start()  # the parent process still uses its handles and connections
-        place = plan.files.dataset_id[file], plan.files.uri[file]
-        key = (*place, *options.sources, "psf" in options.planes, options.mask_bits, options.flux_unit)
+        key = _key(plan, file, options)
         with self._lock:
             index = self._indices.get(key)
             if index is not None:
                 self._indices.move_to_end(key)
-                return index
-        # Opened outside the lock; when two threads open the same file the second handle is dropped.
-        coadd = _opened(plan, file, tract)
-        index = _index_of(coadd, options)
-        self._keep(place, coadd.source)
-        if not index.transient:
-            self._remember(key, index)
-        return index
+            return index
 
     def source(self, plan: CutoutPlan, file: int, index: FileIndex) -> ByteSource:
         """Return the open file of an index.
@@ -153,6 +157,11 @@ class OpenFiles:
                 self._cache.release(dropped)
                 held -= dropped
         self._cache.reserve(index.nbytes)
+
+
+def _key(plan: CutoutPlan, file: int, options: ReaderOptions) -> tuple[Hashable, ...]:
+    planes = *options.sources, "psf" in options.planes
+    return plan.files.dataset_id[file], plan.files.uri[file], *planes, options.mask_bits, options.flux_unit
 
 
 def _release_all(cache: TileCache, indices: _Indices) -> None:

@@ -6,11 +6,9 @@ never touched again once they are handed over.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,39 +17,35 @@ from numpy.typing import ArrayLike, NDArray
 from ..catalog.ids import hash_ids, take_rows
 from ..errors import ConfigurationError
 from ..fits.kernels import load_kernels
-from ..fits.memory import Memory
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
 from ..source.remote import REQUESTS_AT_ONCE
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
-from .fill import Filler
+from .cutouts import Batch, Cutouts, Empty, psf_shape
+from .depth import Depths
+from .executor import Executor
+from .memory import Memory
 from .open_files import OpenFiles
 from .options import ReaderOptions
-from .policies import apply_policies, outcomes
-from .tiles import TileReader
-from .work import Batch, Empty, Work, psf_shape
+from .policies import outcomes
+from .threads import Pending, Steps, Threads, run_here
+from .tiles import TileDecoder
 
 __all__ = [
     "LEAST_PART",
     "CutoutReader",
     "Delivery",
     "Request",
-    "Threads",
     "checked_targets",
     "default_threads",
     "stream",
     "threads_for",
 ]
 
-LEAST_PART, _LARGEST_PART = 32, 128
-"""Targets that one thread fills at a time: a batch is spread over the threads, in parts that are worth planning."""
-
-_WARM = 16
-"""Batches in a row that missed no tile, after which the tiles count as being in memory. Then a batch is not divided (half as
-fast again with two threads), and remote files are read in large parts (faster by a fifth, and slower by a multiple where a
-tile is missed after all, as when an epoch continues with the next patch)."""
+LEAST_PART = 32
+"""Targets from which a second thread is worth its cost."""
 
 
 def default_threads() -> int:
@@ -154,10 +148,8 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles(self.cache) if files is None else files
-        self._without_misses = 0  # batches in a row
-        self._filler = Filler(
-            plan, self.options, TileReader(plan, self.options, self.cache, self._files, clock, whole_tiles=whole_tiles)
-        )
+        tiles = TileDecoder(plan, self.options, self.cache, self._files, clock)
+        self._executor = Executor(plan, self.options, tiles, self.cache, None if whole_tiles else Depths(plan), clock)
 
     def close(self) -> None:
         """Close every file; a later read opens them again."""
@@ -169,9 +161,7 @@ class CutoutReader:
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
         """Return one batch and its report, read by the calling thread alone; ``pad`` as in `submit`."""
-        work = self._new_work(targets)
-        self._fill(work, range(len(targets)))
-        return self._finished(work, Request(targets), pad=pad)
+        return run_here(self._steps(Request(targets), threads=1, pad=pad))
 
     def submit[T](
         self,
@@ -181,7 +171,7 @@ class CutoutReader:
         share: int | None = None,
         pad: bool = False,
         then: Callable[[Delivery], T],
-    ) -> "Pending[T]":
+    ) -> Pending[T]:
         """Start reading one batch.
 
         Parameters
@@ -198,65 +188,42 @@ class CutoutReader:
         then
             Makes the result of the delivery, in the thread that finishes the batch.
         """
-        targets = request.targets
-        work = self._new_work(targets)
-        near = np.lexsort((self.plan.yx0[targets, 1], self.plan.yx0[targets, 0], self.plan.primary[targets]))
-        count, warm = share or threads.count, self._without_misses >= _WARM
-        if self.plan.files.remote and not warm:
-            size = -(-len(near) // count)  # one part a thread: each has requests under way, few targets as they may be
-        else:  # two parts a thread: at the end of a pass no thread waits long for the others
-            size = max(LEAST_PART, -(-len(near) // (1 if count == 1 else 2 * count)))
-        size = min(size, _LARGEST_PART)
-        if warm and not self.plan.files.remote:  # all tiles are in memory: threads are faster with a batch each
-            size = len(near)
-        size = max(1, size)
-        parts = [near[i : i + size].tolist() for i in range(0, len(near), size)] or [[]]
-        missed = self.cache.stats().misses
+        return Pending(threads, self._steps(request, threads=share or threads.count, pad=pad), then)
 
-        def finish() -> T:
-            # From the beginning of this batch, not of the last one: of two that are begun together nothing is known.
-            self._without_misses = self._without_misses + 1 if self.cache.stats().misses == missed else 0
-            return then(self._finished(work, request, pad=pad))
-
-        return Pending(threads, [partial(self._fill, work, part) for part in parts], finish)
-
-    def _new_work(self, targets: NDArray[np.int64]) -> Work:
-        return Work.allocated(self.plan, self.options, targets, self._empty or self._memory.empty)
-
-    def _fill(self, work: Work, part: Iterable[int]) -> None:
-        part = list(part)
+    def _steps(self, request: Request, *, threads: int, pad: bool) -> Steps[Delivery]:
+        """Read one batch: yields what threads may do side by side before it goes on."""
+        cutouts = Cutouts.allocated(self.plan, self.options, request.targets, self._empty or self._memory.empty)
+        yield from self._executor.fill(cutouts, threads)
         with nullcontext() if self.clock is None else self.clock.rest("assemble"):
-            self._filler.fill(work, part)
-            for n in part:
-                apply_policies(work, n, self.plan, self.options)
+            return self._finished(cutouts, request, pad=pad)
 
-    def _finished(self, work: Work, request: Request, *, pad: bool) -> Delivery:
-        outcome = outcomes(work, self.plan, self.options)
-        batch_report = BatchReport.empty(len(self.plan.bands)) if request.padding else work.batch_report(outcome)
+    def _finished(self, cutouts: Cutouts, request: Request, *, pad: bool) -> Delivery:
+        outcome = outcomes(cutouts, self.plan, self.options)
+        batch_report = BatchReport.empty(len(self.plan.bands)) if request.padding else cutouts.batch_report(outcome)
         kept = np.flatnonzero(outcome == Outcome.DELIVERED)
         padding = pad and not len(kept) and len(outcome) > 0
         if padding:
             kept = np.zeros(1, np.int64)
-        batch = self._planes(work)
+        batch = self._planes(cutouts)
         if len(kept) < len(outcome):
             batch = {name: np.asarray(values)[kept] for name, values in batch.items()}
         self.cache.note(delivered=sum(np.asarray(batch[name]).nbytes for name in self.options.planes))
-        batch |= self._rows(work.targets[kept])
+        batch |= self._rows(cutouts.targets[kept])
         batch |= {name: values[kept] for name, values in request.columns.items()}
         batch["is_padding"] = np.full(len(kept), padding or request.padding)
         for name in {"image", "variance"} & batch.keys() if padding else ():
             batch[name] = np.nan_to_num(np.asarray(batch[name]))  # a NaN would spoil what normalises a whole batch
         return Delivery(batch, batch_report)
 
-    def _planes(self, work: Work) -> Batch:
+    def _planes(self, cutouts: Cutouts) -> Batch:
         """Return the arrays that the batch holds of every target, delivered or not."""
-        made = {**work.sources, "valid": work.valid, "ivar": work.ivar, "psf": work.psf}
+        made = {**cutouts.sources, "valid": cutouts.valid, "ivar": cutouts.ivar, "psf": cutouts.psf}
         if "mask" in self.options.planes:
-            made["mask"] = work.sources["mask"] & ((1 << len(self.options.mask_planes)) - 1)
+            made["mask"] = cutouts.sources["mask"] & ((1 << len(self.options.mask_planes)) - 1)
         batch: Batch = {name: plane for name in self.options.planes if (plane := made[name]) is not None}
-        if work.psf_present is not None:
-            batch["psf_present"] = work.psf_present
-        return batch | {"band_present": work.present, "quality": work.quality, "wcs": work.wcs}
+        if cutouts.psf_present is not None:
+            batch["psf_present"] = cutouts.psf_present
+        return batch | {"band_present": cutouts.present, "quality": cutouts.quality, "wcs": cutouts.wcs}
 
     def _rows(self, targets: NDArray[np.int64]) -> Batch:
         """Return what the plan says of targets."""
@@ -276,114 +243,6 @@ class CutoutReader:
         for name in plan.columns if self.options.columns is None else self.options.columns:
             rows[name] = take_rows(plan.columns[name], targets)
         return rows
-
-
-class Threads:
-    """Threads that fill batches. They start when there is work, and end by themselves when this is stopped or dropped.
-
-    Parameters
-    ----------
-    count
-        How many there are at most.
-    after_stop
-        Called when this is stopped, and again whenever a function ends that was under way then: it may have opened a file
-        meanwhile. Must not wait or lock, as `stop`.
-    """
-
-    def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
-        self.count = count
-        self._after_stop = after_stop
-        self._pool: ThreadPoolExecutor | None = self._new_pool()
-
-    def submit(self, function: Callable[[], None]) -> Future[None]:
-        """Call a function in one of the threads.
-
-        Raises
-        ------
-        CancelledError
-            If the threads have been stopped.
-        """
-        pool = self._pool
-        if pool is None:
-            raise CancelledError
-        try:
-            return pool.submit(self._run, function)
-        except BaseException:
-            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
-            pool.shutdown(wait=False)
-            self._pool = None if self._pool is None else self._new_pool()
-            raise
-
-    def stop(self) -> None:
-        """Call off what has not begun, and return at once.
-
-        The garbage collector may call this in any thread, one of these included, and inside any locked block. So it
-        neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
-        """
-        self._pool = None
-        if self._after_stop is not None:
-            self._after_stop()
-
-    def _new_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
-
-    def _run(self, function: Callable[[], None]) -> None:
-        if self._pool is None:
-            return
-        try:
-            function()
-        finally:
-            if self._pool is None and self._after_stop is not None:
-                self._after_stop()
-
-
-class Pending[T]:
-    """A batch under way. The thread that fills its last part also finishes it, so that the loop never does."""
-
-    def __init__(self, threads: Threads, parts: Sequence[Callable[[], None]], finish: Callable[[], T]) -> None:
-        self._finish = finish
-        self._process = os.getpid()
-        self._left = list(range(len(parts)))
-        self._failed = False
-        self._finished: list[T] = []
-        self._parts = [threads.submit(partial(self._run, part)) for part in parts]
-
-    def result(self) -> T:
-        """Wait for the batch and return it; what a part raised is raised here.
-
-        Raises
-        ------
-        CancelledError
-            If the threads were stopped meanwhile.
-        ConfigurationError
-            In a process that was forked meanwhile: it has none of the threads.
-        """
-        if self._process != os.getpid():
-            raise ConfigurationError(
-                f"this iterator was created in process {self._process}, whose threads do not exist in this forked process; "
-                "create a new iterator here"
-            )
-        parts, self._parts = self._parts, []
-        try:
-            while parts:
-                parts.pop(0).result()  # no name for it: a traceback in a ring with its own exception keeps the batch
-        except BaseException:
-            self._failed = True  # after Ctrl-C, too, nobody wants the rest
-            raise
-        if not self._finished:
-            raise CancelledError
-        return self._finished[0]
-
-    def _run(self, part: Callable[[], None]) -> None:
-        if self._failed:
-            return
-        try:
-            part()
-        except BaseException:  # raised again where the result is asked for; the other parts need not begin
-            self._failed = True
-            raise
-        if self._left.pop() == 0:
-            self._finished.append(self._finish())
 
 
 def stream[T](

@@ -1,8 +1,9 @@
-"""Decoded cache units of a plan's files, through the cache: scaled to nJy, mask bits renumbered, damage told."""
+"""Decodes the tiles of a plan's files into the memory that the cache gave them: scaled to nJy, mask bits renumbered, damage told."""
 
-from collections.abc import Hashable, Sequence
+import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,36 +11,84 @@ from numpy.typing import NDArray
 
 from ..errors import ReadError
 from ..errors.secrets import without_query
-from ..fits.decode import decode_units
-from ..fits.fused import is_fused
+from ..fits.codecs import decode_tiles
+from ..fits.decode import decode_units, read_streams
+from ..fits.fused import RiceTiles, decode_fused, is_fused
 from ..fits.index import FileIndex
 from ..fits.intact_tiles import read_intact_tiles
-from ..fits.pixels import Unit
 from ..fits.plane_errors import PlaneErrors
-from ..fits.psf import CellKernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
-from ..sky.geometry import YX
+from ..source.byte_source import Scratch, Streams
 from .batch_report import Failure
-from .cache.tile_cache import TileCache
-from .depth import Depths
+from .cache.tile_cache import Claim, TileCache, Wanted
 from .masks import mask_hdus, renumbered
 from .open_files import OpenFiles, located, place_of
 from .options import ReaderOptions
-from .recipe import Recipe, paste
 
-__all__ = ["Lost", "TileReader"]
+__all__ = ["LostTile", "PlaneTiles", "TileDecoder"]
 
 type Array = NDArray[Any]
-type Lost = tuple[int, slice, slice, NDArray[np.bool_], tuple[Failure, ...]]
-"""Pixels that cannot be read: box, rows and columns in it, which of those, and why."""
+type Integers = NDArray[np.int64]
 
 
-_NONE = np.empty(0, np.int64)
+@dataclass(frozen=True, slots=True, eq=False)
+class PlaneTiles:
+    """Tiles of one plane of a file.
+
+    Attributes
+    ----------
+    file
+        Number of the file in the plan.
+    plane
+        ``image``, ``variance``, ``mask``, or ``psf``, whose tiles are the kernels of cells.
+    index
+        Index of the file.
+    tiles
+        ``(k,)`` numbers.
+    rows, height, width
+        ``(k,)`` how many rows of each are needed, from its first, and the pixels of each.
+    requests
+        How many copies are made from them.
+    """
+
+    file: int
+    plane: str
+    index: FileIndex
+    tiles: Integers
+    rows: Integers
+    height: Integers
+    width: Integers
+    requests: int
+
+    @property
+    def fused(self) -> bool:
+        """Whether the compiled kernel decodes them."""
+        return self.plane not in {"mask", "psf"} and is_fused(self.index.layout(self.plane))
 
 
-class TileReader:
-    """Reads and pastes pixels of a plan's files.
+@dataclass(frozen=True, slots=True, eq=False)
+class LostTile:
+    """A tile that cannot be read, or not as a whole.
+
+    Attributes
+    ----------
+    plane, position
+        Which one: number of the `PlaneTiles`, and position in it.
+    lost
+        ``(Y, X)`` the pixels that are lost.
+    failures
+        Why.
+    """
+
+    plane: int
+    position: int
+    lost: NDArray[np.bool_]
+    failures: tuple[Failure, ...]
+
+
+class TileDecoder:
+    """Decodes tiles of a plan's files; may be used from several threads.
 
     What cannot be read raises, or comes back as a `Failure` where the options say so.
 
@@ -53,8 +102,6 @@ class TileReader:
         Where decoded tiles and open files are kept.
     clock
         Adds up the time of reading and decoding.
-    whole_tiles
-        Whether tiles are decoded as a whole, for plans to come, where this plan needs only their first rows.
     """
 
     def __init__(
@@ -64,11 +111,8 @@ class TileReader:
         cache: TileCache,
         files: OpenFiles,
         clock: StageClock | None = None,
-        *,
-        whole_tiles: bool = False,
     ) -> None:
         self._plan, self._cache, self._files, self._clock = plan, cache, files, clock
-        self._depths = None if whole_tiles else Depths(plan)
         self._raises = options.on_read_error == "raise"
         self._options = options
         unit = "" if options.flux_unit == "nJy" else ":native"
@@ -76,149 +120,97 @@ class TileReader:
             "image": f"image{unit}",
             "variance": f"variance{unit}",
             "mask": "mask:" + ",".join(options.mask_bits),
+            "psf": "psf",
         }
 
-    def open(self, file: int, tract: int) -> FileIndex | Failure:
+    def known(self, file: int) -> FileIndex | None:
+        """Return the index of a file if it is in memory."""
+        return self._files.known(self._plan, file, self._options)
+
+    def open(self, file: int) -> FileIndex | Failure:
         """Return the index of a file."""
+        tract = int(self._plan.patches.tract[self._plan.patches.row_and_band[file, 0]])
         try:
             with nullcontext() if self._clock is None else self._clock.time("locate"):
                 return self._files.index(self._plan, file, tract, self._options)
         except ReadError as error:
-            return self._failure(error, file, "")
+            return self.failure(error, file, "")
 
-    def unit_shape(self, index: FileIndex, file: int, source: str) -> YX[int] | Failure:
-        """Return the shape of a plane's cache units."""
+    def check(self, index: FileIndex, file: int, plane: str) -> Failure | None:
+        """Return why a plane of a file, or its ``psf``, cannot be read; None if it can."""
         try:
-            return index.layout(source).unit_shape
+            index.check(plane)
         except ReadError as error:
-            return self._failure(error, file, source)
+            return self.failure(error, file, plane)
+        return None
 
-    def paste(
-        self, to: Array, index: FileIndex, file: int, source: str, recipe: Recipe
-    ) -> tuple[NDArray[np.int64], list[Lost]]:
-        """Paste one plane of boxes ``(N, Y, X)`` as a recipe says.
+    def wanted(self, planes: Sequence[PlaneTiles]) -> list[Wanted]:
+        """Return what to claim of the cache."""
+        return [
+            Wanted(
+                (self._plan.files.dataset_id[one.file], self._names[one.plane]),
+                one.tiles,
+                one.rows,
+                *_count_and_bytes(one),
+                one.requests,
+            )
+            for one in planes
+        ]
 
-        Returns
-        -------
-        doubtful
-            Boxes with a pixel that may not be finite.
-        lost
-            Pixels that cannot be read.
+    def decode(
+        self, planes: Sequence[PlaneTiles], claim: Claim, parts: Sequence[tuple[int, Integers]]
+    ) -> list[LostTile]:
+        """Read and decode tiles.
+
+        Parameters
+        ----------
+        planes
+            What was claimed.
+        parts
+            What to decode: number of the plane, and positions among its tiles.
         """
-        try:
-            units = self._units(index, file, source, recipe)
-        except ReadError as error:
-            failure = self._failure(error, file, source)
-            return recipe.copies[:, 1], self._paste_the_rest(to, index, file, source, recipe, failure)
-        paste(to, units, recipe)
-        doubtful = [k for k, unit in enumerate(units) if not unit.finite]
-        return recipe.copies[np.isin(recipe.copies[:, 0], doubtful), 1] if doubtful else _NONE, []
+        start = time.perf_counter()
+        scratch, rice, failed = (
+            Scratch(),
+            list[tuple[int, Integers, RiceTiles]](),
+            list[tuple[int, Integers, ReadError]](),
+        )
+        for i, at in (part for part in parts if planes[part[0]].fused):
+            one = planes[i]
+            layout, tiles = one.index.layout(one.plane), one.tiles[at]
+            try:
+                source = self._files.source(self._plan, one.file, one.index)
+                with PlaneErrors(one.index.uri, one.plane):
+                    streams = read_streams(source, layout, tiles, scratch)
+            except ReadError as error:
+                failed.append((i, at, error))
+            else:
+                to = claim.addresses(i)[at]
+                rice.append((i, at, RiceTiles(layout, tiles, claim.rows(i)[at], streams, to)))
+                self._cache.note(read=layout.bytes_of(tiles.tolist()))
+        middle = time.perf_counter()
+        for (i, at, part), status in zip(rice, decode_fused([one for _, _, one in rice]) if rice else [], strict=True):
+            for j in np.flatnonzero(status < 0).tolist():
+                try:
+                    status[j] = self._decode_plainly(planes[i], claim, i, int(at[j]), part.streams, j)
+                except ReadError as error:
+                    failed.append((i, at[[j]], error))
+            good = status >= 0
+            finite = status[good] == 0
+            if (factor := _factor(planes[i])) != 1.0:
+                finite = np.array([self._scale(planes[i], claim, i, j, factor) for j in at[good].tolist()], bool)
+            claim.fill(i, at[good], finite)
+        if self._clock is not None:
+            self._clock.add("read", middle - start)
+            self._clock.add("decode", time.perf_counter() - middle)
+        for i, at in (part for part in parts if not planes[part[0]].fused):
+            try:
+                self._store(claim, i, at, self._decoded(planes[i], at))
+            except ReadError as error:
+                failed.append((i, at, error))
+        return [lost for i, at, error in failed for lost in self._salvaged(planes[i], claim, i, at, error)]
 
-    def psf(self, index: FileIndex, file: int, at: tuple[int, int]) -> NDArray[np.float64] | Failure | None:
-        """Return the PSF kernel of the cell that holds a tract pixel ``(y, x)``, None where it has none."""
-        try:
-            index.check("psf")
-            if index.kernels is None or (cell := index.kernels.cells.cell_at(*at)) < 0:
-                return None
-            key = (self._plan.files.dataset_id[file], "psf", cell)
-            kernel: NDArray[np.float64] = self._cache.get(key, partial(self._kernel, index, index.kernels, file, cell))
-        except ReadError as error:
-            return self._failure(error, file, "psf")
-        return kernel
-
-    def _kernel(self, index: FileIndex, kernels: CellKernels, file: int, cell: int) -> NDArray[np.float64]:
-        with PlaneErrors(index.uri, "psf"):
-            return kernels.read(self._files.source(self._plan, file, index), [cell])[0]
-
-    def _units(self, index: FileIndex, file: int, source: str, recipe: Recipe) -> list[Unit]:
-        """Return decoded units, from the cache or the file."""
-        dataset, name = self._plan.files.dataset_id[file], self._names[source]
-        units, rows = recipe.units, self._rows(index, file, source, recipe.units)
-        keys: list[Hashable] = [(dataset, name, unit) for unit in units]
-        if rows is not None:
-            # Plans that look into a unit to different depths do not share what they decode of it.
-            keys = [(dataset, name, *place) for place in zip(units, rows, strict=True)]
-
-        def make(places: list[int]) -> list[Unit]:
-            return self._decoded(
-                index, file, source, [units[i] for i in places], None if rows is None else [rows[i] for i in places]
-            )
-
-        return self._cache.get_many(keys, make, recipe.requests)
-
-    def _rows(self, index: FileIndex, file: int, source: str, units: Sequence[int]) -> list[int] | None:
-        """Return how many rows of units the plan's targets need; None for all of them."""
-        if self._depths is None or source == "mask" or not is_fused(index.layout(source)):
-            return None
-        patch = int(self._plan.patches.row_and_band[file, 0])
-        return self._depths.rows(patch, index.bbox, index.layout(source).unit_shape)[units].tolist()  # type: ignore[no-any-return]
-
-    def _decoded(
-        self, index: FileIndex, file: int, source: str, units: Sequence[int], rows: Sequence[int] | None
-    ) -> list[Unit]:
-        opened = self._files.source(self._plan, file, index)
-        planes: dict[str, list[Unit]] = {}
-        for plane in mask_hdus(index.mask_bits) if source == "mask" else [source]:
-            layout = index.layout(plane)
-            with PlaneErrors(index.uri, plane):
-                planes[plane] = decode_units(opened, layout, units, rows, self._clock, self._cache.memory)
-            self._cache.note(read=layout.bytes_of(units))
-        if source == "mask":
-            masks = [{name: of[i].pixels for name, of in planes.items()} for i in range(len(units))]
-            return [Unit(renumbered(of, index.mask_bits)) for of in masks]
-        scale = _scale(index, source)
-        return planes[source] if scale == 1.0 else [Unit(_scaled(unit.pixels, scale)) for unit in planes[source]]
-
-    def _paste_the_rest(
-        self, to: Array, index: FileIndex, file: int, source: str, recipe: Recipe, failure: Failure
-    ) -> list[Lost]:
-        """Paste what can be read of a recipe, unit by unit and where one is damaged tile by tile."""
-        lost: list[Lost] = []
-        salvaged = [self._salvaged(index, file, source, unit, failure) for unit in recipe.units]
-        for k, n, *place, height, width in recipe.copies.tolist():
-            to_y, to_x, from_y, from_x = (
-                slice(at, at + length) for at, length in zip(place, (height, width) * 2, strict=True)
-            )
-            pixels, gone, failures = salvaged[k]
-            to[n, to_y, to_x] = pixels[from_y, from_x]
-            if gone[from_y, from_x].any():
-                lost.append((n, to_y, to_x, gone[from_y, from_x], failures))
-        return lost
-
-    def _salvaged(
-        self, index: FileIndex, file: int, source: str, unit: int, failure: Failure
-    ) -> tuple[Array, NDArray[np.bool_], tuple[Failure, ...]]:
-        """Return a unit's pixels, which of them are lost, and why."""
-        shape = index.layout(source).unit_box(unit).shape
-        nothing = np.zeros(shape, np.int32 if source == "mask" else np.float32), np.ones(shape, bool)
-        key = (self._plan.files.dataset_id[file], self._names[source], unit)
-        if failure.transient and key not in self._cache:  # the next tile would wait for as long in vain
-            return *nothing, (failure,)
-        try:
-            whole = self._cache.get_many([key], lambda _: self._decoded(index, file, source, [unit], None), [0])[0]
-            return whole.pixels, np.zeros(shape, bool), ()
-        except ReadError:
-            pass
-        try:
-            pixels, gone, errors = self._tile_by_tile(index, file, source, unit)
-        except ReadError as error:
-            return *nothing, (self._failure(error, file, source),)
-        return pixels, gone, tuple(self._failure(error, file, source) for error in errors)
-
-    def _tile_by_tile(
-        self, index: FileIndex, file: int, source: str, unit: int
-    ) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
-        opened = self._files.source(self._plan, file, index)
-        if source != "mask":
-            pixels, gone, errors = read_intact_tiles(opened, index.uri, index.layout(source), unit)
-            return _scaled(pixels, _scale(index, source)), gone, errors
-        planes = mask_hdus(index.mask_bits)
-        parts = {plane: read_intact_tiles(opened, index.uri, index.layout(plane), unit) for plane in planes}
-        gone = np.logical_or.reduce([part[1] for part in parts.values()])
-        errors = [error for part in parts.values() for error in part[2]]
-        return renumbered({name: part[0] for name, part in parts.items()}, index.mask_bits), gone, errors
-
-    def _failure(self, error: ReadError, file: int, plane: str) -> Failure:
+    def failure(self, error: ReadError, file: int, plane: str) -> Failure:
         """Return what is to be told of an error, or raise it with the place of its file."""
         if self._raises:
             raise located(error, self._plan, file) from error
@@ -234,11 +226,112 @@ class TileReader:
             error.transient,
         )
 
+    def _decode_plainly(
+        self, one: PlaneTiles, claim: Claim, i: int, position: int, streams: Streams, stream: int
+    ) -> int:
+        """Decode a tile that the kernel left; returns the status that the kernel would."""
+        layout, tile = one.index.layout(one.plane), int(one.tiles[position])
+        with PlaneErrors(one.index.uri, one.plane):
+            box = layout.tiles_under(layout.unit_box(tile))
+            pixels = decode_tiles(layout, box, [tile], [streams.views()[stream]])
+        claim.view(i, position, pixels.dtype, pixels.shape)[...] = pixels
+        return 0 if _surely_finite(pixels) else 1
 
-def _scale(index: FileIndex, plane: str) -> float:
+    def _scale(self, one: PlaneTiles, claim: Claim, i: int, position: int, factor: float) -> bool:
+        """Scale a tile where it is; returns whether it is surely finite."""
+        shape = int(claim.rows(i)[position]), int(one.width[position])
+        pixels = claim.view(i, position, np.dtype(np.float32), shape)
+        pixels[...] = _scaled(pixels, factor)
+        return _surely_finite(pixels)
+
+    def _store(self, claim: Claim, i: int, at: Integers, decoded: Sequence[Array]) -> None:
+        """Put decoded tiles where they belong."""
+        for position, pixels in zip(at.tolist(), decoded, strict=True):
+            claim.view(i, position, pixels.dtype, pixels.shape)[...] = pixels
+        claim.fill(i, at, np.array([_surely_finite(pixels) for pixels in decoded], bool))
+
+    def _decoded(self, one: PlaneTiles, at: Integers) -> list[Array]:
+        """Return tiles, decoded by the codecs."""
+        source, index = self._files.source(self._plan, one.file, one.index), one.index
+        units = one.tiles[at].tolist()
+        if one.plane == "psf" and index.kernels is not None:
+            with PlaneErrors(index.uri, "psf"):
+                return list(index.kernels.read(source, units))
+        planes: dict[str, list[Array]] = {}
+        for plane in mask_hdus(index.mask_bits) if one.plane == "mask" else [one.plane]:
+            layout = index.layout(plane)
+            with PlaneErrors(index.uri, plane):
+                planes[plane] = decode_units(source, layout, units, self._clock)
+            self._cache.note(read=layout.bytes_of(units))
+        if one.plane == "mask":
+            return [
+                renumbered({name: of[i] for name, of in planes.items()}, index.mask_bits) for i in range(len(units))
+            ]
+        return [_scaled(pixels, _factor(one)) for pixels in planes[one.plane]]
+
+    def _salvaged(self, one: PlaneTiles, claim: Claim, i: int, at: Integers, error: ReadError) -> list[LostTile]:
+        """Read what can be read of tiles, one by one; what is damaged is 0 in memory, and nobody else gets it."""
+        failure = self.failure(error, one.file, one.plane)
+        lost: list[LostTile] = []
+        for position in at.tolist():
+            if not failure.transient:  # the next tile would wait for as long in vain
+                try:
+                    self._store(claim, i, np.array([position]), self._decoded(one, np.array([position])))
+                    continue
+                except ReadError as again:
+                    cause = again
+            shape = int(one.height[position]), int(one.width[position])
+            kind = np.dtype(np.int32 if one.plane == "mask" else np.float64 if one.plane == "psf" else np.float32)
+            pixels, gone = np.zeros(shape, kind), np.ones(shape, bool)
+            failures: tuple[Failure, ...] = (failure,)
+            if not failure.transient and one.plane != "psf":
+                try:
+                    pixels, gone, errors = self._tile_by_tile(one, int(one.tiles[position]))
+                    failures = tuple(self.failure(each, one.file, one.plane) for each in errors)
+                except ReadError as again:
+                    failures = (self.failure(again, one.file, one.plane),)
+            elif not failure.transient:
+                failures = (self.failure(cause, one.file, one.plane),)
+            claim.view(i, position, kind, shape)[...] = pixels
+            lost.append(LostTile(i, position, gone, failures))
+        return lost
+
+    def _tile_by_tile(self, one: PlaneTiles, unit: int) -> tuple[Array, NDArray[np.bool_], list[ReadError]]:
+        source, index = self._files.source(self._plan, one.file, one.index), one.index
+        if one.plane != "mask":
+            pixels, gone, errors = read_intact_tiles(source, index.uri, index.layout(one.plane), unit)
+            return _scaled(pixels, _factor(one)), gone, errors
+        planes = mask_hdus(index.mask_bits)
+        parts = {plane: read_intact_tiles(source, index.uri, index.layout(plane), unit) for plane in planes}
+        gone = np.logical_or.reduce([part[1] for part in parts.values()])
+        errors = [error for part in parts.values() for error in part[2]]
+        return renumbered({name: part[0] for name, part in parts.items()}, index.mask_bits), gone, errors
+
+
+def _count_and_bytes(one: PlaneTiles) -> tuple[int, int]:
+    """Return the tiles of a plane, and the bytes of a whole one."""
+    if one.plane == "psf":
+        kernels = one.index.kernels
+        if kernels is None:
+            raise ValueError("the index has no kernels")
+        return kernels.cells.grid.y * kernels.cells.grid.x, 8 * kernels.layout.shape.y * kernels.layout.shape.x
+    layout = one.index.layout(one.plane)
+    return layout.units, 4 * layout.unit_shape.y * layout.unit_shape.x
+
+
+def _factor(one: PlaneTiles) -> float:
     """Return what converts the image to nJy, the variance to nJy²."""
-    return index.scale if plane == "image" else index.scale * index.scale
+    return one.index.scale if one.plane == "image" else one.index.scale * one.index.scale
 
 
 def _scaled(pixels: Array, factor: float) -> Array:
     return pixels if factor == 1.0 else np.multiply(pixels, factor, dtype=np.float64).astype(np.float32)
+
+
+def _surely_finite(pixels: Array) -> bool:
+    """Whether pixels are finite, by the sum of their squares: False as well where that overflows."""
+    if pixels.dtype.kind != "f":
+        return True
+    flat = pixels.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.vdot(flat, flat)))

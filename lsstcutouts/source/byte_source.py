@@ -20,7 +20,7 @@ from .retry import Retry
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
 
-__all__ = ["ByteSource", "LocalSource", "RemoteSource", "SourceFile", "Streams", "open_source"]
+__all__ = ["ByteSource", "LocalSource", "RemoteSource", "Scratch", "SourceFile", "Streams", "open_source"]
 
 _LARGEST_READ = 8 << 20
 """Largest size in bytes of one read of neighbouring tiles, so that one call never holds a whole file in memory."""
@@ -187,10 +187,30 @@ def _resource(uri: "str | ResourcePath") -> "ResourcePath":
         ) from error
 
 
+class Scratch:
+    """Memory of the calling thread for compressed bytes; the next one that the thread makes overwrites it.
+
+    Used again and again, since new memory of this size costs as much as reading it.
+    """
+
+    _kept = threading.local()
+
+    def __init__(self) -> None:
+        self._array: NDArray[np.uint8] = getattr(self._kept, "array", np.empty(0, np.uint8))
+        self._used = 0
+
+    def take(self, length: int) -> NDArray[np.uint8]:
+        """Return memory that holds anything."""
+        if self._used + length > len(self._array):
+            self._array, self._used = np.empty(max(length, 2 * self._used, 1 << 16), np.uint8), 0
+            if len(self._array) <= _LARGEST_READ:
+                self._kept.array = self._array
+        self._used += length
+        return self._array[self._used - length : self._used]
+
+
 class Streams:
     """Reads several extents of a file into memory, neighbouring extents with one read.
-
-    The memory belongs to the calling thread, and its next `Streams` overwrites it.
 
     Parameters
     ----------
@@ -200,68 +220,53 @@ class Streams:
         ``(n,)`` int64 extents in bytes, in any order.
     padding
         Bytes that are appended in memory to every read.
+    scratch
+        The memory, by default all that the calling thread has.
     """
 
     def __init__(
-        self, source: ByteSource, offsets: NDArray[np.int64], sizes: NDArray[np.int64], padding: bytes = b""
+        self,
+        source: ByteSource,
+        offsets: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+        padding: bytes = b"",
+        scratch: Scratch | None = None,
     ) -> None:
-        runs = _runs(offsets.tolist(), sizes.tolist(), source.gap)
-        self._buffer, self._address = _thread_buffer.get(sum(stop - start + len(padding) for _, start, stop in runs))
-        self._at, self._sizes = np.empty(len(offsets), np.int64), sizes
-        at = 0
-        for members, start, stop in runs:
+        starts, stops, run = _runs(offsets, sizes, source.gap)
+        spaces = stops - starts + len(padding)
+        first = np.cumsum(spaces) - spaces
+        memory = (scratch or Scratch()).take(int(spaces.sum()))
+        self._buffer, self._address = memoryview(memory), int(memory.__array_interface__["data"][0])
+        self._at, self._sizes = offsets - (starts - first)[run], sizes
+        for at, start, stop in zip(first.tolist(), starts.tolist(), stops.tolist(), strict=True):
             end = at + stop - start
             if isinstance(source, LocalSource):
                 source.read_into(start, self._buffer[at:end])
             else:
                 self._buffer[at:end] = source.read(start, stop - start)
             self._buffer[end : end + len(padding)] = padding
-            self._at[members] = offsets[members] - (start - at)
-            at = end + len(padding)
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
         """Memory address of the first byte of each extent, ``(n,)``."""
-        return (self._at + self._address).astype(np.uint64)
+        addresses: NDArray[np.uint64] = (self._at + self._address).astype(np.uint64)
+        return addresses
 
     def views(self) -> list[memoryview]:
         """Return the bytes of each extent."""
         return [self._buffer[at : at + size] for at, size in zip(self._at.tolist(), self._sizes.tolist(), strict=True)]
 
 
-class _ThreadBuffer(threading.local):
-    """Reuses memory for compressed bytes in each thread, since new memory of this size costs as much as reading it."""
-
-    def __init__(self) -> None:
-        self._array = np.empty(0, np.uint8)
-
-    def get(self, length: int) -> tuple[memoryview, int]:
-        """Return ``length`` bytes of memory and their address; the next call overwrites them."""
-        array = self._array
-        if length > len(array):
-            array = np.empty(length + length // 2, np.uint8)
-            if length <= _LARGEST_READ:
-                self._array = array
-        return memoryview(array)[:length], int(array.__array_interface__["data"][0])
-
-
-_thread_buffer = _ThreadBuffer()
-
-
-def _runs(offsets: Sequence[int], sizes: Sequence[int], gap: int) -> list[tuple[list[int], int, int]]:
-    """Group extents into runs to be read at once: indices of the extents, first byte, byte after the last."""
-    runs: list[tuple[list[int], int, int]] = []
-    members: list[int] = []
-    start = stop = 0
-    for i in sorted(range(len(offsets)), key=offsets.__getitem__):
-        offset, end = offsets[i], offsets[i] + sizes[i]
-        if members and (offset - stop > gap or end - start > _LARGEST_READ):
-            runs.append((members, start, stop))
-            members = []
-        if not members:
-            start, stop = offset, end
-        members.append(i)
-        stop = max(stop, end)
-    if members:
-        runs.append((members, start, stop))
-    return runs
+def _runs(
+    offsets: NDArray[np.int64], sizes: NDArray[np.int64], gap: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Group extents into runs to be read at once: first byte, byte after the last, and the run of each extent."""
+    order = np.argsort(offsets, kind="stable")
+    start, stop = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
+    apart = start[1:] - stop[:-1] > gap
+    if len(order) and stop[-1] - start[0] > _LARGEST_READ:
+        apart |= np.diff(start // _LARGEST_READ) > 0
+    heads = np.append(0, np.flatnonzero(apart) + 1)[: len(order)]
+    run = np.empty(len(order), np.int64)
+    run[order] = np.repeat(np.arange(len(heads)), np.diff(heads, append=len(order)))
+    return start[heads], stop[np.append(heads, len(order))[1:] - 1], run

@@ -1,39 +1,70 @@
 """What one process holds of a cache, and what is done to it under its lock."""
 
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-from ...errors import ConfigurationError
-from .heap import trim_heap
+import numpy as np
+from numpy.typing import NDArray
+
+from .slots import Slots
 from .watch import MemoryWatch
 
-__all__ = ["Flight", "Sized", "State", "evicted", "free", "look_up", "produce", "wait"]
+__all__ = ["Block", "Flight", "State", "Wanted"]
 
-_MUCH = 64_000_000
-"""Bytes dropped at once from which the C library is asked to give them back to the system."""
+type Integers = NDArray[np.int64]
+
+_SLAB = 1 << 22
+"""Bytes of what slots are cut from, 46 tiles of DP2; less where the budget is small."""
 
 
-class Sized(Protocol):
-    """What a cache can hold: anything that knows its bytes, which stay the same."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """Tiles of one plane of a file.
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that it takes."""
-        ...
+    Attributes
+    ----------
+    key
+        Names the plane.
+    tiles
+        ``(k,)`` numbers, each once.
+    rows
+        ``(k,)`` how many rows of each are needed, from its first.
+    count
+        Tiles of the plane.
+    nbytes
+        Bytes of a whole tile.
+    requests
+        How many tile requests this stands for in the statistics.
+    """
+
+    key: Hashable
+    tiles: Integers
+    rows: Integers
+    count: int
+    nbytes: int
+    requests: int
+
+
+class Block:
+    """Where the tiles of one plane are: ``slots`` by their number, -1 for those that are not in the cache."""
+
+    __slots__ = ("held", "key", "number", "pool", "slots")
+
+    def __init__(self, key: Hashable, number: int, count: int, pool: Slots) -> None:
+        self.key, self.number, self.pool = key, number, pool
+        self.slots = np.full(count, -1, np.int64)
+        self.held = 0
 
 
 class Flight:
-    """Entries that one thread is making; others wait for them."""
+    """A claim as others see it: whether it has ended, with its tiles or without."""
 
-    __slots__ = ("done", "entries", "positions")
+    __slots__ = ("done",)
 
     def __init__(self) -> None:
-        self.done = threading.Event()
-        self.positions: list[int] = []
-        self.entries: dict[Hashable, Sized] = {}
+        self.done = False
 
 
 @dataclass(slots=True)
@@ -45,8 +76,12 @@ class State:
     limit: int
     watch: MemoryWatch
     lock: threading.Lock = field(default_factory=threading.Lock)
-    entries: OrderedDict[Hashable, Sized] = field(default_factory=OrderedDict)
-    flights: dict[Hashable, Flight] = field(default_factory=dict)
+    pools: dict[int, Slots] = field(default_factory=dict)
+    blocks: dict[Hashable, Block] = field(default_factory=dict)
+    numbers: dict[int, Block] = field(default_factory=dict)
+    flights: dict[int, Flight] = field(default_factory=dict)
+    clock: int = 0
+    blocks_made: int = 0
     hits: int = 0
     misses: int = 0
     evictions: int = 0
@@ -57,145 +92,145 @@ class State:
     bytes_delivered: int = 0
     # A finaliser may release in the middle of a locked block of its own thread, so releasing takes no lock.
     released: deque[int] = field(default_factory=deque)
+    dropped: deque[tuple[int, list[tuple[Slots, Integers]]]] = field(default_factory=deque)
     said_short: bool = False
     said_crowded: bool = False
 
     @property
     def room(self) -> int:
-        """Bytes that entries may take: what reservations leave of the limit."""
+        """Bytes that slots may take: what reservations leave of the limit."""
         return max(0, self.limit - self.reserved)
 
+    @property
+    def entries(self) -> int:
+        """Number of tiles that are there."""
+        return sum(int((pool.ready & (pool.block >= 0)).sum()) for pool in self.pools.values())
+
     def settle(self) -> None:
-        """Take over what was released meanwhile; the lock must be held."""
+        """Take over what was released meanwhile, and give back what exceeds the room; the lock must be held."""
         while self.released:
             self.reserved = max(0, self.reserved - self.released.popleft())
+        while self.dropped:
+            number, held = self.dropped.popleft()
+            self.flights.pop(number, None)
+            for pool, slots in held:
+                pool.pins[slots] -= 1
+                mine = slots[(pool.flight[slots] == number) & ~pool.ready[slots]]
+                self.detach(pool, mine)  # a claim that ended without them
+        self.shrink()
 
+    def shrink(self) -> None:
+        """Give slabs back until the rest fits, those first that have not been used for longest."""
+        while self.bytes > self.room and (oldest := self._oldest(self.pools.values())) is not None:
+            self.drop(*oldest)
 
-def produce[T: Sized](
-    state: State,
-    keys: Sequence[Hashable],
-    missing: list[int],
-    make: Callable[[list[int]], Sequence[T]],
-    result: list[Any],
-) -> tuple[int, list[tuple[int, Flight]]]:
-    """Make and publish those missing entries that nobody makes yet; after an error or Ctrl-C let waiting threads go on.
+    def _oldest(self, pools: Iterable[Slots]) -> tuple[Slots, int] | None:
+        """Return the slab that has not been used for longest, of those that no claim holds."""
+        found = [(*slab, pool) for pool in pools if (slab := pool.oldest_slab()) is not None]
+        if not found:
+            return None
+        _, number, pool = min(found, key=lambda slab: slab[0])
+        return pool, number
 
-    Returns
-    -------
-    made
-        How many were made here.
-    waiting
-        The others, and who makes them: another thread, or an earlier place in the same list.
-    """
-    own = Flight()
-    try:
-        waiting = _claim(state, keys, missing, own, result)
-        if own.positions:
-            entries = make(own.positions)
-            if len(entries) != len(own.positions):
-                raise ConfigurationError(f"make returned {len(entries)} entries for {len(own.positions)} keys")
-            for i, entry in zip(own.positions, entries, strict=True):
-                own.entries[keys[i]] = result[i] = entry
-    finally:
-        if own.positions:
-            _land(state, keys, own)
-    return len(own.positions), waiting
+    def drop(self, pool: Slots, number: int) -> None:
+        """Give a slab back, with what is in it."""
+        slots = pool.of_slab(number)
+        self.evictions += int((pool.block[slots] >= 0).sum())
+        self.detach(pool, slots)
+        pool.drop_slab(number)
+        self.bytes -= pool.slab_bytes
 
+    def detach(self, pool: Slots, slots: Integers) -> None:
+        """Let nobody find what is in slots."""
+        slots = slots[pool.block[slots] >= 0]
+        for number in np.unique(pool.block[slots]).tolist():
+            block = self.numbers[number]
+            mine = slots[pool.block[slots] == number]
+            block.slots[pool.tile[mine]] = -1
+            block.held -= len(mine)
+            if not block.held:
+                del self.numbers[number]
+                if self.blocks.get(block.key) is block:
+                    del self.blocks[block.key]
+        pool.empty(slots)
 
-def _claim(
-    state: State, keys: Sequence[Hashable], missing: list[int], own: Flight, result: list[Any]
-) -> list[tuple[int, Flight]]:
-    """Divide missing keys into those to make here, which ``own`` takes, and those under way, which are returned."""
-    waiting: list[tuple[int, Flight]] = []
-    with state.lock:
-        for i in missing:
-            key = keys[i]
-            entry, flight = state.entries.get(key), state.flights.get(key)
-            if entry is not None:
-                state.entries.move_to_end(key)
-                result[i] = entry
-            elif flight is not None and not flight.done.is_set():  # Ctrl-C can leave one behind that is done
-                waiting.append((i, flight))
-                state.waits += flight is not own
-            else:
-                own.positions.append(i)
-                state.flights[key] = own
-    return waiting
+    def claim(self, wanted: Sequence[Wanted]) -> tuple[int, list[tuple[Block, Integers, NDArray[np.bool_]]]]:
+        """Find tiles and give empty slots to those that are not there; every slot is pinned.
 
+        Returns
+        -------
+        number
+            Number of the claim, by which slots name it.
+        found
+            Of each plane its block, the slots of the tiles, and which of them are to be filled.
+        """
+        self.clock += 1
+        found: list[tuple[Block, Integers, NDArray[np.bool_]]] = []
+        need: dict[Slots, int] = {}
+        for one in wanted:
+            block = self._block(one)
+            pool, slots = block.pool, block.slots[one.tiles]
+            missing = slots < 0
+            if not missing.all():
+                missing |= pool.rows[slots] < one.rows
+                there = slots[~missing]
+                pool.pins[there] += 1
+                pool.used[there] = self.clock
+            if missing.any():
+                need[pool] = need.get(pool, 0) + int(missing.sum())
+            found.append((block, slots, missing))
+        taken = {pool: self._take(pool, count) for pool, count in need.items()}
+        for one, (block, slots, missing) in zip(wanted, found, strict=True):
+            if not missing.any():
+                continue
+            pool, tiles, count = block.pool, one.tiles[missing], int(missing.sum())
+            new, taken[pool] = taken[pool][:count], taken[pool][count:]
+            shallow = block.slots[tiles]
+            self.detach(pool, shallow[shallow >= 0])
+            self.blocks[block.key] = self.numbers[block.number] = block
+            block.slots[tiles] = slots[missing] = new
+            block.held += count
+            pool.block[new], pool.tile[new], pool.rows[new] = block.number, tiles, one.rows[missing]
+            pool.used[new] = pool.flight[new] = self.clock
+            pool.ready[new] = False
+            pool.pins[new] += 1
+        return self.clock, found
 
-def _land(state: State, keys: Sequence[Hashable], own: Flight) -> None:
-    """End a flight, whether it brought entries or not."""
-    try:
-        with state.lock:
-            state.settle()
-            wanted = [keys[i] for i in own.positions if state.flights.get(keys[i]) is own]  # none after `clear`
-            room = state.room
-            for key in wanted:
-                del state.flights[key]
-                if key in own.entries:
-                    _insert(state, key, own.entries[key], room)
-            dropped = evicted(state)
-    finally:
-        own.done.set()
-    free(dropped)
+    def _block(self, wanted: Wanted) -> Block:
+        """Return the block of a plane, a new one if nothing of it is there."""
+        block = self.blocks.get(wanted.key)
+        if block is None or len(block.slots) != wanted.count or block.pool.nbytes != wanted.nbytes:
+            pool = self.pools.get(wanted.nbytes)
+            if pool is None:
+                pool = self.pools[wanted.nbytes] = Slots(wanted.nbytes, min(_SLAB, self.max_bytes // 8))
+            self.blocks_made += 1
+            block = Block(wanted.key, self.blocks_made, wanted.count, pool)
+        return block
 
+    def _take(self, pool: Slots, count: int) -> Integers:
+        """Return empty slots: new ones while there is room, then those that have not been used for longest."""
+        while True:
+            idle = pool.idle()
+            if int((pool.used[idle] < 0).sum()) >= count:
+                break
+            if self.bytes + pool.slab_bytes > self.room:
+                if (other := self._waiting_elsewhere(pool, idle, count)) is not None:
+                    self.drop(*other)
+                    continue
+                if len(idle) >= count:
+                    break
+                # A batch may hold more than there is room for until it ends, rather than fail.
+            pool.add_slab()
+            self.bytes += pool.slab_bytes
+        slots: Integers = np.sort(idle[np.argpartition(pool.used[idle], count - 1)[:count]])
+        self.evictions += int((pool.block[slots] >= 0).sum())
+        self.detach(pool, slots)
+        return slots
 
-def look_up(state: State, keys: Sequence[Hashable], total: int) -> tuple[list[Any], list[int]]:
-    """Return the entries that are there, and the positions of the others. When all are there, that is counted."""
-    entries, missing = state.entries, []
-    touch = entries.move_to_end
-    with state.lock:
-        result = [entries.get(key) for key in keys]
-        for i, entry in enumerate(result):
-            if entry is None:
-                missing.append(i)
-            else:
-                touch(keys[i])
-        if not missing:
-            state.hits += total
-    return result, missing
-
-
-def wait(keys: Sequence[Hashable], waiting: list[tuple[int, Flight]], result: list[Any]) -> list[int]:
-    """Take over what others made; return the positions that they failed to make."""
-    failed: list[int] = []
-    for i, flight in waiting:
-        flight.done.wait()
-        entry = flight.entries.get(keys[i])
-        if entry is None:
-            failed.append(i)
-        else:
-            result[i] = entry
-    return failed
-
-
-def _insert(state: State, key: Hashable, entry: Sized, room: int) -> None:
-    """Keep an entry as the most recently used, unless it alone exceeds what there is room for."""
-    if entry.nbytes > room:
-        return
-    old = state.entries.pop(key, None)
-    if old is not None:
-        state.bytes -= old.nbytes
-    state.entries[key] = entry
-    state.bytes += entry.nbytes
-
-
-def evicted(state: State) -> list[Sized]:
-    """Take the least recently used entries out until the rest fits, and return them."""
-    dropped: list[Sized] = []
-    while state.bytes > state.room:
-        _, entry = state.entries.popitem(last=False)
-        state.bytes -= entry.nbytes
-        dropped.append(entry)
-    state.evictions += len(dropped)
-    return dropped
-
-
-def free(dropped: list[Sized]) -> None:
-    """Let go of what was taken out; no lock may be held, since what an entry does at its end is its own affair."""
-    if not dropped:
-        return
-    nbytes = sum(entry.nbytes for entry in dropped)
-    dropped.clear()
-    if nbytes >= _MUCH:
-        trim_heap()
+    def _waiting_elsewhere(self, pool: Slots, idle: Integers, count: int) -> tuple[Slots, int] | None:
+        """Return a slab of another size that has waited for longer than the slots of this one that would be emptied."""
+        oldest = self._oldest([other for other in self.pools.values() if other is not pool])
+        if oldest is None or len(idle) < count:
+            return oldest
+        last_used = np.partition(pool.used[idle], count - 1)[count - 1]
+        return oldest if oldest[0].used[oldest[0].of_slab(oldest[1])].max() < last_used else None

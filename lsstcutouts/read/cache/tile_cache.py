@@ -2,19 +2,26 @@
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import ConfigurationError, MemoryBudgetError
-from ...fits.memory import Memory
 from .budget import check_budget, resolve_budget, shown_bytes
 from .limits import MemoryLimits, memory_limits
-from .state import Sized, State, evicted, free, look_up, produce, wait
+from .slots import Slots
+from .state import Block, Flight, State, Wanted
 from .stats import CacheStats
-from .watch import MemoryWatch, Room
+from .watch import MemoryWatch
 
-__all__ = ["Sized", "TileCache"]
+__all__ = ["Claim", "TileCache", "Wanted"]
+
+type Integers = NDArray[np.int64]
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,46 +55,24 @@ class TileCache:
         self._processes = 1
         self._ranks: int | None = None
         self._states: dict[int, State] = {}
-        self.memory = Memory()
-        """What entries may be made of: the memory of those that were dropped serves the next ones."""
 
-    def get[T: Sized](self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the entry of a key, made by ``make`` if it is not there."""
-        return self.get_many([key], lambda _: [make()])[0]
+    def claim(self, wanted: Sequence[Wanted]) -> "Claim":
+        """Find tiles in the cache and make room for the others, in one step.
 
-    def get_many[T: Sized](
-        self,
-        keys: Sequence[Hashable],
-        make: Callable[[list[int]], Sequence[T]],
-        requests: Sequence[int] | None = None,
-    ) -> list[T]:
-        """Return the entries of several keys, in their order.
-
-        Parameters
-        ----------
-        keys
-            What names an entry: file, plane, unit.
-        make
-            Called without any lock held, with the positions of the keys that neither the cache nor another thread
-            has; returns their entries. Called a second time only for keys whose making failed in another thread.
-            What it raises goes through to the caller, and nothing of it is kept.
-        requests
-            How many tile requests each key stands for in the statistics; 1 each by default.
+        What is claimed stays where it is until the claim is dropped. Where the tiles of one claim are more than the budget,
+        they are there until then, and are not kept.
         """
         state = self._state()
+        with state.lock:
+            state.settle()
+            number, found = state.claim(wanted)
+            claim = Claim(state, number, found)
+            made = sum(int(missing.sum()) for _, _, missing in found)
+            state.misses += made
+            state.hits += sum(one.requests for one in wanted) - made
+            state.waits += len(claim.waits)
         self._watch(state)
-        total = len(keys) if requests is None else sum(requests)
-        result, missing = look_up(state, keys, total)
-        if missing:
-            made = 0
-            while missing:
-                here, waiting = produce(state, keys, missing, make, result)
-                made += here
-                missing = wait(keys, waiting, result)
-            with state.lock:
-                state.hits += total - made
-                state.misses += made
-        return result
+        return claim
 
     def reserve(self, nbytes: int) -> None:
         """Take bytes of the budget for something beside the entries, a batch under way for example.
@@ -98,12 +83,10 @@ class TileCache:
         state = self._state()
         self._watch(state)
         with state.lock:
-            state.settle()
             state.reserved += nbytes
-            dropped = evicted(state)
+            state.settle()
             tell = state.reserved > state.max_bytes and not state.said_crowded
             state.said_crowded = state.said_crowded or tell
-        free(dropped)
         if tell:
             _LOG.warning(
                 "the batches that are being read need %s, more than cache_bytes (%s), so no tile is kept, and each "
@@ -136,7 +119,7 @@ class TileCache:
                 misses=state.misses,
                 evictions=state.evictions,
                 waits=state.waits,
-                entries=len(state.entries),
+                entries=state.entries,
                 bytes=state.bytes,
                 max_bytes=state.max_bytes,
                 reserved=state.reserved,
@@ -179,21 +162,21 @@ class TileCache:
         if (processes, ranks) != (self._processes, self._ranks):
             self._rebudget(self._setting, processes, ranks)
 
+    @property
+    def max_bytes(self) -> int:
+        """The budget in this process, bytes."""
+        return self._state().max_bytes
+
     def clear(self) -> None:
-        """Drop every entry, those under way as well; the statistics go on, and the memory waits for the next entries."""
+        """Drop every tile; the statistics go on, and the memory waits for the next tiles."""
         state = self._state()
         with state.lock:
-            dropped = list(state.entries.values())
-            state.entries.clear()
-            state.flights.clear()
-            state.bytes = 0
-        free(dropped)
+            state.settle()
+            for pool in state.pools.values():
+                state.detach(pool, np.arange(len(pool)))
 
     def __len__(self) -> int:
-        return len(self._state().entries)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._state().entries
+        return self._state().entries
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -206,7 +189,6 @@ class TileCache:
     def __setstate__(self, settings: dict[str, Any]) -> None:
         self._setting, self._limits = settings["max_bytes"], settings["limits"]
         self._processes, self._ranks, self._states = settings["processes"], settings["ranks"], {}
-        self.memory = Memory()
 
     def __repr__(self) -> str:
         return f"TileCache({self._setting!r})"
@@ -240,42 +222,23 @@ class TileCache:
             self._setting, self._processes, self._ranks = before
             raise
         with state.lock:
-            state.settle()
             state.max_bytes = state.limit = budget
-            dropped = evicted(state)
-        if dropped:
-            free(dropped)
-            self.memory.trim()
-
-    def _look(self, state: State) -> tuple[Room, int]:
-        """Look at the memory; return what was found, and what the cache accounts for."""
-        with state.lock:
             state.settle()
-            held, settled = state.bytes + state.reserved, state.misses > 0
-        # Entries of one size can be dropped for those of another, whose memory they do not serve.
-        if held + self.memory.idle > state.max_bytes:
-            self.memory.trim()
-        return state.watch.look(held, state.max_bytes, settled=settled, idle=self.memory.idle), held
 
     def _watch(self, state: State) -> None:
         """Lower the limit while memory is short, and lift it again; hits alone come by here too."""
-        if not state.watch.due(state.bytes + state.reserved + self.memory.idle):
+        held = state.bytes + state.reserved
+        if not state.watch.due(held):
             return
-        room, held = self._look(state)
-        if room.nbytes < 0 and self.memory.idle:
-            self.memory.trim()
-            room, held = self._look(state)
+        room = state.watch.look(held, state.max_bytes, settled=state.misses > 0)
         with state.lock:
             if room.nbytes < 0:
                 state.limit = max(0, min(held, state.limit) + room.nbytes)
             else:
                 state.limit = min(state.max_bytes, max(state.limit, held + room.nbytes))
-            dropped = evicted(state)
+            state.settle()
             tell = room.nbytes < 0 and not state.said_short
             state.said_short = state.said_short or tell
-        free(dropped)
-        if room.nbytes < 0:
-            self.memory.trim()
         if tell:
             _LOG.warning(
                 "memory is low: %s. The limit of the tile cache, including the batches that are being read, decreases from %s "
@@ -284,3 +247,94 @@ class TileCache:
                 shown_bytes(held),
                 shown_bytes(state.limit),
             )
+
+
+class Claim:
+    """Tiles that stay in memory while a batch is read; some are there, the others are to be filled by who made the claim.
+
+    Others have what was filled from `finish` on. It ends with `end`, or with the last reference to it.
+
+    Attributes
+    ----------
+    missing
+        Of each plane the positions among its tiles that are to be filled here, ``(m,)``.
+    waits
+        Claims that fill the rest, and have not ended.
+    """
+
+    def __init__(self, state: State, number: int, found: "list[tuple[Block, Integers, NDArray[np.bool_]]]") -> None:
+        self._cache_state, self._number, self._found = state, number, found
+        self._flight = state.flights[number] = Flight()
+        self.missing = [np.flatnonzero(missing) for _, _, missing in found]
+        self.waits = [state.flights[n] for n in sorted(self._makers()) if n in state.flights]
+        held: dict[Slots, list[Integers]] = {}
+        for block, slots, _ in found:
+            held.setdefault(block.pool, []).append(slots)
+        pins = [(pool, np.concatenate(slots)) for pool, slots in held.items()]
+        self.end = weakref.finalize(self, _drop, self._flight, state.dropped, number, pins)
+        self.end.atexit = False
+
+    def _makers(self) -> set[int]:
+        """Return the claims that fill tiles of this one and have not finished."""
+        makers: set[int] = set()
+        for block, slots, _ in self._found:
+            pool = block.pool
+            makers.update(pool.flight[slots[~pool.ready[slots]]].tolist())
+        return makers - {self._number}
+
+    def addresses(self, plane: int) -> NDArray[np.uint64]:
+        """Return where the tiles of a plane are in memory, ``(k,)``."""
+        block, slots, _ = self._found[plane]
+        return block.pool.address[slots]
+
+    def finite(self, plane: int) -> NDArray[np.bool_]:
+        """Return of which tiles of a plane all pixels are surely finite, ``(k,)``."""
+        block, slots, _ = self._found[plane]
+        return block.pool.finite[slots]
+
+    def rows(self, plane: int) -> Integers:
+        """Return how many rows of the tiles of a plane there is room for, ``(k,)``."""
+        block, slots, _ = self._found[plane]
+        return block.pool.rows[slots]
+
+    def view(self, plane: int, position: int, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return one tile as an array."""
+        block, slots, _ = self._found[plane]
+        return block.pool.view(int(slots[position]), np.dtype(kind), shape)
+
+    def fill(self, plane: int, positions: Integers, finite: NDArray[np.bool_] | bool) -> None:
+        """Note which tiles have been filled, and whether all their pixels are surely finite."""
+        block, slots, _ = self._found[plane]
+        pool, filled = block.pool, slots[positions]
+        with self._cache_state.lock:
+            pool.finite[filled] = finite
+            pool.ready[filled] = pool.flight[filled] == self._number
+
+    def finish(self) -> None:
+        """Let others have what was filled."""
+        with self._cache_state.lock:
+            for block, slots, missing in self._found:
+                mine = slots[missing]
+                self._cache_state.detach(block.pool, mine[~block.pool.ready[mine]])
+        self._flight.done = True
+
+    def is_waiting(self) -> bool:
+        """Whether other claims still fill tiles of this one."""
+        return not all(flight.done for flight in self.waits)
+
+    def lacks(self) -> bool:
+        """Whether a tile that another claim should have filled is not there."""
+        return bool(self.waits) and any(
+            not block.pool.ready[slots[~missing]].all() for block, slots, missing in self._found
+        )
+
+
+def _drop(
+    flight: Flight,
+    dropped: "deque[tuple[int, list[tuple[Slots, Integers]]]]",
+    number: int,
+    pins: "list[tuple[Slots, Integers]]",
+) -> None:
+    """End a claim; called by the garbage collector in whatever the thread is doing, so it takes no lock."""
+    dropped.append((number, pins))
+    flight.done = True

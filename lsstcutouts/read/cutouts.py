@@ -1,4 +1,4 @@
-"""A batch under way: its arrays, and what has been found out about its targets."""
+"""The cutouts of a batch under way: arrays, and what has been found out about the targets."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from ..sky.geometry import YX
 from .batch_report import BatchReport, Failure
 from .options import ReaderOptions
 
-__all__ = ["Batch", "Empty", "Work", "psf_shape"]
+__all__ = ["Batch", "Cutouts", "Empty", "psf_shape"]
 
 type Array = NDArray[Any]
 type Batch = dict[str, Array | list[str]]
@@ -23,7 +23,7 @@ type Empty = Callable[[tuple[int, ...], type[np.generic]], Array]
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class Cutouts:
     """Arrays of ``N`` targets that several threads fill, each its own targets.
 
     Attributes
@@ -50,8 +50,6 @@ class Work:
         Pixels that cannot be read, ``(Y, X)`` by target and band.
     failures
         What could not be read, and the target that lost pixels to it.
-    broken
-        Files that could not be opened, by their number.
     """
 
     targets: NDArray[np.int64]
@@ -67,12 +65,11 @@ class Work:
     wcs: NDArray[np.float64]
     lost: dict[tuple[int, int], NDArray[np.bool_]] = field(default_factory=dict)
     failures: list[tuple[Failure, int]] = field(default_factory=list)
-    broken: dict[int, Failure] = field(default_factory=dict)
 
     @classmethod
     def allocated(
         cls, plan: CutoutPlan, options: ReaderOptions, targets: NDArray[np.int64], empty: Empty = np.empty
-    ) -> "Work":
+    ) -> "Cutouts":
         """Return arrays for these targets, the large ones made by ``empty`` and holding anything."""
         shape = len(targets), len(plan.bands), *plan.size
         psf = empty((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
@@ -93,11 +90,6 @@ class Work:
             quality=np.zeros(shape[:2], np.int32),
             wcs=np.zeros((len(targets), 8)),
         )
-
-    def clear(self, n: int | NDArray[np.int64], band: int) -> None:
-        """Write zeros where not every pixel will be written."""
-        for plane in self.sources.values():
-            plane[n, band] = 0
 
     def lose(
         self, n: int, band: int, place: tuple[slice, slice], part: NDArray[np.bool_], failures: Iterable[Failure]

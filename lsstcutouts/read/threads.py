@@ -1,0 +1,180 @@
+"""Threads that read batches, each of them step by step."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+
+from ..errors import ConfigurationError
+
+__all__ = ["Job", "Pending", "Steps", "Threads", "run_here"]
+
+type Job = Callable[[], bool | None]
+"""Something to do; returns whether it must be called again, as it has to wait for what other threads do."""
+
+type Steps[T] = Generator[list[Job], None, T]
+"""Work that goes on, after each list of jobs that it yields, when all of them are done; they may be done side by side."""
+
+_NAP = 0.0005
+"""Seconds that a thread sleeps before it calls a job again."""
+
+
+def run_here[T](steps: Steps[T]) -> T:
+    """Do all jobs in the calling thread, and return what comes of them."""
+    try:
+        while True:
+            for job in next(steps):
+                try:
+                    while job():
+                        time.sleep(_NAP)
+                except BaseException as error:
+                    steps.throw(error)
+                    raise
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+class Threads:
+    """Threads that fill batches. They start when there is work, and end by themselves when this is stopped or dropped.
+
+    Parameters
+    ----------
+    count
+        How many there are at most.
+    after_stop
+        Called when this is stopped, and again whenever a function ends that was under way then: it may have opened a file
+        meanwhile. Must not wait or lock, as `stop`.
+    """
+
+    def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
+        self.count = count
+        self._after_stop = after_stop
+        self._pool: ThreadPoolExecutor | None = self._new_pool()
+
+    def submit(self, function: Callable[[], None]) -> Future[None]:
+        """Call a function in one of the threads.
+
+        Raises
+        ------
+        CancelledError
+            If the threads have been stopped.
+        """
+        pool = self._pool
+        if pool is None:
+            raise CancelledError
+        try:
+            return pool.submit(self._run, function)
+        except BaseException:
+            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
+            pool.shutdown(wait=False)
+            self._pool = None if self._pool is None else self._new_pool()
+            raise
+
+    def stop(self) -> None:
+        """Call off what has not begun, and return at once.
+
+        The garbage collector may call this in any thread, one of these included, and inside any locked block. So it
+        neither joins nor locks: the executor wakes its threads when its last reference goes, and they end.
+        """
+        self._pool = None
+        if self._after_stop is not None:
+            self._after_stop()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
+
+    def _run(self, function: Callable[[], None]) -> None:
+        if self._pool is None:
+            return
+        try:
+            function()
+        finally:
+            if self._pool is None and self._after_stop is not None:
+                self._after_stop()
+
+
+class Pending[T]:
+    """A batch under way.
+
+    The thread that does the last job of a step also begins the next one and finishes the batch, so that the loop never does.
+
+    Parameters
+    ----------
+    threads
+        They do the jobs.
+    steps
+        What is to be done.
+    then
+        Makes the result.
+    """
+
+    def __init__[D](self, threads: Threads, steps: Steps[D], then: Callable[[D], T]) -> None:
+        self._threads, self._steps, self._then = threads, steps, then
+        self._process = os.getpid()
+        self._left: list[int] = []
+        self._failed = False
+        self._finished: list[T] = []
+        self._futures: deque[Future[None]] = deque()
+        self._futures.append(threads.submit(self._next_step))
+
+    def result(self) -> T:
+        """Wait for the batch and return it; what a job raised is raised here.
+
+        Raises
+        ------
+        CancelledError
+            If the threads were stopped meanwhile.
+        ConfigurationError
+            In a process that was forked meanwhile: it has none of the threads.
+        """
+        if self._process != os.getpid():
+            raise ConfigurationError(
+                f"this iterator was created in process {self._process}, whose threads do not exist in this forked process; "
+                "create a new iterator here"
+            )
+        try:
+            while self._futures:  # a job adds those of the next step before its own is done
+                self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+        except BaseException:
+            self._failed = True  # after Ctrl-C, too, nobody wants the rest
+            raise
+        if not self._finished:
+            raise CancelledError
+        return self._finished[0]
+
+    def _next_step(self) -> None:
+        """Go on after the jobs of a step."""
+        try:
+            jobs = next(self._steps)
+            while not jobs:
+                jobs = next(self._steps)
+        except StopIteration as end:
+            self._finished.append(self._then(end.value))
+            return
+        self._left = list(range(len(jobs)))
+        self._futures.extend(self._threads.submit(partial(self._run, job)) for job in jobs)
+
+    def _run(self, job: Job) -> None:
+        again: bool | None = False
+        try:
+            again = not self._failed and job()
+        except BaseException:  # raised again where the result is asked for; the other jobs need not begin
+            self._failed = True
+            raise
+        finally:
+            if again:
+                time.sleep(_NAP)
+                self._futures.append(self._threads.submit(partial(self._run, job)))
+            elif self._left.pop() == 0:
+                self._end_step()
+
+    def _end_step(self) -> None:
+        if not self._failed:
+            self._next_step()
+            return
+        with suppress(BaseException):
+            self._steps.throw(CancelledError())
