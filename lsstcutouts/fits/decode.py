@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ReadError
 from ..sky.geometry import Box
-from ..source.byte_source import ByteSource, Scratch, Streams
+from ..source.byte_source import ByteSource, LocalSource, Scratch, Streams
 from .codecs import decode_tiles, rice_padding
+from .kernels import read_runs
 from .layout import PlaneLayout
 from .stages import StageClock
 
-__all__ = ["decode_rectangle", "decode_units", "read_streams"]
+__all__ = ["decode_rectangle", "decode_units", "read_together", "streams_of"]
 
 
 def decode_rectangle(source: ByteSource, layout: PlaneLayout, tiles: Box) -> NDArray[Any]:
     """Return the pixels ``(Y, X)`` of a rectangle in the grid of tiles."""
     numbers = _tile_numbers(layout, tiles)
-    return decode_tiles(layout, tiles, numbers, read_streams(source, layout, np.array(numbers, np.int64)).views())
+    return decode_tiles(layout, tiles, numbers, streams_of(source, layout, np.array(numbers, np.int64)).read().views())
 
 
 def decode_units(
@@ -39,11 +41,12 @@ def decode_units(
     start = time.perf_counter()
     boxes = [layout.tiles_under(layout.unit_box(unit)) for unit in units]
     numbers = [_tile_numbers(layout, tiles) for tiles in boxes]
-    views = read_streams(source, layout, np.array([n for each in numbers for n in each], np.int64)).views()
+    tiles = np.array([n for each in numbers for n in each], np.int64)
+    views = streams_of(source, layout, tiles).read().views()
     middle, at = time.perf_counter(), 0
     result: list[NDArray[Any]] = []
-    for tiles, each in zip(boxes, numbers, strict=True):
-        result.append(decode_tiles(layout, tiles, each, views[at : at + len(each)]))
+    for box, each in zip(boxes, numbers, strict=True):
+        result.append(decode_tiles(layout, box, each, views[at : at + len(each)]))
         at += len(each)
     if clock is not None:
         clock.add("read", middle - start)
@@ -51,12 +54,46 @@ def decode_units(
     return result
 
 
-def read_streams(
+def streams_of(
     source: ByteSource, layout: PlaneLayout, tiles: NDArray[np.int64], scratch: Scratch | None = None
 ) -> Streams:
-    """Read the bytes of tiles ``(k,)``."""
+    """Return where the bytes of tiles ``(k,)`` are; they are still to be read."""
     padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
     return Streams(source, layout.offsets[tiles], layout.sizes[tiles], padding, scratch)
+
+
+def read_together(streams: Sequence[Streams]) -> list[ReadError | None]:
+    """Read bytes of several files, those of local files in one call without the interpreter lock.
+
+    Between the reads of one thread the lock would go to another one, which keeps it for as long as it has something to do.
+
+    Returns
+    -------
+    list
+        Why the bytes of each cannot be read.
+    """
+    local = [one for one in streams if isinstance(one.source, LocalSource)] if read_runs is not None else []
+    got = {}
+    if local and read_runs is not None:
+        files = [one.source.descriptor for one in local if isinstance(one.source, LocalSource)]
+        counts = [len(one.starts) for one in local]
+        read = read_runs(
+            np.repeat(np.array(files, np.int64), counts),
+            np.concatenate([one.starts for one in local]),
+            np.concatenate([one.lengths for one in local]),
+            np.concatenate([one.runs for one in local]),
+        )
+        got = dict(zip(map(id, local), np.split(read, np.cumsum(counts)[:-1]), strict=True))
+    errors: list[ReadError | None] = []
+    for one in streams:
+        done = got.get(id(one))
+        try:
+            for run in range(len(one.starts)) if done is None else np.flatnonzero(done < one.lengths).tolist():
+                one.read_run(run)  # says what is wrong, or finds that it was a moment's
+            errors.append(None)
+        except ReadError as error:
+            errors.append(error)
+    return errors
 
 
 def _tile_numbers(layout: PlaneLayout, tiles: Box) -> list[int]:

@@ -110,7 +110,7 @@ class CellKernels:
         groups, n = [self._group(cell) for cell in cells], self.offsets.shape[1]
         offsets, sizes = self.first + self.offsets[groups].astype(np.int64), self.sizes[groups].astype(np.int64)
         padding = rice_padding(self.layout.rice[0]) if self.layout.compression == "RICE_1" else b""
-        streams = Streams(source, offsets.ravel(), sizes.ravel(), padding).views()
+        streams = Streams(source, offsets.ravel(), sizes.ravel(), padding).read().views()
         kernels = []
         for i, (cell, group) in enumerate(zip(cells, groups, strict=True)):
             pixels = self._decode(cell, range(group * n, (group + 1) * n), streams[i * n : (i + 1) * n])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import ReadError
 from ..errors.secrets import without_query
 from ..fits.codecs import decode_tiles
-from ..fits.decode import decode_units, read_streams
+from ..fits.decode import decode_units, read_together, streams_of
 from ..fits.fused import RiceTiles, decode_fused, is_fused
 from ..fits.index import FileIndex
 from ..fits.intact_tiles import read_intact_tiles
@@ -180,14 +180,15 @@ class TileDecoder:
             layout, tiles = one.index.layout(one.plane), one.tiles[at]
             try:
                 source = self._files.source(self._plan, one.file, one.index)
-                with PlaneErrors(one.index.uri, one.plane):
-                    streams = read_streams(source, layout, tiles, scratch)
             except ReadError as error:
                 failed.append((i, at, error))
-            else:
-                to = claim.addresses(i)[at]
-                rice.append((i, at, RiceTiles(layout, tiles, claim.rows(i)[at], streams, to)))
-                self._cache.note(read=layout.bytes_of(tiles.tolist()))
+                continue
+            streams = streams_of(source, layout, tiles, scratch)
+            rice.append((i, at, RiceTiles(layout, tiles, claim.rows(i)[at], streams, claim.addresses(i)[at])))
+        errors = read_together([part.streams for _, _, part in rice])
+        failed += [(i, at, error) for (i, at, _), error in zip(rice, errors, strict=True) if error is not None]
+        rice = [one for one, error in zip(rice, errors, strict=True) if error is None]
+        self._cache.note(read=sum(int(part.layout.sizes[part.tiles].sum()) for _, _, part in rice))
         middle = time.perf_counter()
         for (i, at, part), status in zip(rice, decode_fused([one for _, _, one in rice]) if rice else [], strict=True):
             for j in np.flatnonzero(status < 0).tolist():

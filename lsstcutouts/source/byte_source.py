@@ -89,6 +89,11 @@ class LocalSource:
                 data += more
         return check_length(data, offset, length, self.uri)
 
+    @property
+    def descriptor(self) -> int:
+        """Of the open file; -1 after `close`."""
+        return self._fd
+
     def read_into(self, offset: int, to: memoryview) -> None:
         """Fill ``to`` with the bytes from ``offset``."""
         with translate_errors(self.uri):
@@ -210,7 +215,7 @@ class Scratch:
 
 
 class Streams:
-    """Reads several extents of a file into memory, neighbouring extents with one read.
+    """Reads several extents of a file into memory, neighbouring extents (a run) with one read.
 
     Parameters
     ----------
@@ -222,6 +227,11 @@ class Streams:
         Bytes that are appended in memory to every read.
     scratch
         The memory, by default all that the calling thread has.
+
+    Attributes
+    ----------
+    starts, lengths
+        ``(r,)`` extents of the runs in the file, bytes.
     """
 
     def __init__(
@@ -233,18 +243,36 @@ class Streams:
         scratch: Scratch | None = None,
     ) -> None:
         starts, stops, run = _runs(offsets, sizes, source.gap)
-        spaces = stops - starts + len(padding)
-        first = np.cumsum(spaces) - spaces
+        lengths = stops - starts
+        spaces = lengths + len(padding)
+        first = spaces.cumsum() - spaces
         memory = (scratch or Scratch()).take(int(spaces.sum()))
+        self.source, self.starts, self.lengths = source, starts, lengths
+        self._first = first
         self._buffer, self._address = memoryview(memory), int(memory.__array_interface__["data"][0])
         self._at, self._sizes = offsets - (starts - first)[run], sizes
-        for at, start, stop in zip(first.tolist(), starts.tolist(), stops.tolist(), strict=True):
-            end = at + stop - start
-            if isinstance(source, LocalSource):
-                source.read_into(start, self._buffer[at:end])
-            else:
-                self._buffer[at:end] = source.read(start, stop - start)
+        for end in (first + lengths).tolist() if padding else ():
             self._buffer[end : end + len(padding)] = padding
+
+    def read(self) -> "Streams":
+        """Read all of them."""
+        for run in range(len(self.starts)):
+            self.read_run(run)
+        return self
+
+    def read_run(self, run: int) -> None:
+        """Read one run of neighbouring extents."""
+        start, length, at = int(self.starts[run]), int(self.lengths[run]), int(self._first[run])
+        if isinstance(self.source, LocalSource):
+            self.source.read_into(start, self._buffer[at : at + length])
+        else:
+            self._buffer[at : at + length] = self.source.read(start, length)
+
+    @property
+    def runs(self) -> NDArray[np.uint64]:
+        """Memory address of each run of neighbouring extents, ``(r,)``."""
+        addresses: NDArray[np.uint64] = (self._first + self._address).astype(np.uint64)
+        return addresses
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
@@ -262,11 +290,14 @@ def _runs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Group extents into runs to be read at once: first byte, byte after the last, and the run of each extent."""
     order = np.argsort(offsets, kind="stable")
-    start, stop = offsets[order], np.maximum.accumulate((offsets + sizes)[order])
-    apart = start[1:] - stop[:-1] > gap
+    start = offsets[order]
+    stop = np.maximum.accumulate(start + sizes[order])
+    head = np.ones(len(order), bool)
+    np.greater(start[1:] - stop[:-1], gap, out=head[1:])
     if len(order) and stop[-1] - start[0] > _LARGEST_READ:
-        apart |= np.diff(start // _LARGEST_READ) > 0
-    heads = np.append(0, np.flatnonzero(apart) + 1)[: len(order)]
+        head[1:] |= start[1:] // _LARGEST_READ > start[:-1] // _LARGEST_READ
     run = np.empty(len(order), np.int64)
-    run[order] = np.repeat(np.arange(len(heads)), np.diff(heads, append=len(order)))
-    return start[heads], stop[np.append(heads, len(order))[1:] - 1], run
+    run[order] = head.cumsum() - 1
+    last = np.ones(len(order), bool)
+    last[:-1] = head[1:]
+    return start[head], stop[last], run

@@ -320,7 +320,7 @@ def test_neighbouring_extents_are_one_read(extents: list[tuple[int, int]], gap: 
     data = bytes(np.random.default_rng(1).integers(0, 256, 1000, np.uint8))
     source = CountingSource(data, gap)
     offsets, sizes = np.array(extents, np.int64).reshape(-1, 2).T
-    views = Streams(source, offsets, sizes, b"\xff" * 7).views()
+    views = Streams(source, offsets, sizes, b"\xff" * 7).read().views()
     assert [bytes(v) for v in views] == [data[o : o + n] for o, n in extents]
     for (a, n), (b, _) in zip(source.reads, source.reads[1:], strict=False):
         assert b - (a + n) > gap

@@ -19,18 +19,16 @@ from lsstcutouts import build_plan
 from lsstcutouts.fits import kernels
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.fits.codecs import decode_tiles, rice_hole, rice_padding
-from lsstcutouts.fits.decode import decode_units
-from lsstcutouts.fits.fused import decode_fused, is_fused
+from lsstcutouts.fits.decode import decode_units, read_together
+from lsstcutouts.fits.decode import streams_of as tile_streams
+from lsstcutouts.fits.fused import RiceTiles, decode_fused, is_fused
 from lsstcutouts.fits.headers import BadStructureError
 from lsstcutouts.fits.layout import PLAIN, PlaneLayout
-from lsstcutouts.fits.memory import Memory
-from lsstcutouts.fits.pixels import Unit
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
-from lsstcutouts.read.recipe import Recipe, paste, recipe_of
-from lsstcutouts.sky.geometry import YX, Box
-from lsstcutouts.source.byte_source import Streams, open_source
+from lsstcutouts.sky.geometry import YX
+from lsstcutouts.source.byte_source import Scratch, Streams, open_source
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.examples import examples
@@ -66,7 +64,18 @@ def plain(layout: PlaneLayout, tile: int, stream: memoryview) -> NDArray[np.floa
 
 
 def streams_of(path: Path, layout: PlaneLayout, tiles: NDArray[np.int64]) -> Streams:
-    return Streams(open_source(path), layout.offsets[tiles], layout.sizes[tiles], rice_padding(layout.rice[0]))
+    return Streams(open_source(path), layout.offsets[tiles], layout.sizes[tiles], rice_padding(layout.rice[0])).read()
+
+
+def fused(
+    layout: PlaneLayout, tiles: NDArray[np.int64], rows: NDArray[np.int64], streams: Streams
+) -> list[tuple[int, NDArray[np.float32]]]:
+    """Return status and pixels of tiles, in two parts of one call; NaN where nothing was written."""
+    out = np.full((len(tiles), layout.tile_shape.y * layout.tile_shape.x + 3), np.nan, np.float32)
+    to = out.ctypes.data + np.arange(len(tiles), dtype=np.uint64) * np.uint64(out.strides[0])
+    whole = RiceTiles(layout, tiles, rows, streams, to)
+    (status,) = decode_fused([whole])
+    return list(zip(status.tolist(), out, strict=True))
 
 
 @examples(120)
@@ -82,14 +91,15 @@ def test_tiles_are_those_of_the_plain_path(tmp_path: Path, data: st.DataObject) 
     height = np.array([layout.unit_box(t).shape.y for t in tiles.tolist()])
     rows = np.ceil(height * data.draw(st.sampled_from([1.0, 0.5, 0.1]))).astype(np.int64)
     views = streams.views()
-    for i, unit in enumerate(decode_fused(layout, tiles, rows, streams, Memory())):
-        if unit is None:  # stored in another way
+    for i, (status, pixels) in enumerate(fused(layout, tiles, rows, streams)):
+        if status < 0:  # stored in another way
             assert layout.kinds is not None
             assert layout.kinds[tiles[i]] != 0
             continue
         expected = plain(layout, int(tiles[i]), views[i])[: rows[i]]
-        assert_same_bits(unit.pixels, expected)
-        assert not unit.finite or np.isfinite(expected).all()
+        assert_same_bits(pixels[: expected.size].reshape(expected.shape), expected)
+        assert np.isnan(pixels[expected.size :]).all()
+        assert status > 0 or np.isfinite(expected).all()
 
 
 @examples(60)
@@ -101,7 +111,7 @@ def test_units_come_in_the_order_asked_for_whatever_decodes_them(tmp_path: Path,
         whole = coadd.read("image")
     units = data.draw(st.lists(st.integers(0, layout.units - 1), min_size=1, max_size=20))
     for unit, got in zip(units, decode_units(open_source(path), layout, units), strict=True):
-        assert_same_bits(got.pixels, whole[layout.unit_box(unit).slices()])
+        assert_same_bits(got, whole[layout.unit_box(unit).slices()])
 
 
 @st.composite
@@ -218,39 +228,34 @@ def test_tiles_that_claim_too_much_are_left_to_the_plain_path(tmp_path: Path) ->
     huge = replace(layout, shape=YX(60_000, 60_000), tile_shape=YX(60_000, 60_000), unit_shape=YX(60_000, 60_000))
     with pytest.raises(BadStructureError, match="fewer bytes than"):
         decode_units(open_source(path), huge, [0])
+    nowhere, one = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+    (status,) = decode_fused([RiceTiles(huge, one, one + 60_000, streams_of(path, layout, one), nowhere)])
+    assert status.tolist() == [-1]
 
 
-@examples(80)
-@given(data=st.data())
-def test_paste_is_that_of_slices(data: st.DataObject) -> None:
-    size, unit = (YX(*data.draw(st.tuples(st.integers(1, 50), st.integers(1, 50)))) for _ in range(2))
-    bbox = Box(-7, -7 + size.y + data.draw(st.integers(0, 60)), 11, 11 + size.x + data.draw(st.integers(0, 60)))
-    plane = np.random.default_rng(0).normal(size=bbox.shape).astype(np.float32)
-    grid = [-(-n // u) for n, u in zip(plane.shape, unit, strict=True)]
-    y = data.draw(st.lists(st.integers(bbox.y0, bbox.y1 - size.y), min_size=1, max_size=5))
-    boxes = np.array([(n, low, data.draw(st.integers(bbox.x0, bbox.x1 - size.x))) for n, low in enumerate(y)])
-    recipe = recipe_of(boxes, size, bbox, unit)
-    units = []
-    for number, rows in zip(recipe.units, recipe.reach[:, 0].tolist(), strict=True):
-        row, column = divmod(number, grid[1])
-        part = plane[row * unit.y : (row + 1) * unit.y, column * unit.x : (column + 1) * unit.x]
-        units.append(Unit(np.ascontiguousarray(part[:rows])))
-    whole = np.full((len(boxes), 3, *size), np.nan, np.float32)
-    paste(whole[:, 1], units, recipe)
-    for n, low, left in boxes.tolist():
-        expected = plane[low - bbox.y0 : low - bbox.y0 + size.y, left - bbox.x0 : left - bbox.x0 + size.x]
-        np.testing.assert_array_equal(whole[n, 1], expected)
-    assert np.isnan(whole[:, [0, 2]]).all()
-    by_slices = np.empty((len(boxes), *size), np.float64)  # 8 bytes a pixel: the plain way
-    paste(by_slices, units, recipe)
-    np.testing.assert_array_equal(by_slices, whole[:, 1])
-
-
-def test_a_unit_that_is_too_shallow_is_refused() -> None:
-    """The kernel trusts its numbers; what it reads beyond a unit would be another's memory."""
-    recipe = Recipe([0], [1], np.array([[5, 4]]), np.array([[0, 0, 0, 0, 2, 0, 3, 4]]))
-    with pytest.raises(IndexError, match="5 rows and 4 columns are needed of unit 0"):
-        paste(np.zeros((1, 3, 4), np.float32), [Unit(np.zeros((4, 4), np.float32))], recipe)
+def test_tiles_of_several_planes_are_one_call(tmp_path: Path) -> None:
+    """Of different settings, too: each part gets its own status and pixels."""
+    rng, scratch, parts, wants = np.random.default_rng(0), Scratch(), [], []
+    out = np.full((12, 64 * 64), np.nan, np.float32)
+    for k, method in enumerate((1, 2, 1)):
+        pixels = rng.normal(size=(128, 128)).astype(np.float32)
+        pixels[:64, :64] = np.nan if k == 2 else 1
+        hdu = fits.CompImageHDU(
+            pixels, name="IMAGE", compression_type="RICE_1", tile_shape=(64, 64), quantize_method=method
+        )
+        path = write(tmp_path / f"{k}.fits", image=hdu)
+        layout, tiles = tile_a_unit(path), rng.permutation(4)
+        to = out.ctypes.data + (4 * k + np.arange(4, dtype=np.uint64)) * np.uint64(out.strides[0])
+        parts.append(
+            RiceTiles(layout, tiles, np.full(4, 64), tile_streams(open_source(path), layout, tiles, scratch), to)
+        )
+        with open_coadd(path) as coadd:
+            wants += [coadd.read("image")[layout.unit_box(tile).slices()] for tile in tiles.tolist()]
+    assert read_together([part.streams for part in parts]) == [None] * 3
+    status = np.concatenate(decode_fused(parts)).tolist()
+    assert sum(code >= 0 for code in status) >= 9
+    for one, code, want in zip(out, status, wants, strict=True):
+        assert code < 0 or np.array_equal(one.reshape(64, 64), want, equal_nan=True)
 
 
 def run(code: str, *arguments: str, **environment: str) -> str:

@@ -30,7 +30,8 @@ from lsstcutouts.read import fetcher as fetchers
 from lsstcutouts.read import open_files as files
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.read.reader import CutoutReader, Delivery, Request, Threads, stream
+from lsstcutouts.read.reader import CutoutReader, Delivery, Request, stream
+from lsstcutouts.read.threads import Threads
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support import ranks

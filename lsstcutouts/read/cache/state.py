@@ -167,33 +167,43 @@ class State:
         self.clock += 1
         found: list[tuple[Block, Integers, NDArray[np.bool_]]] = []
         need: dict[Slots, int] = {}
-        for one in wanted:
-            block = self._block(one)
-            pool, slots = block.pool, block.slots[one.tiles]
-            missing = slots < 0
-            if not missing.all():
-                missing |= pool.rows[slots] < one.rows
-                there = slots[~missing]
-                pool.pins[there] += 1
-                pool.used[there] = self.clock
-            if missing.any():
-                need[pool] = need.get(pool, 0) + int(missing.sum())
-            found.append((block, slots, missing))
-        taken = {pool: self._take(pool, count) for pool, count in need.items()}
+        pinned: list[tuple[Slots, Integers]] = []
+        taken: dict[Slots, Integers] = {}
+        try:
+            for one in wanted:
+                block = self._block(one)
+                pool, slots = block.pool, block.slots[one.tiles]
+                missing = slots < 0
+                if not missing.all():
+                    missing |= pool.rows[slots] < one.rows
+                    there = slots[~missing]
+                    pool.pins[there] += 1
+                    pinned.append((pool, there))
+                    pool.used[there] = self.clock
+                if missing.any():
+                    need[pool] = need.get(pool, 0) + int(missing.sum())
+                found.append((block, slots, missing))
+            for pool, count in need.items():
+                taken[pool] = self._take(pool, count)
+                pool.pins[taken[pool]] += 1  # the next size may take slabs away
+                pinned.append((pool, taken[pool]))
+        except BaseException:  # there is no memory
+            for pool, slots in pinned:
+                pool.pins[slots] -= 1
+            raise
         for one, (block, slots, missing) in zip(wanted, found, strict=True):
             if not missing.any():
                 continue
             pool, tiles, count = block.pool, one.tiles[missing], int(missing.sum())
             new, taken[pool] = taken[pool][:count], taken[pool][count:]
-            shallow = block.slots[tiles]
-            self.detach(pool, shallow[shallow >= 0])
+            if block.held and (shallow := block.slots[tiles]).max() >= 0:
+                self.detach(pool, shallow[shallow >= 0])
             self.blocks[block.key] = self.numbers[block.number] = block
             block.slots[tiles] = slots[missing] = new
             block.held += count
             pool.block[new], pool.tile[new], pool.rows[new] = block.number, tiles, one.rows[missing]
             pool.used[new] = pool.flight[new] = self.clock
             pool.ready[new] = False
-            pool.pins[new] += 1
         return self.clock, found
 
     def _block(self, wanted: Wanted) -> Block:

@@ -176,7 +176,7 @@ class TileCache:
                 state.detach(pool, np.arange(len(pool)))
 
     def __len__(self) -> int:
-        return self._state().entries
+        return self.stats().entries
 
     def __getstate__(self) -> dict[str, Any]:
         return {
