@@ -1,6 +1,7 @@
 """The catalog of targets: ids, positions and extra columns, checked."""
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -184,7 +185,11 @@ class Catalog:
         if id_column is not None:
             ids = check_ids(found[id_column], id_column, table.label)
         extra = {name: check_extra_column(found[name], name, table.label) for name in wanted}
-        return cls(ids, ra, dec, extra, table.label)
+        del found
+        if (arrow := sys.modules.get("pyarrow")) is not None:
+            arrow.default_memory_pool().release_unused()  # which would keep more than the catalog takes
+        shared = {name: _read_only(values) for name, values in extra.items()}
+        return cls(_read_only(ids), _read_only(ra), _read_only(dec), shared, table.label)
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -200,8 +205,11 @@ class Catalog:
         rows
             Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. It may be empty or repeat rows.
         """
-        index = rows if isinstance(rows, slice) else np.asarray(rows, None if np.size(rows) else np.int64)
-        chosen = np.atleast_1d(np.arange(len(self))[index])
+        if isinstance(rows, slice):
+            chosen = np.arange(*rows.indices(len(self)))
+        else:
+            index = np.asarray(rows, None if np.size(rows) else np.int64)
+            chosen = np.atleast_1d(np.arange(len(self))[index])
         columns = {name: take_rows(values, chosen) for name, values in self.columns.items()}
         return type(self)(take_rows(self.object_id, chosen), self.ra[chosen], self.dec[chosen], columns, self.source)
 
@@ -243,3 +251,12 @@ def _hash_values(digest: Any, values: Values) -> None:
     portable = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     digest.update(f"{portable.dtype.str}{portable.shape}".encode())
     digest.update(portable.tobytes())
+
+
+def _read_only[V: (NDArray[Any], Ids, Values)](values: V) -> V:
+    """Return values that nobody changes by accident: plans share them."""
+    if isinstance(values, list):
+        return values
+    view = values.view()
+    view.flags.writeable = False
+    return view

@@ -59,7 +59,7 @@ def streams_of(
 ) -> Streams:
     """Return where the bytes of tiles ``(k,)`` are; they are still to be read."""
     padding = rice_padding(layout.rice[0]) if layout.compression == "RICE_1" else b""
-    return Streams(source, layout.offsets[tiles], layout.sizes[tiles], padding, scratch)
+    return Streams(source, layout.offsets[tiles], layout.sizes[tiles].astype(np.int64), padding, scratch)
 
 
 def read_together(streams: Sequence[Streams]) -> list[ReadError | None]:
@@ -82,6 +82,8 @@ def read_together(streams: Sequence[Streams]) -> list[ReadError | None]:
             np.concatenate([one.starts for one in local]),
             np.concatenate([one.lengths for one in local]),
             np.concatenate([one.runs for one in local]),
+            np.repeat(np.array([len(one.padding) for one in local], np.int64), counts),
+            np.frombuffer(max((one.padding for one in local), key=len), np.uint8),
         )
         got = dict(zip(map(id, local), np.split(read, np.cumsum(counts)[:-1]), strict=True))
     errors: list[ReadError | None] = []

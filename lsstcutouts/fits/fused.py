@@ -74,7 +74,9 @@ class RiceTiles:
         """Return which are Rice streams that can hold so many pixels: what `decode_tiles` refuses is left to it."""
         layout = self.layout
         pixels = layout.tile_shape.y * layout.tile_shape.x
-        enough: NDArray[np.bool_] = MOST_PIXELS_PER_BYTE * layout.sizes[self.tiles] + MOST_FREE_PIXELS >= pixels
+        enough: NDArray[np.bool_] = (
+            MOST_PIXELS_PER_BYTE * layout.sizes[self.tiles].astype(np.int64) + MOST_FREE_PIXELS >= pixels
+        )
         return enough if layout.kinds is None else enough & (layout.kinds[self.tiles] == PLAIN)
 
     def arguments(self) -> tuple[NDArray[np.generic], ...]:

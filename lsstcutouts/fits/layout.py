@@ -64,7 +64,7 @@ class PlaneLayout:
     stored
         Type of the stored pixels, native byte order.
     offsets, sizes
-        Bytes of each tile, from the start of the file; int64.
+        Bytes of each tile, from the start of the file; int64, sizes int32 where that holds them.
     kinds
         `PLAIN`, `GZIPPED` or `VERBATIM` per tile; None if all are plain.
     quantisation
@@ -89,7 +89,7 @@ class PlaneLayout:
     compression: str
     stored: np.dtype[Any]
     offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    sizes: NDArray[np.signedinteger[Any]]
     kinds: NDArray[np.uint8] | None
     quantisation: Quantisation | None
     rice: tuple[int, int]

@@ -5,12 +5,13 @@ It asks for the tracts that hold targets, then for the coadds of every patch und
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..catalog.ids import concatenate_columns
 from ..catalog.targets import Catalog
 from ..errors import CoverageError, ReadError
 from ..fits.coadd import open_coadd
@@ -29,6 +30,11 @@ __all__ = ["Planner", "build_plan"]
 
 type Ints = NDArray[np.int64]
 type Floats = NDArray[np.float64]
+
+_AT_ONCE = 1 << 18
+"""Rows of a catalog that are planned at a time: 60 MB of what is needed only meanwhile."""
+
+_NOTHING = np.zeros(0, np.int32)
 
 _HINTED = 1000
 """Number of targets that are tested when an error message suggests other units or swapped columns."""
@@ -82,26 +88,14 @@ class Planner:
         """
         sample = self._sample()
         size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
-        own = self._own_tract(catalog.ra, catalog.dec)
-        tract = np.where(_among(own, self._known_skymap().tracts), own, -1)
-        if self.tract == "best":
-            tract = self._best_tract(catalog, tract, own, size)
-        under = self._under(catalog, tract, size)
-        lost = np.setdiff1d(np.arange(len(catalog)), under.row[under.covered], assume_unique=True)
-        if self.tract == "primary" and len(lost):
-            row, other, _ = self._elsewhere(catalog, lost, own, size)
-            if len(row):
-                tract[row] = other
-                under = self._under(catalog, tract, size)
-                lost = np.setdiff1d(lost, row)
-        rejected = self._rejected(catalog, lost, own, under)
-        keep = np.flatnonzero(under.covered)
-        if not len(keep):
+        parts = [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
+        patches, files, primary, others = self._tables(parts)
+        rejected = _joined([part.rejected for part in parts])
+        if not sum(len(part.row) for part in parts):
             hint = self._hint(catalog) if hints else ""
             raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
-        row = under.row[keep]
-        kept = catalog[row]
-        count = np.diff(under.others_start)
+        row = _taken(parts, "row")
+        kept = catalog if len(row) == len(catalog) else catalog[row]
         return CutoutPlan(
             repo=self.repository.name,
             collections=self.repository.collections,
@@ -117,18 +111,49 @@ class Planner:
             object_id=kept.object_id,
             ra=kept.ra,
             dec=kept.dec,
+            primary=primary,
+            other_tract=_taken(parts, "other_tract"),
+            yx0=_taken(parts, "yx0"),
+            offset=_taken(parts, "offset"),
+            others_start=np.concatenate([[0], np.cumsum(_taken(parts, "others_count"), dtype=np.int64)]),
+            others=others,
+            patches=patches,
+            files=files,
+            projections={t: self._projection(t) for t in sorted({t for part in parts for t in part.tracts})},
+            rejected=rejected,
+            columns=kept.columns,
+            tile_bytes=sample.tile_bytes,
+        )
+
+    def _part(self, catalog: Catalog, at: int, size: YX[int]) -> "_Part":
+        """Plan the rows of a catalog from one on, at most `_AT_ONCE`."""
+        catalog = catalog[at : at + _AT_ONCE]
+        own = self._own_tract(catalog.ra, catalog.dec)
+        tract = np.where(_among(own, self._known_skymap().tracts), own, -1)
+        if self.tract == "best":
+            tract = self._best_tract(catalog, tract, own, size)
+        under = self._under(catalog, tract, size)
+        lost = np.setdiff1d(np.arange(len(catalog)), under.row[under.covered], assume_unique=True)
+        if self.tract == "primary" and len(lost):
+            row, other, _ = self._elsewhere(catalog, lost, own, size)
+            if len(row):
+                tract[row] = other
+                under = self._under(catalog, tract, size)
+                lost = np.setdiff1d(lost, row)
+        rejected = self._rejected(catalog, lost, own, under)
+        keep = np.flatnonzero(under.covered)
+        row, count = under.row[keep], np.diff(under.others_start)
+        return _Part(
+            row=row + at,
             primary=under.primary[keep].astype(np.int32),
             other_tract=tract[row] != own[row],
             yx0=under.boxes.yx0[keep].astype(np.int32),
             offset=under.boxes.offset[keep],
-            others_start=np.concatenate([[0], np.cumsum(count[keep])]).astype(np.int64),
-            others=under.others[np.repeat(under.covered, count)],
-            patches=under.patches,
-            files=under.files,
-            projections={t: self._projection(t) for t in _distinct(tract[row])},
-            rejected=rejected,
-            columns=kept.columns,
-            tile_bytes=sample.tile_bytes,
+            others_count=count[keep].astype(np.int32),
+            others=under.others[np.repeat(under.covered, count)].astype(np.int32),
+            keys=under.keys,
+            tracts=_distinct(tract[row]),
+            rejected=replace(rejected, row=rejected.row + at),
         )
 
     def _own_tract(self, ra: Floats, dec: Floats) -> Ints:
@@ -164,11 +189,14 @@ class Planner:
         row, skymap = np.flatnonzero(tract >= 0), self._known_skymap()
         boxes = TargetBoxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
         start, others = PatchRanges.under(boxes, skymap, size, self._sample().border).others(boxes)
-        patches, files, primary, others = self._tables(skymap, boxes, others)
-        has_file = (patches.files >= 0).any(axis=1)
+        keys, rows = np.unique(np.concatenate([patch_key(boxes.tract, boxes.patch), others]), return_inverse=True)
+        primary, others = rows[: len(row)], rows[len(row) :]
+        pairs = [patch_of_key(key) for key in keys.tolist()]
+        found = self._locate(pairs)
+        has_file = np.array([any(band in found[pair] for band in self.bands) for pair in pairs], bool)
         covered = has_file[primary]
         covered[np.repeat(np.arange(len(row)), np.diff(start))[has_file[others]]] = True
-        return _Under(row, boxes, start, others, primary, covered, patches, files)
+        return _Under(row, boxes, start, others, primary, covered, keys)
 
     def _best_tract(self, catalog: Catalog, primary: Ints, own: Ints, size: YX[int]) -> Ints:
         """Return the tract of each target whose files cover most of its box; its own where none covers more.
@@ -246,13 +274,11 @@ class Planner:
                 continue  # the reader reports unreadable files
         return None
 
-    def _tables(self, skymap: SkyMap, boxes: TargetBoxes, others: Ints) -> tuple[PatchTable, FileTable, Ints, Ints]:
+    def _tables(self, parts: "Sequence[_Part]") -> tuple[PatchTable, FileTable, NDArray[np.int32], Ints]:
         """Return the tables of patches and files, and the rows of primary and other patches in them."""
-        keys = np.concatenate([patch_key(boxes.tract, boxes.patch), others])
-        unique, rows = np.unique(keys, return_inverse=True)
-        pairs = [patch_of_key(key) for key in unique.tolist()]
-        found = self._locate(pairs)
-        flat = [found[pair].get(band) for pair in pairs for band in self.bands]
+        keys = np.unique(np.concatenate([part.keys for part in parts]))
+        skymap, pairs = self._known_skymap(), [patch_of_key(key) for key in keys.tolist()]
+        flat = [self._files[pair].get(band) for pair in pairs for band in self.bands]
         present = [f for f in flat if f is not None]
         number = np.cumsum([f is not None for f in flat], dtype=np.int64) - 1
         files = np.where([f is not None for f in flat], number, -1).reshape(len(pairs), len(self.bands))
@@ -265,8 +291,12 @@ class Planner:
         file_table = FileTable(
             tuple(f.uri for f in present), tuple(f.size for f in present), tuple(f.dataset_id for f in present)
         )
-        rows = rows.reshape(-1)
-        return table, file_table, rows[: len(boxes.tract)], rows[len(boxes.tract) :]
+        rows = [np.searchsorted(keys, part.keys).astype(np.int32) for part in parts]
+        primary = np.concatenate([of[part.primary] for of, part in zip(rows, parts, strict=True)])
+        others = np.concatenate([of[part.others] for of, part in zip(rows, parts, strict=True)])
+        for part in parts:
+            part.primary = part.others = _NOTHING
+        return table, file_table, primary, others.astype(np.int64)
 
     def _locate(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Mapping[str, LocatedFile]]:
         unknown = [pair for pair in pairs if pair not in self._files]
@@ -341,8 +371,48 @@ class _Under:
     primary: Ints
     covered: NDArray[np.bool_]
     """``(n,)`` whether some file reaches under the box."""
-    patches: PatchTable
-    files: FileTable
+    keys: Ints
+    """Of the patches to which ``primary`` and ``others`` refer."""
+
+
+@dataclass(eq=False)
+class _Part:
+    """The plan of a part of a catalog, ``n`` targets: as in a `CutoutPlan`, with patches numbered as in ``keys``."""
+
+    row: Ints
+    primary: NDArray[np.int32]
+    other_tract: NDArray[np.bool_]
+    yx0: NDArray[np.int32]
+    offset: NDArray[np.float32]
+    others_count: NDArray[np.int32]
+    others: NDArray[np.int32]
+    keys: Ints
+    tracts: list[int]
+    rejected: Rejected
+
+
+def _taken(parts: Sequence[_Part], name: str) -> Any:
+    """Return one array of all parts together, which they lose: two copies of all of them would be too much."""
+    joined = np.concatenate([getattr(part, name) for part in parts])
+    for part in parts:
+        setattr(part, name, _NOTHING)
+    return joined
+
+
+def _joined(parts: Sequence[Rejected]) -> Rejected:
+    """Return the rejected rows of all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    some = [part for part in parts if len(part)] or parts[:1]
+    columns = {name: concatenate_columns([part.columns[name] for part in some]) for name in parts[0].columns}
+    return Rejected(
+        object_id=concatenate_columns([part.object_id for part in some]),
+        columns=columns,
+        **{
+            name: np.concatenate([getattr(part, name) for part in some])
+            for name in ("row", "ra", "dec", "reason", "tract", "patch")
+        },
+    )
 
 
 def _distinct(numbers: Ints) -> list[int]:

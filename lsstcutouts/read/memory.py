@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 __all__ = ["Memory", "address_of", "fresh"]
 
 _LARGE = 1 << 20
-"""Bytes from which memory is worth keeping."""
+"""Bytes beyond which memory is worth keeping."""
 
 _MOST_FREE = 8
 """Pieces that wait to be used again: those of a batch with all its planes. The others are out meanwhile."""
@@ -103,7 +103,7 @@ class Memory:
         nbytes = kind.itemsize
         for length in shape:
             nbytes *= length
-        if nbytes < _LARGE:
+        if nbytes <= _LARGE:
             return np.empty(shape, kind)
         return np.asarray(_Lease(shape, kind, self._piece(nbytes), self._give_back))
 

@@ -168,7 +168,6 @@ class CutoutReader:
         threads: "Threads",
         request: Request,
         *,
-        share: int | None = None,
         pad: bool = False,
         then: Callable[[Delivery], T],
     ) -> Pending[T]:
@@ -180,15 +179,12 @@ class CutoutReader:
             They fill the batch.
         request
             What it is to hold.
-        share
-            How many of the threads this batch may have where several batches are under way and the files are remote; by
-            default all of them.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
         then
             Makes the result of the delivery, in the thread that finishes the batch.
         """
-        return Pending(threads, self._steps(request, threads=share or threads.count, pad=pad), then)
+        return Pending(threads, self._steps(request, threads=threads.count, pad=pad), then)
 
     def _steps(self, request: Request, *, threads: int, pad: bool) -> Steps[Delivery]:
         """Read one batch: yields what threads may do side by side before it goes on."""
@@ -269,12 +265,10 @@ def stream[T](
         Makes what is yielded of a batch, in one of the threads.
     """
     pool = Threads(threads, reader.close)
-    # The batches under way share the threads: smaller parts cost more.
-    share = -(-threads // (ahead + 1)) if reader.plan.files.remote else threads
     waiting: deque[Pending[T]] = deque()
     try:
         for request in requests:
-            waiting.append(reader.submit(pool, request, share=share, pad=True, then=then))
+            waiting.append(reader.submit(pool, request, pad=True, then=then))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -224,7 +224,7 @@ class Streams:
     offsets, sizes
         ``(n,)`` int64 extents in bytes, in any order.
     padding
-        Bytes that are appended in memory to every read.
+        Bytes that are appended in memory to every run.
     scratch
         The memory, by default all that the calling thread has.
 
@@ -247,12 +247,10 @@ class Streams:
         spaces = lengths + len(padding)
         first = spaces.cumsum() - spaces
         memory = (scratch or Scratch()).take(int(spaces.sum()))
-        self.source, self.starts, self.lengths = source, starts, lengths
+        self.source, self.starts, self.lengths, self.padding = source, starts, lengths, padding
         self._first = first
         self._buffer, self._address = memoryview(memory), int(memory.__array_interface__["data"][0])
         self._at, self._sizes = offsets - (starts - first)[run], sizes
-        for end in (first + lengths).tolist() if padding else ():
-            self._buffer[end : end + len(padding)] = padding
 
     def read(self) -> "Streams":
         """Read all of them."""
@@ -267,6 +265,7 @@ class Streams:
             self.source.read_into(start, self._buffer[at : at + length])
         else:
             self._buffer[at : at + length] = self.source.read(start, length)
+        self._buffer[at + length : at + length + len(self.padding)] = self.padding
 
     @property
     def runs(self) -> NDArray[np.uint64]:

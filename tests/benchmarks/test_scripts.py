@@ -14,6 +14,8 @@ from lsstcutouts.testing import SimulatedRepository
     ("script", "own"),
     [
         ("peers", ["peer_targets=3", "butler_targets=2"]),
+        ("kernel", ["tiles=4"]),
+        ("threads", []),
         ("scaling", ["counts=[20,40]"]),
         ("large_plan", ["patches=12"]),
     ],

@@ -100,9 +100,8 @@ def test_garbage_is_collected_inside_every_locked_block(plan: CutoutPlan, dp2_re
         while going:
             ring(going.pop())
         del one
-        reader, memory = dataset._reader, fetcher._memory
-        locks = [cache._state().lock, fetcher.cache._state().lock, cache.memory._lock, reader._memory._lock]
-        locks += [memory._lock, reader._files._lock, fetcher._files._lock]
+        reader = dataset._reader
+        locks = [cache._state().lock, fetcher.cache._state().lock, reader._files._lock, fetcher._files._lock]
         locks += [
             concurrent.futures.thread._global_shutdown_lock,
             *(pool._pool._shutdown_lock for pool in fetcher._pools.values()),

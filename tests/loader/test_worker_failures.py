@@ -73,11 +73,10 @@ def test_a_fork_leaves_threads_files_and_locks_to_its_parent(plan: CutoutPlan) -
     next(running)  # live threads
     reader = dataset._reader
     reader.read(dataset.rows[:9])  # a used cache, open files
-    locks = [reader._memory._lock, dataset.cache.memory._lock, reader._files._lock]
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locks[0], locks[1], locks[2]:
+        with dataset.cache._state().lock, reader._files._lock:
             taken.set()
             done.wait(60)
 

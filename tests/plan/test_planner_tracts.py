@@ -145,6 +145,33 @@ def test_the_best_tract_covers_most(pair: Pair, repository: Repository, size, se
         assert chosen.get(row, -1) == (best if pixels[best] else -1)
 
 
+@pytest.mark.parametrize("tract", ["primary", "best"])
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_catalog_planned_in_parts_is_planned_as_a_whole(
+    pair: Pair, repository: Repository, monkeypatch: pytest.MonkeyPatch, tract: str, *, texts: bool
+) -> None:
+    some, rng = positions(pair, 60, 3), np.random.default_rng(0)
+    far = rng.permutation(80) < 20  # rows that nothing covers, anywhere in the catalog
+    at = np.cumsum(~far) - 1
+    ra, dec = np.where(far, 200.0, some.ra[at]), np.where(far, 80.0, some.dec[at])
+    ids = [f"target {n}" for n in range(80)] if texts else rng.permutation(80)
+    catalog = Catalog.from_arrays(ra, dec, ids, {"label": rng.normal(size=(80, 2)), "note": [f"{n}" for n in range(80)]})
+    whole = plan_of(repository, catalog, (30, 40), tract)
+    for rows in (1, 7, 79):
+        monkeypatch.setattr("lsstcutouts.plan.planner._AT_ONCE", rows)
+        parts = plan_of(repository, catalog, (30, 40), tract)
+        assert parts.projections == whole.projections
+        assert vars(parts.files) == vars(whole.files)
+        for mine, other in ((parts, whole), (parts.patches, whole.patches), (parts.rejected, whole.rejected)):
+            for name, values in vars(other).items():
+                if isinstance(values, np.ndarray):
+                    np.testing.assert_array_equal(getattr(mine, name), values, err_msg=name)
+                    assert getattr(mine, name).dtype == values.dtype
+                elif name in {"object_id", "columns"}:
+                    np.testing.assert_equal(getattr(mine, name), values)
+    assert len(whole.rejected) >= 20
+
+
 def own_tract(pair: Pair, repository: Repository, ra: float, dec: float) -> int:
     """Return the tract that the skymap gives a position to."""
     if repository.rings is None:

@@ -278,7 +278,9 @@ def written(case: Case, folder: Path) -> Iterator[tuple[str, str]]:
     target.mkdir()
     with LsstDataFetcher(case.repo.root, collections=case.repo.collections, bands="gri", size=(32, 45)) as fetcher:
         batch = fetcher.fetch_plan(case.plan, range(4))
-    large = replace(case.plan, columns={"note": ["x" * 500 + str(i) for i in range(len(case.plan))]})
+    lost = replace(case.plan.rejected, columns={"note": ["x"] * len(case.plan.rejected)})
+    notes = ["x" * 500 + str(i) for i in range(len(case.plan))]
+    large = replace(case.plan, columns={"note": notes}, rejected=lost)
     report = Report(case.plan)
     actions = {
         "plan.save": lambda: large.save(target / "plan.parquet"),

@@ -39,7 +39,8 @@ _COMPARED = 6
 class Way(ABC):
     """One way to read the sample.
 
-    With the cache ``"empty"`` every tile is decoded, as in a first epoch; ``"full"`` holds what an earlier pass left.
+    With the cache ``"empty"`` every header is read and every tile decoded, as in a first epoch, into memory that is there
+    already; ``"full"`` holds what an earlier pass left.
     """
 
     name = cache = ""
@@ -132,14 +133,16 @@ class ReaderWay(Way):
     name = "reader"
 
     def __init__(self, sample: MeasuredTargets, settings: BenchmarkSettings, cache: str, shared: TileCache) -> None:
-        self.cache, self._sample, self._settings, self._shared = cache, sample, settings, shared
+        self.cache, self._sample, self._settings = cache, sample, settings
+        self._shared = TileCache(settings.cache_bytes) if cache == "empty" else shared
         self._kept: CutoutReader | None = None
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the sample."""
         if self.cache == "empty":
             self.close()
-            self._kept = self._reader(TileCache(self._settings.cache_bytes))
+            self._shared.clear()
+            self._kept = self._reader(self._shared)
         elif self._kept is None:
             self._kept = self._reader(self._shared)
             self._run(self._kept)
@@ -187,7 +190,7 @@ class MemoryWay(ReaderWay):
 class LoaderWay(Way):
     """A pass through `CutoutLoader`, from ``iter()`` to the last batch, in shuffled order.
 
-    With an empty cache dataset and cache are new in each pass; ``tiles`` is the latest. With a full one the loader stays,
+    With an empty cache the dataset is new in each pass; the memory of the cache, ``tiles``, stays. With a full one the loader stays,
     and with it its worker processes: their start is not part of a rate, but ``start_seconds``.
     """
 
@@ -204,7 +207,8 @@ class LoaderWay(Way):
         workers: int = 0,
         clock: StageClock | None = None,
     ) -> None:
-        self.cache, self.threads, self.workers, self.tiles = cache, threads, workers, shared
+        self.cache, self.threads, self.workers = cache, threads, workers
+        self.tiles = TileCache(settings.cache_bytes) if cache == "empty" else shared
         self.start_seconds: float | None = None
         self._sample, self._settings, self._clock = sample, settings, clock
         self._kept: CutoutLoader | None = None
@@ -212,7 +216,7 @@ class LoaderWay(Way):
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the sample."""
         if self.cache == "empty":
-            self.tiles = TileCache(self._settings.cache_bytes)
+            self.tiles.clear()
             return partial(consume, self._loader(self._sample.rows, self.workers))
         if self._kept is None:
             self._kept = self._loader(self._sample.rows, self.workers)

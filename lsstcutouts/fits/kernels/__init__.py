@@ -4,7 +4,9 @@ Each gives the same bits as the NumPy path, without the interpreter lock (GIL). 
 None or does not support a tile. The environment variable ``LSSTCUTOUTS_KERNELS=plain`` disables the kernels.
 """
 
+import logging
 import os
+import threading
 from functools import cache
 from importlib.util import find_spec
 
@@ -23,17 +25,34 @@ else:
     FUSED = False
 
 
+_LOG = logging.getLogger(__name__)
+
+_LONG_SECONDS = 1.5
+_COMPILING = "compiling the kernels for this processor: takes some 5 seconds, and only the first time on this machine"
+
+
 @cache
 def load_kernels() -> None:
-    """Load the machine code before the first batch: takes a second, once per process.
+    """Load the machine code before the first batch: takes half a second, once per process.
 
-    The first time, it is compiled (several seconds) and then cached on disk.
+    The first time, it is compiled, which takes several seconds and is said in the log, and then cached on disk.
     """
     if not FUSED:
         return
+    waiting = threading.Timer(_LONG_SECONDS, _LOG.warning, [_COMPILING])
+    waiting.daemon = True
+    waiting.start()
+    try:
+        _call_with_nothing()
+    finally:
+        waiting.cancel()
+
+
+def _call_with_nothing() -> None:
+    """Call each kernel with the types of its arguments: numba compiles it, or loads what it has compiled before."""
     addresses, numbers, floats = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0)
     decode_rice(
         addresses, addresses, addresses, numbers, 32, 1, floats, floats, floats, numbers, numbers, True, numbers, False
     )
-    read_runs(numbers, numbers, numbers, addresses)
+    read_runs(numbers, numbers, numbers, addresses, numbers, np.frombuffer(bytes(1), np.uint8))
     paste_rows(np.zeros((0, 8), np.int64), addresses, numbers, 0, 0, 0)

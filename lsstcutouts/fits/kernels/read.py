@@ -2,7 +2,7 @@
 
 from numba import int64, types, uint64
 
-from .compiled import compiled
+from .compiled import compiled, copy_bytes
 
 __all__ = ["read_runs"]
 
@@ -11,7 +11,7 @@ _pread = types.ExternalFunction("pread", types.int64(types.int32, types.uint64, 
 
 
 @compiled
-def read_runs(files, starts, lengths, addresses):  # type: ignore[no-untyped-def]
+def read_runs(files, starts, lengths, addresses, pads, padding):  # type: ignore[no-untyped-def]
     """Read bytes of files into memory.
 
     Parameters
@@ -22,6 +22,8 @@ def read_runs(files, starts, lengths, addresses):  # type: ignore[no-untyped-def
         ``(r,)`` int64 bytes of the file.
     addresses
         ``(r,)`` uint64 where they go.
+    pads, padding
+        ``(r,)`` int64 how many bytes of the padding, uint8, follow each in memory.
 
     Returns
     -------
@@ -39,4 +41,5 @@ def read_runs(files, starts, lengths, addresses):  # type: ignore[no-untyped-def
                 break
             done += count
         counts[i] = done
+        copy_bytes(uint64(addresses[i]) + uint64(lengths[i]), uint64(padding.ctypes.data), pads[i])
     return counts

@@ -212,7 +212,7 @@ class State:
         if block is None or len(block.slots) != wanted.count or block.pool.nbytes != wanted.nbytes:
             pool = self.pools.get(wanted.nbytes)
             if pool is None:
-                pool = self.pools[wanted.nbytes] = Slots(wanted.nbytes, min(_SLAB, self.max_bytes // 8))
+                pool = self.pools[wanted.nbytes] = Slots(wanted.nbytes, min(_SLAB, self.max_bytes // 32))
             self.blocks_made += 1
             block = Block(wanted.key, self.blocks_made, wanted.count, pool)
         return block
