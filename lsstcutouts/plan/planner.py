@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import concatenate_columns
 from ..catalog.targets import Catalog
 from ..errors import CoverageError, ReadError
 from ..fits.coadd import open_coadd
@@ -21,6 +20,7 @@ from .arguments import AngularSize, SizeLike, parse_bands, parse_size
 from .boxes import PatchRanges, TargetBoxes, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
 from .locations import LocatedFile
+from .parts import PlanPart, taken
 from .read_options import TRACTS, ReadOptions, check_choice
 from .repository import Repository, as_names
 from .sample import CoaddSample, first_sample
@@ -33,8 +33,6 @@ type Floats = NDArray[np.float64]
 
 _AT_ONCE = 1 << 18
 """Rows of a catalog that are planned at a time: 60 MB of what is needed only meanwhile."""
-
-_NOTHING = np.zeros(0, np.int32)
 
 _HINTED = 1000
 """Number of targets that are tested when an error message suggests other units or swapped columns."""
@@ -90,11 +88,11 @@ class Planner:
         size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
         parts = [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
         patches, files, primary, others = self._tables(parts)
-        rejected = _joined([part.rejected for part in parts])
+        rejected = Rejected.joined([part.rejected for part in parts])
         if not sum(len(part.row) for part in parts):
             hint = self._hint(catalog) if hints else ""
             raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
-        row = _taken(parts, "row")
+        row = taken(parts, "row")
         kept = catalog if len(row) == len(catalog) else catalog[row]
         return CutoutPlan(
             repo=self.repository.name,
@@ -112,10 +110,10 @@ class Planner:
             ra=kept.ra,
             dec=kept.dec,
             primary=primary,
-            other_tract=_taken(parts, "other_tract"),
-            yx0=_taken(parts, "yx0"),
-            offset=_taken(parts, "offset"),
-            others_start=np.concatenate([[0], np.cumsum(_taken(parts, "others_count"), dtype=np.int64)]),
+            other_tract=taken(parts, "other_tract"),
+            yx0=taken(parts, "yx0"),
+            offset=taken(parts, "offset"),
+            others_start=np.concatenate([[0], np.cumsum(taken(parts, "others_count"), dtype=np.int64)]),
             others=others,
             patches=patches,
             files=files,
@@ -125,7 +123,7 @@ class Planner:
             tile_bytes=sample.tile_bytes,
         )
 
-    def _part(self, catalog: Catalog, at: int, size: YX[int]) -> "_Part":
+    def _part(self, catalog: Catalog, at: int, size: YX[int]) -> PlanPart:
         """Plan the rows of a catalog from one on, at most `_AT_ONCE`."""
         catalog = catalog[at : at + _AT_ONCE]
         own = self._own_tract(catalog.ra, catalog.dec)
@@ -143,7 +141,7 @@ class Planner:
         rejected = self._rejected(catalog, lost, own, under)
         keep = np.flatnonzero(under.covered)
         row, count = under.row[keep], np.diff(under.others_start)
-        return _Part(
+        return PlanPart(
             row=row + at,
             primary=under.primary[keep].astype(np.int32),
             other_tract=tract[row] != own[row],
@@ -274,7 +272,7 @@ class Planner:
                 continue  # the reader reports unreadable files
         return None
 
-    def _tables(self, parts: "Sequence[_Part]") -> tuple[PatchTable, FileTable, NDArray[np.int32], Ints]:
+    def _tables(self, parts: Sequence[PlanPart]) -> tuple[PatchTable, FileTable, NDArray[np.int32], Ints]:
         """Return the tables of patches and files, and the rows of primary and other patches in them."""
         keys = np.unique(np.concatenate([part.keys for part in parts]))
         skymap, pairs = self._known_skymap(), [patch_of_key(key) for key in keys.tolist()]
@@ -295,7 +293,7 @@ class Planner:
         primary = np.concatenate([of[part.primary] for of, part in zip(rows, parts, strict=True)])
         others = np.concatenate([of[part.others] for of, part in zip(rows, parts, strict=True)])
         for part in parts:
-            part.primary = part.others = _NOTHING
+            del part.primary, part.others  # two copies of all of them would be too much
         return table, file_table, primary, others.astype(np.int64)
 
     def _locate(self, pairs: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], Mapping[str, LocatedFile]]:
@@ -373,46 +371,6 @@ class _Under:
     """``(n,)`` whether some file reaches under the box."""
     keys: Ints
     """Of the patches to which ``primary`` and ``others`` refer."""
-
-
-@dataclass(eq=False)
-class _Part:
-    """The plan of a part of a catalog, ``n`` targets: as in a `CutoutPlan`, with patches numbered as in ``keys``."""
-
-    row: Ints
-    primary: NDArray[np.int32]
-    other_tract: NDArray[np.bool_]
-    yx0: NDArray[np.int32]
-    offset: NDArray[np.float32]
-    others_count: NDArray[np.int32]
-    others: NDArray[np.int32]
-    keys: Ints
-    tracts: list[int]
-    rejected: Rejected
-
-
-def _taken(parts: Sequence[_Part], name: str) -> Any:
-    """Return one array of all parts together, which they lose: two copies of all of them would be too much."""
-    joined = np.concatenate([getattr(part, name) for part in parts])
-    for part in parts:
-        setattr(part, name, _NOTHING)
-    return joined
-
-
-def _joined(parts: Sequence[Rejected]) -> Rejected:
-    """Return the rejected rows of all parts."""
-    if len(parts) == 1:
-        return parts[0]
-    some = [part for part in parts if len(part)] or parts[:1]
-    columns = {name: concatenate_columns([part.columns[name] for part in some]) for name in parts[0].columns}
-    return Rejected(
-        object_id=concatenate_columns([part.object_id for part in some]),
-        columns=columns,
-        **{
-            name: np.concatenate([getattr(part, name) for part in some])
-            for name in ("row", "ra", "dec", "reason", "tract", "patch")
-        },
-    )
 
 
 def _distinct(numbers: Ints) -> list[int]:

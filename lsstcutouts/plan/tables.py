@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, Values
+from ..catalog.ids import Ids, Values, concatenate_columns
 from ..sky.geometry import Box
 
 __all__ = ["FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
@@ -60,6 +60,16 @@ class Rejected:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Rejected]") -> "Rejected":
+        """Return the rows of several in one."""
+        names = "row", "ra", "dec", "reason", "tract", "patch"
+        return cls(
+            object_id=concatenate_columns([part.object_id for part in parts]),
+            columns={name: concatenate_columns([part.columns[name] for part in parts]) for name in parts[0].columns},
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
+        )
 
     def texts(self) -> tuple[NDArray[np.int64], list[str]]:
         """Return the distinct reasons as texts with tract and patch, and the index of each row's text, ``(R,)``."""

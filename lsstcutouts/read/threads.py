@@ -156,7 +156,16 @@ class Pending[T]:
             self._finished.append(self._then(end.value))
             return
         self._left = list(range(len(jobs)))
-        self._futures.extend(self._threads.submit(partial(self._run, job)) for job in jobs)
+        self._submit(jobs)
+
+    def _submit(self, jobs: list[Job]) -> None:
+        try:
+            for job in jobs:
+                self._futures.append(self._threads.submit(partial(self._run, job)))
+        except CancelledError:
+            # The steps will not go on. Raised from here the error would refer to the job, and keep what it holds until the
+            # garbage is collected: who waits for that might wait as long. `result` finds that nothing came of it.
+            self._steps.close()
 
     def _run(self, job: Job) -> None:
         again: bool | None = False
@@ -168,7 +177,7 @@ class Pending[T]:
         finally:
             if again:
                 time.sleep(_NAP)
-                self._futures.append(self._threads.submit(partial(self._run, job)))
+                self._submit([job])
             elif self._left.pop() == 0:
                 self._end_step()
 

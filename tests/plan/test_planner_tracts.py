@@ -155,7 +155,9 @@ def test_a_catalog_planned_in_parts_is_planned_as_a_whole(
     at = np.cumsum(~far) - 1
     ra, dec = np.where(far, 200.0, some.ra[at]), np.where(far, 80.0, some.dec[at])
     ids = [f"target {n}" for n in range(80)] if texts else rng.permutation(80)
-    catalog = Catalog.from_arrays(ra, dec, ids, {"label": rng.normal(size=(80, 2)), "note": [f"{n}" for n in range(80)]})
+    catalog = Catalog.from_arrays(
+        ra, dec, ids, {"label": rng.normal(size=(80, 2)), "note": [f"{n}" for n in range(80)]}
+    )
     whole = plan_of(repository, catalog, (30, 40), tract)
     for rows in (1, 7, 79):
         monkeypatch.setattr("lsstcutouts.plan.planner._AT_ONCE", rows)

@@ -15,15 +15,15 @@ class CacheStats:
     Attributes
     ----------
     hits
-        Tile requests that were served without a decode, those that waited for another thread's decode included.
+        Tile requests that were served without a decode, those that waited for another batch's decode included.
     misses
         Tile requests that were decoded.
     evictions
         Entries dropped to stay within the budget.
     waits
-        Entries that another thread was making when they were asked for.
+        Claims of other batches that were waited for.
     entries, bytes
-        What is held now.
+        Tiles that are held now, and the memory for tiles.
     max_bytes
         The budget now.
     reserved

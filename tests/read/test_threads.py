@@ -1,0 +1,145 @@
+"""Steps of jobs: done in order by one thread or by several, ended by errors, called off."""
+
+import gc
+import threading
+import time
+import weakref
+from concurrent.futures import CancelledError
+from functools import partial
+
+import pytest
+
+from lsstcutouts.read.threads import Pending, Steps, Threads, run_here
+
+
+class Work:
+    """Steps that note what is done, and what they are told."""
+
+    def __init__(self, steps: int = 3, jobs: int = 4, fails: tuple[int, int] | None = None) -> None:
+        self.steps, self.jobs, self.fails = steps, jobs, fails
+        self.done: list[tuple[int, int]] = []
+        self.told: list[str] = []
+        self.step_at_end: list[int] = []
+
+    def __call__(self) -> Steps[str]:
+        try:
+            for step in range(self.steps):
+                yield [partial(self.do, step, job) for job in range(self.jobs)]
+                self.step_at_end.append(len(self.done))
+                yield []
+        except GeneratorExit:
+            self.told.append("dropped")
+            raise
+        except BaseException as error:
+            self.told.append(type(error).__name__)
+            raise
+        return "all"
+
+    def do(self, step: int, job: int) -> None:
+        if (step, job) == self.fails:
+            raise OSError(f"{step}, {job}")
+        time.sleep(0.001)
+        self.done.append((step, job))
+
+
+def test_steps_are_done_in_order() -> None:
+    alone, shared = Work(), Work()
+    assert run_here(alone()) == "all"
+    threads = Threads(3)
+    assert Pending(threads, shared(), str.upper).result() == "ALL"
+    threads.stop()
+    for work in (alone, shared):
+        assert sorted(work.done) == [(step, job) for step in range(3) for job in range(4)]
+        assert work.step_at_end == [4, 8, 12]  # a step begins when all jobs before it are done
+
+
+def test_many_batches_share_few_threads() -> None:
+    threads, works = Threads(2), [Work() for _ in range(20)]
+    waiting = [Pending(threads, work(), str) for work in works]
+    assert [one.result() for one in waiting] == ["all"] * 20
+    threads.stop()
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_an_error_ends_the_steps_and_is_raised(step: int) -> None:
+    alone, shared = Work(fails=(step, 1)), Work(fails=(step, 1))
+    with pytest.raises(OSError, match=f"{step}, 1"):
+        run_here(alone())
+    threads = Threads(2)
+    with pytest.raises(OSError, match=f"{step}, 1"):
+        Pending(threads, shared(), str).result()
+    deadline = time.monotonic() + 10
+    while not shared.told and time.monotonic() < deadline:  # another job of the step may have been under way
+        time.sleep(0.001)
+    threads.stop()
+    assert alone.told == ["OSError"]
+    assert shared.told == ["CancelledError"]
+
+
+def test_what_the_steps_raise_is_raised() -> None:
+    def steps() -> Steps[None]:
+        yield []
+        raise KeyError("planning")
+
+    threads = Threads(2)
+    with pytest.raises(KeyError, match="planning"):
+        Pending(threads, steps(), str).result()
+    threads.stop()
+
+
+def test_a_job_that_has_to_wait_is_called_again_and_holds_nobody_up() -> None:
+    """The only thread does what is waited for in between."""
+    free = threading.Event()
+    asked: list[bool] = []
+
+    def waits() -> Steps[str]:
+        yield [lambda: asked.append(free.is_set()) or not free.is_set()]
+        return "waited"
+
+    def frees() -> Steps[str]:
+        yield [free.set]
+        return "freed"
+
+    threads = Threads(1)
+    first, second = Pending(threads, waits(), str), Pending(threads, frees(), str)
+    assert (first.result(), second.result()) == ("waited", "freed")
+    assert asked[-1] is True
+    threads.stop()
+    late = threading.Timer(0.02, free.set)
+    free.clear()
+    late.start()
+    assert run_here(waits()) == "waited"
+
+
+def test_what_is_stopped_is_cancelled_and_lets_go() -> None:
+    threads, begun, go_on = Threads(1), threading.Event(), threading.Event()
+
+    class Held:
+        pass
+
+    def steps(held: Held) -> Steps[Held]:
+        def job() -> None:
+            begun.set()
+            assert go_on.wait(20)
+
+        yield [job, job]
+        yield [job]
+        return held
+
+    held = Held()
+    gone = weakref.ref(held)
+    waiting = Pending(threads, steps(held), str)
+    del held
+    assert begun.wait(20)
+    threads.stop()
+    go_on.set()
+    with pytest.raises(CancelledError):
+        waiting.result()
+    with pytest.raises(CancelledError):
+        Pending(threads, steps(Held()), str)
+    del waiting
+    deadline = time.monotonic() + 10
+    while gone() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.01)
+    assert gone() is None
