@@ -70,7 +70,7 @@ class Outcome(IntEnum):
 
 _TEXTS = {
     Outcome.DELIVERED: "delivered",
-    Outcome.OUTSIDE_TRACTS: "no coadds in its tract",
+    Outcome.OUTSIDE_TRACTS: "in no tract that has coadds",
     Outcome.NO_COADD: "no coadd in any band under the box",
     Outcome.MISSING_BAND: "left out: bands missing",
     Outcome.QUALITY: "left out: quality",

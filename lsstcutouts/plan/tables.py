@@ -27,7 +27,7 @@ class Reason(IntEnum):
     def text(self) -> str:
         """The reason as text."""
         return {
-            Reason.OUTSIDE_TRACTS: "no coadds in its tract",
+            Reason.OUTSIDE_TRACTS: "in no tract that has coadds",
             Reason.NO_COADD: "no coadd in any band under the box",
         }[self]
 
@@ -98,7 +98,8 @@ class Rejected:
             named = list(tracts.items())[:_TRACTS_NAMED]
             lines += [f"{count} rows, {_reason_text(reason, tract)}" for tract, count in named]
             if more := list(tracts.values())[_TRACTS_NAMED:]:
-                lines.append(f"{sum(more)} rows, {reason.text}, in {len(more)} more tracts")
+                what = "no coadds" if reason is Reason.OUTSIDE_TRACTS else reason.text
+                lines.append(f"{sum(more)} rows, {what} in {len(more)} more tracts")
         return lines
 
 
@@ -108,9 +109,9 @@ _TRACTS_NAMED = 5
 
 def _reason_text(reason: Reason, tract: int, patch: str = "") -> str:
     if tract < 0:
-        return "in no tract that has coadds"
+        return Reason.OUTSIDE_TRACTS.text
     if reason is Reason.OUTSIDE_TRACTS:
-        return f"{reason.text}, {tract}"
+        return f"no coadds in its tract, {tract}"
     return f"{reason.text}; its tract is {tract}{patch}"
 
 

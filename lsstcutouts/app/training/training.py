@@ -57,6 +57,10 @@ def train(cfg: DictConfig) -> TrainingResult:
             )
         cfg = merge_with_checkpoint(cfg, before, where, resume=True)
         del before  # its weights are mapped from a file that may be overwritten
+    elif (output / "model.ckpt").exists() and not cfg.json:
+        Console(stderr=True).print(
+            f"{output / 'model.ckpt'} of an earlier training is replaced at the end of this one; output=another/folder keeps both"
+        )
     if not cfg.debug:
         silence_lightning()
     check_settings(cfg, "data", "trainer", "callbacks")
