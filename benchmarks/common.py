@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -72,7 +73,8 @@ def simulated(root: str | Path, config: SimulationConfig | None = None) -> Simul
     if not (Path(root) / "butler.yaml").exists():
         if config is None:
             raise ConfigurationError(f"{root} has no simulated repository; --help says how to write one")
-        simulate(root, config, progress=True)
+        with redirect_stdout(sys.stderr):  # the progress bar must not be in the JSON
+            simulate(root, config, progress=True)
     return SimulatedRepository.load(root)
 
 
@@ -188,14 +190,15 @@ class OurWay(Way):
         return lambda: consume(stream(reader, batches, threads=self.threads, ahead=1, then=lambda made: made.batch))
 
     def _reader(self) -> CutoutReader:
-        planes = {"planes": self._sample.planes, "mask_planes": self._sample.mask_planes}
-        return CutoutReader(self._sample.plan, ReaderOptions(**planes, flux_unit="native"), cache=self.tiles)
+        sample = self._sample
+        options = ReaderOptions(planes=sample.planes, mask_planes=sample.mask_planes, flux_unit="native")
+        return CutoutReader(sample.plan, options, cache=self.tiles)
 
 
 def rate_row(way: Way, rates: Sequence[float], **labels: Any) -> dict[str, Any]:
     """Return a row of a table: median, slowest and fastest run of a way, cutouts/s."""
     row = {**labels, "way": way.name, "tiles": way.cache, "threads": way.threads}
-    return row | {"cutouts/s": median(rates), "slowest": min(rates), "fastest": max(rates), "runs": len(rates)}
+    return row | {"cutouts/s": median(rates), "slowest": min(rates), "fastest": max(rates)}
 
 
 def report(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
@@ -214,7 +217,7 @@ def report(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
         table.add_column(name, overflow="fold", justify="left" if isinstance(rows[0].get(name), str) else "right")
     for row in rows:
         table.add_row(*(_short(row.get(name, "")) for name in columns))
-    Console(stderr=True, width=None if sys.stderr.isatty() else 170).print(table)
+    Console(stderr=True, width=None if sys.stderr.isatty() else 190).print(table)
     sys.stdout.write(json.dumps({"machine": machine, "figures": list(rows), **more}, indent=1) + "\n")
 
 

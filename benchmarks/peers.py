@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
@@ -43,8 +44,9 @@ __all__ = ["SCENES", "difference", "main", "peers_of", "scenes_of"]
 
 type Array = NDArray[Any]
 
-SCENES = {"repo": ["bench/dense", "bench/sparse"], "dense_targets": 500, "sparse_targets": 5}
-"""Settings of the scenes: folders of the repositories, targets in all of the first, and in each patch of the second."""
+SCENES = {"repo": ["bench/dense", "bench/sparse"], "dense_targets": 500, "sparse_targets": 5, "least_seconds": 0.2}
+"""Settings of the scenes: folders of the repositories, targets in all of the first and in each patch of the second, and the
+least time of a run, in which passes are repeated."""
 
 _COMPARED, _MOST_COPIED = 6, 4
 """Targets whose pixels are compared, and patches of which whole images are kept in memory."""
@@ -66,7 +68,8 @@ type _Known = Mapping[tuple[int, int], list[_Plane]]
 class _Peer(Way):
     """Reads box by box, band by band; what it opens for a patch stays open for the other targets of that patch."""
 
-    package, planes = "", ("image", "variance", "mask")
+    package = ""
+    planes: tuple[str, ...] = ("image", "variance", "mask")
 
     def __init__(self, sample: MeasuredTargets, known: _Known) -> None:
         self._sample, self._known = sample, known
@@ -101,7 +104,9 @@ class _Peer(Way):
                         plane = self._known[patch, band][at]
                         pixels = self.cut(file, plane, box)
                         if plane.bits:  # this package numbers the bits of a mask as they were asked for
-                            pixels = sum(((pixels >> bit) & 1) << i for i, bit in enumerate(plane.bits))
+                            pixels = np.bitwise_or.reduce(
+                                [((pixels >> bit) & 1) << i for i, bit in enumerate(plane.bits)]
+                            )
                         out[band] = pixels
                 yield made
 
@@ -129,7 +134,9 @@ class _Fitsio(_Peer):
 
 
 class _FitsioAgain(_Fitsio):
-    name = "fitsio, opened for each cutout (as Hyrax)"
+    """A file is opened for each cutout and band, as in Hyrax's ``RangeReadLSSTDataset``."""
+
+    name = "fitsio as Hyrax"
 
     def open(self, path: str, stack: ExitStack) -> Any:  # noqa: ARG002 - nothing stays open
         return partial(super().open, path)
@@ -143,14 +150,12 @@ class _TorchfitsSubset(_Peer):
     name, package = "torchfits subset reader", "torchfits"
 
     def prepare(self) -> Callable[[], int]:
-        import torchfits
-
+        torchfits = import_module("torchfits")
         torchfits.clear_file_cache()  # nothing of the pass before is kept
         return super().prepare()
 
     def open(self, path: str, stack: ExitStack) -> Any:
-        import torchfits
-
+        torchfits = import_module("torchfits")
         return cache(lambda hdu: stack.enter_context(torchfits.open_subset_reader(path, hdu)))
 
     def cut(self, file: Any, plane: _Plane, box: Box) -> Array:
@@ -162,8 +167,7 @@ class _TorchfitsWhole(_TorchfitsSubset):
     name = "torchfits whole patch"
 
     def open(self, path: str, stack: ExitStack) -> Any:  # noqa: ARG002 - nothing stays open
-        import torchfits
-
+        torchfits = import_module("torchfits")
         return cache(lambda hdu: np.asarray(torchfits.read_tensor(path, hdu)))
 
     def cut(self, file: Any, plane: _Plane, box: Box) -> Array:
@@ -184,7 +188,7 @@ class _Images(_Peer):
 class _Cutana(_Peer):
     """Extraction only, in one thread; Cutana decompresses each image as a whole."""
 
-    name, package, planes = "Cutana, extraction only", "cutana", ("image",)
+    name, package, planes = "Cutana", "cutana", ("image",)
 
     def prepare(self) -> Callable[[], int]:
         catalog = self._catalog(self._sample.rows)
@@ -217,8 +221,7 @@ class _Cutana(_Peer):
         return pd.DataFrame(found, columns=["SourceID", "RA", "Dec", "diameter_pixel", "fits_file_paths"])
 
     def _results(self, catalog: Any) -> Any:
-        import cutana
-
+        cutana = import_module("cutana")
         config = cutana.get_default_config()
         config.do_only_cutout_extraction, config.apply_flux_conversion = True, False
         config.fits_extensions = ["IMAGE"]
@@ -243,18 +246,23 @@ class _Tensors(Way):
 
 
 class _Copies(Way):
-    """A compiled copy of the same boxes out of whole images in memory: what a perfect cache would cost."""
+    """A compiled copy of the same boxes out of tiles in memory, into memory used before: what a perfect cache would cost."""
 
-    name, cache = "compiled copy of the boxes", "memory"
+    name, cache = "compiled copy", "memory"
 
     def __init__(self, sample: MeasuredTargets, known: _Known, batch_size: int) -> None:
         self._sample, self._known = sample, known
         self._room = np.empty((batch_size, len(sample.plan.bands), *sample.plan.size), np.float32)
-        self._whole: dict[int, Array] = {}
+        self._tiles: dict[int, Array] = {}  # (B, tiles along y, tiles along x, Y, X) of each patch
         for patch in np.unique(sample.plan.primary[sample.rows]).tolist():
             with ExitStack() as stack:
                 files = [stack.enter_context(open_coadd(path)) for path in _paths(sample, patch)]
-                self._whole[patch] = np.stack([file.read("image") for file in files])
+                step, grid = files[0].layout("image").tile_shape, files[0].layout("image").tile_grid
+                whole = np.zeros((len(files), grid.y * step.y, grid.x * step.x), np.float32)
+                for band, file in enumerate(files):
+                    whole[band, : file.bbox.shape.y, : file.bbox.shape.x] = file.read("image")
+            tiles = whole.reshape(len(files), grid.y, step.y, grid.x, step.x).swapaxes(2, 3)
+            self._tiles[patch] = np.ascontiguousarray(tiles)
 
     def prepare(self) -> Callable[[], int]:
         return lambda: sum(map(len, self._batches(self._sample.rows)))
@@ -268,18 +276,26 @@ class _Copies(Way):
             some = rows[at : at + len(room)]
             for patch in np.unique(plan.primary[some]).tolist():
                 place = np.flatnonzero(plan.primary[some] == patch)
-                _copy(self._whole[patch], plan.yx0[some[place]] - self._known[patch, 0][0].start, place, room)
+                _copy(self._tiles[patch], plan.yx0[some[place]] - self._known[patch, 0][0].start, place, room)
             yield room[: len(some)]
 
 
-@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
-def _copy(whole, corners, place, out):  # type: ignore[no-untyped-def]
-    """Copy boxes ``(n, B, Y, X)`` out of an image ``(B, Y, X)``, row by row."""
+@numba.njit(nogil=True)
+def _copy(tiles, corners, place, out):  # type: ignore[no-untyped-def]
+    """Copy boxes ``(n, B, Y, X)`` out of tiles, piece by piece of a row."""
+    high, wide = tiles.shape[3], tiles.shape[4]
     for n in range(len(place)):
         y0, x0 = corners[n]
         for band in range(out.shape[1]):
-            for y in range(out.shape[2]):
-                out[place[n], band, y] = whole[band, y0 + y, x0 : x0 + out.shape[3]]
+            for y in range(y0, y0 + out.shape[2]):
+                begin = x0
+                while begin < x0 + out.shape[3]:
+                    end = min(x0 + out.shape[3], (begin // wide + 1) * wide)
+                    source = tiles[band, y // high, begin // wide, y % high, begin % wide : wide]
+                    target = out[place[n], band, y - y0, begin - x0 : end - x0]
+                    for x in range(len(target)):
+                        target[x] = source[x]
+                    begin = end
 
 
 def _paths(sample: MeasuredTargets, patch: int) -> list[str]:
@@ -310,7 +326,7 @@ def scenes_of(settings: BenchmarkSettings, own: Mapping[str, Any]) -> Iterator[t
 
 def peers_of(sample: MeasuredTargets) -> tuple[list[Way], dict[str, str]]:
     """Return the other readers of a sample, and for those that cannot take part the reason."""
-    known, ways, reasons = _known(sample), list[Way](), {"Hyrax": "needs lsst.geom, which PyPI does not have"}
+    known, ways, reasons = _known(sample), list[Way](), {"Hyrax": "needs lsst.geom"}
     for kind in (_Astropy, _Fitsio, _FitsioAgain, _TorchfitsSubset, _TorchfitsWhole, _Images, _Cutana):
         if kind.package and find_spec(kind.package) is None:
             reasons[kind.name] = "not installed"
@@ -357,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             butler.most_runs = settings.repeats
             ways = [*ours, *others, *([] if butler.needs_stack else [butler])]
             compared = {way: difference(way, ours[0], sample.some_rows(_COMPARED)) for way in ways}
-            rates = interleaved(ways, settings.repeats)
+            rates = interleaved(ways, settings.repeats, least_seconds=own["least_seconds"])
         bases = {way.cache: median(of) for way, of in zip(ours, rates, strict=False) if way.is_base}
         for way, of in zip(ways, rates, strict=True):
             row = rate_row(way, of, scene=scene_name) | {"pixels": compared[way]}

@@ -6,7 +6,7 @@ Repositories of 9, 36, 144 and 400 patches of 10 x 10 cells in two bands are wri
 quarter of an hour, 5 GB); with quick=true only the first two. The other series read repo=, the sparse repository of
 benchmarks.peers, with 5 targets in each patch.
 
-Each number of patches has the same number of targets (targets=2000), or per_patch= targets in each patch. Where tiles must be
+Each number of patches has the same number of targets (patch_targets=), or per_patch= targets in each patch. Where tiles must be
 decoded, many targets in few patches share tiles: `us/tile` is what can be compared there, or `us/cutout` with per_patch=.
 """
 
@@ -31,8 +31,10 @@ DEFAULTS = {
     "folder": "bench",
     "repo": "bench/sparse",
     "quick": False,
+    "least_seconds": 0.2,
     "sides": [3, 6, 12, 20],
     "cells": 10,
+    "patch_targets": 2000,
     "per_patch": None,
     "counts": [1000, 10_000, 100_000, 1_000_000],
     "sizes": [32, 64, 128, 256],
@@ -48,12 +50,15 @@ def crowded(sample: MeasuredTargets, count: int) -> MeasuredTargets:
 
 def _by_patches(settings: BenchmarkSettings, own: Mapping[str, Any]) -> Iterator[tuple[str, MeasuredTargets]]:
     for side in own["sides"][: 2 if own["quick"] else None]:
-        many = own["per_patch"] * side**2 if own["per_patch"] else settings.targets
+        many = own["per_patch"] * side**2 if own["per_patch"] else own["patch_targets"]
         config = SimulationConfig(
             cells=own["cells"], grid=max(10, side), patches=side, bands="gr", targets=many * 5 // 4, missing=None, holes=False
         )  # fmt: skip
         root = Path(own["folder"]) / f"scaling-{side}x{side}-{own['cells']}-{config.targets}"
-        yield str(side**2), scene(simulated(root, config), settings, bands="gr", per_patch=own["per_patch"])
+        yield (
+            str(side**2),
+            scene(simulated(root, config), replace(settings, targets=many), bands="gr", per_patch=own["per_patch"]),
+        )
 
 
 def _samples(settings: BenchmarkSettings, own: Mapping[str, Any], series: str) -> Iterator[tuple[str, MeasuredTargets]]:
@@ -76,10 +81,10 @@ def _samples(settings: BenchmarkSettings, own: Mapping[str, Any], series: str) -
             yield " + ".join(planes), scene(repository, settings, planes=tuple(planes), per_patch=5)
 
 
-def _figures(settings: BenchmarkSettings, series: str, points: Mapping[str, MeasuredTargets]) -> list[dict[str, Any]]:
+def _figures(settings: BenchmarkSettings, own: Mapping[str, Any], series: str) -> list[dict[str, Any]]:
     """Return a row for each point of a series and state of the cache; all points take turns."""
-    ways, labels = [], []
-    for varied, sample in points.items():
+    ways, labels = [], list[dict[str, Any]]()
+    for varied, sample in _samples(settings, own, series):
         sample.touch()
         for state in ("empty", "memory"):
             if state == "memory" or series != "targets":
@@ -90,13 +95,13 @@ def _figures(settings: BenchmarkSettings, series: str, points: Mapping[str, Meas
         one_pass, before = way.prepare(), way.tiles.stats().misses
         one_pass()
         decoded.append(way.tiles.stats().misses - before)
-    rates = interleaved(ways, settings.repeats)
-    figures, first = [], dict[tuple[str, str], float]()
+    rates = interleaved(ways, settings.repeats, least_seconds=own["least_seconds"])
+    figures, first = list[dict[str, Any]](), dict[tuple[str, str], float]()
     for label, tiles, of in zip(labels, decoded, rates, strict=True):
         row = label | {"us/cutout": 1e6 / median(of), "tiles/cutout": tiles / label["targets"]}
         if tiles:
             row["us/tile"] = row["us/cutout"] / row["tiles/cutout"]
-        for name in {"us/cutout", "us/tile"} & row.keys():
+        for name in [name for name in ("us/cutout", "us/tile") if name in row]:
             row[f"{name} over the first"] = row[name] / first.setdefault((label["tiles"], name), row[name])
         figures.append(row)
     return figures
@@ -107,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings, own = settings_of(__doc__, DEFAULTS, arguments)
     figures = []
     for series in own["series"]:
-        figures += _figures(settings, series, dict(_samples(settings, own, series)))
+        figures += _figures(settings, own, series)
     report(figures, load=own["load"])
 
 

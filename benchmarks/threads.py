@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for cache in ("first", "empty", "memory"):
             tiles = TileCache(settings.cache_bytes)
             ways += [OurWay(sample, settings, kind, cache, tiles, n) for kind in ("reader", "loader") for n in counts]
-        rates = interleaved(ways, settings.repeats)
+        rates = interleaved(ways, settings.repeats, least_seconds=own["least_seconds"])
         for at in range(0, len(ways), len(counts)):
             row = {"scene": name, "way": ways[at].name, "tiles": ways[at].cache}
             middle = [median(of) for of in rates[at : at + len(counts)]]
