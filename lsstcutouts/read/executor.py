@@ -134,7 +134,8 @@ class Executor:
                         for at in range(0, len(portion), step)
                     ]
                 except GeneratorExit:
-                    raise  # a job may be under way: the claim ends with the last of them
+                    claim.abandon()  # a job may be under way: the claim ends with the last of them
+                    raise
                 except BaseException:
                     claim.end()
                     raise

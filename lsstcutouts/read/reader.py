@@ -277,7 +277,8 @@ def stream[T](
         # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
         # or locks.
         pool.stop()
-        waiting.clear()
+        while waiting:
+            waiting.popleft().call_off()
 
 
 def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:

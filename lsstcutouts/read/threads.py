@@ -140,11 +140,22 @@ class Pending[T]:
             while self._futures:  # a job adds those of the next step before its own is done
                 self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
         except BaseException:
-            self._failed = True  # after Ctrl-C, too, nobody wants the rest
+            self.call_off()  # after Ctrl-C, too, nobody wants the rest
             raise
         if not self._finished:
+            self.call_off()
             raise CancelledError
         return self._finished[0]
+
+    def call_off(self) -> None:
+        """Do what has not begun no more, and let go of what the steps hold; what is under way goes on. Neither waits nor locks.
+
+        Without this they would hold it until the last reference to them goes. Where an error refers to a job that is until the
+        garbage is collected, and others may wait for it.
+        """
+        self._failed = True
+        with suppress(ValueError):  # a thread is computing the next step, and sees this after it
+            self._steps.close()
 
     def _next_step(self) -> None:
         """Go on after the jobs of a step."""
@@ -153,7 +164,8 @@ class Pending[T]:
             while not jobs:
                 jobs = next(self._steps)
         except StopIteration as end:
-            self._finished.append(self._then(end.value))
+            if not self._failed:
+                self._finished.append(self._then(end.value))
             return
         self._left = list(range(len(jobs)))
         self._submit(jobs)
@@ -162,10 +174,10 @@ class Pending[T]:
         try:
             for job in jobs:
                 self._futures.append(self._threads.submit(partial(self._run, job)))
-        except CancelledError:
-            # The steps will not go on. Raised from here the error would refer to the job, and keep what it holds until the
-            # garbage is collected: who waits for that might wait as long. `result` finds that nothing came of it.
-            self._steps.close()
+        except CancelledError:  # stopped: `result` finds that nothing came of it
+            self._failed = True
+        if self._failed:
+            self.call_off()
 
     def _run(self, job: Job) -> None:
         again: bool | None = False

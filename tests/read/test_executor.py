@@ -1,5 +1,6 @@
 """Batches in portions, within a small budget and side by side: the same pixels, and memory for few tiles."""
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 
 from lsstcutouts import build_plan
+from lsstcutouts.fits import kernels
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.read.batch_report import BatchReport
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request, stream
+from lsstcutouts.read.tiles import PlaneTiles
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.repositories import simulated_once
@@ -116,3 +119,39 @@ def test_fewer_files_are_opened_than_there_are(plan: CutoutPlan, dp2_repo: Simul
     reader._files.index = lambda plan, file, *rest: opened.append(file) or index(plan, file, *rest)
     reader.read(np.array([0]))
     assert len(opened) <= 1
+
+
+def test_no_python_runs_for_each_tile(plan: CutoutPlan) -> None:
+    """Four times the tiles in one file: as many calls of Python and C functions, and so no object for each tile."""
+    if not kernels.FUSED:
+        pytest.skip("numba is not installed")
+    reader = CutoutReader(plan, cache=TileCache("100 MB"))
+    reader.read(np.arange(len(plan)))
+    decoder, file = reader._executor._tiles, 0
+    index = decoder.known(file)
+    layout = index.layout("image")
+    in_rice = np.arange(layout.units) if layout.kinds is None else np.flatnonzero(layout.kinds == 0)
+
+    def calls(count: int) -> int:
+        tiles = in_rice[:count]
+        side = np.full(count, 120)
+        one = PlaneTiles(file, "image", index, tiles, side, side, np.full(count, 130), count)
+        reader.cache.clear()
+        claim = reader.cache.claim(decoder.wanted([one]))
+        events = [0]
+
+        def profile(frame: object, event: str, argument: object) -> None:
+            events[0] += event in {"call", "c_call"}
+
+        sys.setprofile(profile)
+        try:
+            assert decoder.decode([one], claim, [(0, claim.missing[0])]) == []
+        finally:
+            sys.setprofile(None)
+        claim.finish()
+        claim.end()
+        return events[0]
+
+    assert len(in_rice) >= 8
+    calls(8)
+    assert calls(2) == calls(8) < 300

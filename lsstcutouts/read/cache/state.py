@@ -92,7 +92,7 @@ class State:
     bytes_delivered: int = 0
     # A finaliser may release in the middle of a locked block of its own thread, so releasing takes no lock.
     released: deque[int] = field(default_factory=deque)
-    dropped: deque[tuple[int, list[tuple[Slots, Integers]]]] = field(default_factory=deque)
+    dropped: deque[tuple[int, list[tuple[Slots, Integers]], bool]] = field(default_factory=deque)
     said_short: bool = False
     said_crowded: bool = False
 
@@ -111,12 +111,14 @@ class State:
         while self.released:
             self.reserved = max(0, self.reserved - self.released.popleft())
         while self.dropped:
-            number, held = self.dropped.popleft()
-            self.flights.pop(number, None)
+            number, held, ended = self.dropped.popleft()
             for pool, slots in held:
-                pool.pins[slots] -= 1
-                mine = slots[(pool.flight[slots] == number) & ~pool.ready[slots]]
-                self.detach(pool, mine)  # a claim that ended without them
+                if ended:
+                    pool.pins[slots] -= 1
+                # What a claim has not filled nobody is to wait for.
+                self.detach(pool, slots[(pool.flight[slots] == number) & ~pool.ready[slots]])
+            if ended:
+                self.flights.pop(number, None)
         self.shrink()
 
     def shrink(self) -> None:

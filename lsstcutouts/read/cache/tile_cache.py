@@ -22,6 +22,7 @@ from .watch import MemoryWatch
 __all__ = ["Claim", "TileCache", "Wanted"]
 
 type Integers = NDArray[np.int64]
+type Pins = list[tuple[Slots, Integers]]
 
 _LOG = logging.getLogger(__name__)
 
@@ -270,8 +271,8 @@ class Claim:
         held: dict[Slots, list[Integers]] = {}
         for block, slots, _ in found:
             held.setdefault(block.pool, []).append(slots)
-        pins = [(pool, np.concatenate(slots)) for pool, slots in held.items()]
-        self.end = weakref.finalize(self, _drop, self._flight, state.dropped, number, pins)
+        self._pins = [(pool, np.concatenate(slots)) for pool, slots in held.items()]
+        self.end = weakref.finalize(self, _drop, self._flight, state.dropped, number, self._pins)
         self.end.atexit = False
 
     def _makers(self) -> set[int]:
@@ -318,6 +319,14 @@ class Claim:
                 self._cache_state.detach(block.pool, mine[~block.pool.ready[mine]])
         self._flight.done = True
 
+    def abandon(self) -> None:
+        """Let nobody wait for what has not been filled. Its memory stays until `end`: a job may be writing to it.
+
+        Takes no lock: the garbage collector may call this in whatever a thread is doing.
+        """
+        self._cache_state.dropped.append((self._number, self._pins, False))
+        self._flight.done = True
+
     def is_waiting(self) -> bool:
         """Whether other claims still fill tiles of this one."""
         return not all(flight.done for flight in self.waits)
@@ -329,12 +338,7 @@ class Claim:
         )
 
 
-def _drop(
-    flight: Flight,
-    dropped: "deque[tuple[int, list[tuple[Slots, Integers]]]]",
-    number: int,
-    pins: "list[tuple[Slots, Integers]]",
-) -> None:
+def _drop(flight: Flight, dropped: "deque[tuple[int, Pins, bool]]", number: int, pins: "Pins") -> None:
     """End a claim; called by the garbage collector in whatever the thread is doing, so it takes no lock."""
-    dropped.append((number, pins))
+    dropped.append((number, pins, True))
     flight.done = True
