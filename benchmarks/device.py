@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return CutoutLoader(dataset, device=device)
 
     found = measure_device(factory, torch.device(own["device"]))
-    report([found])
+    report([found], load=own["load"])
     sys.stderr.write("\n".join(device_words(found)) + "\n")
 
 

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sample = sample_of(settings, progress=True)
     source = SimulatedRepository.load(settings.demo)
     Path(own["folder"]).mkdir(parents=True, exist_ok=True)
-    report([measure_planning(sample, source, Path(own["folder"]), own["targets"], own["patches"])])
+    report([measure_planning(sample, source, Path(own["folder"]), own["targets"], own["patches"])], load=own["load"])
 
 
 if __name__ == "__main__":

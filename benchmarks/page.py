@@ -19,6 +19,8 @@ OURS, OTHERS, INK = ("#9ec5e8", "#4c8fc4", "#1f5f99"), "#b4bcc8", "#1d2433"
 STATES = {"first": "first epoch", "empty": "tiles decoded again", "memory": "all tiles in memory"}
 SCENES = {"dense": "500 targets in one patch", "sparse": "5 targets in each of 36 patches"}
 
+PROCESSORS = {"host": "built for this processor", "avx2": "for AVX2", "baseline": "for the x86-64 baseline"}
+
 type Figures = Sequence[Mapping[str, Any]]
 
 
@@ -68,7 +70,8 @@ def _ratios(row: Mapping[str, Any]) -> str:
 def _kernel(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
     builds, decoders = (list(dict.fromkeys(row[name] for row in figures)) for name in ("built for", "decoder"))
     by = {(row["built for"], row["decoder"]): row for row in figures}
-    table = [["us a tile", *(f"built for {build}" for build in builds)]]
+    processors = [PROCESSORS[build] for build in builds]
+    table = [["us a tile", *processors]]
     table += [[name, *(_number(by[build, name]["us/tile"]) for build in builds)] for name in decoders]
     seconds = [by[build, "kernel"].get("first compilation, s", 0.0) for build in builds]
     table.append(["first compilation, s", *map(_number, seconds)])
@@ -81,7 +84,7 @@ def _kernel(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
             places = [x + (at - (len(decoders) - 1) / 2) * width for x in range(len(builds))]
             bars = axes.bar(places, [by[build, name]["us/tile"] for build in builds], width, color=colour, label=name)
             axes.bar_label(bars, fmt="%.0f", fontsize=8)
-        axes.set_xticks(range(len(builds)), [f"built for {build}" for build in builds])
+        axes.set_xticks(range(len(builds)), processors)
         axes.set_ylabel("µs a tile")
         axes.set_title(f"RICE tile of {figures[0]['tile']} px, {figures[0]['bits/px']:.1f} bits/px", loc="left")
         axes.legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, -0.12))
@@ -107,9 +110,9 @@ def _threads(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
                 [f"{row['way']}, {STATES[row['tiles']]}" for row in mine], [r[ratio] for r in mine], color=colours
             )
             axes.bar_label(bars, fmt=" %.2f", fontsize=8)
-            axes.axvline(1, color=INK, linewidth=1)
+            axes.axvline(1, color=INK, linewidth=1, zorder=0)
             axes.margins(x=0.15)
-            axes.set_xlabel(f"{counts[-1].split(',')[0]} {ratio}")
+            axes.set_xlabel(f"speed with {counts[-1].split(',')[0]}, {ratio}")
             axes.set_title(f"{scene}: {SCENES[scene]}", loc="left")
         axes.invert_yaxis()
 
@@ -120,13 +123,16 @@ def _scaling(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
     names = ("us/cutout", "us/cutout over the first", "tiles/cutout", "us/tile", "us/tile over the first")
     table = [["what varies", "tiles", "targets", *names]]
     for row in figures:
+        if row["series"] != "patches":  # the picture shows the others
+            continue
         shown = [_number(row[name]) if name in row else "" for name in names]
-        table.append([f"{row['series']}: {row['of']}", STATES[row["tiles"]], f"{row['targets']:,}", *shown])
+        table.append([f"{row['of']} patches", STATES[row["tiles"]], f"{row['targets']:,}", *shown])
 
     def draw(figure: Any) -> None:
         series = list(dict.fromkeys(row["series"] for row in figures))
-        figure.set_size_inches(2.7 * len(series), 3.2)
-        for axes, one in zip(figure.subplots(1, len(series), squeeze=False)[0], series, strict=True):
+        figure.set_size_inches(9, 5.5)
+        for at, one in enumerate(series):
+            axes = figure.add_subplot(2, 3, at + 1)
             for state in ("empty", "memory"):
                 mine = [row for row in figures if (row["series"], row["tiles"]) == (one, state)]
                 shown = [row["of"].replace(" + ", "\n+ ") for row in mine]
@@ -135,7 +141,7 @@ def _scaling(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
             axes.set_ylim(bottom=0)
             axes.set_xlabel(one)
             axes.tick_params(labelsize=8)
-        figure.axes[0].set_ylabel("µs a cutout, all bands")
+        figure.supylabel("µs a cutout, all bands", fontsize=9)
         handles, texts = max((axes.get_legend_handles_labels() for axes in figure.axes), key=lambda of: len(of[0]))
         figure.legend(handles, texts, loc="outside upper left", ncols=2, frameon=False)
 
@@ -183,7 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 figure.savefig(part, dpi=130, format="png")
         lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
         versions = ", ".join(f"{package} {version}" for package, version in machine["packages"].items())
-        told = f"{where}; commit {str(machine['commit'])[:8]}; before the run: {found['load']}. {versions}."
+        told = (
+            f"{where}; commit {str(machine['commit'])[:8]}; before the run: {found['load'].split('. ')[0]}. {versions}."
+        )
         page.write_text(filled(page.read_text(), name, "\n".join((*lines, "", told))))
 
 

@@ -222,12 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the figures and write the picture."""
     names = ShuffleSettings.__dataclass_fields__
     _, own = settings_of(__doc__, {name: field.default for name, field in names.items()}, arguments)
+    load = own.pop("load")
     settings = ShuffleSettings(**own)
     entries = measure_shuffles(wide_repository(settings, progress=True), settings)
     machine = about_machine()
     subtitle = f"{machine['cpu']}, {machine['usable_cores']} cores; {machine['date']}"
     write_shuffle_picture(Path(settings.output), entries, subtitle, settings.wide_cache)
-    report([entry.as_dict() for entry in entries])
+    report([entry.as_dict() for entry in entries], load=load)
 
 
 if __name__ == "__main__":

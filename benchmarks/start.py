@@ -43,7 +43,7 @@ def fresh(code: str, *arguments: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the figures."""
-    settings, _ = settings_of(__doc__, {}, arguments)
+    settings, own = settings_of(__doc__, {}, arguments)
     with tempfile.TemporaryDirectory(prefix="lsstcutouts-benchmark-") as folder:
         path = Path(folder) / "plan.parquet"
         sample_of(settings, progress=True).plan.save(path)
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [
             {"what": "import lsstcutouts", "s": median(float(s) for s, _ in imports), "torch": imports[0][1]},
             {"what": "first batch", "s": median(float(s) for s, _ in first), "cutouts": first[0][1]},
-        ]
+        ],
+        load=own["load"],
     )
 
 
