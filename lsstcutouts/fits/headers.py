@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Cards:
     Bytes beyond ASCII are read as Latin-1: the standard forbids them, but a name in a comment harms no pixel. The first of repeated keywords counts, as in astropy. ``HIERARCH`` keywords are known by their own name.
     """
 
-    __slots__ = ("_text",)
+    __slots__ = ("_text", "_values")
 
     def __init__(self, header: str) -> None:
         text: dict[str, str] = {}
@@ -88,6 +88,7 @@ class Cards:
                 name, _, value = header[at + 8 : at + _CARD].partition("=")
                 text.setdefault(name.strip().upper(), value)
         self._text = text
+        self._values: dict[str, Value] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self._text
@@ -97,8 +98,11 @@ class Cards:
 
     def get(self, key: str, default: Value = None) -> Value:
         """Return the value of a keyword; None where the card is there and has no value."""
-        text = self._text.get(key)
-        return default if text is None else _value(text)
+        if key not in self._values:
+            if (text := self._text.get(key)) is None:
+                return default
+            self._values[key] = _value(text)
+        return self._values[key]
 
     def string(self, key: str, default: str = "") -> str:
         """Return a string value without trailing blanks."""
@@ -135,7 +139,7 @@ class Cards:
         return int(value)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Hdu:
     """One header, and where its data are.
 
@@ -165,7 +169,7 @@ class Hdu:
         """First byte after the data's last block."""
         return self.data_at + -(-self.data_size // BLOCK) * BLOCK
 
-    @property
+    @cached_property
     def axes(self) -> tuple[int, ...]:
         """Lengths of the image's axes, x first: its own or, where it is compressed, those of what it holds."""
         prefix = "Z" if self.cards.get("ZIMAGE") is True else ""

@@ -53,6 +53,7 @@ class OpenFiles:
         self._lock = ForkLock()
         self._open: OrderedDict[_Key, ByteSource] = OrderedDict()
         self._indices: _Indices = OrderedDict()
+        self._held = 0
         self._finalizer = weakref.finalize(self, _release_all, self._cache, self._indices)
         self._finalizer.atexit = False
 
@@ -110,7 +111,7 @@ class OpenFiles:
             source.close()
             with self._lock:
                 for key in [key for key in self._indices if key[:2] == place]:
-                    self._cache.release(self._indices.pop(key).nbytes)
+                    self._drop(key)
             raise CorruptFileError(
                 f"{index.uri} was replaced while it was in use; start again, so that its headers are read again"
             )
@@ -127,14 +128,19 @@ class OpenFiles:
         """Drop every open file and every index."""
         self.close()
         with self._lock:
-            while self._indices:
-                self._cache.release(self._indices.popitem()[1].nbytes)
+            for key in list(self._indices):
+                self._drop(key)
 
     @property
     def nbytes(self) -> int:
         """Memory of the indices, which is reserved in the cache, bytes."""
-        with self._lock:
-            return sum(index.nbytes for index in self._indices.values())
+        return self._held
+
+    def _drop(self, key: tuple[Hashable, ...]) -> None:
+        """Forget an index; the lock must be held."""
+        nbytes = self._indices.pop(key).nbytes
+        self._held -= nbytes
+        self._cache.release(nbytes)
 
     def _keep(self, place: _Key, source: ByteSource) -> ByteSource:
         known = self._open
@@ -146,17 +152,15 @@ class OpenFiles:
         return source
 
     def _remember(self, key: tuple[Hashable, ...], index: FileIndex) -> None:
-        most = self._cache.stats().max_bytes // _PART
+        most, nbytes = self._cache.max_bytes // _PART, index.nbytes
         with self._lock:
-            if key in self._indices or index.nbytes > most:
+            if key in self._indices or nbytes > most:
                 return
             self._indices[key] = index
-            held = sum(one.nbytes for one in self._indices.values())
-            while held > most:
-                dropped = self._indices.popitem(last=False)[1].nbytes
-                self._cache.release(dropped)
-                held -= dropped
-        self._cache.reserve(index.nbytes)
+            self._held += nbytes
+            while self._held > most:
+                self._drop(next(iter(self._indices)))
+        self._cache.reserve(nbytes)
 
 
 def _key(plan: CutoutPlan, file: int, options: ReaderOptions) -> tuple[Hashable, ...]:

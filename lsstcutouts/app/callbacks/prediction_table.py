@@ -166,7 +166,9 @@ def _row_outcomes(
     failed = (number >= 0) & (outcome[there] == Outcome.READ_ERROR)
     index[there[failed]] = len(Outcome) + number[failed]
     index[np.searchsorted(catalog_row, plan.rejected.row)] = len(Outcome) + len(failures) + lost
-    return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), texts)
+    distinct = list(dict.fromkeys(texts))  # a row's reason may be that of its outcome
+    index = np.array([distinct.index(text) for text in texts], np.int32)[index]
+    return outcome, quality, pyarrow.DictionaryArray.from_arrays(pyarrow.array(index, mask=has), distinct)
 
 
 def _dictionary_array(values: NDArray[np.uint8], names: Mapping[int, str]) -> Any:
