@@ -271,7 +271,7 @@ class TileDecoder:
         return [_scaled(pixels, _factor(one)) for pixels in planes[one.plane]]
 
     def _salvaged(self, one: PlaneTiles, claim: Claim, i: int, at: Integers, error: ReadError) -> list[LostTile]:
-        """Read what can be read of tiles, one by one; what is damaged is 0 in memory, and nobody else gets it."""
+        """Read what can be read of tiles, one by one; what is damaged is 0 in memory, and no other batch gets it."""
         failure = self.failure(error, one.file, one.plane)
         lost: list[LostTile] = []
         for position in at.tolist():

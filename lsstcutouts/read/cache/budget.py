@@ -39,7 +39,7 @@ def parse_bytes(amount: str) -> int:
     Raises
     ------
     ConfigurationError
-        The text is no amount of memory.
+        The text is not an amount of memory.
     """
     match = _AMOUNT.fullmatch(amount)
     if match is None:

@@ -38,7 +38,7 @@ class TileCache:
     ----------
     max_bytes
         Budget: whole bytes, an amount such as ``"2 GB"``, a share of the available memory as a float in (0, 1], or
-        ``"auto"``, see `resolve_budget`. It is worked out at the first use, in the process that uses it.
+        ``"auto"``, see `resolve_budget`. It is computed at the first use, in the process that uses it.
     limits
         Says how much memory there is. While available memory is short, or the process has grown beyond the budget by
         other things, the cache shrinks, and says so once in the log.
@@ -79,7 +79,7 @@ class TileCache:
         """Take bytes of the budget for something beside the entries, a batch under way for example.
 
         Entries are dropped to make room. When reservations alone exceed the budget nothing fails: no entry is kept,
-        and that is said once in the log. Everything that is reserved must be released, in the same process.
+        and that is logged once in the log. Everything that is reserved must be released, in the same process.
         """
         state = self._state()
         self._watch(state)
