@@ -87,7 +87,7 @@ class Portion:
         return Box(inner.y0 - border.y, inner.y1 + border.y, inner.x0 - border.x, inner.x1 + border.x)
 
     def note_files(self, cutouts: Cutouts) -> None:
-        """Note which channels have pixels, their WCS, and files that cannot be opened."""
+        """Record which channels have pixels, their WCS, and files that do not open."""
         pieces = self.pieces
         some = np.zeros(len(self.channels), bool)
         some[pieces.channel] = True
