@@ -77,7 +77,7 @@ class Portion:
         self.indices[file] = self._tiles.open(file)
 
     def _pixels_of(self, file: int) -> Box:
-        """Return the pixels that a file holds; of one that is not open, or cannot be, those that its like hold."""
+        """Return the pixels that a file holds; of one that is not open, those that its like hold."""
         if file not in self.indices and (known := self._tiles.known(file)) is not None:
             self.indices[file] = known
         if isinstance(index := self.indices.get(file), FileIndex):
