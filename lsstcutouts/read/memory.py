@@ -45,7 +45,7 @@ class _Lease:
 
 
 def fresh(nbytes: int) -> NDArray[np.uint8]:
-    """Return memory from the system, all its pages there already.
+    """Return memory from the system, ``(nbytes,)`` uint8, all its pages there already.
 
     Not that of `numpy.empty`, which asks for huge pages from 4 MB on: where memory is fragmented the kernel then moves
     other pages about to make them, and a pass in fresh memory takes one to three times as long as it should.
@@ -61,7 +61,7 @@ def fresh(nbytes: int) -> NDArray[np.uint8]:
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """Return where the first element of an array is in memory."""
+    """Return where the first element of an array is in memory, bytes; of any shape ``(...,)``."""
     return int(array.__array_interface__["data"][0])
 
 
@@ -98,7 +98,7 @@ class Memory:
         return Memory, (self._taken, self._returned, self._most_idle)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """Return an array that holds anything."""
+        """Return an array of a type and ``shape`` that holds anything."""
         kind = np.dtype(dtype)
         nbytes = kind.itemsize
         for length in shape:

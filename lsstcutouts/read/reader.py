@@ -156,11 +156,11 @@ class CutoutReader:
         self._files.close()
 
     def read(self, targets: NDArray[np.int64]) -> Batch:
-        """Return one batch, read by the calling thread alone."""
+        """Return one batch of targets ``(n,)``, read by the calling thread alone."""
         return self.deliver(targets).batch
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
-        """Return one batch and its report, read by the calling thread alone; ``pad`` as in `submit`."""
+        """Return one batch of targets ``(n,)`` and its report, read by the calling thread alone; ``pad`` as in `submit`."""
         return run_here(self._steps(Request(targets), threads=1, pad=pad))
 
     def submit[T](

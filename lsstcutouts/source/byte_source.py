@@ -205,7 +205,7 @@ class Scratch:
         self._used = 0
 
     def take(self, length: int) -> NDArray[np.uint8]:
-        """Return memory that holds anything."""
+        """Return memory that holds anything, ``(length,)`` uint8."""
         if self._used + length > len(self._array):
             self._array, self._used = np.empty(max(length, 2 * self._used, 1 << 16), np.uint8), 0
             if len(self._array) <= _LARGEST_READ:

@@ -95,7 +95,7 @@ class Slots:
         self.empty(np.arange(slots.start, slots.stop))
 
     def empty(self, slots: NDArray[np.int64]) -> None:
-        """Note that nothing is in slots any more."""
+        """Record that nothing is in slots ``(k,)`` any more."""
         self.block[slots] = self.tile[slots] = self.used[slots] = -1
         self.ready[slots] = False
 
@@ -117,15 +117,15 @@ class Slots:
         return int(used[number]), number
 
     def of_slab(self, number: int) -> NDArray[np.int64]:
-        """Return the slots of a slab."""
+        """Return the slots of a slab, ``(per_slab,)``."""
         return np.arange(number * self.per_slab, (number + 1) * self.per_slab)
 
     def idle(self) -> NDArray[np.int64]:
-        """Return the slots that no claim holds."""
+        """Return the slots that no claim holds, ``(k,)``."""
         return np.flatnonzero(self.alive & (self.pins == 0))
 
     def view(self, slot: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return the first bytes of a slot as an array."""
+        """Return the first bytes of a slot as an array of a type and ``shape``."""
         memory = self._slabs[slot // self.per_slab]
         if memory is None:
             raise ValueError(f"slot {slot} has no memory")

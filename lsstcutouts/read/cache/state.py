@@ -164,7 +164,7 @@ class State:
         number
             Number of the claim, by which slots name it.
         found
-            Of each plane its block, the slots of the tiles, and which of them are to be filled.
+            Of each plane its block, the slots of the tiles ``(k,)``, and which of them are to be filled, ``(k,)`` bool.
         """
         self.clock += 1
         found: list[tuple[Block, Integers, NDArray[np.bool_]]] = []
