@@ -1,5 +1,7 @@
 """Threads that read batches, each of them step by step."""
 
+import heapq
+import itertools
 import os
 import time
 from collections import deque
@@ -17,6 +19,9 @@ type Job = Callable[[], bool | None]
 
 type Steps[T] = Generator[list[Job], None, T]
 """Work that goes on, after each list of jobs that it yields, when all of them are done; they may be done side by side."""
+
+type _Item = tuple[int, int, Callable[[], None], Future[None]]
+"""Rank, number, function, and what comes of it."""
 
 _NAP = 0.0005
 """Seconds that a thread sleeps before it calls a job again."""
@@ -53,10 +58,16 @@ class Threads:
     def __init__(self, count: int, after_stop: Callable[[], None] | None = None) -> None:
         self.count = count
         self._after_stop = after_stop
+        self._numbers = itertools.count()
+        self._waiting: list[_Item] = []  # a heap
         self._pool: ThreadPoolExecutor | None = self._new_pool()
 
-    def submit(self, function: Callable[[], None]) -> Future[None]:
-        """Call a function in one of the threads.
+    def next_number(self) -> int:
+        """Return a number that is higher than those before."""
+        return next(self._numbers)
+
+    def submit(self, function: Callable[[], None], rank: int = 0) -> Future[None]:
+        """Call a function in one of the threads; what waits is called in the order of its rank.
 
         Raises
         ------
@@ -66,13 +77,17 @@ class Threads:
         pool = self._pool
         if pool is None:
             raise CancelledError
+        future: Future[None] = Future()
+        item = rank, self.next_number(), function, future
+        heapq.heappush(self._waiting, item)
         try:
-            return pool.submit(self._run, function)
+            pool.submit(self._run)
         except BaseException:
             # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
             pool.shutdown(wait=False)
             self._pool = None if self._pool is None else self._new_pool()
             raise
+        return future
 
     def stop(self) -> None:
         """Call off what has not begun, and return at once.
@@ -87,12 +102,20 @@ class Threads:
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
 
-    def _run(self, function: Callable[[], None]) -> None:
-        if self._pool is None:
+    def _run(self) -> None:
+        try:
+            _, _, function, future = heapq.heappop(self._waiting)
+        except IndexError:  # called off by Ctrl-C
             return
         try:
-            function()
+            if self._pool is not None:
+                function()
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+        else:
+            future.set_result(None)
         finally:
+            del function, future  # the error refers to this frame
             if self._pool is None and self._after_stop is not None:
                 self._after_stop()
 
@@ -119,7 +142,8 @@ class Pending[T]:
         self._failed = False
         self._finished: list[T] = []
         self._futures: deque[Future[None]] = deque()
-        self._futures.append(threads.submit(self._next_step))
+        self._rank = threads.next_number()  # what was begun first is finished first
+        self._futures.append(threads.submit(self._next_step, self._rank))
 
     def result(self) -> T:
         """Wait for the batch and return it; what a job raised is raised here.
@@ -168,12 +192,12 @@ class Pending[T]:
                 self._finished.append(self._then(end.value))
             return
         self._left = list(range(len(jobs)))
-        self._submit(jobs)
+        self._submit(jobs, self._rank)
 
-    def _submit(self, jobs: list[Job]) -> None:
+    def _submit(self, jobs: list[Job], rank: int) -> None:
         try:
             for job in jobs:
-                self._futures.append(self._threads.submit(partial(self._run, job)))
+                self._futures.append(self._threads.submit(partial(self._run, job), rank))
         except CancelledError:  # stopped: `result` finds that nothing came of it
             self._failed = True
         if self._failed:
@@ -189,7 +213,7 @@ class Pending[T]:
         finally:
             if again:
                 time.sleep(_NAP)
-                self._submit([job])
+                self._submit([job], self._threads.next_number())  # behind all that waits: it may wait for that
             elif self._left.pop() == 0:
                 self._end_step()
 

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from functools import partial
 
@@ -58,6 +59,21 @@ def test_many_batches_share_few_threads() -> None:
     waiting = [Pending(threads, work(), str) for work in works]
     assert [one.result() for one in waiting] == ["all"] * 20
     threads.stop()
+
+
+def test_what_was_begun_first_is_finished_first() -> None:
+    """However many steps it has, and however many batches have begun meanwhile."""
+    threads, works = Threads(2), [Work(steps=3, jobs=2) for _ in range(8)]
+    finished: list[int] = []
+
+    def noted(n: int) -> Callable[[str], None]:
+        return lambda _: finished.append(n)
+
+    waiting = [Pending(threads, work(), noted(n)) for n, work in enumerate(works)]
+    for one in waiting:
+        one.result()
+    threads.stop()
+    assert max(abs(n - place) for place, n in enumerate(finished)) <= 2
 
 
 @pytest.mark.parametrize("step", [0, 2])
