@@ -136,7 +136,7 @@ class Executor:
                 except GeneratorExit:
                     claim.abandon()  # a job may be under way: the claim ends with the last of them
                     raise
-                except BaseException:
+                except BaseException:  # Ctrl-C, too: others may wait for this claim; it is raised again
                     claim.end()
                     raise
                 claim.end()

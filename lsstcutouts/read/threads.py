@@ -35,7 +35,7 @@ def run_here[T](steps: Steps[T]) -> T:
                 try:
                     while job():
                         time.sleep(_NAP)
-                except BaseException as error:
+                except BaseException as error:  # Ctrl-C, too: the steps let go of what they hold; it is raised again
                     steps.throw(error)
                     raise
     except StopIteration as end:
@@ -163,8 +163,8 @@ class Pending[T]:
         try:
             while self._futures:  # a job adds those of the next step before its own is done
                 self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
-        except BaseException:
-            self.call_off()  # after Ctrl-C, too, nobody wants the rest
+        except BaseException:  # after Ctrl-C, too, nobody wants the rest; it is raised again
+            self.call_off()
             raise
         if not self._finished:
             self.call_off()

@@ -234,7 +234,7 @@ class TileDecoder:
         layout, tile = one.index.layout(one.plane), int(one.tiles[position])
         with PlaneErrors(one.index.uri, one.plane):
             box = layout.tiles_under(layout.unit_box(tile))
-            pixels = decode_tiles(layout, box, [tile], [streams.views()[stream]])
+            pixels = decode_tiles(layout, box, [tile], [streams.view(stream)])
         claim.view(i, position, pixels.dtype, pixels.shape)[...] = pixels
         return 0 if _surely_finite(pixels) else 1
 

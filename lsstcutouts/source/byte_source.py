@@ -281,7 +281,12 @@ class Streams:
 
     def views(self) -> list[memoryview]:
         """Return the bytes of each extent."""
-        return [self._buffer[at : at + size] for at, size in zip(self._at.tolist(), self._sizes.tolist(), strict=True)]
+        return [self.view(extent) for extent in range(len(self._at))]
+
+    def view(self, extent: int) -> memoryview:
+        """Return the bytes of one extent."""
+        at = int(self._at[extent])
+        return self._buffer[at : at + int(self._sizes[extent])]
 
 
 def _runs(

@@ -1,10 +1,8 @@
 """The tile cache: claims, order, bound, waiting, processes."""
 
-import gc
 import logging
 import multiprocessing
 import pickle
-import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +17,7 @@ from lsstcutouts.read.cache.limits import MemoryLimits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 
-from ..support.claims import fetch, fill, filled, wanted
+from ..support.claims import collect_inside, fetch, fill, filled, wanted
 from ..support.examples import examples
 
 QUARTER = 249_600
@@ -279,16 +277,7 @@ def test_claims_that_are_collected_while_the_cache_is_locked_lock_nothing() -> N
     ring: list[Any] = [cache.claim([wanted("a", [1])])]
     ring.append(ring)
     del ring
-    state = cache._state()
-
-    def collect() -> None:
-        with state.lock:
-            gc.collect()
-
-    thread = threading.Thread(target=collect, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
+    collect_inside(cache)
     assert fetch(cache, wanted("a", [1])) == [1]
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.watch import SLACK, MemoryWatch
 
-from ..support.claims import fetch, wanted
+from ..support.claims import collect_inside, fetch, wanted
 from ..support.examples import examples
 
 MB = 1_000_000
@@ -99,16 +98,7 @@ def test_buffers_that_are_collected_while_the_cache_is_locked_lock_nothing() -> 
     """A finaliser runs in whatever its thread is doing, also in the middle of a locked block."""
     cache = TileCache("1 MB")
     Buffer(cache)
-    state = cache._state()
-
-    def collect() -> None:
-        with state.lock:
-            gc.collect()
-
-    thread = threading.Thread(target=collect, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive()
+    collect_inside(cache)
     assert cache.stats().reserved == 0
 
 

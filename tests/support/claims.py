@@ -1,5 +1,7 @@
 """Claims of the tile cache, filled with pixels that say whose they are."""
 
+import gc
+import threading
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -7,7 +9,7 @@ from numpy.typing import NDArray
 
 from lsstcutouts.read.cache.tile_cache import Claim, TileCache, Wanted
 
-__all__ = ["fetch", "fill", "filled", "wanted"]
+__all__ = ["collect_inside", "fetch", "fill", "filled", "wanted"]
 
 
 def wanted(
@@ -59,3 +61,16 @@ def fetch(cache: TileCache, *wishes: Wanted) -> list[int]:
     made = [tile for wish, at in zip(wishes, claim.missing, strict=True) for tile in wish.tiles[at].tolist()]
     claim.end()
     return made
+
+
+def collect_inside(cache: TileCache) -> None:
+    """Collect the garbage of a thread that holds the cache's lock; fail if it waits for that."""
+
+    def collect() -> None:
+        with cache._state().lock:
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()

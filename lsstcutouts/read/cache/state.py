@@ -189,7 +189,9 @@ class State:
                 taken[pool] = self._take(pool, count)
                 pool.pins[taken[pool]] += 1  # the next size may take slabs away
                 pinned.append((pool, taken[pool]))
-        except BaseException:  # there is no memory
+        except (
+            BaseException
+        ):  # no memory, or Ctrl-C: what nobody holds must not stay pinned for ever; it is raised again
             for pool, slots in pinned:
                 pool.pins[slots] -= 1
             raise
