@@ -83,7 +83,11 @@ class Threads:
         try:
             pool.submit(self._run)
         except BaseException:
-            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit.
+            # Ctrl-C while a thread starts: the executor may not know of it, and would leave it waiting at the exit. Each thread
+            # that is woken takes one function, so that one too many here would leave another one waiting for ever.
+            with suppress(ValueError):
+                self._waiting.remove(item)
+                heapq.heapify(self._waiting)
             pool.shutdown(wait=False)
             self._pool = None if self._pool is None else self._new_pool()
             raise

@@ -127,6 +127,28 @@ def test_a_job_that_has_to_wait_is_called_again_and_holds_nobody_up() -> None:
     assert run_here(waits()) == "waited"
 
 
+@pytest.mark.parametrize("when", ["before it is queued", "after it was queued"])
+def test_ctrl_c_while_a_thread_starts_leaves_nothing_waiting(when: str) -> None:
+    threads = Threads(1)
+    pool = threads._pool
+    assert pool is not None
+    submit, called = pool.submit, []
+
+    def interrupted(function: Callable[[], None]) -> None:
+        if when == "after it was queued":
+            submit(function)
+        raise KeyboardInterrupt
+
+    pool.submit = interrupted  # type: ignore[method-assign, assignment]
+    with pytest.raises(KeyboardInterrupt):
+        threads.submit(lambda: called.append("interrupted"), rank=0)
+    for n in range(3):
+        threads.submit(partial(called.append, n), rank=1).result(20)
+    assert called[-3:] == [0, 1, 2]
+    assert not threads._waiting
+    threads.stop()
+
+
 def test_what_is_stopped_is_cancelled_and_lets_go() -> None:
     threads, begun, go_on = Threads(1), threading.Event(), threading.Event()
 
