@@ -35,6 +35,9 @@ _LARGEST_HEADER = 2000 * BLOCK
 _LEAD = 8 * BLOCK
 """Bytes read with a header: most headers, and with DP2 the tile table after it, fit one read."""
 
+_CARDS = re.compile(r"(.{8})= (.{0,70})|HIERARCH(.{0,72})|.{1,80}", re.DOTALL)
+"""A card with a value, of a standard keyword or a longer one, or any other card."""
+
 _STRING = re.compile(r"'((?:[^']|'')*)'")
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
 _COLUMN_TYPES = {
@@ -80,12 +83,11 @@ class Cards:
 
     def __init__(self, header: str) -> None:
         text: dict[str, str] = {}
-        for at in range(0, len(header), _CARD):
-            key = header[at : at + 8].rstrip()
-            if header[at + 8 : at + 10] == "= ":
-                text.setdefault(key, header[at + 10 : at + _CARD])
-            elif key == "HIERARCH":
-                name, _, value = header[at + 8 : at + _CARD].partition("=")
+        for key, value, long in _CARDS.findall(header):
+            if key:
+                text.setdefault(key.rstrip(), value)
+            elif long:
+                name, _, value = long.partition("=")
                 text.setdefault(name.strip().upper(), value)
         self._text = text
         self._values: dict[str, Value] = {}
@@ -133,6 +135,9 @@ class Cards:
         BadStructureError
             The keyword is missing and there is no default, or its value is anything else.
         """
+        value = self.get(key, default)
+        if type(value) is int and least <= value <= most:
+            return value
         value = self.number(key, default)
         if value != int(value) or not least <= value <= most:
             raise BadStructureError(f"header keyword {key} is {value!r}, not an integer from {least} to {most}")
@@ -208,7 +213,7 @@ def read_hdu(source: ByteSource, at: int, index: int) -> Hdu:
         length = _header_length(raw)
         if length is None and (not more or len(raw) > _LARGEST_HEADER):
             raise BadStructureError(f"the header at byte {at} has no END")
-    cards = Cards(raw[:length].decode("latin-1"))
+    cards = Cards(raw[:length].rstrip().decode("latin-1"))
     data_at, data_size, cut = at + length, _data_size(cards), ""
     # The filling of the file's last block may be missing: some writers leave it out and nothing is lost.
     if data_at + data_size > source.size:

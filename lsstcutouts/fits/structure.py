@@ -36,13 +36,11 @@ class FileStructure:
     ----------
     primary
         The first HDU.
-    places
-        Number and first byte of the HDU of each plane, by the INDEX table; empty where the headers have to be walked.
     """
 
     source: ByteSource
     primary: Hdu
-    places: Mapping[str, tuple[int, int]]
+    _places: Mapping[str, tuple[int, int]] | None = None
     _hdus: list[Hdu] = field(default_factory=list)
     _known: dict[str, Hdu] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +51,13 @@ class FileStructure:
         if self.primary.cards.integer("NAXIS", most=999) == 2:
             self._known["image"] = self.primary
 
+    @property
+    def places(self) -> Mapping[str, tuple[int, int]]:
+        """Number and first byte of the HDU of each plane, by the INDEX table; empty where the headers have to be walked."""
+        if self._places is None:
+            self._places = _index(self.source, self.primary)
+        return self._places
+
     def find(self, plane: str) -> Hdu | None:
         """Return the HDU of a plane, or None where the file has no such one.
 
@@ -62,6 +67,8 @@ class FileStructure:
             A header on the way to it is damaged.
         """
         with self._lock:
+            if plane == "image" and plane not in self._known and (hdu := self._second()) is not None:
+                return hdu
             if plane in self.places and (hdu := self._indexed(plane)) is not None:
                 return hdu
             # The HDUs of one mask follow each other: no need to read the HDUs after them.
@@ -99,6 +106,14 @@ class FileStructure:
             return f"damaged, or something else follows the last HDU: no FITS header at byte {self._hdus[-1].end}"
         return f"truncated: {size} bytes are not a multiple of the FITS block size" if size % BLOCK else ""
 
+    def _second(self) -> Hdu | None:
+        """Return the HDU after the primary one if it is the image, as in most files: no need to read the index."""
+        try:
+            hdu = self._step() if len(self._hdus) == 1 else None
+        except BadStructureError:
+            return None
+        return hdu if hdu is not None and "image" in self._known else None
+
     def _indexed(self, plane: str) -> Hdu | None:
         """Return the HDU that the index names; None, and no index from then on, where it is another one."""
         number, address = self.places[plane]
@@ -108,27 +123,28 @@ class FileStructure:
             hdu = None
         if hdu is None or _plane(hdu) != plane:
             # HDUs were moved by a program that knows nothing of the index, such as astropy.
-            self.places = {}
+            self._places = {}
             return None
         return hdu
 
-    def _step(self) -> bool:
-        """Read the next header; return whether there was one."""
+    def _step(self) -> Hdu | None:
+        """Read the next header, if there is one."""
         at = self._hdus[-1].end
         if at >= self.source.size or len(self._hdus) > _MOST_HDUS:
-            return False
+            return None
         try:
             hdu = read_hdu(self.source, at, len(self._hdus))
         except NoHeaderError:
-            return False  # the standard allows special records after the last HDU, and readers of FITS ignore the rest
+            return None  # the standard allows special records after the last HDU, and readers of FITS ignore the rest
         # Of many headers and files, the first bytes of the data would be megabytes; a local file is read again at once.
-        self._hdus.append(replace(hdu, lead=b"") if isinstance(self.source, LocalSource) else hdu)
-        self._known.setdefault(_plane(hdu), self._hdus[-1])
-        return True
+        kept = replace(hdu, lead=b"") if isinstance(self.source, LocalSource) else hdu
+        self._known.setdefault(_plane(hdu), kept)
+        self._hdus.append(kept)
+        return hdu
 
 
 def file_structure(source: ByteSource) -> FileStructure:
-    """Read the first header and, where there is one, the index; inflate a gzipped file first.
+    """Read the first header; inflate a gzipped file first.
 
     Parameters
     ----------
@@ -145,7 +161,7 @@ def file_structure(source: ByteSource) -> FileStructure:
     except GzippedFileError:
         source = inflate(source)
         primary = read_hdu(source, 0, 0)
-    return FileStructure(source, primary, _index(source, primary))
+    return FileStructure(source, primary)
 
 
 def _index(source: ByteSource, primary: Hdu) -> dict[str, tuple[int, int]]:

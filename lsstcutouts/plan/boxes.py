@@ -79,6 +79,9 @@ def rows_by_tract(tracts: Mapping[int, Tract], tract: Ints) -> Iterator[tuple[Tr
     """Yield each tract with the rows ``(n,)`` of ``tract`` ``(N,)`` that have its number."""
     if not len(tract):
         return
+    if (tract == tract[0]).all():
+        yield tracts[int(tract[0])], np.arange(len(tract))
+        return
     order = np.argsort(tract, kind="stable")
     numbers, first = np.unique(tract[order], return_index=True)
     for number, rows in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
@@ -149,6 +152,8 @@ class PatchRanges:
         """Return the keys of the patches of each rectangle except the box's own patch, as ``(start, keys)`` of `ragged`."""
         # Most rectangles contain only the box's own patch.
         several = np.flatnonzero((self.high > self.low).any(axis=1))
+        if not len(several):
+            return np.zeros(len(boxes) + 1, np.int64), np.empty(0, np.int64)
         owner, patch = self[several].patches()
         owner = several[owner]
         other = patch != boxes.patch[owner]

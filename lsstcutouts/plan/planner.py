@@ -127,11 +127,14 @@ class Planner:
         """Plan the rows of a catalog from one on, at most `_AT_ONCE`."""
         catalog = catalog[at : at + _AT_ONCE]
         own = self._own_tract(catalog.ra, catalog.dec)
-        tract = np.where(_among(own, self._known_skymap().tracts), own, -1)
+        unknown = [t for t in _distinct(own) if self._tracts.get(t) is None]
+        tract = np.where(np.isin(own, unknown), -1, own) if unknown else own.copy()
         if self.tract == "best":
             tract = self._best_tract(catalog, tract, own, size)
         under = self._under(catalog, tract, size)
-        lost = np.setdiff1d(np.arange(len(catalog)), under.row[under.covered], assume_unique=True)
+        gone = np.ones(len(catalog), bool)
+        gone[under.row[under.covered]] = False
+        lost = np.flatnonzero(gone)
         if self.tract == "primary" and len(lost):
             row, other, _ = self._elsewhere(catalog, lost, own, size)
             if len(row):

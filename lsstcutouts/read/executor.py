@@ -161,10 +161,9 @@ class Executor:
         pieces = portion.pieces
         planes: list[PlaneTiles] = []
         copies: list[PlaneCopies] = []
-        numbers = np.unique(pieces.file).tolist()
         for plane in self._options.sources:
             files: list[tuple[int, FileIndex]] = []
-            for file in numbers:
+            for file in portion.files:
                 if isinstance(index := portion.indices[file], Failure):
                     continue
                 if (failure := self._tiles.check(index, file, plane)) is None:
@@ -172,7 +171,7 @@ class Executor:
                 else:
                     portion.lose(cutouts, file, failure)
             known = np.array([file for file, _ in files], np.int64)
-            readable = np.isin(pieces.file, known)
+            readable = slice(None) if len(files) == len(portion.files) else np.isin(pieces.file, known)
             layouts = [index.layout(plane) for _, index in files]
             needed = tiles_needed(
                 portion.first,

@@ -110,9 +110,8 @@ def pieces_of(
     files, place = np.unique(candidates.file[heads], return_inverse=True)
     holds = np.array([pixels_of(file) for file in files.tolist()], np.int64).reshape(-1, 4)[place]
     wanted, region = boxes[candidates.channel[heads] // bands], candidates.region[heads]
-    inside = np.ones(len(heads), bool)
-    for i, beyond in enumerate((np.less, np.greater, np.less, np.greater)):
-        inside &= ~beyond(wanted[:, i], holds[:, i]) & ~beyond(wanted[:, i], region[:, i])
+    inside = ((wanted >= holds) & (wanted >= region))[:, 0::2].all(axis=1)
+    inside &= ((wanted <= holds) & (wanted <= region))[:, 1::2].all(axis=1)
     whole[candidates.channel[heads[inside]]] = True
     full = whole.copy()
     torn: list[tuple[int, int, tuple[int, int, int, int]]] = []

@@ -44,11 +44,14 @@ class Portion:
         The files, by their number in the plan, and why one cannot be read.
     pieces
         Which file gives which pixels, after `locate`.
+    files
+        The files that give pixels, ascending.
     cleared
         ``(n * B,)`` which channels are set to 0 first, as not every pixel comes from a file.
     """
 
     pieces: Pieces
+    files: list[int]
     cleared: NDArray[np.bool_]
 
     def __init__(self, plan: CutoutPlan, tiles: TileDecoder, targets: Integers, places: Integers) -> None:
@@ -67,8 +70,9 @@ class Portion:
         candidates = candidates_of(self.plan, self.targets)
         while True:
             self.pieces = pieces_of(self.first, self.plan.size, self._bands, candidates, self._pixels_of)
-            files = {*self.pieces.file.tolist(), *candidates.files_of(~self.pieces.full)}
-            if not (unknown := sorted(files - self.indices.keys())):
+            self.files = sorted(set(self.pieces.file.tolist()))
+            beyond = () if self.pieces.full.all() else candidates.files_of(~self.pieces.full)
+            if not (unknown := sorted({*self.files, *beyond} - self.indices.keys())):
                 self.cleared = ~self.pieces.whole
                 return
             yield [partial(self._open, file) for file in unknown]
@@ -94,7 +98,7 @@ class Portion:
         cutouts.present.reshape(-1)[self.channels] = some
         missing = np.where(some, int(Quality.PARTLY_COVERED), int(Quality.BAND_ABSENT))
         cutouts.quality.reshape(-1)[self.channels] |= np.where(pieces.full, 0, missing).astype(np.int32)
-        for file in np.unique(pieces.file).tolist():
+        for file in self.files:
             if isinstance(failure := self.indices[file], Failure):
                 self.lose(cutouts, file, failure)
         self._write_wcs(cutouts)

@@ -145,6 +145,8 @@ class State:
     def detach(self, pool: Slots, slots: Integers) -> None:
         """Let nobody find what is in slots."""
         slots = slots[pool.block[slots] >= 0]
+        if not len(slots):
+            return
         for number in np.unique(pool.block[slots]).tolist():
             block = self.numbers[number]
             mine = slots[pool.block[slots] == number]

@@ -314,9 +314,10 @@ class Claim:
     def finish(self) -> None:
         """Let others have what was filled."""
         with self._cache_state.lock:
-            for block, slots, missing in self._found:
-                mine = slots[missing]
-                self._cache_state.detach(block.pool, mine[~block.pool.ready[mine]])
+            for (block, slots, _), missing in zip(self._found, self.missing, strict=True):
+                if len(missing):
+                    mine = slots[missing]
+                    self._cache_state.detach(block.pool, mine[~block.pool.ready[mine]])
         self._flight.done = True
 
     def abandon(self) -> None:
