@@ -129,8 +129,9 @@ class OurWay(Way):
         ``"reader"``: batch by batch, in the calling thread or, with more threads, by `stream`; ``"loader"``: in shuffled
         order.
     cache
-        ``"first"``: reader and cache are new in each pass, so that headers are read and memory is new, as in the first
-        epoch; ``"empty"``: only the tiles are dropped before each pass; ``"memory"``: all tiles are there.
+        ``"new"``: reader and cache are new in each pass, so that headers are read and memory comes from the system, as
+        until the cache is full; ``"first"``: headers are read and tiles decoded into memory that is there, as in the rest of
+        a first epoch; ``"empty"``: only the tiles are dropped before each pass; ``"memory"``: all tiles are there.
     tiles
         The cache; ways of one state can share it.
     """
@@ -150,14 +151,16 @@ class OurWay(Way):
 
     def prepare(self) -> Callable[[], int]:
         """Return one pass over the sample."""
-        if self.cache == "first":
+        if self.cache == "new":
             self.tiles = TileCache(self._settings.cache_bytes)
             return self._pass()
         if self._kept is None:
             self._kept = self._pass()
             self._kept()
-        if self.cache == "empty":
+        if self.cache != "memory":
             self.tiles.clear()
+        if self.cache == "first":
+            self._kept = self._pass()
         return self._kept
 
     @property

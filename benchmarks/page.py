@@ -15,8 +15,8 @@ from lsstcutouts.source.writing import atomic_file
 
 __all__ = ["filled", "main"]
 
-OURS, OTHERS, INK = ("#9ec5e8", "#4c8fc4", "#1f5f99"), "#b4bcc8", "#1d2433"
-STATES = {"first": "first epoch", "empty": "tiles decoded again", "memory": "all tiles in memory"}
+OURS, OTHERS, INK = ("#cfe2f3", "#9ec5e8", "#4c8fc4", "#1f5f99"), "#b4bcc8", "#1d2433"
+STATES = {"new": "new memory", "first": "first epoch", "empty": "tiles decoded again", "memory": "all tiles in memory"}
 SCENES = {"dense": "500 targets in one patch", "sparse": "5 targets in each of 36 patches"}
 
 PROCESSORS = {"host": "built for this processor", "avx2": "for AVX2", "baseline": "for the x86-64 baseline"}
@@ -79,7 +79,7 @@ def _kernel(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
     def draw(figure: Any) -> None:
         figure.set_size_inches(8, 3)
         axes, width = figure.subplots(), 0.8 / len(decoders)
-        colours = (OURS[2], OURS[0], OTHERS, "#d8dde4")
+        colours = (OURS[3], OURS[1], OTHERS, "#d8dde4")
         for at, (name, colour) in enumerate(zip(decoders, colours, strict=True)):
             places = [x + (at - (len(decoders) - 1) / 2) * width for x in range(len(builds))]
             bars = axes.bar(places, [by[build, name]["us/tile"] for build in builds], width, color=colour, label=name)

@@ -358,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures: list[dict[str, Any]] = []
     for scene_name, sample in scenes_of(settings, own):
         sample.touch()
-        tiles = {state: TileCache(settings.cache_bytes) for state in ("first", "empty", "memory")}
+        tiles = {state: TileCache(settings.cache_bytes) for state in ("new", "first", "empty", "memory")}
         ours = [
             OurWay(sample, settings, name, state, cache, threads)
             for state, cache in tiles.items()
@@ -377,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bases = {way.cache: median(of) for way, of in zip(ours, rates, strict=False) if way.is_base}
         for way, of in zip(ways, rates, strict=True):
             row = rate_row(way, of, scene=scene_name) | {"pixels": compared[way]}
-            for state in () if way in ours else (way.cache,) if way.cache else ("first", "empty"):
+            for state in () if way in ours else (way.cache,) if way.cache else ("new", "first", "empty"):
                 row[f"ours ({state}) / this"] = bases[state] / row["cutouts/s"]
             figures.append(row)
         figures += [{"scene": scene_name, "way": name, "pixels": reason} for name, reason in reasons.items()]

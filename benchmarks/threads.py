@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, sample in scenes_of(settings, own):
         sample.touch()
         ways = []
-        for cache in ("first", "empty", "memory"):
+        for cache in ("new", "first", "empty", "memory"):
             tiles = TileCache(settings.cache_bytes)
             ways += [OurWay(sample, settings, kind, cache, tiles, n) for kind in ("reader", "loader") for n in counts]
         rates = interleaved(ways, settings.repeats, least_seconds=own["least_seconds"])

@@ -83,12 +83,12 @@ class Cards:
 
     def __init__(self, header: str) -> None:
         text: dict[str, str] = {}
-        for key, value, long in _CARDS.findall(header):
+        for key, value, rest in _CARDS.findall(header):
             if key:
                 text.setdefault(key.rstrip(), value)
-            elif long:
-                name, _, value = long.partition("=")
-                text.setdefault(name.strip().upper(), value)
+            elif rest:
+                name, _, after = rest.partition("=")
+                text.setdefault(name.strip().upper(), after)
         self._text = text
         self._values: dict[str, Value] = {}
 

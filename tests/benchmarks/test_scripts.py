@@ -121,11 +121,13 @@ def test_states_of_the_cache_are_what_they_say(dp2_repo: SimulatedRepository) ->
         one_pass, before = way.prepare(), way.tiles.stats().misses
         assert one_pass() == len(sample.rows)
         assert (way.tiles.stats().misses > before) == decodes
-    first = OurWay(sample, SETTINGS, "reader", "first", TileCache("100 MB"), 1)
-    assert first.prepare()() == len(sample.rows)
-    kept = first.tiles
-    first.prepare()
-    assert first.tiles is not kept
+    for state in ("new", "first"):
+        way = OurWay(sample, SETTINGS, "reader", state, TileCache("100 MB"), 1)
+        one_pass, kept = way.prepare(), way.tiles
+        assert one_pass() == len(sample.rows)
+        assert way.prepare() is not one_pass  # another reader, which knows no file
+        assert (way.tiles is kept) == (state == "first")
+        assert way.tiles.stats().entries == 0
 
 
 def test_crowded_targets_are_spread_evenly(dp2_repo: SimulatedRepository) -> None:
