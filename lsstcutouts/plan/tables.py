@@ -171,7 +171,7 @@ class FileTable:
     def __len__(self) -> int:
         return len(self.uri)
 
-    @property
+    @cached_property
     def remote(self) -> bool:
         """Whether some files are not on a local file system."""
         return any("://" in uri for uri in self.uri)

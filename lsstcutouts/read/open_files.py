@@ -3,7 +3,7 @@
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from copy import copy
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
@@ -70,27 +70,29 @@ class OpenFiles:
         GeometryMismatchError
             If its pixel grid is not the tract's.
         """
-        if (known := self.known(plan, file, options)) is not None:
-            return known
+        if known := self.known(plan, [file], options):
+            return known[file]
         # Opened outside the lock; when two threads open the same file the second handle is dropped.
         coadd = _opened(plan, file, tract)
         index = _index_of(coadd, options)
         self._keep((plan.files.dataset_id[file], plan.files.uri[file]), coadd.source)
         if not index.transient:
-            self._remember(_key(plan, file, options), index)
+            self._remember((plan.files.dataset_id[file], plan.files.uri[file], *_needs(options)), index)
         return index
 
-    def known(self, plan: CutoutPlan, file: int, options: ReaderOptions) -> FileIndex | None:
-        """Return the index of a file if it is in memory."""
+    def known(self, plan: CutoutPlan, files: Iterable[int], options: ReaderOptions) -> dict[int, FileIndex]:
+        """Return the indices of those of the files that are in memory."""
         if self._process != os.getpid():
             self._finalizer.detach()
             self._start()  # the parent process still uses its handles and connections
-        key = _key(plan, file, options)
+        ids, uris, needs, found = plan.files.dataset_id, plan.files.uri, _needs(options), dict[int, FileIndex]()
         with self._lock:
-            index = self._indices.get(key)
-            if index is not None:
-                self._indices.move_to_end(key)
-            return index
+            for file in files:
+                key = ids[file], uris[file], *needs
+                if (index := self._indices.get(key)) is not None:
+                    self._indices.move_to_end(key)
+                    found[file] = index
+        return found
 
     def source(self, plan: CutoutPlan, file: int, index: FileIndex) -> ByteSource:
         """Return the open file of an index.
@@ -163,9 +165,9 @@ class OpenFiles:
         self._cache.reserve(nbytes)
 
 
-def _key(plan: CutoutPlan, file: int, options: ReaderOptions) -> tuple[Hashable, ...]:
-    planes = *options.sources, "psf" in options.planes
-    return plan.files.dataset_id[file], plan.files.uri[file], *planes, options.mask_bits, options.flux_unit
+def _needs(options: ReaderOptions) -> tuple[Hashable, ...]:
+    """Return what an index must have for a reader with these options."""
+    return *options.sources, "psf" in options.planes, options.mask_bits, options.flux_unit
 
 
 def _release_all(cache: TileCache, indices: _Indices) -> None:

@@ -68,6 +68,7 @@ class Portion:
     def locate(self) -> Steps[None]:
         """Find which file gives which pixels; files that are not known are opened side by side."""
         candidates = candidates_of(self.plan, self.targets)
+        self.indices |= self._tiles.known(set(candidates.file.tolist()))
         while True:
             self.pieces = pieces_of(self.first, self.plan.size, self._bands, candidates, self._pixels_of)
             self.files = sorted(set(self.pieces.file.tolist()))
@@ -82,8 +83,6 @@ class Portion:
 
     def _pixels_of(self, file: int) -> Box:
         """Return the pixels that a file holds; of one that is not open, those that its like hold."""
-        if file not in self.indices and (known := self._tiles.known(file)) is not None:
-            self.indices[file] = known
         if isinstance(index := self.indices.get(file), FileIndex):
             return index.bbox
         inner = self.plan.patches.inner_box(int(self.plan.patches.row_and_band[file, 0]))

@@ -1,7 +1,7 @@
 """Decodes the tiles of a plan's files into the memory that the cache gave them: scaled to nJy, mask bits renumbered, damage told."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -123,9 +123,9 @@ class TileDecoder:
             "psf": "psf",
         }
 
-    def known(self, file: int) -> FileIndex | None:
-        """Return the index of a file if it is in memory."""
-        return self._files.known(self._plan, file, self._options)
+    def known(self, files: Iterable[int]) -> dict[int, FileIndex]:
+        """Return the indices of those of the files that are in memory."""
+        return self._files.known(self._plan, files, self._options)
 
     def open(self, file: int) -> FileIndex | Failure:
         """Return the index of a file."""

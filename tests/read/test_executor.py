@@ -128,7 +128,7 @@ def test_no_python_runs_for_each_tile(plan: CutoutPlan) -> None:
     reader = CutoutReader(plan, cache=TileCache("100 MB"))
     reader.read(np.arange(len(plan)))
     decoder, file = reader._executor._tiles, 0
-    index = decoder.known(file)
+    index = decoder.known([file]).get(file)
     layout = index.layout("image")
     in_rice = np.arange(layout.units) if layout.kinds is None else np.flatnonzero(layout.kinds == 0)
 

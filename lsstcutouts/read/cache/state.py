@@ -169,48 +169,52 @@ class State:
             Of each plane its block, the slots of the tiles ``(k,)``, and which of them are to be filled, ``(k,)`` bool.
         """
         self.clock += 1
-        found: list[tuple[Block, Integers, NDArray[np.bool_]]] = []
-        need: dict[Slots, int] = {}
+        blocks = [self._block(one) for one in wanted]
+        slots = [block.slots[one.tiles] for one, block in zip(wanted, blocks, strict=True)]
+        missing: dict[int, NDArray[np.bool_]] = {}
+        members: dict[Slots, list[int]] = {}
+        for i, block in enumerate(blocks):
+            members.setdefault(block.pool, []).append(i)
         pinned: list[tuple[Slots, Integers]] = []
+        need: dict[Slots, int] = {}
         taken: dict[Slots, Integers] = {}
         try:
-            for one in wanted:
-                block = self._block(one)
-                pool, slots = block.pool, block.slots[one.tiles]
-                missing = slots < 0
-                if not missing.all():
-                    missing |= pool.rows[slots] < one.rows
-                    there = slots[~missing]
+            for pool, of in members.items():
+                every = np.concatenate([slots[i] for i in of])
+                gone = every < 0
+                if not gone.all():
+                    gone |= pool.rows[every] < np.concatenate([wanted[i].rows for i in of])
+                    there = every[~gone]
                     pool.pins[there] += 1
                     pinned.append((pool, there))
                     pool.used[there] = self.clock
-                if missing.any():
-                    need[pool] = need.get(pool, 0) + int(missing.sum())
-                found.append((block, slots, missing))
+                missing.update(zip(of, np.split(gone, np.cumsum([len(slots[i]) for i in of[:-1]])), strict=True))
+                need[pool] = int(gone.sum())
             for pool, count in need.items():
-                taken[pool] = self._take(pool, count)
-                pool.pins[taken[pool]] += 1  # the next size may take slabs away
-                pinned.append((pool, taken[pool]))
+                if count:
+                    taken[pool] = new = self._take(pool, count)
+                    pool.pins[new] += 1  # the next size may take slabs away
+                    pinned.append((pool, new))
         except (
             BaseException
         ):  # no memory, or Ctrl-C: what nobody holds must not stay pinned for ever; it is raised again
-            for pool, slots in pinned:
-                pool.pins[slots] -= 1
+            for pool, held in pinned:
+                pool.pins[held] -= 1
             raise
-        for one, (block, slots, missing) in zip(wanted, found, strict=True):
-            if not missing.any():
+        for i, one in enumerate(wanted):
+            if not missing[i].any():
                 continue
-            pool, tiles, count = block.pool, one.tiles[missing], int(missing.sum())
-            new, taken[pool] = taken[pool][:count], taken[pool][count:]
+            block, pool, tiles = blocks[i], blocks[i].pool, one.tiles[missing[i]]
+            new, taken[pool] = taken[pool][: len(tiles)], taken[pool][len(tiles) :]
             if block.held and (shallow := block.slots[tiles]).max() >= 0:
                 self.detach(pool, shallow[shallow >= 0])
             self.blocks[block.key] = self.numbers[block.number] = block
-            block.slots[tiles] = slots[missing] = new
-            block.held += count
-            pool.block[new], pool.tile[new], pool.rows[new] = block.number, tiles, one.rows[missing]
+            block.slots[tiles] = slots[i][missing[i]] = new
+            block.held += len(tiles)
+            pool.block[new], pool.tile[new], pool.rows[new] = block.number, tiles, one.rows[missing[i]]
             pool.used[new] = pool.flight[new] = self.clock
             pool.ready[new] = False
-        return self.clock, found
+        return self.clock, [(block, slots[i], missing[i]) for i, block in enumerate(blocks)]
 
     def _block(self, wanted: Wanted) -> Block:
         """Return the block of a plane, a new one if nothing of it is there."""
