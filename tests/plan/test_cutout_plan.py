@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lsstcutouts.errors import PlanError
 from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.plan.tables import Reason, ragged
+from lsstcutouts.plan.tables import FileTable, Reason, ragged
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig, skymap_of
 
@@ -221,3 +222,19 @@ def test_targets_at_the_first_pixels_of_a_tract() -> None:
     summary = plan.summary(ranks=2)
     assert 0 < summary.bytes_to_read < summary.file_bytes
     assert len(set(plan.blocks().tolist())) >= 1
+
+
+def test_whether_files_are_remote_is_found_out_once() -> None:
+    """It is asked for with each batch, and a plan can have thousands of files."""
+
+    class Uris(tuple[str, ...]):
+        __slots__ = ()
+        walks = 0
+
+        def __iter__(self) -> Iterator[str]:
+            Uris.walks += 1
+            return super().__iter__()
+
+    files = FileTable(Uris(("/a/b.fits", "https://host/c.fits")), (1, 2), ("x", "y"))
+    assert [files.remote for _ in range(3)] == [True] * 3
+    assert Uris.walks == 1
