@@ -195,9 +195,7 @@ class State:
                     taken[pool] = new = self._take(pool, count)
                     pool.pins[new] += 1  # the next size may take slabs away
                     pinned.append((pool, new))
-        except (
-            BaseException
-        ):  # no memory, or Ctrl-C: what nobody holds must not stay pinned for ever; it is raised again
+        except BaseException:  # no memory, or Ctrl-C: nothing may stay pinned for ever; it is raised again
             for pool, held in pinned:
                 pool.pins[held] -= 1
             raise
