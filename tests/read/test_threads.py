@@ -89,7 +89,8 @@ def test_an_error_ends_the_steps_and_is_raised(step: int) -> None:
         time.sleep(0.001)
     threads.stop()
     assert alone.told == ["OSError"]
-    assert shared.told == ["CancelledError"]
+    # The last job of the step tells the steps; where another one is still under way, `result` drops them first.
+    assert shared.told in (["CancelledError"], ["dropped"])
 
 
 def test_what_the_steps_raise_is_raised() -> None:
