@@ -1,6 +1,7 @@
 """The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
 
@@ -10,9 +11,16 @@ from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from .support.examples import register_profiles
 from .support.kinds import kind_of
+from .support.platform.fixtures import platform, remote_dp1, remote_dp2, shared_platform
 from .support.repositories import SMALL, changed_repositories, simulated_once
 
+__all__ = ["platform", "remote_dp1", "remote_dp2", "shared_platform"]
+
 register_profiles()
+
+# No test fills the user's cache, nor waits for ten minutes for a server that does not answer.
+os.environ["LSSTCUTOUTS_CACHE"] = "off"
+os.environ["LSSTCUTOUTS_PATIENCE"] = "5"
 
 
 def pytest_configure() -> None:

@@ -20,6 +20,10 @@ _SECRET = re.compile(
 """Values of parameters and headers that grant access, and the ids of the keys that signed them."""
 
 _LOGGERS = (
+    "aiohttp.client",
+    "aiohttp.internal",
+    "asyncio",
+    "httpx2",
     "urllib3.connectionpool",
     "urllib3.poolmanager",
     "urllib3.util.retry",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from lsst.resources import ResourcePath
 
-__all__ = ["Coadd", "open_coadd"]
+__all__ = ["Coadd", "checked_coadd", "open_coadd"]
 
 _EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
 
@@ -69,16 +69,22 @@ def open_coadd(
     WriteError
         It is gzipped and there is no space to decompress it.
     """
-    source = open_source(uri, others=others)
+    expected = size if size is not None and size > 0 else -1
+    source = open_source(uri, size=expected, others=others)
     try:
-        if size is not None and size > 0 and size != source.size:
-            raise CorruptFileError(
-                f"{source.uri} has {source.size} bytes, but the repository recorded {size}; transfer the file again"
-            )
-        return Coadd(source)
+        return checked_coadd(source, expected)
     except LsstCutoutsError:
         source.close()
         raise
+
+
+def checked_coadd(source: ByteSource, size: int) -> "Coadd":
+    """Return the coadd in an open file that should have ``size`` bytes (less than 1: unknown); errors as `open_coadd`."""
+    if size > 0 and size != source.size:
+        raise CorruptFileError(
+            f"{source.uri} has {source.size} bytes, but the repository recorded {size}; transfer the file again"
+        )
+    return Coadd(source)
 
 
 class Coadd:

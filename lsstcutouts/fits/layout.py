@@ -119,6 +119,14 @@ class PlaneLayout:
         sizes = self.sizes.reshape(self.tile_grid)
         return sum(int(sizes[self.tiles_under(self.unit_box(unit)).slices()].sum()) for unit in units)
 
+    def tiles_of(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the tiles of cache units ``(k,)``, in any order."""
+        if self.unit_shape == self.tile_shape:
+            return units
+        numbers = np.arange(self.tile_grid.y * self.tile_grid.x).reshape(self.tile_grid)
+        boxes = [self.tiles_under(self.unit_box(unit)).slices() for unit in units.tolist()]
+        return np.concatenate([numbers[box].reshape(-1) for box in boxes]) if boxes else units
+
     @property
     def units(self) -> int:
         """Number of cache units."""

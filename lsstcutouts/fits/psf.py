@@ -118,6 +118,12 @@ class CellKernels:
             kernels[-1].flags.writeable = False
         return kernels
 
+    def extents(self, cells: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return offsets and sizes ``(k,)`` of the tiles that hold the kernels of cells, bytes."""
+        groups = sorted({self._group(cell) for cell in cells})
+        offsets, sizes = self.first + self.offsets[groups].astype(np.int64), self.sizes[groups].astype(np.int64)
+        return offsets.ravel(), sizes.ravel()
+
     def _group(self, cell: int) -> int:
         """Return the number of the group that a cell shares its tiles with."""
         y, x = divmod(cell, self.cells.grid.x)

@@ -28,7 +28,7 @@ from ..plan.read_options import ReadOptions
 from ..read.batch_report import BatchReport
 from ..read.cache.tile_cache import TileCache
 from ..read.options import ReaderOptions
-from ..read.reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream, threads_for
+from ..read.reader import CutoutReader, Delivery, Request, checked_targets, default_threads, stream
 from ..read.report import Report
 from ..transforms.batch import TensorBatch
 from .device.tensors import Form, pinned_empty
@@ -259,9 +259,9 @@ class CutoutDataset(IterableDataset[TensorBatch]):
         worker = get_worker_info()
         processes = worker.num_workers if worker else 1
         threads = self.threads or max(1, default_threads() // processes)
-        self.cache.share_among(processes * self.concurrent_loaders if worker else 1)
+        self._reader.share_among(processes * self.concurrent_loaders if worker else 1)
         requests = self._requests(order, epochs.bounds[position.batch :: processes].tolist())
-        ready = self._ready(requests, form or Form(), threads, processes, in_worker=worker is not None)
+        ready = self._ready(requests, form or Form(), threads, in_worker=worker is not None)
         return ready if worker is None else self._sent(ready, in_flight)
 
     def _requests(self, order: EpochRows, bounds: list[list[int]]) -> Iterator[Request]:
@@ -271,15 +271,14 @@ class CutoutDataset(IterableDataset[TensorBatch]):
             yield Request(self.rows[order.rows[low:high]], bool(padding), columns)
 
     def _ready(
-        self, requests: Iterator[Request], form: Form, threads: int, processes: int, *, in_worker: bool
+        self, requests: Iterator[Request], form: Form, threads: int, *, in_worker: bool
     ) -> Iterator[tuple[TensorBatch, BatchReport]]:
         """Return batches and their reports, made by threads of this process."""
         # A worker process must not use CUDA: after a fork it would fail, otherwise it would take memory of the GPU.
         form = replace(form, pinned=form.pinned and not in_worker)
         reader = self._reader_into_pinned() if form.pinned else self._reader
         finish = partial(_finished, form, self._clock)
-        pool = threads_for(self.plan, threads, processes)
-        return stream(reader, requests, threads=pool, ahead=max(2, threads), then=finish)
+        return stream(reader, requests, threads=threads, ahead=max(2, threads), then=finish)
 
     def _reader_into_pinned(self) -> CutoutReader:
         if self._pinned_reader is None:

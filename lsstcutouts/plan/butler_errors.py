@@ -38,9 +38,10 @@ from ..errors import (
 )
 from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets, without_query
+from ..source.access import is_safe, origin_of, trust_origin
 from ..source.remote import download
 
-__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors"]
+__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors", "trust_repository"]
 
 type _Meaning = tuple[type[LsstCutoutsError], str]
 """Exception class of this package, and what the user can do (the end of the message)."""
@@ -159,6 +160,16 @@ class translate_file_errors:  # noqa: N801 - used like a function in `with`
         raise ReadError(message) from error
 
 
+def trust_repository(repo: object) -> None:
+    """Let the server of a repository that the user named have the user's token: a URL, a label, or an open Butler."""
+    if isinstance(repo, Butler):
+        connection = getattr(repo, "_connection", None)  # of a RemoteButler; there is no public attribute
+        trust_origin(str(getattr(connection, "server_url", "")))
+    elif isinstance(repo, str):
+        known = "://" in repo or Path(repo).exists()
+        trust_origin(repo if known else str(Butler.get_repo_uri(repo, return_label=True)))
+
+
 def open_butler(repo: str | os.PathLike[str]) -> Butler:
     """Open a repository for reading.
 
@@ -183,6 +194,7 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
         try:
             config = _configuration(name)
             _check_server(name, config)
+            trust_repository(name)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
             if error_kind(error) is not ErrorKind.MISSING:  # over HTTP, another error status for butler.yaml
@@ -201,15 +213,22 @@ def _configuration(name: str) -> ButlerConfig:
         return ButlerConfig(name)
     if not uri.getExtension():
         uri = ResourcePath(uri, forceDirectory=True).join("butler.yaml", forceDirectory=False)
-    config = Config.fromString(download(uri).decode())
+    config = Config.fromString(download(str(uri)).decode())
     config.configFile = uri
     return ButlerConfig(config)
 
 
 def _check_server(name: str, config: ButlerConfig) -> None:
     """Raise `AuthenticationError` if a remote configuration names a server on another host, which would get the token."""
-    server = urlsplit(str(config["remote_butler", "url"]) if ("remote_butler", "url") in config else "").netloc
     origin = config.configDir
+    url = str(config["remote_butler", "url"]) if ("remote_butler", "url") in config else ""
+    url = url.replace("<butlerRoot>", str(origin))
+    server = urlsplit(url).netloc
+    if server and not is_safe(url):
+        raise AuthenticationError(
+            f"the Butler server {origin_of(url)} of {name!r} is not encrypted, so that everyone on the way could read your token; use "
+            f"its https address, or allow it with LSSTCUTOUTS_TOKEN_HOSTS={origin_of(url)}"
+        )
     if server and origin is not None and not origin.isLocal and server != urlsplit(str(origin)).netloc:
         raise AuthenticationError(
             f"the butler.yaml of {name!r} names a server on another host, {server}, which would receive your token; if you "

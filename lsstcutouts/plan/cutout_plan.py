@@ -155,7 +155,7 @@ class CutoutPlan:
         """Return counts of targets, patches, files, missing bands and bytes, and what several ranks read more than once."""
         tracts, per_tract = np.unique(self.tract, return_counts=True)
         used, per_patch = np.unique(self.primary, return_counts=True)
-        tiles, _ = self._tiles_under(np.arange(len(self)))
+        tiles, _ = self.tiles_under(np.arange(len(self)))
         names = [f"{self.patches.tract[p]}/{self.patches.patch[p]}" for p in used]
         rejected = {reason.text: tracts for reason, tracts in self.rejected.by_tract().items()}
         return PlanSummary(
@@ -187,16 +187,30 @@ class CutoutPlan:
         pixels = self.tile_shape.y * self.tile_shape.x
         return float((per_patch * (self.patches.files >= 0).sum(axis=1)).sum() * pixels * self.tile_bytes)
 
-    def _tiles_under(self, targets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def tiles_under(
+        self, targets: NDArray[np.int64], tile: YX[int] | None = None, *, middle: bool = False
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the tiles under boxes, ``(M,)`` keys of patch, row and column, and the index of each tile's box, ``(M,)``.
 
-        As an approximation, all pixels of a box count as pixels of its primary patch's file, which starts ``border``
-        pixels before the inner region.
+        A key is ``patch << 40 | row << 20 | column``, with the row of ``patches``. As an approximation, all pixels of a box
+        count as pixels of its primary patch's file, which starts ``border`` pixels before the inner region.
+
+        Parameters
+        ----------
+        targets
+            ``(n,)`` targets.
+        tile
+            Rows and columns of a tile, pixels; by default `tile_shape`.
+        middle
+            Only the tile that holds the middle of each box.
         """
+        shape = self.tile_shape if tile is None else tile
         inner, border = self.patches.inner[self.primary[targets]], np.asarray(self.border)
         first = self.yx0[targets] - (inner[:, [0, 2]] - border)
         last = inner[:, [1, 3]] - inner[:, [0, 2]] + 2 * border - 1  # last pixel, counted from the file's first pixel
-        low, high = (np.clip(at, 0, last) // self.tile_shape for at in (first, first + np.asarray(self.size) - 1))
+        size = np.asarray(self.size)
+        ends = (first + size // 2,) * 2 if middle else (first, first + size - 1)
+        low, high = (np.clip(at, 0, last) // shape for at in ends)
         steps = (high - low).max(axis=0, initial=0) + 1
         corner = self.primary[targets].astype(np.int64) << 40
         touched = [np.minimum(low + step, high) for step in np.ndindex(*steps.tolist())]
@@ -210,7 +224,7 @@ class CutoutPlan:
         """
         chosen = np.arange(len(self)) if targets is None else targets
         lane = lane_ids(self.blocks(chosen), ranks)
-        tiles, box = self._tiles_under(chosen)
+        tiles, box = self.tiles_under(chosen)
         distinct, inverse = np.unique(tiles, return_inverse=True)
         read = np.unique(inverse.reshape(-1) * ranks + lane[box]) // ranks  # one element per rank and tile
         once, total = self._bytes_of(distinct), self._bytes_of(distinct[read])

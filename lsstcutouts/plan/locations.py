@@ -54,7 +54,7 @@ def locate_files(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list
     """Return the files of datasets; a dataset that is registered but has no file is left out, with a warning.
 
     One query returns the records of all files (22 ms for 1000 files of a SQLite registry; one query per file takes
-    740 ms).
+    740 ms). A Butler server gives each file a permanent address, which is signed when the file is read.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def locate_files(butler: Butler, refs: Sequence[DatasetRef], where: str) -> list
             files.append(_file(ref, butler.getURI(ref), -1))
         elif found := records.get(ref.id):
             uri, size = _single_file(ref, found, where)
-            files.append(_file(ref, butler.getURI(ref) if remote else uri, size))
+            files.append(_file(ref, uri, size))
     return files
 
 

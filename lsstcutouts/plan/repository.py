@@ -17,7 +17,7 @@ from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, Box, TanProjection
 from ..sky.skymap import KNOWN_RINGS, SkyMap
 from ..source.retry import Retry
-from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors
+from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors, trust_repository
 from .locations import LocatedFile, locate_files
 from .tracts import known_tract, outline_tract, tract_centre, tract_from_records
 
@@ -77,6 +77,7 @@ class Repository:
         self._owned = not isinstance(repo, Butler)
         if isinstance(repo, Butler):
             self.name, self._butler = "the Butler that was given", repo
+            trust_repository(repo)
         else:
             self.name = without_query(str(repo))
             self._butler = retry.call(lambda: open_butler(repo), self.name)

@@ -91,6 +91,24 @@ class Cutouts:
             wcs=np.zeros((len(targets), 8)),
         )
 
+    @classmethod
+    def without_pixels(cls, targets: NDArray[np.int64], bands: int) -> "Cutouts":
+        """Return arrays that take what is found out of targets before any pixel is read."""
+        shape = len(targets), bands
+        return cls(
+            targets,
+            {},
+            None,
+            None,
+            None,
+            None,
+            None,
+            present=np.zeros(shape, bool),
+            suspect=np.zeros(len(targets), bool),
+            quality=np.zeros(shape, np.int32),
+            wcs=np.zeros((len(targets), 8)),
+        )
+
     def lose(
         self, n: int, band: int, place: tuple[slice, slice], part: NDArray[np.bool_], failures: Iterable[Failure]
     ) -> None:

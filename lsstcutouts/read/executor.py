@@ -17,6 +17,8 @@ from ..fits.stages import StageClock
 from ..fits.tile_tables import LEAST_UNIT_BYTES, UNIT_BYTES
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX
+from ..source.web.parts import URGENT, Part, Rank
+from ..source.web.process import web_of_process
 from .batch_report import Failure
 from .cache.tile_cache import Claim, TileCache
 from .cell_psf import CellPsf
@@ -39,6 +41,9 @@ _LEAST_TILES, _MOST_TILES = 8, 48
 
 _LEAST_TARGETS = 16
 """Targets that a thread pastes at a time."""
+
+_MOST_AHEAD = 64_000_000
+"""Bytes of files on web servers that are under way or wait to be read: three seconds of a link of 20 MB/s."""
 
 _SHARE, _LEAST_BYTES = 8, 8_000_000
 """The tiles of a portion take this part of the cache's budget: two batches are under way, and theirs stay until they end."""
@@ -103,19 +108,41 @@ class Executor:
         self._bands = len(plan.bands)
         self._psf = CellPsf(tiles, normalise=options.normalise_psf) if "psf" in options.planes else None
 
-    def fill(self, cutouts: Cutouts, threads: int) -> Steps[None]:
-        """Fill all cutouts; yields what up to so many threads may do side by side."""
+    def request(self, targets: Integers, rank: Rank) -> Steps[list[Part]]:
+        """Ask for all bytes that targets need and that are neither in memory nor in the disk cache.
+
+        Returns
+        -------
+        list of Part
+            They hold the bytes as long as somebody refers to them.
+        """
+        cutouts = Cutouts.without_pixels(targets, len(self._plan.bands))
+        held: list[Part] = []
+        for portion in self._portions(targets):
+            yield [_is_far_ahead]
+            yield from portion.locate(rank)
+            with self._assembling():
+                planes, _, _ = self._planned(cutouts, portion)
+                held += self._tiles.request(planes, self._cache.absent(self._tiles.wanted(planes)), rank)
+        return held
+
+    def fill(self, cutouts: Cutouts, threads: int, rank: Rank = URGENT) -> Steps[None]:
+        """Fill all cutouts; yields what up to so many threads may do side by side. Bytes that are not here are asked for."""
         for portion in self._portions(cutouts.targets):
-            yield from portion.locate()
+            yield from portion.locate(rank)
             with self._assembling():
                 portion.note_files(cutouts)
-                planes, copies = self._needed(cutouts, portion)
-                kernels = {} if self._psf is None else self._psf.add(cutouts, portion, planes)
+                planes, copies, kernels = self._planned(cutouts, portion)
             while True:
+                held: list[Part] = []
+                if self._plan.files.remote:
+                    held = self._tiles.request(planes, self._cache.absent(self._tiles.wanted(planes)), rank)
+                    yield [partial(_is_under_way, list(held))]
                 claim = self._cache.claim(self._tiles.wanted(planes))
                 try:
                     lost: list[LostTile] = []
                     yield [partial(self._decode, planes, claim, part, lost) for part in self._parts(claim, threads)]
+                    held.clear()
                     claim.finish()
                     if claim.waits:
                         yield [claim.is_waiting]
@@ -155,6 +182,13 @@ class Executor:
         )
         for places in np.array_split(near, max(1, -(-len(near) // max(1, most)))):
             yield Portion(plan, self._tiles, targets, places)
+
+    def _planned(
+        self, cutouts: Cutouts, portion: Portion
+    ) -> tuple[list[PlaneTiles], list[PlaneCopies], dict[int, list[tuple[int, int, int]]]]:
+        """Return what to read of a portion: tiles, copies, and the kernels of `CellPsf.add`."""
+        planes, copies = self._needed(cutouts, portion)
+        return planes, copies, {} if self._psf is None else self._psf.add(cutouts, portion, planes)
 
     def _needed(self, cutouts: Cutouts, portion: Portion) -> tuple[list[PlaneTiles], list[PlaneCopies]]:
         """Return the tiles of all planes and files that hold pieces, and the copies that bring them to the boxes."""
@@ -209,10 +243,7 @@ class Executor:
     def _parts(self, claim: Claim, threads: int) -> list[list[tuple[int, Integers]]]:
         """Divide the tiles that are missing among threads."""
         total = sum(map(len, claim.missing))
-        if self._plan.files.remote:
-            size = max(1, -(-total // threads))  # one part a thread: each has requests under way
-        else:
-            size = min(max(_LEAST_TILES, -(-total // (4 * threads))), _MOST_TILES)
+        size = min(max(_LEAST_TILES, -(-total // (4 * threads))), _MOST_TILES)
         parts: list[list[tuple[int, Integers]]] = []
         room = 0
         for i, missing in enumerate(claim.missing):
@@ -281,6 +312,18 @@ class Executor:
 
     def _assembling(self) -> AbstractContextManager[None]:
         return nullcontext() if self._clock is None else self._clock.rest("assemble")
+
+
+def _is_under_way(parts: list[Part]) -> bool:
+    """Whether some of the parts have not arrived; those that have are removed from the list."""
+    while parts and parts[-1].future.done():
+        parts.pop()
+    return bool(parts)
+
+
+def _is_far_ahead() -> bool:
+    """Whether so many bytes are under way or wait to be read that no more should be asked for ahead of need."""
+    return web_of_process().held > _MOST_AHEAD
 
 
 def _copy(to: NDArray[Any], one: PlaneCopies, copies: Integers, tiles: NDArray[np.uint64], claim: Claim) -> None:

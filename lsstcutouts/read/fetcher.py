@@ -22,6 +22,7 @@ from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
+from ..source.web.parts import URGENT
 from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
@@ -31,7 +32,7 @@ from .memory import Memory
 from .open_files import OpenFiles
 from .options import ReaderOptions
 from .policies import misses_bands
-from .reader import LEAST_PART, CutoutReader, Delivery, Request, checked_targets, default_threads, threads_for
+from .reader import LEAST_PART, CutoutReader, Delivery, Request, checked_targets, default_threads
 from .report import Report
 from .threads import Threads
 
@@ -234,13 +235,15 @@ class LsstDataFetcher:
         reader = CutoutReader(
             plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
-        if len(targets) <= LEAST_PART and not plan.files.remote:  # one part: another thread would only cost time
+        if len(targets) <= LEAST_PART:  # one part: another thread would only cost time
             delivery = reader.deliver(targets)
         else:
-            threads = threads_for(plan, self.threads)
+            threads = self.threads
             pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
             try:
+                bytes_of = reader.request(pool, Request(targets), URGENT) if plan.files.remote else None
                 delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
+                del bytes_of
             except CancelledError as error:
                 raise ConfigurationError(
                     "the fetcher was closed by another thread while it was reading; create a new fetcher"

@@ -3,18 +3,22 @@
 import os
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from copy import copy
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
-from ..fits.coadd import Coadd, open_coadd
+from ..fits.coadd import Coadd, checked_coadd
 from ..fits.index import FileIndex
 from ..fits.layout import PlaneLayout
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.skymap import check_projection
+from ..source.access import trusted_origins
 from ..source.byte_source import ByteSource, open_source
 from ..source.gzipped import inflate
 from ..source.locks import ForkLock
+from ..source.remote import HttpSource, WithoutWaiting
+from ..source.web.parts import NotHereError, Part, Rank
+from ..source.web.process import forget_bytes
 from .cache.tile_cache import TileCache
 from .masks import mask_hdus, places_of
 from .options import ReaderOptions
@@ -57,14 +61,26 @@ class OpenFiles:
         self._finalizer = weakref.finalize(self, _release_all, self._cache, self._indices)
         self._finalizer.atexit = False
 
-    def __reduce__(self) -> tuple[type["OpenFiles"], tuple[TileCache]]:
-        return OpenFiles, (self._cache,)
+    def __reduce__(self) -> tuple[Callable[..., "OpenFiles"], tuple[TileCache, tuple[str, ...]]]:
+        # A worker process may send the token where this process may.
+        return _unpickled, (self._cache, trusted_origins())
 
-    def index(self, plan: CutoutPlan, file: int, tract: int, options: ReaderOptions) -> FileIndex:
+    def index(
+        self, plan: CutoutPlan, file: int, tract: int, options: ReaderOptions, rank: Rank | None = None
+    ) -> FileIndex:
         """Return the index of the file in row ``file`` of the plan's files, which must lie on ``tract``.
+
+        Parameters
+        ----------
+        plan, file, tract, options
+            The file, and what is read of it.
+        rank
+            If given, nothing is waited for: bytes of a file on a web server are asked for, with this rank.
 
         Raises
         ------
+        NotHereError
+            If bytes have to arrive first; another call gets further.
         ReadError
             If the file cannot be opened. An error of one plane is in the index.
         GeometryMismatchError
@@ -73,9 +89,14 @@ class OpenFiles:
         if known := self.known(plan, [file], options):
             return known[file]
         # Opened outside the lock; when two threads open the same file the second handle is dropped.
-        coadd = _opened(plan, file, tract)
+        place = plan.files.dataset_id[file], plan.files.uri[file]
+        source = _opened(plan, file)
+        reading: ByteSource = source
+        if rank is not None and isinstance(source, HttpSource) and not source.uri.endswith(".gz"):
+            reading = WithoutWaiting(source, rank, end=options.sources.keys() != {"image"} or "psf" in options.planes)
+        coadd = _coadd_of(reading, plan, file, tract)
         index = _index_of(coadd, options)
-        self._keep((plan.files.dataset_id[file], plan.files.uri[file]), coadd.source)
+        self._keep(place, coadd.source if reading is source else source)
         if not index.transient:
             self._remember((plan.files.dataset_id[file], plan.files.uri[file], *_needs(options)), index)
         return index
@@ -103,12 +124,9 @@ class OpenFiles:
             If it cannot be opened any more, or was replaced.
         """
         place = plan.files.dataset_id[file], plan.files.uri[file]
-        with self._lock:
-            source = self._open.get(place)
-            if source is not None:
-                self._open.move_to_end(place)
-                return source
-        source = open_source(place[1], others=plan.files.uri)
+        if (known := self._known_source(place)) is not None:
+            return known
+        source = _opened(plan, file)
         if source.stamp != index.stamp:
             source.close()
             with self._lock:
@@ -127,8 +145,9 @@ class OpenFiles:
         self._open = OrderedDict()
 
     def forget(self) -> None:
-        """Drop every open file and every index."""
+        """Drop every open file and every index, and bytes of files on web servers."""
         self.close()
+        forget_bytes()
         with self._lock:
             for key in list(self._indices):
                 self._drop(key)
@@ -137,6 +156,13 @@ class OpenFiles:
     def nbytes(self) -> int:
         """Memory of the indices, which is reserved in the cache, bytes."""
         return self._held
+
+    def _known_source(self, place: _Key) -> ByteSource | None:
+        with self._lock:
+            source = self._open.get(place)
+            if source is not None:
+                self._open.move_to_end(place)
+            return source
 
     def _drop(self, key: tuple[Hashable, ...]) -> None:
         """Forget an index; the lock must be held."""
@@ -178,6 +204,7 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
     """Read from the headers of a file all that a reader with these options needs of it."""
     layouts: dict[str, PlaneLayout] = {}
     errors: dict[str, LsstCutoutsError] = {}
+    awaited: list[Part] = []
     mask_bits: list[tuple[str, int] | None] = []
     kernels, scale = None, 1.0
     for plane in options.sources:
@@ -189,11 +216,17 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
                 scale = coadd.flux_scale
         except LsstCutoutsError as error:
             errors[plane] = copy(error)  # without its traceback, which would keep the file open
+        except NotHereError as error:
+            awaited += error.parts  # those of the other planes are asked for at the same time
     if "psf" in options.planes:
         try:
             kernels = coadd.kernels
         except LsstCutoutsError as error:
             errors["psf"] = copy(error)
+        except NotHereError as error:
+            awaited += error.parts
+    if awaited:
+        raise NotHereError(awaited)
     return FileIndex(
         coadd.uri, coadd.stamp, coadd.gzipped, coadd.bbox, coadd.projection, layouts, errors, mask_bits, scale, kernels
     )
@@ -212,16 +245,26 @@ def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
     return type(error)(f"{error} (tract {tract}, patch {patch}, band {band} of {plan.repo!r}); {todo}")
 
 
-def _opened(plan: CutoutPlan, file: int, tract: int) -> Coadd:
-    size = plan.files.size[file]
-    coadd = open_coadd(plan.files.uri[file], size=size if size >= 0 else None, others=plan.files.uri)
+def _unpickled(cache: TileCache, origins: tuple[str, ...]) -> OpenFiles:
+    trusted_origins(origins)
+    return OpenFiles(cache)
+
+
+def _opened(plan: CutoutPlan, file: int) -> ByteSource:
+    files = plan.files
+    return open_source(files.uri[file], size=files.size[file], dataset_id=files.dataset_id[file], others=files.uri)
+
+
+def _coadd_of(source: ByteSource, plan: CutoutPlan, file: int, tract: int) -> Coadd:
+    """Return the coadd in an open file, checked against its tract; the file is closed if it does not fit."""
     try:
+        coadd = checked_coadd(source, plan.files.size[file])
         _check_identity(coadd, plan, file)
         _, patch, band = place_of(plan, file)
         what, whose = f"{coadd.uri} (patch {patch}, band {band})", f"tract {tract} of skymap {plan.skymap!r}"
         check_projection(coadd.projection, plan.projections[tract], coadd.bbox, what, whose)
     except LsstCutoutsError:
-        coadd.close()
+        source.close()
         raise
     return coadd
 

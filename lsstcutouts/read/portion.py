@@ -1,5 +1,6 @@
 """Targets of a batch that are read together: their boxes, and which file gives which pixels."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -9,6 +10,7 @@ from ..fits.index import FileIndex
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
+from ..source.web.parts import NotHereError, Part, Rank
 from .batch_report import Failure
 from .cutouts import Cutouts
 from .needed import Pieces, candidates_of, pieces_of
@@ -65,8 +67,14 @@ class Portion:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def locate(self) -> Steps[None]:
-        """Find which file gives which pixels; files that are not known are opened side by side."""
+    def locate(self, rank: Rank) -> Steps[None]:
+        """Find which file gives which pixels; files that are not known are opened side by side.
+
+        Parameters
+        ----------
+        rank
+            When bytes of files on web servers are asked for.
+        """
         candidates = candidates_of(self.plan, self.targets)
         self.indices |= self._tiles.known(set(candidates.file.tolist()))
         while True:
@@ -76,10 +84,24 @@ class Portion:
             if not (unknown := sorted({*self.files, *beyond} - self.indices.keys())):
                 self.cleared = ~self.pieces.whole
                 return
-            yield [partial(self._open, file) for file in unknown]
+            if self.plan.files.remote:
+                yield [partial(self._open_those_here, dict.fromkeys(unknown, ()), rank)]
+            else:
+                yield [partial(self._open, file) for file in unknown]
 
     def _open(self, file: int) -> None:
         self.indices[file] = self._tiles.open(file)
+
+    def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> bool:
+        """Open the files whose headers have arrived, and ask for what the others need; returns whether some are left."""
+        for file, parts in list(waiting.items()):
+            if all(part.future.done() for part in parts):
+                try:
+                    self.indices[file] = self._tiles.open(file, rank)
+                    del waiting[file]
+                except NotHereError as error:
+                    waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
+        return bool(waiting)
 
     def _pixels_of(self, file: int) -> Box:
         """Return the pixels that a file holds; of one that is not open, those that its like hold."""

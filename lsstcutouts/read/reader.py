@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
-from ..source.remote import REQUESTS_AT_ONCE
+from ..source.web.limits import share_connections
+from ..source.web.parts import URGENT, Part, Rank
+from ..source.web.process import check_web, web_of_process
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
 from .cutouts import Batch, Cutouts, Empty, psf_shape
@@ -41,8 +44,10 @@ __all__ = [
     "checked_targets",
     "default_threads",
     "stream",
-    "threads_for",
 ]
+
+_BATCHES_AHEAD = 16
+"""Batches whose bytes are asked for before they are read, where files are remote."""
 
 LEAST_PART = 32
 """Targets from which a second thread is worth its cost."""
@@ -51,23 +56,6 @@ LEAST_PART = 32
 def default_threads() -> int:
     """Return the number of cores that this process may use, at most 8."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def threads_for(plan: CutoutPlan, threads: int, processes: int = 1) -> int:
-    """Return the size of a pool that reads a plan.
-
-    Threads that read remote files mostly wait, so that their number is that of the requests that are sent at once.
-
-    Parameters
-    ----------
-    plan
-        What is read.
-    threads
-        How many are worth it for decoding.
-    processes
-        Processes that read beside each other, and share the requests.
-    """
-    return max(threads, -(-REQUESTS_AT_ONCE // processes)) if plan.files.remote else threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,6 +133,8 @@ class CutoutReader:
         if "psf" in self.options.planes:
             psf_shape(plan)
         load_kernels()
+        if plan.files.remote:
+            check_web()
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files = OpenFiles(self.cache) if files is None else files
@@ -169,6 +159,7 @@ class CutoutReader:
         request: Request,
         *,
         pad: bool = False,
+        rank: Rank = URGENT,
         then: Callable[[Delivery], T],
     ) -> Pending[T]:
         """Start reading one batch.
@@ -181,15 +172,29 @@ class CutoutReader:
             What it is to hold.
         pad
             Whether a batch that lost all its targets holds the first one as padding, so that every batch has a row.
+        rank
+            When bytes of files on web servers are asked for.
         then
             Makes the result of the delivery, in the thread that finishes the batch.
         """
-        return Pending(threads, self._steps(request, threads=threads.count, pad=pad), then)
+        return Pending(threads, self._steps(request, threads=threads.count, pad=pad, rank=rank), then)
 
-    def _steps(self, request: Request, *, threads: int, pad: bool) -> Steps[Delivery]:
+    def request(self, threads: "Threads", request: Request, rank: Rank) -> Pending[list[Part]]:
+        """Start asking for the bytes of a batch of remote files that will be read later.
+
+        The bytes stay in memory as long as somebody refers to what is returned.
+        """
+        return Pending(threads, self._executor.request(request.targets, rank), _itself)
+
+    def share_among(self, processes: int) -> None:
+        """Take only this process's part of the cache's budget and of the connections, as one of so many."""
+        self.cache.share_among(processes)
+        share_connections(processes)
+
+    def _steps(self, request: Request, *, threads: int, pad: bool, rank: Rank = URGENT) -> Steps[Delivery]:
         """Read one batch: yields what threads may do side by side before it goes on."""
         cutouts = Cutouts.allocated(self.plan, self.options, request.targets, self._empty or self._memory.empty)
-        yield from self._executor.fill(cutouts, threads)
+        yield from self._executor.fill(cutouts, threads, rank)
         with nullcontext() if self.clock is None else self.clock.rest("assemble"):
             return self._finished(cutouts, request, pad=pad)
 
@@ -265,20 +270,36 @@ def stream[T](
         Makes what is yielded of a batch, in one of the threads.
     """
     pool = Threads(threads, reader.close)
-    waiting: deque[Pending[T]] = deque()
+    begun: deque[tuple[Request, Rank, Pending[list[Part]] | None]] = deque()
+    waiting: deque[tuple[Pending[T], Pending[list[Part]] | None]] = deque()
+    upcoming = enumerate(requests)
+    remote = reader.plan.files.remote
+    most = _BATCHES_AHEAD if remote else 1
     try:
-        for request in requests:
-            waiting.append(reader.submit(pool, request, pad=True, then=then))
+        while True:
+            for number, request in islice(upcoming, most - len(begun)):
+                rank = web_of_process().next_rank(number // 2) if remote else URGENT
+                begun.append((request, rank, reader.request(pool, request, rank) if remote else None))
+            if not begun:
+                break
+            request, rank, bytes_of = begun.popleft()
+            waiting.append((reader.submit(pool, request, pad=True, rank=rank, then=then), bytes_of))
             if len(waiting) > ahead:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         while waiting:
-            yield waiting.popleft().result()
+            yield waiting.popleft()[0].result()
     finally:
         # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
         # or locks.
         pool.stop()
-        while waiting:
-            waiting.popleft().call_off()
+        for pending in (*(each for pair in waiting for each in pair), *(each for _, _, each in begun)):
+            if pending is not None:
+                pending.call_off()
+        waiting.clear()
+
+
+def _itself(parts: list[Part]) -> list[Part]:
+    return parts
 
 
 def checked_targets(rows: ArrayLike | None, plan: CutoutPlan) -> NDArray[np.int64]:

@@ -20,6 +20,8 @@ from ..fits.plane_errors import PlaneErrors
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..source.byte_source import Scratch, Streams
+from ..source.remote import HttpSource
+from ..source.web.parts import Part, Rank
 from .batch_report import Failure
 from .cache.tile_cache import Claim, TileCache, Wanted
 from .masks import mask_hdus, renumbered
@@ -127,12 +129,12 @@ class TileDecoder:
         """Return the indices of those of the files that are in memory."""
         return self._files.known(self._plan, files, self._options)
 
-    def open(self, file: int) -> FileIndex | Failure:
-        """Return the index of a file."""
+    def open(self, file: int, rank: Rank | None = None) -> FileIndex | Failure:
+        """Return the index of a file; ``rank`` and `NotHereError` as in `OpenFiles.index`."""
         tract = int(self._plan.patches.tract[self._plan.patches.row_and_band[file, 0]])
         try:
             with nullcontext() if self._clock is None else self._clock.time("locate"):
-                return self._files.index(self._plan, file, tract, self._options)
+                return self._files.index(self._plan, file, tract, self._options, rank)
         except ReadError as error:
             return self.failure(error, file, "")
 
@@ -156,6 +158,41 @@ class TileDecoder:
             )
             for one in planes
         ]
+
+    def request(self, planes: Sequence[PlaneTiles], absent: Sequence[Integers], rank: Rank) -> list[Part]:
+        """Ask for the bytes of tiles of files on web servers.
+
+        Parameters
+        ----------
+        planes
+            Planes of files.
+        absent
+            Of each, the positions of the tiles that are not in memory, ``(a,)``.
+        rank
+            When they are asked for.
+
+        Returns
+        -------
+        list of Part
+            They hold the bytes as long as somebody refers to them.
+        """
+        extents: dict[int, list[tuple[Integers, Integers]]] = {}
+        sources: dict[int, HttpSource] = {}
+        for one, positions in zip(planes, absent, strict=True):
+            if not len(positions):
+                continue
+            try:
+                source = self._files.source(self._plan, one.file, one.index)
+            except ReadError:  # decoding tells it
+                continue
+            if isinstance(source, HttpSource):
+                sources[one.file] = source
+                extents.setdefault(one.file, []).extend(_extents(one, one.tiles[positions]))
+        parts: list[Part] = []
+        for file, found in extents.items():
+            offsets, sizes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+            parts += sources[file].want(offsets, sizes, rank)
+        return parts
 
     def decode(
         self, planes: Sequence[PlaneTiles], claim: Claim, parts: Sequence[tuple[int, Integers]]
@@ -307,6 +344,19 @@ class TileDecoder:
         gone = np.logical_or.reduce([part[1] for part in parts.values()])
         errors = [error for part in parts.values() for error in part[2]]
         return renumbered({name: part[0] for name, part in parts.items()}, index.mask_bits), gone, errors
+
+
+def _extents(one: PlaneTiles, tiles: Integers) -> list[tuple[Integers, Integers]]:
+    """Return offsets and sizes of the bytes of tiles of a plane; a mask may lie in several HDUs."""
+    index = one.index
+    if one.plane == "psf":
+        return [] if index.kernels is None else [index.kernels.extents(tiles.tolist())]
+    found = []
+    for plane in mask_hdus(index.mask_bits) if one.plane == "mask" else [one.plane]:
+        layout = index.layout(plane)
+        numbers = layout.tiles_of(tiles)
+        found.append((layout.offsets[numbers], layout.sizes[numbers].astype(np.int64)))
+    return found
 
 
 def _count_and_bytes(one: PlaneTiles) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ..errors.secrets import without_query
 from .read_errors import check_length, translate_errors
 from .remote import HttpSource, RemoteSource
 from .retry import Retry
+from .runs import runs_of
 
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
@@ -25,6 +26,8 @@ __all__ = ["ByteSource", "LocalSource", "RemoteSource", "Scratch", "SourceFile",
 _LARGEST_READ = 8 << 20
 """Largest size in bytes of one read of neighbouring tiles, so that one call never holds a whole file in memory."""
 
+_WEB = ("http://", "https://", "dav://", "davs://", "s3://")
+
 _RETRY = Retry()
 
 
@@ -32,11 +35,18 @@ class ByteSource(Protocol):
     """Bytes of one file; safe for concurrent reads from several threads."""
 
     uri: str
-    size: int
-    stamp: tuple[int, ...]
-    """What tells the content from another one: bytes, and of a local file its inode and time of modification."""
     gap: int
     """Reading this many unneeded bytes costs less than a second request."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        ...
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """What tells the content from another one: bytes, and of a local file its inode and time of modification."""
+        ...
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly ``length`` bytes from ``offset``; `~lsstcutouts.errors.ReadError` if that is impossible."""
@@ -144,7 +154,12 @@ class SourceFile(io.RawIOBase):
 
 
 def open_source(
-    uri: "str | os.PathLike[str] | ResourcePath", *, retry: Retry = _RETRY, others: Sequence[str] = ()
+    uri: "str | os.PathLike[str] | ResourcePath",
+    *,
+    size: int = -1,
+    dataset_id: str = "",
+    retry: Retry = _RETRY,
+    others: Sequence[str] = (),
 ) -> ByteSource:
     """Open a path, a ``file://`` URI or any URI that ``lsst.resources`` supports.
 
@@ -152,8 +167,13 @@ def open_source(
     ----------
     uri
         Path or URI of the file.
+    size
+        Bytes of the file as the repository recorded it, -1 if not known. A file on a web server is then not asked for it.
+    dataset_id
+        UUID of the dataset, whose content never changes: bytes from a web server are kept in the disk cache.
     retry
-        Number and duration of retries of transient failures, of opening and of every read.
+        Number and duration of retries of transient failures, of opening and of every read; not of files on web servers,
+        which are retried as long as `TimeLimits` says.
     others
         URIs of other files. If the host refuses this file, a few of them show whether it refuses every file.
 
@@ -172,12 +192,12 @@ def open_source(
     """
     if isinstance(uri, os.PathLike) or (isinstance(uri, str) and "://" not in uri):
         return LocalSource(os.fspath(uri), str(uri), retry)
-    with translate_errors(without_query(str(uri))):
+    text = str(uri)
+    if text.startswith(_WEB):
+        return HttpSource(text, size, dataset_id, others)
+    with translate_errors(without_query(text)):
         path = _resource(uri)
-    if path.isLocal:
-        return LocalSource(path.ospath, str(path), retry)
-    web = path.scheme in {"http", "https", "s3"}
-    return HttpSource(path, retry, others=others) if web else RemoteSource(path, retry)
+    return LocalSource(path.ospath, str(path), retry) if path.isLocal else RemoteSource(path, retry)
 
 
 def _resource(uri: "str | ResourcePath") -> "ResourcePath":
@@ -242,7 +262,7 @@ class Streams:
         padding: bytes = b"",
         scratch: Scratch | None = None,
     ) -> None:
-        starts, stops, run = _runs(offsets, sizes, source.gap)
+        starts, stops, run = runs_of(offsets, sizes, source.gap, _LARGEST_READ)
         lengths = stops - starts
         spaces = lengths + len(padding)
         first = spaces.cumsum() - spaces
@@ -287,21 +307,3 @@ class Streams:
         """Return the bytes of one extent."""
         at = int(self._at[extent])
         return self._buffer[at : at + int(self._sizes[extent])]
-
-
-def _runs(
-    offsets: NDArray[np.int64], sizes: NDArray[np.int64], gap: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Group extents into runs to be read at once: first byte, byte after the last, and the run of each extent."""
-    order = np.argsort(offsets, kind="stable")
-    start = offsets[order]
-    stop = np.maximum.accumulate(start + sizes[order])
-    head = np.ones(len(order), bool)
-    np.greater(start[1:] - stop[:-1], gap, out=head[1:])
-    if len(order) and stop[-1] - start[0] > _LARGEST_READ:
-        head[1:] |= start[1:] // _LARGEST_READ > start[:-1] // _LARGEST_READ
-    run = np.empty(len(order), np.int64)
-    run[order] = head.cumsum() - 1
-    last = np.ones(len(order), bool)
-    last[:-1] = head[1:]
-    return start[head], stop[last], run

@@ -12,7 +12,7 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
 from ..read.cache.tile_cache import TileCache
 from ..read.options import ReaderOptions
-from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream, threads_for
+from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 
 __all__ = ["MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
@@ -137,14 +137,13 @@ def _read_pixels(
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
     reader = CutoutReader(plan, options, cache=cache)
-    pool = threads_for(plan, threads or default_threads())
 
     def chosen(delivery: Delivery) -> list[Pixels]:
         return list(_valid_pixels(delivery, plan, seed, per_target))
 
     done = 0
     # Closing the stream ends its threads, also after an error.
-    with closing(stream(reader, requests, threads=pool, ahead=1, then=chosen)) as results:  # type: ignore[type-var]
+    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=chosen)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):
             done += len(request.targets)
             yield done, result

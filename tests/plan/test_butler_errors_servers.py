@@ -305,8 +305,8 @@ def child() -> list[str]:
 
 
 def test_nobody_answers(child: list[str]) -> None:
-    assert child[0].startswith("RepositoryUnavailableError ConnectionError the Butler repository 'http://127.0.0.1:")
-    assert "Connection refused" in child[0]
+    assert child[0].startswith("RepositoryUnavailableError ClientConnectorError the Butler repository 'http://127.0.0.1:")
+    assert "Connect call failed" in child[0]
     assert "check the URL (repository name, host, port) and that the server is running" in child[0]
 
 

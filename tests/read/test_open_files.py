@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.open_files import OpenFiles
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
+from lsstcutouts.source.byte_source import ByteSource, open_source
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.faulty import copied
@@ -32,14 +34,12 @@ def plan(dp2_repo: SimulatedRepository) -> CutoutPlan:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the URIs of the files that are opened from now on."""
     uris: list[str] = []
-    for name in ("open_coadd", "open_source"):
-        function = getattr(open_files, name)
 
-        def noting(uri: str, *arguments: object, function=function, **more: object) -> object:
-            uris.append(uri)
-            return function(uri, *arguments, **more)
+    def noting(uri: str, **more: Any) -> ByteSource:
+        uris.append(uri)
+        return open_source(uri, **more)
 
-        monkeypatch.setattr(open_files, name, noting)
+    monkeypatch.setattr(open_files, "open_source", noting)
     return uris
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,8 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
 from lsstcutouts.read.report import Report
 from lsstcutouts.sky.geometry import YX, Box
+from lsstcutouts.source.web.answers import AnswerError
+from lsstcutouts.source.web.process import forget_bytes
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..support.delivery import SIZE, deliver, plan_of
@@ -164,11 +165,12 @@ def test_forbidden_files_are_never_missing(dp2_repo: SimulatedRepository, policy
         if when == "while it is read":
             np.testing.assert_array_equal(reader.read(mine)["image"], good)
             reader.cache.clear()
+            forget_bytes()
         server.status = status
         with pytest.raises(AuthenticationError, match=rf"/9/r/.*127.0.0.1.* answers {status}") as caught:
             reader.read(mine)
         assert not isinstance(caught.value, MissingFileError | ReadError)
-        assert isinstance(caught.value.__cause__, requests.HTTPError)
+        assert isinstance(caught.value.__cause__, AnswerError)
         server.status = 404
         if policy == "raise":
             with pytest.raises(MissingFileError, match=r"/9/r/.*404 Not Found"):

@@ -21,6 +21,7 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request
 from lsstcutouts.read.report import Report
 from lsstcutouts.read.threads import Threads
+from lsstcutouts.source.web.process import forget_bytes
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.delivery import deliver, plan_of
@@ -58,6 +59,7 @@ def test_refused_access_ends_the_pass(plan: CutoutPlan, store: Store, policy: st
         good = reader.read(targets)["image"]
         assert good.any(axis=(2, 3)).all()
         reader.cache.clear()
+        forget_bytes()
         store.refuse("/", status, body)
         for _ in range(2):
             with pytest.raises(AuthenticationError, match=r"127\.0\.0\.1.*answers.*make the plan again") as caught:

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError, LsstCutoutsError, MissingFileError, ReadError
 from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.source.remote import HttpSource
-from lsstcutouts.source.retry import Retry
+from lsstcutouts.source.web.parts import URGENT
 
-from ..support.clock import FakeClock
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
 
 DATA = bytes(range(256)) * 1000
@@ -36,7 +34,7 @@ def signed(store: Store, name: str, life: float = 3600) -> str:
 
 
 def opened(uri: str, others: list[str] | None = None) -> HttpSource:
-    source = open_source(uri, retry=Retry(clock=FakeClock()), others=others or [])
+    source = open_source(uri, others=others or [])
     assert isinstance(source, HttpSource)
     return source
 
@@ -85,7 +83,7 @@ def test_refused_access_is_no_fault_of_a_file(
     store.refuse("/", status, body, **headers)  # every file
     asked = len(store.requests)
     with pytest.raises(AuthenticationError, match=words) as caught:
-        opened(uri, [signed(store, "b")]) if source is None else source.read(5, 10)
+        opened(uri, [signed(store, "b")]) if source is None else source.read(100_000, 10)
     text = str(caught.value)
     assert "127.0.0.1" in text
     assert "make the plan again" in text
@@ -145,12 +143,11 @@ def test_one_refused_file_beside_others_that_are_served(store: Store) -> None:
         opened(others[0], others)  # the first file of all
     assert isinstance(caught.value, ReadError)
     assert "geheim" not in "".join(traceback.format_exception(caught.value))
-    source = opened(others[2], others)
-    store.refuse("/other", 403, xml("AccessDenied"))
     (store.root / "c").write_bytes(DATA)
-    source._others = [*others, signed(store, "c")]
+    source = opened(others[2], [*others, signed(store, "c")])
+    store.refuse("/other", 403, xml("AccessDenied"))
     with pytest.raises(AccessDeniedError, match=r"/other: the file does not exist, or"):
-        source.read(1, 2)
+        source.read(100_000, 2)
     # A file that was opened before counts as well.
     opened(signed(store, "c"))
     with pytest.raises(AccessDeniedError, match=r"/a: the file does not exist, or"):
@@ -232,7 +229,7 @@ def test_no_token_goes_to_a_host_that_is_not_named(tls: TlsStore, monkeypatch: p
         monkeypatch.setenv("LSSTCUTOUTS_TOKEN_HOSTS", hosts)
         assert open_source(f"{tls.url}/file").read(3, 4) == DATA[3:7]
     assert open_source(signed(tls, "file")).read(3, 4) == DATA[3:7]
-    assert len(tls.tokens) >= 10
+    assert len(tls.tokens) == 5
     assert set(tls.tokens) == {""}
 
 
@@ -266,23 +263,44 @@ def test_a_refusal_shows_no_token(tls: TlsStore, monkeypatch: pytest.MonkeyPatch
 # Ranges
 
 
-@pytest.mark.parametrize(("gap", "count"), [(30_000, 1), (40_000, 2)])
+@pytest.mark.parametrize(("gap", "count"), [(3_000, 1), (60_000, 2)])
 def test_small_gaps_are_read_and_large_ones_left_out(store: Store, gap: int, count: int) -> None:
     source = opened(f"{store.url}/a")
     asked = len(store.requests)
-    streams = Streams(source, np.array([100, 200 + gap]), np.array([100, 50])).read()
-    assert [bytes(view) for view in streams.views()] == [DATA[100:200], DATA[200 + gap : 250 + gap]]
+    offsets, sizes = np.array([100_100, 100_200 + gap]), np.array([100, 50])
+    parts = source.want(offsets, sizes, URGENT)
+    assert len(parts) == count
+    streams = Streams(source, offsets, sizes).read()
+    assert [bytes(view) for view in streams.views()] == [DATA[o : o + s] for o, s in zip(offsets, sizes, strict=True)]
     assert len(store.requests) - asked == count
 
 
 def test_connections_are_kept(store: Store) -> None:
-    """24 threads, 24 connections at most, whatever the number of requests."""
+    """48 connections at most, whatever the number of requests, and they are used again."""
+    (store.root / "long").write_bytes(40 * DATA)
+    source = opened(f"{store.url}/long")
+    store.delay = 0.05
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(lambda start: source.read(start, 10), range(100_000, 10_000_000, 100_000)))
+    assert 24 <= store.most_waiting <= 48
+
+
+def test_one_request_for_bytes_that_several_want(store: Store) -> None:
     source = opened(f"{store.url}/a")
-    session, _ = source._session_and_url()
-    with ThreadPoolExecutor(24) as pool:
-        for _ in range(5):
-            list(pool.map(lambda at: source.read(at, 10), range(0, 48_000, 1000)))
-    adapter = session.get_adapter(store.url)
-    assert isinstance(adapter, requests.adapters.HTTPAdapter)
-    pools = adapter.poolmanager.pools
-    assert sum(pools[key].num_connections for key in pools.keys()) <= 24  # noqa: SIM118 - no mapping
+    asked, store.delay = len(store.requests), 0.05
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(lambda _: source.read(100_000, 10), range(16))) == {DATA[100_000:100_010]}
+    assert len(store.requests) == asked + 1
+
+
+def test_bytes_that_nobody_wants_any_more_are_not_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSSTCUTOUTS_CONNECTIONS", "2")
+    source = opened(f"{store.url}/a")
+    asked, store.delay = len(store.requests), 0.1
+    offsets = np.arange(60_000, 240_000, 60_000)
+    parts = source.want(offsets, np.full(len(offsets), 10), URGENT)
+    assert len(parts) == 3
+    del parts
+    store.delay = 0
+    assert source.read(250_000, 10) == DATA[250_000:250_010]
+    assert len(store.requests) <= asked + 2

@@ -16,7 +16,7 @@ SYSTEM = frozenset(
         # Trainings and the verbs of the command.
         *("Trainer", "LightningCLI", "fit_statistics_parallel", "main"),
         # Servers.
-        *("FileServer", "HTTPServer", "ThreadingHTTPServer", "serving"),
+        *("FileServer", "HTTPServer", "ThreadingHTTPServer", "serving", "Platform", "shared_platform"),
     }
 )
 REPO = frozenset({"simulate", "simulated_once", "simulated_copy", "dp1_repo", "dp2_repo"})

@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
     def _range(self, data: bytes, body: bool = True) -> None:
         wanted = self._wanted(data)
         if wanted is None:
-            return self._answer(200, data if body else b"", Accept_Ranges="bytes", Content_Length=str(len(data)))
+            return self._answer(200, data if body else b"", Accept_Ranges="bytes")
         if wanted[0] >= len(data):
             return self._answer(416, Content_Range=f"bytes */{len(data)}")
         return self._part(data, *wanted, sent=data[slice(*wanted)])

@@ -16,6 +16,7 @@ from ...catalog.files import files_of
 from ...catalog.targets import Catalog
 from ...errors import PlanError
 from ...plan.arguments import AngularSize, has_size
+from ...plan.butler_errors import trust_repository
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
@@ -129,6 +130,7 @@ class SplitPlans:
         """Load the plans from a folder, or make them without one, and assign their targets to the splits."""
         if self.splits:
             return
+        trust_repository(self.settings.repo)  # with a plan from a file the Butler is not opened
         plans = {
             name: self.settings.build(catalog)
             if folder is None

@@ -1,8 +1,7 @@
 """Budgets of memory: from what people write to bytes."""
 
-import re
-
 from ...errors import ConfigurationError, MemoryBudgetError
+from ...source.amounts import parse_bytes, shown_bytes
 from .limits import MemoryLimits, memory_limits
 
 __all__ = ["check_budget", "parse_bytes", "resolve_budget", "shown_bytes"]
@@ -19,37 +18,6 @@ AUTO_MOST = 8_000_000_000
 that are open at once; beyond it, memory serves better as page cache."""
 
 _LEAST = 1_000_000
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
-_AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?)?b?(?:ytes)?\s*", re.IGNORECASE)
-
-
-def parse_bytes(amount: str) -> int:
-    """Return the bytes that a text such as ``"2 GB"`` or ``"500 MiB"`` stands for.
-
-    Raises
-    ------
-    ConfigurationError
-        The text is not an amount of memory.
-    """
-    match = _AMOUNT.fullmatch(amount)
-    if match is None:
-        raise ConfigurationError(f"{amount!r} is not an amount of memory; use for example '2 GB' or '500 MiB'")
-    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
-
-
-def shown_bytes(nbytes: int) -> str:
-    """Return bytes for people: ``55 MB``, ``1.2 GB``."""
-    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def check_budget(max_bytes: float | str) -> None:

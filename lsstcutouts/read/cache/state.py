@@ -158,6 +158,13 @@ class State:
                     del self.blocks[block.key]
         pool.empty(slots)
 
+    def absent(self, wanted: Wanted) -> Integers:
+        """Return the positions of the tiles that are not here, or not with all rows, ``(a,)``; nothing changes."""
+        if (block := self.blocks.get(wanted.key)) is None:
+            return np.arange(len(wanted.tiles))
+        slots = block.slots[wanted.tiles]
+        return np.flatnonzero((slots < 0) | (block.pool.rows[slots] < wanted.rows))
+
     def claim(self, wanted: Sequence[Wanted]) -> tuple[int, list[tuple[Block, Integers, NDArray[np.bool_]]]]:
         """Find tiles and give empty slots to those that are not there; every slot is pinned.
 

@@ -75,6 +75,13 @@ class TileCache:
         self._watch(state)
         return claim
 
+    def absent(self, wanted: Sequence[Wanted]) -> list[Integers]:
+        """Return the positions of the tiles that are not in the cache, ``(a,)`` for each plane."""
+        state = self._state()
+        with state.lock:
+            state.settle()
+            return [state.absent(one) for one in wanted]
+
     def reserve(self, nbytes: int) -> None:
         """Take bytes of the budget for something beside the entries, a batch under way for example.
 

@@ -1,0 +1,242 @@
+"""Estimates what reading a remote plan once downloads, and measures how fast that is."""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import wait
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..plan.cutout_plan import CutoutPlan
+from ..source.access import is_permanent
+from ..source.amounts import shown_bytes
+from ..source.disk.disk_cache import DiskCache, key_of
+from ..source.remote import HttpSource
+from ..source.runs import runs_of
+from ..source.web.limits import connections
+from ..source.web.parts import Part
+from ..source.web.process import Web, check_web, web_of_process
+from .file_samples import FileSample, open_samples
+from .options import ReaderOptions
+
+__all__ = ["Download", "Link", "estimate_download", "held_bytes", "measure_link", "on_web"]
+
+type Integers = NDArray[np.int64]
+
+_WEB = ("http", "https", "dav", "davs", "s3")
+_LARGEST_REQUEST = 1 << 20
+_API_SHARE = 4
+"""As in `lsstcutouts.source.web`: bytes of a request at most, and which part of the connections is for the Butler server."""
+
+_COMPLETE = 0.85
+"""Estimates are good to 15 %: a file of which the disk cache has this part of the estimate needs no more."""
+
+_OPEN_SECONDS, _MEASURE_SECONDS, _MEASURE_BYTES = 2.0, 2.0, 4_000_000
+_POLL_SECONDS = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """How fast files come, as it was measured.
+
+    Attributes
+    ----------
+    rate
+        Bytes per second; 0 if nothing had to be downloaded.
+    latency
+        Seconds from a request to the start of its answer; 0 as above.
+    """
+
+    rate: float
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """What reading a plan once takes; estimates, but for the files and their bytes.
+
+    Attributes
+    ----------
+    files, file_bytes
+        Remote files with targets, and their bytes as a whole.
+    needed_bytes
+        Bytes that are read of them: headers, and the tiles under the boxes.
+    cached_bytes
+        Those of them that the disk cache has.
+    bytes, requests
+        What is left to download, and requests for it.
+    signatures
+        Requests to the Butler server for signed URLs.
+    """
+
+    files: int
+    file_bytes: int
+    needed_bytes: int
+    cached_bytes: int
+    bytes: int
+    requests: int
+    signatures: int
+
+    def seconds(self, link: Link) -> float:
+        """Return how long the download takes over a link, if the network limits it."""
+        api = max(1, connections() // _API_SHARE)
+        waiting = link.latency * (self.signatures / api + self.requests / max(1, connections() - api))
+        return max(waiting, self.bytes / link.rate if link.rate else 0.0)
+
+    def lines(self, link: Link | None = None) -> list[str]:
+        """Return lines of text for people."""
+        lines = [
+            f"{self.files} remote files with targets ({shown_bytes(self.file_bytes)}), of which about "
+            f"{shown_bytes(self.needed_bytes)} are read",
+            f"the disk cache has {shown_bytes(self.cached_bytes)} of it",
+            f"about {shown_bytes(self.bytes)} to download, in {self.requests} requests; {self.signatures} URLs to be signed",
+        ]
+        if link is not None and link.rate:
+            lines.append(
+                f"about {shown_seconds(self.seconds(link))} at {link.rate / 1e6:.1f} MB/s with {1000 * link.latency:.0f} ms a "
+                "request, measured just now"
+            )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def on_web(plan: CutoutPlan) -> NDArray[np.bool_]:
+    """Return which files of a plan ``(F,)`` are on web servers or in S3, and so can be kept in the disk cache."""
+    files = plan.files
+    known = zip(files.uri, files.size, files.dataset_id, strict=True)
+    return np.array([uri.partition("://")[0] in _WEB and size >= 0 and bool(name) for uri, size, name in known], bool)
+
+
+def held_bytes(plan: CutoutPlan) -> Integers:
+    """Return how many bytes of each file of a plan the disk cache has, ``(F,)``."""
+    held, disk = np.zeros(len(plan.files), np.int64), DiskCache.of_process()
+    if disk is None or not disk.figures().files:
+        return held
+    for file in np.flatnonzero(on_web(plan)).tolist():
+        size = plan.files.size[file]
+        gaps = disk.missing(key_of(plan.files.dataset_id[file]), 0, size)
+        held[file] = size - sum(stop - start for start, stop in gaps)
+    return held
+
+
+def estimate_download(plan: CutoutPlan, options: ReaderOptions) -> tuple[Download, Mapping[int, FileSample]]:
+    """Return what reading all targets of a plan once downloads, and the files that were opened to find out.
+
+    The bytes of tiles follow from those of one file of each band.
+
+    Raises
+    ------
+    ReadError
+        If no file can be opened.
+    AuthenticationError, RepositoryUnavailableError
+        If a server refuses access, or does not answer.
+    """
+    check_web()
+    held = held_bytes(plan)
+    samples = open_samples(plan, options, held, _OPEN_SECONDS)
+    needed, requests = _needed(plan, samples, web_of_process().rates.gap(connections()))
+    used, sizes = np.flatnonzero(needed), np.array(plan.files.size, np.int64)
+    needed, requests, held = needed[used], requests[used], np.minimum(held[used], needed[used])
+    left = np.where(held < _COMPLETE * needed, needed - held, 0)
+    signed = np.array([is_permanent(plan.files.uri[file]) for file in used.tolist()], bool)
+    download = Download(
+        files=len(used),
+        file_bytes=int(sizes[used].clip(0).sum()),
+        needed_bytes=int(needed.sum()),
+        cached_bytes=int(np.where(left > 0, held, needed).sum()),
+        bytes=int(left.sum()),
+        requests=int(np.ceil((requests * left / needed.clip(1)).sum())),
+        signatures=int((signed & (left > 0)).sum()),
+    )
+    return download, samples
+
+
+def _needed(plan: CutoutPlan, samples: Mapping[int, FileSample], gap: int) -> tuple[Integers, Integers]:
+    """Return bytes that are needed of each file, ``(F,)``, and requests for them."""
+    nbytes, requests = np.zeros(len(plan.files), np.int64), np.zeros(len(plan.files), np.int64)
+    sizes, count = np.array(plan.files.size, np.int64), len(plan.patches)
+    used = np.bincount(plan.primary, minlength=count) > 0
+    bands = {int(plan.patches.row_and_band[file, 1]): sample for file, sample in samples.items()}
+    for band in range(len(plan.bands)):
+        sample = bands.get(band) or next(iter(bands.values()))
+        patch = np.flatnonzero(used & (plan.patches.files[:, band] >= 0))
+        file = plan.patches.files[patch, band]
+        headers = sample.headers
+        tiles, runs = _tiles_of(plan, sample, gap)
+        whole = sample.whole
+        nbytes[file] = sizes[file] if whole else tiles[patch] + int((headers[:, 1] - headers[:, 0]).sum())
+        requests[file] = 1 if whole else runs[patch] + len(headers)
+        nbytes[file] = np.where(sizes[file] > 0, np.minimum(nbytes[file], sizes[file]), nbytes[file])
+    return nbytes, requests
+
+
+def _tiles_of(plan: CutoutPlan, sample: FileSample, gap: int) -> tuple[Integers, Integers]:
+    """Return bytes of tiles, and requests for them, in a file of each patch, ``(P,)``; with what lies between near tiles."""
+    places, lengths = list[Integers](), list[Integers]()
+    for grid in sample.grids:
+        keys = np.unique(plan.tiles_under(np.arange(len(plan)), grid.shape, middle=grid.middle)[0])
+        patch, row, column = keys >> 40, keys >> 20 & 0xFFFFF, keys & 0xFFFFF
+        inside = (row < grid.grid.y) & (column < grid.grid.x)
+        unit = (row * grid.grid.x + column)[inside]
+        start, stop = grid.start[unit], grid.stop[unit]
+        known = (start[:, None] >= sample.headers[:, 0]) & (stop[:, None] <= sample.headers[:, 1])
+        new = ~known.any(axis=1)
+        places.append((patch[inside][new] << 41) + start[new])  # files are smaller than 1 TiB: those of patches never join
+        lengths.append((stop - start)[new])
+    starts, stops, _ = runs_of(np.concatenate(places), np.concatenate(lengths), gap, _LARGEST_REQUEST)
+    patch, count = starts >> 41, len(plan.patches)
+    nbytes = np.bincount(patch, stops - starts, minlength=count).astype(np.int64)
+    return nbytes, np.bincount(patch, minlength=count)
+
+
+def measure_link(plan: CutoutPlan, options: ReaderOptions, samples: Mapping[int, FileSample]) -> Link:
+    """Measure rate and latency with tiles of a plan that must be read anyway: at most 4 MB, for at most 2 s."""
+    web, before = web_of_process(), web_of_process().rates.data_bytes
+    parts: list[Part] = []
+    for file, sample in samples.items():
+        extents = _first_extents(plan, file, sample, _MEASURE_BYTES // len(samples))
+        if on_web(plan)[file] and len(extents):
+            source = HttpSource(plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri)
+            parts += source.want(extents[:, 0], extents[:, 1] - extents[:, 0], web.next_rank(0))
+    return Link(_measured_rate(web, parts, before), web.rates.latency)
+
+
+def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -> Integers:
+    """Return ranges ``(k, 2)`` of tiles under boxes in a file that is open, with at most so many bytes."""
+    patch = int(plan.patches.row_and_band[file, 0])
+    targets, found = np.flatnonzero(plan.primary == patch), []
+    for grid in sample.grids:
+        keys = np.unique(plan.tiles_under(targets, grid.shape, middle=grid.middle)[0])
+        row, column = keys >> 20 & 0xFFFFF, keys & 0xFFFFF
+        unit = (row * grid.grid.x + column)[(row < grid.grid.y) & (column < grid.grid.x)]
+        found.append(np.column_stack([grid.start[unit], grid.stop[unit]]))
+    extents = np.concatenate(found)
+    return extents[np.cumsum(extents[:, 1] - extents[:, 0]) <= most]
+
+
+def _measured_rate(web: Web, parts: list[Part], before: int) -> float:
+    """Return bytes per second from the first bytes to the last that come in the time."""
+    end = time.monotonic() + _MEASURE_SECONDS
+    first = last = before, time.monotonic()
+    while time.monotonic() < end and not all(part.future.done() for part in parts):
+        wait([part.future for part in parts], _POLL_SECONDS)
+        if (now := web.rates.data_bytes) > last[0]:
+            last = now, time.monotonic()
+            first = first if first[0] > before else last
+    if last[0] == before:
+        return 0.0
+    if last[1] - first[1] < _POLL_SECONDS:  # all at once: a fast network
+        return (last[0] - before) / max(last[1] - (end - _MEASURE_SECONDS), _POLL_SECONDS)
+    return (last[0] - first[0]) / (last[1] - first[1])

@@ -1,0 +1,169 @@
+"""Where the bytes are in a few remote files of a plan, which stand for the others when a download is estimated."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ReadError
+from ..fits.index import FileIndex
+from ..fits.layout import PlaneLayout
+from ..fits.psf import CellKernels
+from ..plan.cutout_plan import CutoutPlan
+from ..sky.geometry import YX
+from ..source.web.parts import NotHereError, Part
+from ..source.web.process import web_of_process
+from .cache.tile_cache import TileCache
+from .masks import mask_hdus
+from .open_files import OpenFiles
+from .options import ReaderOptions
+
+__all__ = ["ByteGrid", "FileSample", "open_samples"]
+
+type Integers = NDArray[np.int64]
+
+_USUAL_HEADERS = np.array([[0, 64 << 10]])
+"""Bytes ``(1, 2)`` that are read of a file before its tiles, where this cannot be observed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByteGrid:
+    """Bytes of the cache units of one HDU in a file: neighbouring tiles that are read together, or kernels of cells.
+
+    Attributes
+    ----------
+    shape
+        Pixels of a unit.
+    grid
+        Rows and columns of units.
+    start, stop
+        ``(U,)`` first byte of each unit, row by row, and the byte after its last.
+    middle
+        Whether only the unit under the middle of a box is read, as for the PSF.
+    """
+
+    shape: YX[int]
+    grid: YX[int]
+    start: Integers
+    stop: Integers
+    middle: bool = False
+
+    @classmethod
+    def of_layout(cls, layout: PlaneLayout) -> Self:
+        """Return the bytes of a plane."""
+        tiles = [layout.tiles_of(np.array([unit])) for unit in range(layout.units)]
+        ends = layout.offsets + layout.sizes
+        start = np.array([layout.offsets[unit].min() for unit in tiles], np.int64)
+        return cls(layout.unit_shape, layout.unit_grid, start, np.array([ends[unit].max() for unit in tiles], np.int64))
+
+    @classmethod
+    def of_kernels(cls, kernels: CellKernels) -> Self:
+        """Return the bytes of PSF kernels."""
+        cells = kernels.cells
+        extents = [kernels.extents([cell]) for cell in range(cells.grid.y * cells.grid.x)]
+        start = np.array([offsets.min() for offsets, _ in extents], np.int64)
+        stop = np.array([(offsets + sizes).max() for offsets, sizes in extents], np.int64)
+        return cls(cells.cell_shape, cells.grid, start, stop, middle=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileSample:
+    """Where the bytes of one file are.
+
+    Attributes
+    ----------
+    headers
+        ``(H, 2)`` ranges of bytes ``(start, stop)`` that are read before the tiles.
+    grids
+        Bytes of all that is read of it.
+    whole
+        Whether the whole file is read, since it is gzipped.
+    """
+
+    headers: Integers
+    grids: tuple[ByteGrid, ...]
+    whole: bool
+
+    @classmethod
+    def of(cls, index: FileIndex, options: ReaderOptions, headers: Sequence[Part]) -> Self:
+        """Return the sample of a file from its index, and from what was asked for to read its headers."""
+        ranges = sorted({(part.start, part.stop) for part in headers})
+        known = np.array(ranges, np.int64) if ranges else _USUAL_HEADERS
+        return cls(known, tuple(_grids(index, options)), index.gzipped)
+
+
+def _grids(index: FileIndex, options: ReaderOptions) -> Iterator[ByteGrid]:
+    for plane in options.sources.keys() - index.errors.keys():
+        for name in mask_hdus(index.mask_bits) if plane == "mask" else [plane]:
+            yield ByteGrid.of_layout(index.layouts[name])
+    if index.kernels is not None:
+        yield ByteGrid.of_kernels(index.kernels)
+
+
+def open_samples(
+    plan: CutoutPlan, options: ReaderOptions, held: NDArray[np.int64], seconds: float
+) -> Mapping[int, FileSample]:
+    """Open one file of each band side by side, and return those that are open after some seconds, at least one.
+
+    Parameters
+    ----------
+    plan, options
+        What is read.
+    held
+        ``(F,)`` bytes of each file in the disk cache. Files of which it holds nothing show best what reading takes.
+    seconds
+        After this time nothing more is waited for.
+
+    Returns
+    -------
+    Mapping
+        By number of the file in the plan.
+
+    Raises
+    ------
+    ReadError
+        If no file can be opened.
+    AuthenticationError, RepositoryUnavailableError
+        If a server refuses access, or does not answer.
+    """
+    opened, web = OpenFiles(TileCache()), web_of_process()
+    rank, end = web.next_rank(0), time.monotonic() + seconds
+    waiting: dict[int, list[Part]] = {file: [] for file in _typical_files(plan, held)}
+    found: dict[int, FileSample] = {}
+    failure: ReadError | None = None
+    while waiting and (time.monotonic() < end or not found):
+        for file, parts in list(waiting.items()):
+            if not all(part.future.done() for part in parts):
+                continue
+            tract = int(plan.patches.tract[plan.patches.row_and_band[file, 0]])
+            try:
+                index = opened.index(plan, file, tract, options, rank)
+            except NotHereError as error:
+                parts += error.parts  # what has arrived must stay until the file is open
+            except ReadError as error:
+                failure = error
+                del waiting[file]
+            else:
+                found[file] = FileSample.of(index, options, parts)
+                del waiting[file]
+        wait([part.future for parts in waiting.values() for part in parts if not part.future.done()], 0.05, FIRST_COMPLETED)
+    if not found and failure is not None:
+        raise failure
+    return found
+
+
+def _typical_files(plan: CutoutPlan, held: NDArray[np.int64]) -> list[int]:
+    """Return one file of each band: of the patch with most targets, if the disk cache has nothing of it."""
+    patches, counts = np.unique(plan.primary, return_counts=True)
+    chosen: list[int] = []
+    for band in range(len(plan.bands)):
+        files = plan.patches.files[patches, band]
+        there = files >= 0
+        if there.any():
+            order = np.lexsort((-counts[there], held[files[there]] > 0))
+            chosen.append(int(files[there][order[0]]))
+    return chosen

@@ -1,0 +1,137 @@
+"""Ranges of bytes of a file that have been asked for."""
+
+import weakref
+from bisect import bisect_right
+from collections import deque
+from concurrent.futures import Future
+from typing import NamedTuple
+
+__all__ = ["URGENT", "NotHereError", "Part", "PartTable", "Rank"]
+
+
+class Rank(NamedTuple):
+    """When bytes are asked for.
+
+    Attributes
+    ----------
+    number
+        What has the lowest is asked for first; 0 is what somebody waits for, higher numbers are later batches.
+    reach
+        One request may fetch bytes of so many later batches as well: few for the first batch of a pass, which is waited for.
+    """
+
+    number: int
+    reach: int = 0
+
+
+URGENT = Rank(0)
+
+
+class Part:
+    """Bytes of a file that are under way, here, or cannot be had. They stay in memory as long as somebody refers to this.
+
+    Attributes
+    ----------
+    start, stop
+        First byte, and the byte after the last.
+    nbytes
+        Bytes that were asked for; the file may end before.
+    rank
+        When they are asked for.
+    future
+        The bytes.
+    received
+        What has arrived of them so far.
+    begun
+        Whether a request for it is under way, or it waits for the next try.
+    tries, failing_since
+        Tries that brought nothing, and when the first of them was (monotonic clock).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_gone",
+        "begun",
+        "failing_since",
+        "future",
+        "nbytes",
+        "rank",
+        "received",
+        "start",
+        "stop",
+        "tries",
+    )
+
+    def __init__(self, start: int, stop: int, rank: Rank, gone: deque[int]) -> None:
+        self.start, self.stop, self.rank, self.nbytes = start, stop, rank, stop - start
+        self.future: Future[bytes] = Future()
+        self.received = bytearray()
+        self.begun, self.tries, self.failing_since = False, 0, 0.0
+        self._gone = gone
+
+    def __del__(self) -> None:
+        # The garbage collector calls this in any thread, also in a locked block: an append needs no lock.
+        self._gone.append(self.nbytes)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the bytes cannot be had."""
+        return self.future.done() and self.future.exception() is not None
+
+
+class NotHereError(Exception):
+    """Bytes that have to arrive first; not an error for the user, but the end of an attempt that does not wait.
+
+    Attributes
+    ----------
+    parts
+        What to wait for.
+    """
+
+    def __init__(self, parts: list[Part]) -> None:
+        super().__init__("bytes are under way")
+        self.parts = parts
+
+
+class PartTable:
+    """The parts of one file that somebody refers to. They do not overlap. A lock of the owner protects it."""
+
+    __slots__ = ("_parts", "_stale", "_starts")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._parts: list[weakref.ref[Part]] = []
+        self._stale = False
+
+    def add(self, part: Part) -> None:
+        """Add a part that overlaps no other one."""
+        self._prune()
+        at = bisect_right(self._starts, part.start)
+        self._starts.insert(at, part.start)
+        self._parts.insert(at, weakref.ref(part, self._mark_stale))
+
+    def discard(self, part: Part) -> None:
+        """Remove a part, if it is there."""
+        kept = [(start, ref) for start, ref in zip(self._starts, self._parts, strict=True) if ref() is not part]
+        self._starts, self._parts = [start for start, _ in kept], [ref for _, ref in kept]
+
+    def over(self, start: int, stop: int) -> list[Part]:
+        """Return the parts that have bytes from ``start`` to ``stop``, ascending."""
+        self._prune()
+        at = max(0, bisect_right(self._starts, start) - 1)
+        found = []
+        while at < len(self._starts) and self._starts[at] < stop:
+            part = self._parts[at]()
+            if part is not None and part.stop > start:
+                found.append(part)
+            at += 1
+        return found
+
+    def _mark_stale(self, _: object) -> None:
+        self._stale = True
+
+    def _prune(self) -> None:
+        if self._stale:
+            self._stale = False
+            kept = [(start, ref) for start, ref in zip(self._starts, self._parts, strict=True) if ref() is not None]
+            self._starts, self._parts = [start for start, _ in kept], [ref for _, ref in kept]

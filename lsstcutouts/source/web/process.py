@@ -1,0 +1,428 @@
+"""The requests of a process to web servers: one thread, bounded in number, most urgent first, tried again where that can help."""
+
+import asyncio
+import atexit
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import random
+import ssl
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from ... import __version__
+from ...errors import DependencyError, LsstCutoutsError, RepositoryUnavailableError
+from ..locks import ForkLock
+from .answers import AnswerError
+from .files import WebFile
+from .limits import TimeLimits, connections
+from .parts import Part, Rank
+from .rates import Rates
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+__all__ = ["Web", "WebFigures", "check_web", "figures_of_process", "forget_bytes", "web_of_process"]
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 8
+"""Tries of a request that brings nothing, while the server answers others."""
+
+_FIRST_PATIENCE = 60.0
+"""Seconds for which a server that has never answered is tried, at most: its name or the network may be wrong."""
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
+"""Longest wait after the first try and after any try, seconds; a uniformly random part of it is waited, so that the many
+readers that a server refused do not return at the same time."""
+
+_FILES = 20_000
+"""Files whose signed URLs are remembered."""
+
+_RECENT_BYTES = 64_000_000
+"""Bytes that stay in memory after they have arrived, whether or not anybody refers to them."""
+
+_CERTIFICATES = (
+    "LSST_HTTP_CACERT_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "LSST_HTTP_AUTH_CLIENT_CERT",
+    "LSST_HTTP_AUTH_CLIENT_KEY",
+    "X509_USER_PROXY",
+)
+"""Variables of ``lsst.resources`` and ``requests`` that name certificates: of the servers, and of this client."""
+
+_API_SHARE = 4
+"""This part of the connections is for the Butler server, which signs URLs; the others are for the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebFigures:
+    """What the requests of a process have done.
+
+    Attributes
+    ----------
+    requests, data_bytes
+        Requests for bytes of files, and the bytes that came.
+    signatures
+        Requests for signed URLs.
+    active
+        Requests under way.
+    held
+        Bytes that are under way, or wait to be read.
+    rate, latency
+        Bytes per second while bytes arrive, and seconds from a request to its answer; 0 if not known.
+    waiting_for
+        What is waited for while a server does not answer, and since how many seconds; an empty string if they answer.
+    """
+
+    requests: int
+    data_bytes: int
+    signatures: int
+    active: int
+    held: int
+    rate: float
+    latency: float
+    waiting_for: str
+
+
+class Host:
+    """What is known of a server.
+
+    Attributes
+    ----------
+    proxy
+        URL of the proxy for it that the environment names, or None.
+    last_good
+        When it gave its latest good answer (monotonic clock); -1 if never.
+    paused_until
+        Before this time it wants no request.
+    served
+        URI of a file that it gave bytes of.
+    """
+
+    __slots__ = ("last_good", "paused_until", "proxy", "served")
+
+    def __init__(self, origin: str) -> None:
+        self.last_good, self.paused_until, self.served = -1.0, 0.0, ""
+        parts = urlsplit(origin)
+        # Found out once: aiohttp's own `trust_env` reads ~/.netrc for every request.
+        self.proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+
+
+def check_web() -> None:
+    """Import what reading over the network needs, which takes a quarter of a second the first time.
+
+    Raises
+    ------
+    DependencyError
+        If it is not installed.
+    """
+    try:
+        import aiohttp  # noqa: F401
+    except ImportError as error:
+        raise DependencyError(
+            "reading files over the network needs a package that is not installed: pip install 'lsstcutouts[remote]'"
+        ) from error
+
+
+class Web:
+    """The requests of one process. A thread with an event loop starts at the first one; it ends with the process.
+
+    Raises
+    ------
+    DependencyError
+        If ``aiohttp`` is not installed.
+    """
+
+    def __init__(self) -> None:
+        check_web()
+        self.lock = ForkLock()
+        self.gone: deque[int] = deque()
+        self.rates = Rates()
+        self.signatures = 0
+        self._files: OrderedDict[tuple[str, bytes], WebFile] = OrderedDict()
+        self._hosts: dict[str, Host] = {}
+        self._numbers = itertools.count(1)
+        self._queue: list[tuple[int, int, weakref.ref[Part], WebFile]] = []
+        self._recent: deque[Part] = deque()
+        self._recent_bytes = self._made = self._active = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sessions: dict[str, ClientSession] = {}
+        self._silent: tuple[float, str] | None = None
+        self._warned: set[str] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="lsstcutouts-web", daemon=True)
+        self._thread.start()
+
+    # Called from any thread
+
+    def next_rank(self, reach: int) -> Rank:
+        """Return a rank after all those before."""
+        return Rank(next(self._numbers), reach)
+
+    def file(self, uri: str, size: int = -1, key: bytes = b"", others: Sequence[str] = ()) -> WebFile:
+        """Return the file of a URI, the same one each time if its content has a key; the parameters are those of `WebFile`."""
+        if not key:
+            return WebFile(self, uri, size, key, others)
+        with self.lock:
+            file = self._files.get((uri, key))
+            if file is None:
+                file = self._files[uri, key] = WebFile(self, uri, size, key, others)
+            self._files.move_to_end((uri, key))
+            if len(self._files) > _FILES:
+                self._files.popitem(last=False)
+        return file
+
+    def new_part(self, start: int, stop: int, rank: Rank) -> Part:
+        """Return a part that counts as held; the lock must be held."""
+        self._made += stop - start
+        return Part(start, stop, rank, self.gone)
+
+    def submit(self, file: WebFile, parts: Sequence[Part]) -> None:
+        """Ask for parts of a file, or ask for them earlier than before."""
+        with self.lock:
+            for part in parts:
+                heapq.heappush(self._queue, (part.rank.number, next(self._numbers), weakref.ref(part), file))
+        self._loop.call_soon_threadsafe(self._dispatch)
+
+    def forget(self) -> None:
+        """Drop the bytes in memory that nobody refers to, and all signed URLs."""
+        with self.lock:
+            self._recent.clear()
+            self._recent_bytes = 0
+            self._files.clear()
+
+    def download(self, uri: str) -> bytes:
+        """Return the whole content of a small file."""
+        return asyncio.run_coroutine_threadsafe(self.file(uri).download(), self._loop).result()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are under way, or in memory."""
+        with self.lock:
+            while self.gone:
+                self._made -= self.gone.popleft()
+            return self._made - self._recent_bytes
+
+    @property
+    def figures(self) -> WebFigures:
+        """What the requests have done so far."""
+        rates, silent = self.rates, self._silent
+        waiting = "" if silent is None else f"{silent[1]} ({time.monotonic() - silent[0]:.0f} s)"
+        return WebFigures(
+            rates.requests,
+            rates.data_bytes,
+            self.signatures,
+            self._active,
+            self.held,
+            rates.rate,
+            rates.latency,
+            waiting,
+        )
+
+    def close(self) -> None:
+        """End the thread and all connections; what is under way fails."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    # Called in the loop's thread
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for session in self._sessions.values():
+            await session.close()
+
+    def session(self, *, api: bool) -> "ClientSession":
+        """Return the session for a Butler server, or for files: connections, certificates, proxies.
+
+        Certificates are those of the variables of ``lsst.resources``.
+        """
+        import aiohttp
+
+        most = connections()
+        name = f"{api} {most} {[os.environ.get(variable) for variable in _CERTIFICATES]}"
+        if (session := self._sessions.get(name)) is None:
+            limit = max(1, most // _API_SHARE)
+            limit = limit if api else most - limit
+            limits = TimeLimits.from_environment()
+            session = self._sessions[name] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=limit, ssl=self._certificates(), keepalive_timeout=30),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
+                headers={"User-Agent": f"lsstcutouts/{__version__}", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return session
+
+    def host(self, origin: str) -> Host:
+        """Return what is known of a server."""
+        if (host := self._hosts.get(origin)) is None:
+            host = self._hosts[origin] = Host(origin)
+        return host
+
+    def note_good(self, host: Host, served: str = "") -> None:
+        """Note that a server answers, and the URI of a file that it gave bytes of."""
+        host.last_good, host.served = time.monotonic(), served or host.served
+        self._silent = None
+
+    async def wait_for(self, host: Host) -> None:
+        """Wait until a server wants requests again."""
+        while (seconds := host.paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(seconds)
+
+    def warn_once(self, text: str) -> None:
+        """Log a warning once in this process."""
+        if text not in self._warned:
+            self._warned.add(text)
+            _log.warning("%s", text)
+
+    def _certificates(self) -> ssl.SSLContext:
+        """Return whose certificates are trusted, and the certificate of this client, as ``lsst.resources`` would."""
+        *bundles, certificate, key, proxy = (os.environ.get(variable) for variable in _CERTIFICATES)
+        bundle = next(filter(None, bundles), None)
+        folder = bundle if bundle is not None and Path(bundle).is_dir() else None
+        context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
+        if bundle is None:
+            with contextlib.suppress(ImportError):
+                import certifi
+
+                context.load_verify_locations(certifi.where())  # OpenSSL of a Python from python.org knows none
+        if not (certificate and key):
+            certificate = key = proxy
+        if certificate and Path(certificate).exists():
+            context.load_cert_chain(certificate, key)
+        return context
+
+    def _dispatch(self) -> None:
+        most = connections()
+        most -= max(1, most // _API_SHARE)
+        while self._active < most:
+            with self.lock:
+                if not self._queue:
+                    return
+                _, _, ref, file = heapq.heappop(self._queue)
+                part = ref()
+                if part is None or part.begun:  # nobody wants it any more, or it was in the queue twice
+                    continue
+                parts = file.begin_with_neighbours(part)
+            self._active += 1
+            task = self._loop.create_task(self._try(file, parts))
+            del part, parts
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _try(self, file: WebFile, parts: list[Part]) -> None:
+        before = [len(part.received) for part in parts]
+        failure: BaseException | None = None
+        try:
+            await file.receive(parts)
+        except asyncio.CancelledError:
+            failure = RepositoryUnavailableError(f"{file.shown}: reading was ended")
+            failure.transient = False  # type: ignore[misc]
+        except BaseException as error:  # noqa: BLE001 - raised where the bytes are asked for
+            failure = error
+        finally:
+            for part, had in zip(parts, before, strict=True):
+                if part.future.done():
+                    continue
+                if isinstance(failure, LsstCutoutsError):
+                    self._failed(file, part, failure, progress=len(part.received) > had)
+                elif failure is not None:
+                    file.fail(part, failure)
+            self._active -= 1
+            self._dispatch()
+
+    def _failed(self, file: WebFile, part: Part, error: LsstCutoutsError, *, progress: bool) -> None:
+        """Try again later, or let the part fail."""
+        if not error.transient:
+            file.fail(part, error)
+            return
+        now, host, limits = time.monotonic(), self.host(file.origin), TimeLimits.from_environment()
+        if progress:
+            part.tries, part.failing_since = 0, 0.0
+        if not part.failing_since:
+            part.failing_since = now
+        part.tries += 1
+        answers = host.last_good > part.failing_since
+        patience = limits.patience if host.last_good >= 0 else min(limits.patience, _FIRST_PATIENCE)
+        if answers and part.tries >= _TRIES:
+            error.add_note(f"tried {part.tries} times")
+            file.fail(part, error)
+            return
+        if now - part.failing_since > patience:
+            file.fail(
+                part,
+                RepositoryUnavailableError(
+                    f"{file.origin} has not answered for {now - part.failing_since:.0f} s: {error}; check the network and the "
+                    "server, then run the same command again: training resumes from its last checkpoint. How long is waited "
+                    "for it is set with LSSTCUTOUTS_PATIENCE (seconds)"
+                ).with_traceback(None),
+            )
+            return
+        if not answers:
+            self._silent = self._silent or (part.failing_since, file.origin)
+            self.warn_once(f"waiting for {file.origin}, for at most {patience:.0f} s: {error}")
+        wait = random.SystemRandom().random() * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(part.tries - 1, 10))
+        cause = error.__cause__
+        if isinstance(cause, AnswerError) and (seconds := cause.response.retry_after) is not None:
+            wait = min(seconds, patience)
+            host.paused_until = max(host.paused_until, now + wait)
+        self._loop.call_later(wait, partial(self._again, file, part))
+
+    def _again(self, file: WebFile, part: Part) -> None:
+        part.begun = False
+        self.submit(file, [part])
+
+    def keep(self, part: Part) -> None:
+        """Keep what has arrived for a while."""
+        with self.lock:
+            self._recent.append(part)
+            self._recent_bytes += part.nbytes
+            while self._recent_bytes > _RECENT_BYTES:
+                old = self._recent.popleft()
+                self._recent_bytes -= old.nbytes
+
+
+_webs: dict[int, Web] = {}
+_lock = ForkLock()
+
+
+def web_of_process() -> Web:
+    """Return the requests of this process; a forked process makes its own, since it has no thread of its parent."""
+    if (web := _webs.get(os.getpid())) is None:
+        with _lock:
+            if (web := _webs.get(os.getpid())) is None:
+                _webs.clear()
+                web = _webs[os.getpid()] = Web()
+                atexit.register(web.close)
+    return web
+
+
+def forget_bytes() -> None:
+    """Drop the bytes that this process keeps in memory, and all signed URLs."""
+    if (web := _webs.get(os.getpid())) is not None:
+        web.forget()
+
+
+def figures_of_process() -> WebFigures | None:
+    """Return what the requests of this process have done; None if there was none."""
+    web = _webs.get(os.getpid())
+    return None if web is None else web.figures

@@ -1,0 +1,65 @@
+"""Fixtures with a science platform, for tests/conftest.py to import."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+import pytest
+
+from lsstcutouts.testing import SimulatedRepository
+
+from .science_platform import Platform, Published
+from .settings import TOKEN
+
+__all__ = ["platform", "remote_dp1", "remote_dp2", "shared_platform"]
+
+
+@pytest.fixture(scope="session")
+def shared_platform(
+    dp2_repo: SimulatedRepository, dp1_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
+    """A platform with the repositories ``dp2`` and ``dp1``; take `platform`, which resets it."""
+    with Platform(tmp_path_factory.mktemp("platform")) as running:
+        for repository in (dp2_repo, dp1_repo):
+            running.publish(repository.release, repository.root, repository.collections)
+        running.url("dp2")
+        yield running
+
+
+@pytest.fixture
+def platform(shared_platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    """The platform with its default settings and an empty log; this process has a good token and nothing of AWS.
+
+    The connections of the test's remote Butlers are closed after it.
+    """
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "S3_")) or name in {"ACCESS_TOKEN", "CADC_TOKEN"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", TOKEN)
+    shared_platform.reset()
+    with ExitStack() as clients:
+
+        class ClosedClient(httpx2.Client):
+            """`RemoteButler.close` does nothing; a client that is not closed fails a later test with a ResourceWarning."""
+
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options)
+                clients.callback(self.close)
+
+        monkeypatch.setattr(httpx2, "Client", ClosedClient)
+        yield shared_platform
+    shared_platform.reset()
+
+
+@pytest.fixture
+def remote_dp2(platform: Platform) -> Published:
+    """The repository of `dp2_repo` behind the platform's Butler server."""
+    return platform.published("dp2")
+
+
+@pytest.fixture
+def remote_dp1(platform: Platform) -> Published:
+    """The repository of `dp1_repo` behind the platform's Butler server."""
+    return platform.published("dp1")
