@@ -37,7 +37,11 @@ _EXTRA_MASK = re.compile(r"mask[1-9]\d{0,2}")
 
 
 def open_coadd(
-    uri: "str | os.PathLike[str] | ResourcePath", *, size: int | None = None, others: Sequence[str] = ()
+    uri: "str | os.PathLike[str] | ResourcePath",
+    *,
+    size: int | None = None,
+    dataset_id: str = "",
+    others: Sequence[str] = (),
 ) -> "Coadd":
     """Open a coadd file of any Rubin release.
 
@@ -50,6 +54,8 @@ def open_coadd(
         A path, or a URI that ``lsst.resources`` reads.
     size
         Expected size of the file in bytes; None or less than 1 if unknown.
+    dataset_id
+        UUID of the dataset: its bytes never change, and come from the disk cache if they are there.
     others
         URIs of other files. If the host denies access to this one, a few of them show whether it denies all.
 
@@ -70,7 +76,7 @@ def open_coadd(
         It is gzipped and there is no space to decompress it.
     """
     expected = size if size is not None and size > 0 else -1
-    source = open_source(uri, size=expected, others=others)
+    source = open_source(uri, size=expected, dataset_id=dataset_id, others=others)
     try:
         return checked_coadd(source, expected)
     except LsstCutoutsError:

@@ -318,7 +318,9 @@ class Repository:
             for one in samples:
                 (record,) = self._records_of([one.tract])
                 try:
-                    with open_coadd(one.uri, size=one.size, others=[other.uri for other in samples]) as coadd:
+                    with open_coadd(
+                        one.uri, size=one.size, dataset_id=one.dataset_id, others=[other.uri for other in samples]
+                    ) as coadd:
                         projection = coadd.projection
                     scale = (projection if isinstance(projection, TanProjection) else projection.tan).pixel_scale
                     outline_tract(record, scale)

@@ -69,7 +69,7 @@ def first_sample(repository: Repository) -> CoaddSample:
 
 
 def _measure(repository: Repository, one: LocatedFile, others: Sequence[str]) -> CoaddSample:
-    with open_coadd(one.uri, size=one.size, others=others) as coadd:
+    with open_coadd(one.uri, size=one.size, dataset_id=one.dataset_id, others=others) as coadd:
         tract = repository.skymap_of([one.tract]).tracts[one.tract]
         whose = f"tract {one.tract} of skymap {repository.skymap!r}"
         check_projection(coadd.projection, tract.projection, coadd.bbox, one.name, whose)

@@ -15,8 +15,8 @@ from ..source.amounts import shown_bytes
 from ..source.disk.disk_cache import DiskCache, key_of
 from ..source.remote import HttpSource
 from ..source.runs import runs_of
-from ..source.web.limits import connections
-from ..source.web.parts import Part
+from ..source.web.request_limits import connections
+from ..source.web.byte_parts import Part
 from ..source.web.process import Web, check_web, web_of_process
 from .file_samples import FileSample, open_samples
 from .options import ReaderOptions
@@ -186,14 +186,11 @@ def _tiles_of(plan: CutoutPlan, sample: FileSample, gap: int) -> tuple[Integers,
     """Return bytes of tiles, and requests for them, in a file of each patch, ``(P,)``; with what lies between near tiles."""
     places, lengths = list[Integers](), list[Integers]()
     for grid in sample.grids:
-        keys = np.unique(plan.tiles_under(np.arange(len(plan)), grid.shape, middle=grid.middle)[0])
-        patch, row, column = keys >> 40, keys >> 20 & 0xFFFFF, keys & 0xFFFFF
-        inside = (row < grid.grid.y) & (column < grid.grid.x)
-        unit = (row * grid.grid.x + column)[inside]
-        start, stop = grid.start[unit], grid.stop[unit]
+        patch, extents = grid.under(plan, np.arange(len(plan)))
+        start, stop = extents.T
         known = (start[:, None] >= sample.headers[:, 0]) & (stop[:, None] <= sample.headers[:, 1])
         new = ~known.any(axis=1)
-        places.append((patch[inside][new] << 41) + start[new])  # files are smaller than 1 TiB: those of patches never join
+        places.append((patch[new] << 41) + start[new])  # a file is smaller than 1 TiB: those of two patches never join
         lengths.append((stop - start)[new])
     starts, stops, _ = runs_of(np.concatenate(places), np.concatenate(lengths), gap, _LARGEST_REQUEST)
     patch, count = starts >> 41, len(plan.patches)
@@ -201,14 +198,17 @@ def _tiles_of(plan: CutoutPlan, sample: FileSample, gap: int) -> tuple[Integers,
     return nbytes, np.bincount(patch, minlength=count)
 
 
-def measure_link(plan: CutoutPlan, options: ReaderOptions, samples: Mapping[int, FileSample]) -> Link:
+def measure_link(plan: CutoutPlan, samples: Mapping[int, FileSample]) -> Link:
     """Measure rate and latency with tiles of a plan that must be read anyway: at most 4 MB, for at most 2 s."""
-    web, before = web_of_process(), web_of_process().rates.data_bytes
+    web = web_of_process()
+    before, there = web.rates.data_bytes, on_web(plan)
     parts: list[Part] = []
     for file, sample in samples.items():
         extents = _first_extents(plan, file, sample, _MEASURE_BYTES // len(samples))
-        if on_web(plan)[file] and len(extents):
-            source = HttpSource(plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri)
+        if there[file] and len(extents):
+            source = HttpSource(
+                plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri
+            )
             parts += source.want(extents[:, 0], extents[:, 1] - extents[:, 0], web.next_rank(0))
     return Link(_measured_rate(web, parts, before), web.rates.latency)
 
@@ -216,27 +216,25 @@ def measure_link(plan: CutoutPlan, options: ReaderOptions, samples: Mapping[int,
 def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -> Integers:
     """Return ranges ``(k, 2)`` of tiles under boxes in a file that is open, with at most so many bytes."""
     patch = int(plan.patches.row_and_band[file, 0])
-    targets, found = np.flatnonzero(plan.primary == patch), []
-    for grid in sample.grids:
-        keys = np.unique(plan.tiles_under(targets, grid.shape, middle=grid.middle)[0])
-        row, column = keys >> 20 & 0xFFFFF, keys & 0xFFFFF
-        unit = (row * grid.grid.x + column)[(row < grid.grid.y) & (column < grid.grid.x)]
-        found.append(np.column_stack([grid.start[unit], grid.stop[unit]]))
-    extents = np.concatenate(found)
+    targets = np.flatnonzero(plan.primary == patch)
+    extents = np.concatenate([grid.under(plan, targets)[1] for grid in sample.grids])
     return extents[np.cumsum(extents[:, 1] - extents[:, 0]) <= most]
 
 
 def _measured_rate(web: Web, parts: list[Part], before: int) -> float:
-    """Return bytes per second from the first bytes to the last that come in the time."""
-    end = time.monotonic() + _MEASURE_SECONDS
-    first = last = before, time.monotonic()
-    while time.monotonic() < end and not all(part.future.done() for part in parts):
+    """Return bytes per second from the first bytes to the last that come in the time; 0 if none come."""
+    begin = time.monotonic()
+    seen: list[tuple[float, int]] = []
+    while True:
+        over = time.monotonic() > begin + _MEASURE_SECONDS or all(part.future.done() for part in parts)
+        if (now := web.rates.data_bytes) > (seen[-1][1] if seen else before):
+            seen.append((time.monotonic(), now))
+        if over:
+            break
         wait([part.future for part in parts], _POLL_SECONDS)
-        if (now := web.rates.data_bytes) > last[0]:
-            last = now, time.monotonic()
-            first = first if first[0] > before else last
-    if last[0] == before:
+    if not seen:
         return 0.0
-    if last[1] - first[1] < _POLL_SECONDS:  # all at once: a fast network
-        return (last[0] - before) / max(last[1] - (end - _MEASURE_SECONDS), _POLL_SECONDS)
-    return (last[0] - first[0]) / (last[1] - first[1])
+    (first, old), (last, new) = seen[0], seen[-1]
+    if last - first < _POLL_SECONDS:  # all at once: a fast network
+        return (new - before) / max(last - begin, _POLL_SECONDS)
+    return (new - old) / (last - first)

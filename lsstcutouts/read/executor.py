@@ -17,7 +17,7 @@ from ..fits.stages import StageClock
 from ..fits.tile_tables import LEAST_UNIT_BYTES, UNIT_BYTES
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX
-from ..source.web.parts import URGENT, Part, Rank
+from ..source.web.byte_parts import URGENT, Part, Rank
 from ..source.web.process import web_of_process
 from .batch_report import Failure
 from .cache.tile_cache import Claim, TileCache

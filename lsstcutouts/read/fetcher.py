@@ -22,7 +22,7 @@ from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
-from ..source.web.parts import URGENT
+from ..source.web.byte_parts import URGENT
 from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache

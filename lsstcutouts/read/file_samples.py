@@ -15,7 +15,7 @@ from ..fits.layout import PlaneLayout
 from ..fits.psf import CellKernels
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.geometry import YX
-from ..source.web.parts import NotHereError, Part
+from ..source.web.byte_parts import NotHereError, Part
 from ..source.web.process import web_of_process
 from .cache.tile_cache import TileCache
 from .masks import mask_hdus
@@ -40,34 +40,48 @@ class ByteGrid:
         Pixels of a unit.
     grid
         Rows and columns of units.
-    start, stop
-        ``(U,)`` first byte of each unit, row by row, and the byte after its last.
+    first
+        ``(U + 1,)`` first row of ``extents`` of each unit, units row by row, and the number of rows.
+    extents
+        ``(T, 2)`` first byte of each tile, and the byte after its last.
     middle
         Whether only the unit under the middle of a box is read, as for the PSF.
     """
 
     shape: YX[int]
     grid: YX[int]
-    start: Integers
-    stop: Integers
+    first: Integers
+    extents: Integers
     middle: bool = False
 
     @classmethod
     def of_layout(cls, layout: PlaneLayout) -> Self:
         """Return the bytes of a plane."""
         tiles = [layout.tiles_of(np.array([unit])) for unit in range(layout.units)]
-        ends = layout.offsets + layout.sizes
-        start = np.array([layout.offsets[unit].min() for unit in tiles], np.int64)
-        return cls(layout.unit_shape, layout.unit_grid, start, np.array([ends[unit].max() for unit in tiles], np.int64))
+        extents = [np.column_stack([layout.offsets[one], layout.offsets[one] + layout.sizes[one]]) for one in tiles]
+        return cls(layout.unit_shape, layout.unit_grid, _starts(extents), np.concatenate(extents))
 
     @classmethod
     def of_kernels(cls, kernels: CellKernels) -> Self:
         """Return the bytes of PSF kernels."""
         cells = kernels.cells
-        extents = [kernels.extents([cell]) for cell in range(cells.grid.y * cells.grid.x)]
-        start = np.array([offsets.min() for offsets, _ in extents], np.int64)
-        stop = np.array([(offsets + sizes).max() for offsets, sizes in extents], np.int64)
-        return cls(cells.cell_shape, cells.grid, start, stop, middle=True)
+        found = [kernels.extents([cell]) for cell in range(cells.grid.y * cells.grid.x)]
+        extents = [np.column_stack([offsets, offsets + sizes]) for offsets, sizes in found]
+        return cls(cells.cell_shape, cells.grid, _starts(extents), np.concatenate(extents), middle=True)
+
+    def under(self, plan: CutoutPlan, targets: Integers) -> tuple[Integers, Integers]:
+        """Return patches ``(k,)`` and extents ``(k, 2)`` of what is read in such files for targets ``(n,)`` of a plan."""
+        keys = np.unique(plan.tiles_under(targets, self.shape, middle=self.middle)[0])
+        patch, row, column = keys >> 40, keys >> 20 & 0xFFFFF, keys & 0xFFFFF
+        inside = (row < self.grid.y) & (column < self.grid.x)
+        unit = (row * self.grid.x + column)[inside]
+        low, count = self.first[unit], self.first[unit + 1] - self.first[unit]
+        rows = np.repeat(low - np.cumsum(count) + count, count) + np.arange(int(count.sum()))
+        return np.repeat(patch[inside], count), self.extents[rows]
+
+
+def _starts(extents: Sequence[Integers]) -> Integers:
+    return np.cumsum([0, *map(len, extents)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +164,11 @@ def open_samples(
             else:
                 found[file] = FileSample.of(index, options, parts)
                 del waiting[file]
-        wait([part.future for parts in waiting.values() for part in parts if not part.future.done()], 0.05, FIRST_COMPLETED)
+        wait(
+            [part.future for parts in waiting.values() for part in parts if not part.future.done()],
+            0.05,
+            FIRST_COMPLETED,
+        )
     if not found and failure is not None:
         raise failure
     return found

@@ -5,6 +5,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from copy import copy
+from multiprocessing.context import get_spawning_popen
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
 from ..fits.coadd import Coadd, checked_coadd
@@ -12,12 +13,12 @@ from ..fits.index import FileIndex
 from ..fits.layout import PlaneLayout
 from ..plan.cutout_plan import CutoutPlan
 from ..sky.skymap import check_projection
-from ..source.access import trusted_origins
+from ..source.access import access_variables, trusted_origins
 from ..source.byte_source import ByteSource, open_source
 from ..source.gzipped import inflate
 from ..source.locks import ForkLock
 from ..source.remote import HttpSource, WithoutWaiting
-from ..source.web.parts import NotHereError, Part, Rank
+from ..source.web.byte_parts import NotHereError, Part, Rank
 from ..source.web.process import forget_bytes
 from .cache.tile_cache import TileCache
 from .masks import mask_hdus, places_of
@@ -61,9 +62,9 @@ class OpenFiles:
         self._finalizer = weakref.finalize(self, _release_all, self._cache, self._indices)
         self._finalizer.atexit = False
 
-    def __reduce__(self) -> tuple[Callable[..., "OpenFiles"], tuple[TileCache, tuple[str, ...]]]:
-        # A worker process may send the token where this process may.
-        return _unpickled, (self._cache, trusted_origins())
+    def __reduce__(self) -> tuple[Callable[..., "OpenFiles"], tuple[TileCache, tuple[str, ...], dict[str, str]]]:
+        # A worker process may send the token where this process may, and has its settings; no other pickle has a token.
+        return _unpickled, (self._cache, trusted_origins(), access_variables() if get_spawning_popen() else {})
 
     def index(
         self, plan: CutoutPlan, file: int, tract: int, options: ReaderOptions, rank: Rank | None = None
@@ -245,8 +246,9 @@ def located(error: ReadError, plan: CutoutPlan, file: int) -> ReadError:
     return type(error)(f"{error} (tract {tract}, patch {patch}, band {band} of {plan.repo!r}); {todo}")
 
 
-def _unpickled(cache: TileCache, origins: tuple[str, ...]) -> OpenFiles:
+def _unpickled(cache: TileCache, origins: tuple[str, ...], variables: dict[str, str]) -> OpenFiles:
     trusted_origins(origins)
+    os.environ.update(variables)
     return OpenFiles(cache)
 
 

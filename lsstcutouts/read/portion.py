@@ -10,7 +10,7 @@ from ..fits.index import FileIndex
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
-from ..source.web.parts import NotHereError, Part, Rank
+from ..source.web.byte_parts import NotHereError, Part, Rank
 from .batch_report import Failure
 from .cutouts import Cutouts
 from .needed import Pieces, candidates_of, pieces_of

@@ -21,7 +21,7 @@ from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..source.byte_source import Scratch, Streams
 from ..source.remote import HttpSource
-from ..source.web.parts import Part, Rank
+from ..source.web.byte_parts import Part, Rank
 from .batch_report import Failure
 from .cache.tile_cache import Claim, TileCache, Wanted
 from .masks import mask_hdus, renumbered

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from ..errors.secrets import expiry_of, is_signed
 
 __all__ = [
     "access_advice",
+    "access_variables",
     "butler_token",
     "file_token",
     "is_permanent",
@@ -59,6 +61,17 @@ def trusted_origins(add: Iterable[str] = ()) -> tuple[str, ...]:
         return tuple(sorted(_trusted))
 
 
+def access_variables() -> dict[str, str]:
+    """Return the environment variables of this process that reading depends on.
+
+    A worker process that a fork server starts has those of the time when that server was started: an older token, for example.
+    """
+    names = {_BUTLER_TOKEN, _PLATFORM_TOKEN, _CADC_TOKEN, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "X509_USER_PROXY"}
+    names |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+    kinds = ("LSSTCUTOUTS_", "LSST_HTTP_", "AWS_", "S3_")
+    return {name: text for name, text in os.environ.items() if name.upper() in names or name.startswith(kinds)}
+
+
 def is_permanent(url: str) -> bool:
     """Whether a URL is the permanent address that a Butler server gives a dataset, which answers with a signed URL."""
     return _PERMANENT.search(urlsplit(url).path) is not None
@@ -67,7 +80,11 @@ def is_permanent(url: str) -> bool:
 def is_safe(url: str) -> bool:
     """Whether a token may be sent to this URL at all: over https, on this machine, or where the user allows plain http."""
     parts = urlsplit(origin_of(url))
-    local = parts.hostname in {"localhost", "::1"} or (parts.hostname or "").startswith("127.")
+    host = parts.hostname or ""
+    try:
+        local = ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
     return parts.scheme == "https" or local or origin_of(url) in _named()
 
 

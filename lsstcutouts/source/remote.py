@@ -18,13 +18,13 @@ from ..errors import ReadError
 from .disk.disk_cache import key_of
 from .read_errors import check_length, translate_errors
 from .retry import Retry
-from .web.parts import URGENT, NotHereError, Part, Rank
+from .web.byte_parts import URGENT, NotHereError, Part, Rank
 from .web.process import Web, web_of_process
 
 if TYPE_CHECKING:
     from lsst.resources import ResourcePath
 
-    from .web.files import WebFile
+    from .web.web_file import WebFile
 
 __all__ = ["HttpSource", "RemoteSource", "WithoutWaiting", "download"]
 

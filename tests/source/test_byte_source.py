@@ -30,7 +30,7 @@ from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.source.byte_source import LocalSource, open_source
 from lsstcutouts.source.remote import HttpSource, RemoteSource
 from lsstcutouts.source.web.answers import AnswerError
-from lsstcutouts.source.web.limits import TimeLimits
+from lsstcutouts.source.web.request_limits import TimeLimits
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.clock import patient

@@ -13,7 +13,7 @@ import pytest
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError, LsstCutoutsError, MissingFileError, ReadError
 from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.source.remote import HttpSource
-from lsstcutouts.source.web.parts import URGENT
+from lsstcutouts.source.web.byte_parts import URGENT
 
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
 

@@ -1,4 +1,4 @@
-"""Seven checks of a machine, its packages and a repository, each with one line of advice.
+"""Checks of a machine, its packages and a repository, each with one line of advice.
 
 Importing this package loads nothing that it checks: a missing or broken package is the result of a check.
 """

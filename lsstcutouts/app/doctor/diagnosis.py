@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zlib import error as ZlibError
 
@@ -20,25 +21,38 @@ __all__ = ["CHECKS", "TROUBLE", "Diagnosis", "Result", "Settings", "diagnose", "
 class _Check(NamedTuple):
     title: str
     module: str
-    needs: str  # name of a check; if it failed, this one is not tried
+    needs: tuple[str, ...]  # names of checks; if one of them failed, this one is not tried
     todo: str  # advice if the check raises an error
+    remote: bool = False  # whether it is only for repositories, or files, that are not on the disk
 
 
 _FORCE = "pip install --upgrade --force-reinstall"
 _CUTOUTS, _RESTORE = "cutouts equal a second reader", "restore the file, or report this line"
 _WHERE = "check repo=, collections=, dataset_type=, skymap= and bands="
+_URL = "check repo= (https://HOST/api/butler/repo/NAME, or a label) and DAF_BUTLER_REPOSITORY_INDEX"
+_NETWORK, _CACHE = (
+    "check the network, or try again later",
+    "set LSSTCUTOUTS_CACHE to another folder, or LSSTCUTOUTS_CACHE_BYTES",
+)
 
 CHECKS = {
-    "packages": _Check("Python and packages", "packages", "", "pip install --upgrade lsstcutouts packaging"),
-    "torch": _Check("torch computes", "compute", "", f"{_FORCE} torch"),
-    "gpu": _Check("GPU", "compute", "torch", "see the NVIDIA driver (nvidia-smi) and torch's release notes"),
-    "lsst": _Check("LSST packages", "packages", "", f"{_FORCE} lsst-daf-butler lsst-images"),
-    "repository": _Check("Butler repository", "repository_checks", "lsst", _WHERE),
-    "cutout": _Check(_CUTOUTS, "repository_checks", "repository", _RESTORE),
-    "resources": _Check("memory, disk, limits", "resources", "", "change the setting that is named"),
+    "packages": _Check("Python and packages", "packages", (), "pip install --upgrade lsstcutouts packaging"),
+    "torch": _Check("torch computes", "compute", (), f"{_FORCE} torch"),
+    "gpu": _Check("GPU", "compute", ("torch",), "see the NVIDIA driver (nvidia-smi) and torch's release notes"),
+    "origins": _Check("origin of LSST packages", "origins", (), f"{_FORCE} lsst-daf-butler lsst-images"),
+    "lsst": _Check("LSST packages", "packages", (), f"{_FORCE} lsst-daf-butler lsst-images"),
+    "server": _Check("Butler server", "server_checks", ("lsst",), _URL, remote=True),
+    "clock": _Check("clock", "server_checks", ("lsst", "server"), _NETWORK, remote=True),
+    "token": _Check("token", "server_checks", ("lsst", "server"), _URL, remote=True),
+    "repository": _Check("Butler repository", "repository_checks", ("lsst", "server", "token"), _WHERE),
+    "access": _Check("signed URLs", "store_checks", ("repository",), _NETWORK, remote=True),
+    "store": _Check("file store", "store_checks", ("repository", "access"), _NETWORK, remote=True),
+    "disk": _Check("disk cache", "store_checks", ("repository",), _CACHE, remote=True),
+    "cutout": _Check(_CUTOUTS, "repository_checks", ("repository", "access", "store"), _RESTORE),
+    "resources": _Check("memory, disk, limits", "resources", (), "change the setting that is named"),
 }
-"""The checks in their order: ``check_<name>(settings, stack)`` of the module yields results; ``stack`` is closed at the end.
-A module is imported just before its check, because it imports what it checks."""
+"""The checks in their order: ``check_<name>(settings, stack)`` of the module yields results, none if it does not apply to this
+repository; ``stack`` is closed at the end. A module is imported just before its check, because it imports what it checks."""
 
 type Status = Literal["pass", "warn", "fail"]
 
@@ -85,6 +99,11 @@ class Settings:
                 raise ConfigurationError(f"{name} must be a whole number of at least {least}, got {value!r}")
         if len(self.shape) != 2 or not all(_is_whole(n, 1) for n in self.shape):
             raise ConfigurationError(f"size must be whole pixels or (height, width), at least 1, got {self.size!r}")
+
+    @property
+    def may_be_remote(self) -> bool:
+        """Whether the repository is named by a URL or a label, not by an existing folder or file."""
+        return self.repo is not None and not Path(self.repo).exists()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,22 +169,28 @@ def diagnose(
     names: Iterable[str] = CHECKS,
     before: Callable[[str], object] = lambda _: None,
 ) -> Diagnosis:
-    """Run checks in this order, by default all with default settings; ``before`` gets the title of each first."""
+    """Run checks in this order, by default all with default settings; ``before`` gets the title of each first.
+
+    A check that does not apply to the repository has no result.
+    """
     results: dict[str, Result] = {}
+    wanted = settings or Settings()
     with ExitStack() as stack:
         for name in names:
-            title, module, needs, todo = CHECKS[name]
+            title, module, needs, todo, remote = CHECKS[name]
             before(title)
-            if needs in results and results[needs].status == "fail":
-                failed = repr(CHECKS[needs].title)
-                results[name] = Result("fail", f"not tried, because {failed} failed", f"see {failed}")
+            if failed := [one for one in needs if one in results and results[one].status == "fail"]:
+                first = repr(CHECKS[failed[0]].title)
+                if wanted.may_be_remote or not remote:
+                    results[name] = Result("fail", f"not tried, because {first} failed", f"see {first}")
                 continue
             try:
                 check = getattr(import_module(f"{__package__}.{module}"), f"check_{name}")
-                found = list(check(settings or Settings(), stack))
+                found = list(check(wanted, stack))
             except TROUBLE as error:
                 found = [Result("fail", f"{type(error).__name__}: {str(error) or 'no message'}", todo)]
-            results[name] = _combined(found)
+            if found:
+                results[name] = _combined(found)
     return Diagnosis(results)
 
 

@@ -127,7 +127,8 @@ class SegmentFolder:
         OSError
             The segment was removed, or cannot be read.
         """
-        return os.pread(self._descriptor(segment).number, length, position)
+        file = self._descriptor(segment)  # held until the end, or another thread could close it
+        return os.pread(file.number, length, position)
 
     def abandon(self, segment: int) -> None:
         """Ignore a segment that cannot be read."""

@@ -1,4 +1,4 @@
-"""The requests of a process to web servers: one thread, bounded in number, most urgent first, tried again where that can help."""
+"""The requests of a process to web servers: one thread, bounded in number, most urgent first, retried where that can help."""
 
 import asyncio
 import atexit
@@ -23,12 +23,13 @@ from urllib.request import getproxies, proxy_bypass
 
 from ... import __version__
 from ...errors import DependencyError, LsstCutoutsError, RepositoryUnavailableError
+from ...errors.error_classes import error_text
 from ..locks import ForkLock
 from .answers import AnswerError
-from .files import WebFile
-from .limits import TimeLimits, connections
-from .parts import Part, Rank
+from .byte_parts import Part, Rank
 from .rates import Rates
+from .request_limits import TimeLimits, connections
+from .web_file import WebFile
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -157,13 +158,13 @@ class Web:
         self._numbers = itertools.count(1)
         self._queue: list[tuple[int, int, weakref.ref[Part], WebFile]] = []
         self._recent: deque[Part] = deque()
-        self._recent_bytes = self._made = self._active = 0
+        self._recent_bytes = self._made = self._active = self._flying = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: dict[str, ClientSession] = {}
         self._silent: tuple[float, str] | None = None
         self._warned: set[str] = set()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="lsstcutouts-web", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="requests-of-lsstcutouts", daemon=True)
         self._thread.start()
 
     # Called from any thread
@@ -260,8 +261,7 @@ class Web:
         most = connections()
         name = f"{api} {most} {[os.environ.get(variable) for variable in _CERTIFICATES]}"
         if (session := self._sessions.get(name)) is None:
-            limit = max(1, most // _API_SHARE)
-            limit = limit if api else most - limit
+            limit = _api_share(most) if api else most - _api_share(most)
             limits = TimeLimits.from_environment()
             session = self._sessions[name] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, ssl=self._certificates(), keepalive_timeout=30),
@@ -313,8 +313,8 @@ class Web:
 
     def _dispatch(self) -> None:
         most = connections()
-        most -= max(1, most // _API_SHARE)
-        while self._active < most:
+        most -= _api_share(most)
+        while self._active < most and self._flying < self.rates.in_flight():
             with self.lock:
                 if not self._queue:
                     return
@@ -324,6 +324,7 @@ class Web:
                     continue
                 parts = file.begin_with_neighbours(part)
             self._active += 1
+            self._flying += sum(part.nbytes for part in parts)
             task = self._loop.create_task(self._try(file, parts))
             del part, parts
             self._tasks.add(task)
@@ -348,6 +349,7 @@ class Web:
                 elif failure is not None:
                     file.fail(part, failure)
             self._active -= 1
+            self._flying -= sum(part.nbytes for part in parts)
             self._dispatch()
 
     def _failed(self, file: WebFile, part: Part, error: LsstCutoutsError, *, progress: bool) -> None:
@@ -379,7 +381,9 @@ class Web:
             return
         if not answers:
             self._silent = self._silent or (part.failing_since, file.origin)
-            self.warn_once(f"waiting for {file.origin}, for at most {patience:.0f} s: {error}")
+            self.warn_once(
+                f"waiting for {file.origin}, for at most {patience:.0f} s: {error_text(error.__cause__ or error)}"
+            )
         wait = random.SystemRandom().random() * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(part.tries - 1, 10))
         cause = error.__cause__
         if isinstance(cause, AnswerError) and (seconds := cause.response.retry_after) is not None:
@@ -399,6 +403,11 @@ class Web:
             while self._recent_bytes > _RECENT_BYTES:
                 old = self._recent.popleft()
                 self._recent_bytes -= old.nbytes
+
+
+def _api_share(most: int) -> int:
+    """Return how many of the connections are for the Butler server."""
+    return max(1, most // _API_SHARE)
 
 
 _webs: dict[int, Web] = {}

@@ -13,6 +13,10 @@ _AGEING = 0.7
 _LEAST_GAP, _MOST_GAP, _USUAL_GAP = 4 << 10, 256 << 10, 16 << 10
 
 
+_LEAST_IN_FLIGHT, _FIRST_IN_FLIGHT, _SECONDS_IN_FLIGHT = 1 << 20, 8 << 20, 2.0
+"""Bytes that may be under way on a slow link, before the rate is known, and as a time at the rate that is measured."""
+
+
 class Rates:
     """Counts requests and bytes; used by one thread.
 
@@ -48,6 +52,10 @@ class Rates:
             rate = self._bytes / (now - self._since)
             self.rate = max(rate, _AGEING * self.rate + (1 - _AGEING) * rate)
             self._since, self._bytes = now, 0
+
+    def in_flight(self) -> int:
+        """Return how many bytes may be under way: more would make urgent ones wait, and requests exceed their time limit."""
+        return max(_LEAST_IN_FLIGHT, int(_SECONDS_IN_FLIGHT * self.rate)) if self.rate else _FIRST_IN_FLIGHT
 
     def gap(self, connections: int) -> int:
         """Return the bytes that cost as much as another request, where so many requests are under way at once."""

@@ -79,6 +79,7 @@ def main(folder: Path, task: dict[str, Any], listener: int) -> None:
     }
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the server logs every request: nobody empties the pipe any more
     server = uvicorn.Server(uvicorn.Config(create_app, factory=True, log_level="warning"))
     server.run(sockets=[socket.socket(fileno=listener)])
 

@@ -46,7 +46,7 @@ class ObjectPort(Port):
             return await self.fault_answer(fault)
         refused = self._refused_expired() if fault == "expired" else self._refused(message)
         if refused is not None:
-            return refused
+            return replace(refused, body=b"", length=len(refused.body)) if message.method == "HEAD" else refused
         content = await self._content(urlsplit(message.target).path)
         if content is None:
             return xml_error(404, "NoSuchKey", "The specified key does not exist.")

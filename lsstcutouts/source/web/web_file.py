@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 import numpy as np
@@ -26,12 +27,13 @@ from ..access import access_advice, butler_token, file_token, is_permanent, orig
 from ..disk.disk_cache import DiskCache
 from ..read_errors import translate_errors
 from ..runs import runs_of
-from .answers import Answer, AnswerError, names_expiry, range_total, web_page
-from .limits import TimeLimits, connections
-from .parts import Part, PartTable, Rank
+from .answers import Answer, AnswerError, names_expiry, range_total
+from .byte_parts import Part, PartTable, Rank
+from .request_limits import connections
+from .sending import checked_answer, sent_request
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import ClientResponse
 
     from .process import Web
 
@@ -43,14 +45,14 @@ _LARGEST_REQUEST = 1 << 20
 _JOINED = 128 << 10
 """Bytes of one request for parts that different batches asked for: more would delay the earlier batch."""
 
-_START_BYTES = 4096
-"""Bytes that are read of an answer that is not a file: an XML error, the start of a web page."""
-
 _MOST_RENEWALS = 4
 """Signatures for one request at most, where each is refused because it has expired: it may expire while the request waits."""
 
 _EARLY = 300.0
 """A signature is renewed so many seconds before it expires, or at half its life if that is later."""
+
+_REFUSED_SECONDS = 60.0
+"""For so long a file that is missing or refused is not asked for again: every batch that has targets on it would do so."""
 
 _S3_LIFE = 3600
 _PROBES = 8
@@ -90,6 +92,8 @@ class WebFile:
         self._url = "" if self._signs else _http(uri)
         self._until = 0.0 if self._signs else float("inf")
         self._lock: asyncio.Lock | None = None
+        self._refusal: LsstCutoutsError | None = None
+        self._refused_until = 0.0
 
     # Called from any thread
 
@@ -205,6 +209,15 @@ class WebFile:
         LsstCutoutsError
             Why they did not come; it says whether another attempt can succeed.
         """
+        if self._refusal is not None and time.monotonic() < self._refused_until:
+            raise copy(self._refusal)
+        try:
+            await self._receive(parts)
+        except (AccessDeniedError, MissingFileError) as error:
+            self._refusal, self._refused_until = error.with_traceback(None), time.monotonic() + _REFUSED_SECONDS
+            raise
+
+    async def _receive(self, parts: Sequence[Part]) -> None:
         with translate_errors(self.shown, access_advice(self._uri, self._url)):
             for renewals in range(_MOST_RENEWALS + 1):
                 url = await self._address()
@@ -222,7 +235,7 @@ class WebFile:
     async def _request(self, url: str, parts: list[Part]) -> None:
         start, stop = parts[0].start + len(parts[0].received), parts[-1].stop
         async with self._get(url, {"Range": f"bytes={start}-{stop - 1}", **_bearer(file_token(url))}) as response:
-            answer = await _checked(response)
+            answer = await checked_answer(response)
             if answer.status_code == 200:
                 await self._receive_whole(response, answer, parts)
                 return
@@ -321,7 +334,7 @@ class WebFile:
         """Return a signed URL from the Butler server, and for how many seconds it is valid."""
         async with self._get(self._uri, _bearer(butler_token(self._uri)), api=True) as response:
             try:
-                answer = await _checked(response)
+                answer = await checked_answer(response)
             except AnswerError as error:
                 if error_kind(error) is ErrorKind.MISSING:
                     raise MissingFileError(
@@ -343,8 +356,11 @@ class WebFile:
         # By the server's clock: the local one can be wrong.
         return url, float("inf") if expiry is None else expiry - answer.time
 
-    def _get(self, url: str, headers: dict[str, str], *, api: bool = False) -> "_Request":
-        return _Request(self, self._web, url, headers, api)
+    def _get(
+        self, url: str, headers: dict[str, str], *, api: bool = False
+    ) -> "AbstractAsyncContextManager[ClientResponse]":
+        self.origin = origin_of(url)
+        return sent_request(self._web, url, headers, api=api)
 
     async def _raise_refusal(self, error: AnswerError) -> None:
         """Raise the error for an HTTP error status; for 403, find out whether only this file is refused."""
@@ -373,7 +389,7 @@ class WebFile:
         """Return the whole content."""
         async with self._get(self._url, _bearer(file_token(self._url))) as response:
             try:
-                answer = await _checked(response)
+                answer = await checked_answer(response)
             except AnswerError as error:
                 if error.refuses:
                     raise AuthenticationError(
@@ -391,62 +407,11 @@ class WebFile:
         try:
             url = await self._address()
             async with self._get(url, {"Range": "bytes=0-0", **_bearer(file_token(url))}) as response:
-                return (await _checked(response)).status_code == 206
+                return (await checked_answer(response)).status_code == 206
         except Exception as error:
             if error_kind(error) is None and not isinstance(error, LsstCutoutsError):
                 raise
             return False
-
-
-class _Request:
-    """A request in an ``async with`` block; gives the response after the start of its answer has come."""
-
-    def __init__(self, file: WebFile, web: "Web", url: str, headers: dict[str, str], api: bool) -> None:
-        self._file, self._web, self._url, self._headers, self._api = file, web, url, headers, api
-
-    async def __aenter__(self) -> "ClientResponse":
-        from aiohttp import ClientTimeout
-        from yarl import URL
-
-        self._file.origin = origin_of(self._url)
-        host = self._web.host(self._file.origin)
-        await self._web.wait_for(host)
-        limits, start = TimeLimits.from_environment(), time.monotonic()
-        session: ClientSession = self._web.session(api=self._api)
-        timeout = ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle)
-        self._context: Any = session.get(
-            URL(self._url, encoded=True),
-            headers=self._headers,
-            allow_redirects=not self._api,
-            timeout=timeout,
-            proxy=host.proxy,
-        )
-        response: ClientResponse = await self._context.__aenter__()
-        if not self._api:
-            self._web.rates.answered(time.monotonic() - start)
-        return response
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._context.__aexit__(*error)
-
-
-async def _checked(response: "ClientResponse") -> Answer:
-    """Return an answer, for status 200 with the start of its body; raise for an error status, and for a web page."""
-    answer = Answer(str(response.url), response.status, response.reason or "", response.headers)
-    if response.status >= 400:
-        try:
-            body = await response.content.read(_START_BYTES)
-        except (TimeoutError, OSError):  # the status alone is enough
-            body = b""
-        raise AnswerError(Answer(answer.url, answer.status_code, answer.reason, answer.headers, body))
-    if response.status == 200:
-        start = await response.content.read(_START_BYTES)
-        answer = Answer(answer.url, answer.status_code, answer.reason, answer.headers, start)
-        if (page := web_page(answer)) is not None:
-            raise AuthenticationError(
-                f"{without_query(answer.url)}: access is refused: {page}{access_advice(answer.url)}"
-            )
-    return answer
 
 
 def _bearer(token: str) -> dict[str, str]:

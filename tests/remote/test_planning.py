@@ -1,0 +1,70 @@
+"""What planning asks of a Butler server: few requests, within its limit of queries, and once."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lsstcutouts import CutoutDataModule, build_plan
+
+from ..support.platform.science_platform import Platform, Published
+from ..support.platform.settings import Request
+
+
+def asked(requests: list[Request]) -> Counter[str]:
+    """Return how many requests there were of each kind."""
+    return Counter(
+        "download" if request.path.endswith("/download") else request.path.partition("/dp2/")[2] for request in requests
+    )
+
+
+def test_planning_needs_few_requests(platform: Platform, remote_dp2: Published) -> None:
+    """Twenty at most for this repository, whose skymap is described by its records; none for each file."""
+    plan = build_plan(remote_dp2.url, remote_dp2.local.truth, collections=remote_dp2.collections, bands="gri", size=32)
+    found = asked(platform.log("api"))
+    assert len(plan.files) >= 10
+    assert sum(found.values()) <= 20
+    assert found["download"] <= 2
+    assert not any("get_file" in name for name in found)
+
+
+def test_a_module_plans_once(platform: Platform, remote_dp2: Published, tmp_path: Path) -> None:
+    """`prepare_data` and `setup` without a trainer, as in a notebook."""
+    module = CutoutDataModule(
+        remote_dp2.url, remote_dp2.collections, remote_dp2.local.truth, "gri", 32, batch_size=9, cache_bytes="100 MB"
+    )
+    module.prepare_data()
+    module.setup()
+    once = asked(platform.log("api"))["file_transfer"] if "file_transfer" in asked(platform.log("api")) else None
+    module.setup()
+    again = asked(platform.log("api"))
+    assert once is None or again["file_transfer"] == once
+    assert again["v1/query/execute"] <= 10
+
+
+PLANNER = """
+import sys
+from lsstcutouts import build_plan
+plan = build_plan(sys.argv[1], sys.argv[2], collections=sys.argv[3], bands="gri", size=32)
+print(len(plan))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_plan_at_once_are_all_served(platform: Platform, remote_dp2: Published) -> None:
+    """The server allows two queries at a time; the others are asked to come again."""
+    platform.set(query_limit=2, query_retry_after=1, query_hold=0.05)
+    arguments = [remote_dp2.url, str(remote_dp2.local.truth), remote_dp2.collections]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", PLANNER, *arguments], env=platform.environment(), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    sizes = [process.communicate(timeout=250)[0].strip() for process in running]
+    assert len(set(sizes)) == 1
+    assert json.loads(sizes[0]) > 0
+    assert platform.counters().statuses.get("429", 0) > 0
