@@ -66,6 +66,7 @@ class Planner:
 
     def forget(self) -> None:
         """Forget every answer of the repository."""
+        self.repository.forget()
         self._tracts: dict[int, Tract | None] = {}
         self._every_tract: SkyMap | None = None
         self._tracts_with_coadds: set[int] | None = None

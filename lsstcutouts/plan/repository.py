@@ -74,6 +74,8 @@ class Repository:
         self.dataset_type = dataset_type
         self._retry = retry
         self._pixel_scale: YX[float] | None = None
+        self._samples: list[LocatedFile] | None = None
+        self._records: dict[tuple[str, tuple[int, ...] | None], list[Any]] = {}
         self._owned = not isinstance(repo, Butler)
         if isinstance(repo, Butler):
             self.name, self._butler = "the Butler that was given", repo
@@ -98,6 +100,11 @@ class Repository:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def forget(self) -> None:
+        """Forget the answers that are kept: a few coadds, and records of tracts and patches."""
+        self._samples, self._pixel_scale = None, None
+        self._records.clear()
 
     def close(self) -> None:
         """Close the Butler, if it was opened here."""
@@ -231,7 +238,9 @@ class Repository:
                 refs = list(found.limit(_SAMPLES))
             return locate_files(butler, refs, self.where)
 
-        return self._ask("a first coadd", run_query)
+        if self._samples is None:
+            self._samples = self._ask("a first coadd", run_query)
+        return self._samples
 
     def skymap_of(self, tracts: Sequence[int] | None = None) -> SkyMap:
         """Return the skymap with the given tracts, or with all tracts that have coadds and their neighbours.
@@ -305,7 +314,10 @@ class Repository:
                 table = Table({"tract": [int(t) for t in tracts], "skymap": np.full(len(tracts), self.skymap)})
                 return list(query.join_data_coordinate_table(table).dimension_records("tract"))
 
-        return self._ask("tract records", run_query)
+        key = "tract", None if tracts is None else tuple(sorted(int(t) for t in tracts))
+        if key not in self._records:
+            self._records[key] = self._ask("tract records", run_query)
+        return self._records[key]
 
     def _scale(self) -> tuple[YX[float] | None, ReadError | None]:
         """Return the pixel scale ``(y, x)``, arcseconds, of the first readable coadd that fits its tract, and an error if not.
@@ -343,7 +355,10 @@ class Repository:
             with butler.query() as query:
                 return list(query.join_data_coordinate_table(table).dimension_records("patch"))
 
-        records = self._ask("patch records", run_query)
+        key = "patch", tuple(sorted(int(t) for t in tracts))
+        if key not in self._records:
+            self._records[key] = self._ask("patch records", run_query)
+        records = self._records[key]
         return {r.tract: r for r in sorted(records, key=lambda r: (r.cell_y + r.cell_x, r.id))}
 
     def _check_collections(self) -> None:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..plan.cutout_plan import CutoutPlan
 from ..source.access import is_permanent
-from ..source.amounts import shown_bytes
 from ..source.disk.disk_cache import DiskCache, key_of
 from ..source.remote import HttpSource
 from ..source.runs import runs_of
@@ -55,7 +54,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What reading a plan once takes; estimates, but for the files and their bytes.
+    """What reading a plan once takes; estimates, except for the files and their bytes.
 
     Attributes
     ----------
@@ -85,31 +84,9 @@ class Download:
         waiting = link.latency * (self.signatures / api + self.requests / max(1, connections() - api))
         return max(waiting, self.bytes / link.rate if link.rate else 0.0)
 
-    def lines(self, link: Link | None = None) -> list[str]:
-        """Return lines of text for people."""
-        lines = [
-            f"{self.files} remote files with targets ({shown_bytes(self.file_bytes)}), of which about "
-            f"{shown_bytes(self.needed_bytes)} are read",
-            f"the disk cache has {shown_bytes(self.cached_bytes)} of it",
-            f"about {shown_bytes(self.bytes)} to download, in {self.requests} requests; {self.signatures} URLs to be signed",
-        ]
-        if link is not None and link.rate:
-            lines.append(
-                f"about {shown_seconds(self.seconds(link))} at {link.rate / 1e6:.1f} MB/s with {1000 * link.latency:.0f} ms a "
-                "request, measured just now"
-            )
-        return lines
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)
-
-
-def shown_seconds(seconds: float) -> str:
-    """Return a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 120:
-        return f"{max(1.0, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def on_web(plan: CutoutPlan) -> NDArray[np.bool_]:

@@ -136,6 +136,7 @@ def fill_cache(
     filling = _Filling(plan, chosen, threads or default_threads(), disk, download, before)
     with filling.told(progress):
         unread = filling.run()
+    disk.close()
     after = web_of_process().figures
     return FillResult(
         targets=len(plan),
@@ -227,26 +228,23 @@ class _Filling:
 
     def run(self) -> int:
         """Fetch until nothing is missing, and return how many ranges cannot be read."""
-        reader = CutoutReader(self._plan, self._options)
-        try:
-            for _ in range(_PASSES):
-                stored = self._disk.figures().written
-                asked, unread = self._fetch(reader)
-                if not asked:
-                    return unread
-                if self._disk.figures().written - stored < _STORED * asked:
-                    break
-                self._done = len(self._plan)
-                forget_bytes()  # the next pass must find them on the disk, not in memory
-        finally:
-            reader.close()
+        for _ in range(_PASSES):
+            stored = self._disk.figures().written
+            asked, unread = self._fetch()
+            if not asked:
+                return unread
+            if self._disk.figures().written - stored < _STORED * asked:
+                break
+            self._done = len(self._plan)
+            forget_bytes()  # the next pass must find them on the disk, not in memory
         raise WriteError(
             f"the disk cache in {self._disk.folder} does not keep what is fetched; free disk space, or increase {BUDGET_VARIABLE}"
         )
 
-    def _fetch(self, reader: CutoutReader) -> tuple[int, int]:
+    def _fetch(self) -> tuple[int, int]:
         """Ask for all that is missing, and return how many bytes that is, and how many ranges cannot be read."""
         asked = unread = 0
+        reader = CutoutReader(self._plan, self._options)
         pool, web = Threads(self._threads, reader.close), web_of_process()
         blocks = iter(self._blocks())
         begun: deque[tuple[int, int, Pending[list[Part]]]] = deque()

@@ -22,12 +22,12 @@ def asked(requests: list[Request]) -> Counter[str]:
 
 
 def test_planning_needs_few_requests(platform: Platform, remote_dp2: Published) -> None:
-    """Twenty at most for this repository, whose skymap is described by its records; none for each file."""
+    """Fifteen at most, though the skymap of this repository is described by its records; none for each file."""
     plan = build_plan(remote_dp2.url, remote_dp2.local.truth, collections=remote_dp2.collections, bands="gri", size=32)
     found = asked(platform.log("api"))
     assert len(plan.files) >= 10
-    assert sum(found.values()) <= 20
-    assert found["download"] <= 2
+    assert sum(found.values()) - found["download"] <= 15
+    assert found["download"] == 1
     assert not any("get_file" in name for name in found)
 
 
@@ -38,11 +38,8 @@ def test_a_module_plans_once(platform: Platform, remote_dp2: Published, tmp_path
     )
     module.prepare_data()
     module.setup()
-    once = asked(platform.log("api"))["file_transfer"] if "file_transfer" in asked(platform.log("api")) else None
     module.setup()
-    again = asked(platform.log("api"))
-    assert once is None or again["file_transfer"] == once
-    assert again["v1/query/execute"] <= 10
+    assert asked(platform.log("api"))["v1/file_transfer"] == 2  # a few files to measure, and those of the plan
 
 
 PLANNER = """

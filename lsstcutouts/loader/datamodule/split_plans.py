@@ -110,6 +110,7 @@ class SplitPlans:
         self.plan = given
         """The plan in use after `load`, unless each split has its own catalog."""
         self._catalog, self._seed = catalog, seed
+        self._prepared: dict[str, CutoutPlan] = {}  # made by this process, until `load` takes them
 
     @property
     def splits(self) -> dict[str, tuple[CutoutPlan, NDArray[np.int64]]]:
@@ -124,7 +125,8 @@ class SplitPlans:
         """Make the plans and write them to a folder, where `load` of every process finds them."""
         if not self.splits:
             for name, catalog in self._catalogs().items():
-                self.settings.build(catalog).save(self.settings.path(catalog, name, folder))
+                self._prepared[name] = self.settings.build(catalog)
+                self._prepared[name].save(self.settings.path(catalog, name, folder))
 
     def load(self, folder: Path | None) -> None:
         """Load the plans from a folder, or make them without one, and assign their targets to the splits."""
@@ -132,11 +134,15 @@ class SplitPlans:
             return
         trust_repository(self.settings.repo)  # with a plan from a file the Butler is not opened
         plans = {
-            name: self.settings.build(catalog)
-            if folder is None
-            else CutoutPlan.load(self.settings.path(catalog, name, folder))
+            name: self._prepared.get(name)
+            or (
+                self.settings.build(catalog)
+                if folder is None
+                else CutoutPlan.load(self.settings.path(catalog, name, folder))
+            )
             for name, catalog in self._catalogs().items()
         }
+        self._prepared.clear()
         if self.plan is not None:
             given = self.plan if isinstance(self.plan, CutoutPlan) else CutoutPlan.load(self.plan)
             plans[""] = self.settings.check(given)
