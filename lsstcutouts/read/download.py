@@ -14,9 +14,9 @@ from ..source.access import is_permanent
 from ..source.disk.disk_cache import DiskCache, key_of
 from ..source.remote import HttpSource
 from ..source.runs import runs_of
-from ..source.web.request_limits import connections
 from ..source.web.byte_parts import Part
 from ..source.web.process import Web, check_web, web_of_process
+from ..source.web.request_limits import connections
 from .file_samples import FileSample, open_samples
 from .options import ReaderOptions
 
@@ -45,7 +45,7 @@ class Link:
     rate
         Bytes per second; 0 if nothing had to be downloaded.
     latency
-        Seconds from a request to the start of its answer; 0 as above.
+        Seconds from a request to its first bytes; 0 as above.
     """
 
     rate: float
@@ -65,7 +65,7 @@ class Download:
     cached_bytes
         Those of them that the disk cache has.
     bytes, requests
-        What is left to download, and requests for it.
+        What is left to download, and requests for it, at least: batches that are far apart ask for neighbouring tiles one by one.
     signatures
         Requests to the Butler server for signed URLs.
     """
@@ -187,7 +187,7 @@ def measure_link(plan: CutoutPlan, samples: Mapping[int, FileSample]) -> Link:
                 plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri
             )
             parts += source.want(extents[:, 0], extents[:, 1] - extents[:, 0], web.next_rank(0))
-    return Link(_measured_rate(web, parts, before), web.rates.latency)
+    return _measured(web, parts, before)
 
 
 def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -> Integers:
@@ -198,8 +198,8 @@ def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -
     return extents[np.cumsum(extents[:, 1] - extents[:, 0]) <= most]
 
 
-def _measured_rate(web: Web, parts: list[Part], before: int) -> float:
-    """Return bytes per second from the first bytes to the last that come in the time; 0 if none come."""
+def _measured(web: Web, parts: list[Part], before: int) -> Link:
+    """Return the rate from the first bytes to the last that come in the time."""
     begin = time.monotonic()
     seen: list[tuple[float, int]] = []
     while True:
@@ -210,8 +210,8 @@ def _measured_rate(web: Web, parts: list[Part], before: int) -> float:
             break
         wait([part.future for part in parts], _POLL_SECONDS)
     if not seen:
-        return 0.0
+        return Link(0.0, 0.0)
     (first, old), (last, new) = seen[0], seen[-1]
     if last - first < _POLL_SECONDS:  # all at once: a fast network
-        return (new - before) / max(last - begin, _POLL_SECONDS)
-    return (new - old) / (last - first)
+        return Link((new - before) / max(last - begin, _POLL_SECONDS), first - begin)
+    return Link((new - old) / (last - first), first - begin)

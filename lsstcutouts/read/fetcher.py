@@ -119,7 +119,7 @@ class LsstDataFetcher:
         self._memory = Memory(self.cache.reserve, self.cache.release, most_idle=_MOST_IDLE)
         self._lock = Lock()  # a Butler is asked by one thread at a time
         self._planner: Planner | None = None
-        self._pools: dict[int, Threads] = {}  # by number of threads: remote files take more
+        self._pools: dict[int, Threads] = {}  # one at most; with `setdefault`, fetches that begin at once take the same
         self._report: Report | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -238,8 +238,7 @@ class LsstDataFetcher:
         if len(targets) <= LEAST_PART:  # one part: another thread would only cost time
             delivery = reader.deliver(targets)
         else:
-            threads = self.threads
-            pool = self._pools.get(threads) or self._pools.setdefault(threads, Threads(threads, self._files.close))
+            pool = self._pools.get(0) or self._pools.setdefault(0, Threads(self.threads, self._files.close))
             try:
                 bytes_of = reader.request(pool, Request(targets), URGENT) if plan.files.remote else None
                 delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()

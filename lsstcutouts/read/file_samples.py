@@ -26,6 +26,8 @@ __all__ = ["ByteGrid", "FileSample", "open_samples"]
 
 type Integers = NDArray[np.int64]
 
+_POLL_SECONDS = 0.05
+
 _USUAL_HEADERS = np.array([[0, 64 << 10]])
 """Bytes ``(1, 2)`` that are read of a file before its tiles, where this cannot be observed."""
 
@@ -157,18 +159,15 @@ def open_samples(
             try:
                 index = opened.index(plan, file, tract, options, rank)
             except NotHereError as error:
-                parts += error.parts  # what has arrived must stay until the file is open
+                waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
             except ReadError as error:
                 failure = error
                 del waiting[file]
             else:
                 found[file] = FileSample.of(index, options, parts)
                 del waiting[file]
-        wait(
-            [part.future for parts in waiting.values() for part in parts if not part.future.done()],
-            0.05,
-            FIRST_COMPLETED,
-        )
+        coming = [part.future for parts in waiting.values() for part in parts if not part.future.done()]
+        wait(coming, _POLL_SECONDS, FIRST_COMPLETED)
     if not found and failure is not None:
         raise failure
     return found

@@ -36,8 +36,9 @@ _AHEAD = 16
 _BLOCK_BYTES, _BLOCK_TARGETS = 8_000_000, 512
 """Bytes and targets of a block: `_AHEAD` of them must be less than what may be under way at all."""
 
-_PASSES = 3
-"""The first pass fetches, another one finds nothing missing; one more if the oldest segments were removed meanwhile."""
+_MOST_AGAIN = 2.0
+"""Bytes that are fetched at most, in parts of what is needed. The oldest segments, which are removed to make room, may hold bytes of
+the same plan: another pass fetches them again, until all of them are newer than what others have stored."""
 
 _PROGRESS_SECONDS = 0.2
 
@@ -120,7 +121,7 @@ def fill_cache(
     Raises
     ------
     ConfigurationError
-        If the files are not remote, the cache is off, or its budget is too small.
+        If the files are not remote, the cache is off, or its budget is too small for them.
     WriteError
         If the cache does not keep the bytes, for example on a full disk.
     ReadError
@@ -128,6 +129,8 @@ def fill_cache(
     AuthenticationError, RepositoryUnavailableError
         If a server refuses access, or does not answer.
     """
+    if threads is not None and threads < 1:
+        raise ConfigurationError(f"threads must be an integer >= 1, got {threads}")
     chosen, begin = options or ReaderOptions(), time.monotonic()
     disk = _checked_cache(plan)
     before = web_of_process().figures
@@ -228,14 +231,15 @@ class _Filling:
 
     def run(self) -> int:
         """Fetch until nothing is missing, and return how many ranges cannot be read."""
-        for _ in range(_PASSES):
+        total = 0
+        while total <= _MOST_AGAIN * self._download.needed_bytes:
             stored = self._disk.figures().written
             asked, unread = self._fetch()
             if not asked:
                 return unread
             if self._disk.figures().written - stored < _STORED * asked:
                 break
-            self._done = len(self._plan)
+            total, self._done = total + asked, len(self._plan)
             forget_bytes()  # the next pass must find them on the disk, not in memory
         raise WriteError(
             f"the disk cache in {self._disk.folder} does not keep what is fetched; free disk space, or increase {BUDGET_VARIABLE}"

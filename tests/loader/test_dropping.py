@@ -26,7 +26,6 @@ from lsstcutouts.loader.device.transfer import DirectTransfer
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.read import fetcher as fetchers
 from lsstcutouts.read import open_files as files
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.fetcher import LsstDataFetcher
@@ -204,11 +203,11 @@ def test_a_file_opened_after_the_end_is_let_go(
     early = {uri for _, uri in reader._files._open}
     reader.close()
 
-    def late(plan: CutoutPlan, file: int, tract: int) -> Any:
+    def late(plan: CutoutPlan, file: int) -> Any:
         if plan.files.uri[file] not in early:
             begun.set()
             go_on.wait(20)
-        return opened(plan, file, tract)
+        return opened(plan, file)
 
     monkeypatch.setattr(files, "_opened", late)
     if dropped:
@@ -332,10 +331,6 @@ def test_closing_ends_the_fetch_of_another_thread(
         assert begun.wait(20)
         while pool._pool._work_queue.qsize() == 0:
             time.sleep(0.01)
-        with monkeypatch.context() as patch:  # as of remote files, which take threads of their own
-            patch.setattr(fetchers, "threads_for", lambda *_: 5)
-            fetcher.fetch_plan(plan)
-        assert len(fetcher._pools) == 2
         assert within(20, fetcher.close) < 5  # waits for none of them
         go_on.set()
         thread.join(20)

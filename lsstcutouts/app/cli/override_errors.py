@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import ConfigurationError
 from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
-from .verbs import CONFIGS
+from .verbs import CONFIGS, VERBS
 
 __all__ = ["complete_arguments", "corrected_arguments", "short_message"]
 
@@ -56,7 +56,8 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
 
     ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``data.splits.shares={...}`` does not name are empty:
     hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
-    ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model.
+    ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model. The
+    first word after ``cache`` is its action.
 
     Raises
     ------
@@ -64,6 +65,7 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
         If an argument is neither an option nor ``key=value``.
     """
     options, overrides = split_arguments(arguments)
+    overrides = _with_action(verb, overrides)
     for option in options:
         if option.startswith("-") and option.partition("=")[0] not in _OPTIONS:
             following = arguments[arguments.index(option) + 1 :][:1]
@@ -91,6 +93,18 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
         empty = [f"{group}=none" for group in ("optimizer", "scheduler") if group not in given]
         overrides = ["model=custom", *empty, *overrides]
     return [*options, *overrides]
+
+
+def _with_action(verb: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with a first word that is not a setting as ``action=WORD``, for verbs that have actions."""
+    actions = VERBS[verb].actions
+    if not (actions and overrides and re.fullmatch(r"[a-z]+", overrides[0])):
+        return list(overrides)
+    word, *rest = overrides
+    if word not in actions:
+        close = _did_you_mean(nearest(word, actions, 1, cutoff=0.5))
+        raise ConfigurationError(f"lsstcutouts {verb} has no action {word!r}.{close} There are {', '.join(actions)}")
+    return [f"action={word}", *rest]
 
 
 def _with_all_splits(override: str) -> str:

@@ -1,7 +1,7 @@
 """The verb ``plan``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,23 +15,89 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
 from ...plan.tables import PlanSummary
+from ...read.download import Download, Link, estimate_download, measure_link
+from ...read.options import ReaderOptions
+from ...source.amounts import shown_bytes
+from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
+from ...source.disk.disk_cache import DiskCache
 from ...splits.assignment import SplitAssignment, assign_splits, find_leaks
 from ...splits.split_options import SplitOptions
+from .caching import reader_options
 from .plain import plain_settings
 
-__all__ = ["PlanResult", "run"]
+__all__ = ["PlanResult", "RemoteReading", "run"]
+
+
+@dataclass(frozen=True)
+class RemoteReading:
+    """What reading a remote plan once takes, and what the disk cache can do for it.
+
+    Attributes
+    ----------
+    download, link
+        Estimate, and rate and latency measured for it.
+    folder, budget
+        Folder of the disk cache, and its budget in bytes; None and 0 if it is off.
+    """
+
+    download: Download
+    link: Link
+    folder: str | None
+    budget: int
+
+    @property
+    def seconds(self) -> float:
+        """How long the download takes."""
+        return self.download.seconds(self.link)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        cache = {"cache_folder": self.folder, "cache_budget": self.budget}
+        return {**self.download.as_dict(), **asdict(self.link), "seconds": self.seconds, **cache}
+
+    def __str__(self) -> str:
+        one, link = self.download, self.link
+        needed = shown_bytes(one.needed_bytes)
+        lines = [
+            f"  {one.files} remote files with targets ({shown_bytes(one.file_bytes)}); an epoch reads about {needed} of them",
+            f"  about {shown_bytes(one.bytes)} to download, in at least {one.requests} requests; {one.signatures} URLs to be signed",
+        ]
+        if one.bytes and link.rate:
+            measured = f"{link.rate / 1e6:.1f} MB/s and {1000 * link.latency:.0f} ms for an answer, measured just now"
+            lines.append(f"  about {_shown_seconds(self.seconds)} at {measured}")
+        if self.folder is None:
+            lines.append(
+                f"  the disk cache is off: every epoch downloads this again; set {FOLDER_VARIABLE} to a folder"
+            )
+        else:
+            held = f"{shown_bytes(one.cached_bytes)} of it are in the disk cache"
+            lines.append(f"  {held}, {self.folder} (at most {shown_bytes(self.budget)})")
+        if self.folder is not None and one.needed_bytes > self.budget:
+            lines.append(
+                f"  the disk cache is too small: every epoch downloads again; set {BUDGET_VARIABLE} to '{needed}' or more"
+            )
+        return "\n".join(lines)
+
+
+def _shown_seconds(seconds: float) -> str:
+    """Return a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """Summary of a plan, and the number of targets of each split if splits were asked for."""
+    """Summary of a plan, what a remote one takes, and the number of targets of each split if splits were asked for."""
 
     summary: PlanSummary
+    remote: RemoteReading | None
     splits: Mapping[str, Mapping[str, Any]] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {**self.summary.as_dict(), "splits": self.splits}
+        """Return plain values, ready for JSON; ``remote`` only for remote files."""
+        remote = {} if self.remote is None else {"remote": self.remote.as_dict()}
+        return {**self.summary.as_dict(), **remote, "splits": self.splits}
 
     def table(self) -> Table:
         """Return the splits for people."""
@@ -59,7 +125,7 @@ def run(cfg: DictConfig) -> PlanResult:
             raise ConfigurationError(
                 f"{name}={settings[name]} must be a dictionary; did you mean {name}.{example}={settings[name]}?"
             )
-    options = _split_options(settings["splits"])
+    options, read = _split_options(settings["splits"]), reader_options(settings["planes"])
     needed = [*(settings["columns"] or ()), *([] if options is None else options.columns)]
     columns = tuple(dict.fromkeys(needed))
     catalog = Catalog.from_any(
@@ -79,10 +145,13 @@ def run(cfg: DictConfig) -> PlanResult:
     summary = plan.summary(ranks=settings["ranks"])
     console = Console(soft_wrap=True, highlight=False, quiet=bool(settings["json"]))
     console.print(str(summary), markup=False)
+    remote = _remote_reading(plan, read) if plan.files.remote else None
+    if remote is not None:
+        console.print(str(remote), markup=False)
     if options is None:
-        return PlanResult(summary, None)
+        return PlanResult(summary, remote, None)
     assignment = assign_splits(plan, options, seed=settings["seed"])
-    result = PlanResult(summary, _counted(plan, assignment))
+    result = PlanResult(summary, remote, _counted(plan, assignment))
     console.print(result.table())
     leaks = assignment.leaks or find_leaks(assignment.splits)
     console.print("\n".join(str(leak) for leak in leaks) or "No pixel is in two splits.", markup=False)
@@ -95,6 +164,14 @@ def _split_options(given: Mapping[str, Any]) -> SplitOptions | None:
         return None
     options = SplitOptions(**given)
     return replace(options, leaks="raise") if given["leaks"] is None and not options.fractions else options
+
+
+def _remote_reading(plan: CutoutPlan, read: ReaderOptions) -> RemoteReading:
+    """Estimate and measure what reading a remote plan once takes."""
+    download, samples = estimate_download(plan, read)
+    link, disk = measure_link(plan, samples), DiskCache.of_process()
+    budget = 0 if disk is None else disk.figures().budget
+    return RemoteReading(download, link, None if disk is None else str(disk.folder.parent), budget)
 
 
 def _counted(plan: CutoutPlan, assignment: SplitAssignment) -> dict[str, dict[str, Any]]:

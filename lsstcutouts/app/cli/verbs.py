@@ -26,12 +26,15 @@ class Verb:
         Further description.
     examples
         Complete commands.
+    actions
+        Words that may follow the verb, short for ``action=WORD``.
     """
 
     target: str
     summary: str
     details: str
     examples: tuple[str, ...]
+    actions: tuple[str, ...] = ()
 
 
 VERBS = {
@@ -56,7 +59,7 @@ VERBS = {
         target="lsstcutouts.app.cli.planning:run",
         summary="find the images of the targets of a catalog, and estimate what must be read",
         details="Counts targets by tract and patch, bands that are missing, targets outside the coverage and bytes to"
-        " read. With splits.shares= the targets are assigned to splits; it is an error if your own splits share pixels. With output= the"
+        " read; of a remote repository also what is downloaded, what the disk cache has of it, and how long that takes. With splits.shares= the targets are assigned to splits; it is an error if your own splits share pixels. With output= the"
         " plan is written as Parquet, for CutoutPlan.load.",
         examples=(
             "lsstcutouts plan repo=demo/repo collections=dp2 catalog=demo/repo/truth.parquet",
@@ -111,6 +114,21 @@ VERBS = {
             "lsstcutouts benchmark repo=dp2 collections=dp2 catalog=targets.parquet bands=gri size=64",
             "lsstcutouts benchmark plan=plan.parquet planes=[image,variance,mask] threads=[1,2,4] workers=[0,2]",
         ),
+    ),
+    "cache": Verb(
+        target="lsstcutouts.app.cli.caching:run",
+        summary="show, clear, check or fill the disk cache of remote files",
+        details="Bytes of remote files are kept on the disk, in LSSTCUTOUTS_CACHE, up to LSSTCUTOUTS_CACHE_BYTES. fill fetches"
+        " all that an epoch of a plan reads: afterwards a training needs neither network nor token. What is there already is"
+        " not fetched again, so the same command continues after an error. check reads all records and removes damaged"
+        " segments; clear removes everything.",
+        examples=(
+            "lsstcutouts cache",
+            "lsstcutouts cache fill plan=plan.parquet planes=[image,variance]",
+            "lsstcutouts cache check",
+            "lsstcutouts cache clear",
+        ),
+        actions=("show", "clear", "check", "fill"),
     ),
 }
 
