@@ -33,7 +33,8 @@ _COMPLETE = 0.85
 """Estimates are good to 15 %: a file of which the disk cache has this part of the estimate needs no more."""
 
 _OPEN_SECONDS, _MEASURE_SECONDS, _MEASURE_BYTES = 2.0, 2.0, 4_000_000
-_POLL_SECONDS = 0.002
+_CHUNK_BYTES, _POLL_SECONDS = 96 << 10, 0.002
+_FIRST_PART, _LAST_PART = 0.25, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +179,18 @@ def _tiles_of(plan: CutoutPlan, sample: FileSample, gap: int) -> tuple[Integers,
 def measure_link(plan: CutoutPlan, samples: Mapping[int, FileSample]) -> Link:
     """Measure rate and latency with tiles of a plan that must be read anyway: at most 4 MB, for at most 2 s."""
     web = web_of_process()
-    before, there = web.rates.data_bytes, on_web(plan)
+    begin, before, there = time.monotonic(), web.rates.data_bytes, on_web(plan)
     parts: list[Part] = []
     for file, sample in samples.items():
         extents = _first_extents(plan, file, sample, _MEASURE_BYTES // len(samples))
-        if there[file] and len(extents):
-            source = HttpSource(
-                plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri
-            )
-            parts += source.want(extents[:, 0], extents[:, 1] - extents[:, 0], web.next_rank(0))
-    return _measured(web, parts, before)
+        if not (there[file] and len(extents)):
+            continue
+        source = HttpSource(plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri)
+        sizes = extents[:, 1] - extents[:, 0]
+        # Many requests, as in an epoch: a few long ones would be slow at their start.
+        for chunk in np.split(np.arange(len(extents)), np.flatnonzero(np.diff(np.cumsum(sizes) // _CHUNK_BYTES)) + 1):
+            parts += source.want(extents[chunk, 0], sizes[chunk], web.next_rank(0))
+    return _measured(web, parts, begin, before)
 
 
 def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -> Integers:
@@ -198,9 +201,8 @@ def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -
     return extents[np.cumsum(extents[:, 1] - extents[:, 0]) <= most]
 
 
-def _measured(web: Web, parts: list[Part], before: int) -> Link:
-    """Return the rate from the first bytes to the last that come in the time."""
-    begin = time.monotonic()
+def _measured(web: Web, parts: list[Part], begin: float, before: int) -> Link:
+    """Return the rate from the first bytes to the last of what was asked for since a time (monotonic clock)."""
     seen: list[tuple[float, int]] = []
     while True:
         over = time.monotonic() > begin + _MEASURE_SECONDS or all(part.future.done() for part in parts)
@@ -211,7 +213,10 @@ def _measured(web: Web, parts: list[Part], before: int) -> Link:
         wait([part.future for part in parts], _POLL_SECONDS)
     if not seen:
         return Link(0.0, 0.0)
-    (first, old), (last, new) = seen[0], seen[-1]
+    answered, total = seen[0][0] - begin, seen[-1][1] - before
+    # Without the first and last of them: connections begin slowly, and few are left at the end.
+    middle = [one for one in seen if _FIRST_PART <= (one[1] - before) / total <= _LAST_PART] or seen
+    (first, old), (last, new) = middle[0], middle[-1]
     if last - first < _POLL_SECONDS:  # all at once: a fast network
-        return Link((new - before) / max(last - begin, _POLL_SECONDS), first - begin)
-    return Link((new - old) / (last - first), first - begin)
+        return Link(total / max(seen[-1][0] - begin, _POLL_SECONDS), answered)
+    return Link((new - old) / (last - first), answered)

@@ -226,8 +226,8 @@ class _Filling:
     def _progress(self) -> FillProgress:
         figures, count = web_of_process().figures, len(self._plan)
         came = figures.data_bytes - self._before.data_bytes
-        left = self._download.bytes * (count - self._done) // count
-        return FillProgress(self._done, count, came, came + left, figures)
+        expected = came if self._done == count else max(came, self._download.bytes)
+        return FillProgress(self._done, count, came, expected, figures)
 
     def run(self) -> int:
         """Fetch until nothing is missing, and return how many ranges cannot be read."""

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from lsstcutouts.app.cli import VERBS, main
+from lsstcutouts.app.cli.override_errors import complete_arguments
 from lsstcutouts.app.cli.quoting import hydra_arguments
 from lsstcutouts.app.cli.verbs import verb_help
 from lsstcutouts.app.doctor import Settings
@@ -123,7 +124,7 @@ def test_the_help_lists_the_groups() -> None:
 def test_the_examples_compose(example: str) -> None:
     script, verb, *rest = shlex.split(example)
     assert (script, verb in VERBS) == ("lsstcutouts", True)
-    overrides = hydra_arguments(rest)
+    overrides = hydra_arguments(complete_arguments(verb, rest))
     overrides = overrides[overrides.index("--") + 1 :]
     swept = [re.sub(r"=(\d),.*", r"=\1", override) for override in overrides]
     with initialize_config_module("lsstcutouts.configs", version_base="1.3"):
@@ -379,7 +380,7 @@ def test_every_verb_takes_json_and_debug(verb: str) -> None:
     assert (settings["json"], settings["debug"]) == (False, False)
 
 
-@pytest.mark.parametrize("verb", ["simulate", "doctor", "plan"])
+@pytest.mark.parametrize("verb", ["simulate", "doctor", "plan", "cache"])
 def test_every_setting_has_a_comment(verb: str) -> None:
     lines = files("lsstcutouts.configs").joinpath(f"{verb}.yaml").read_text().splitlines()
     first = lines.index("  - _self_") + 1

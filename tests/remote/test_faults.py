@@ -1,5 +1,6 @@
 """Faults of the network and of servers: the epoch is complete and equal, or ends with the words that fit."""
 
+import threading
 import time
 
 import numpy as np
@@ -57,17 +58,21 @@ def test_no_request_before_the_server_wants_one(platform: Platform, remote_dp2: 
     assert not between
 
 
-def test_the_network_is_lost_in_the_middle(platform: Platform, remote_dp2: Published) -> None:
+def test_the_network_is_lost_in_the_middle(
+    platform: Platform, remote_dp2: Published, caplog: pytest.LogCaptureFixture
+) -> None:
     local = epoch(dataset_of(local_plan(remote_dp2.root, remote_dp2.collections, remote_dp2.local.truth)))
     plan = remote_plan(remote_dp2)
-    platform.set(rate=400_000.0)
-    batches = iter(CutoutLoader(dataset_of(plan)))
-    first = next(batches)
-    platform.set(away=1.5, rate=0.0)
-    assert same(arrays_of([first, *batches]), local)
+    platform.set(rate=400_000.0)  # three seconds for the epoch
+    lost = threading.Timer(1.0, platform.set, kwargs={"away": 1.5, "rate": 0.0})
+    lost.start()
+    assert same(epoch(dataset_of(plan)), local)
+    lost.join()
     figures = figures_of_process()
     assert figures is not None
     assert not figures.waiting_for
+    assert sum("waiting for http" in record.message for record in caplog.records) == 1
+    assert sum("answers again, after" in record.message for record in caplog.records) == 1
 
 
 def test_a_network_that_stays_away(platform: Platform, remote_dp2: Published, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import lightning as L
 from ...errors import ConfigurationError
 from ...read.cache.budget import shown_bytes
 from ...read.cache.stats import CacheStats
+from ...source.web.process import WebFigures, figures_of_process
 from .training_speed import Throughput
 
 __all__ = ["CacheMonitor"]
@@ -33,6 +34,10 @@ class CacheMonitor(Throughput):
     ``data/cache_bytes``, ``data/reserved_bytes``, ``data/evictions``, ``data/waits``, ``data/read_per_useful``,
     ``data/waited_seconds``, ``data/cutouts_per_second``. They go to the loggers of the trainer, not to the metrics of
     the model. The progress bar shows them as ``cache: 98 %, 1.2 GB; waiting 3 %``.
+
+    Where this process reads remote files, also ``data/downloaded_bytes``, ``data/download_rate`` (bytes/s),
+    ``data/connections``, ``data/signatures``, since it started; the progress bar shows ``network: 1.2 GB, 18 MB/s, 40
+    connections``, or which server is waited for and for how long. Worker processes are not included.
 
     Parameters
     ----------
@@ -65,6 +70,8 @@ class CacheMonitor(Throughput):
         stats, waited, _, seconds = self._since(trainer)
         # Progress bars show this dictionary. `log` accepts only numbers, and this is a string.
         trainer.progress_bar_metrics["cache"] = _text(stats, waited / seconds if seconds else 0.0)
+        if (web := figures_of_process()) is not None:
+            trainer.progress_bar_metrics["network"] = _network_text(web)
         if (batch_idx + 1) % self.every_n_steps == 0:
             self._log(trainer)
 
@@ -91,6 +98,13 @@ class CacheMonitor(Throughput):
             "data/waited_seconds": waited,
             "data/cutouts_per_second": targets / seconds if seconds else 0.0,
         }
+        if (web := figures_of_process()) is not None:
+            figures |= {
+                "data/downloaded_bytes": float(web.data_bytes),
+                "data/download_rate": web.rate,
+                "data/connections": float(web.active),
+                "data/signatures": float(web.signatures),
+            }
         self._logged = trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=trainer.global_step)
@@ -104,6 +118,13 @@ def _cache_source(trainer: L.Trainer) -> CacheSource:
     raise ConfigurationError(
         "CacheMonitor needs a CutoutDataModule or a CutoutLoader, but this training has neither; remove the callback"
     )
+
+
+def _network_text(web: WebFigures) -> str:
+    """Return the text for the progress bar."""
+    if web.waiting_for:
+        return f"waiting for {web.waiting_for}"
+    return f"{shown_bytes(web.data_bytes)}, {shown_bytes(int(web.rate))}/s, {web.active} connections"
 
 
 def _text(stats: CacheStats, waiting: float) -> str:

@@ -48,6 +48,9 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Longest wait after the first try and after any try, seconds; a uniformly random part of it is waited, so that the many
 readers that a server refused do not return at the same time."""
 
+_STILL_FAILING = 60.0
+"""A server that does not answer is not waited for any more if its last failure was so many seconds ago."""
+
 _FILES = 20_000
 """Files whose signed URLs are remembered."""
 
@@ -105,18 +108,24 @@ class Host:
     ----------
     proxy
         URL of the proxy for it that the environment names, or None.
+    origin
+        Its address.
     last_good
         When it gave its latest good answer (monotonic clock); -1 if never.
     paused_until
         Before this time it wants no request.
     served
         URI of a file that it gave bytes of.
+    silent_since, failed
+        Since when it gives no answer, 0.0 if it does; when it failed last.
     """
 
-    __slots__ = ("last_good", "paused_until", "proxy", "served")
+    __slots__ = ("failed", "last_good", "origin", "paused_until", "proxy", "served", "silent_since")
 
     def __init__(self, origin: str) -> None:
+        self.origin = origin
         self.last_good, self.paused_until, self.served = -1.0, 0.0, ""
+        self.silent_since = self.failed = 0.0
         parts = urlsplit(origin)
         # Found out once: aiohttp's own `trust_env` reads ~/.netrc for every request.
         self.proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
@@ -161,7 +170,6 @@ class Web:
         self._recent_bytes = self._made = self._active = self._flying = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sessions: dict[str, ClientSession] = {}
-        self._silent: tuple[float, str] | None = None
         self._warned: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="requests-of-lsstcutouts", daemon=True)
@@ -220,8 +228,9 @@ class Web:
     @property
     def figures(self) -> WebFigures:
         """What the requests have done so far."""
-        rates, silent = self.rates, self._silent
-        waiting = "" if silent is None else f"{silent[1]} ({time.monotonic() - silent[0]:.0f} s)"
+        rates, now = self.rates, time.monotonic()
+        silent = [host for host in list(self._hosts.values()) if host.silent_since and now - host.failed < _STILL_FAILING]
+        waiting = f"{silent[0].origin} ({now - silent[0].silent_since:.0f} s)" if silent else ""
         return WebFigures(
             rates.requests,
             rates.data_bytes,
@@ -281,7 +290,9 @@ class Web:
     def note_good(self, host: Host, served: str = "") -> None:
         """Note that a server answers, and the URI of a file that it gave bytes of."""
         host.last_good, host.served = time.monotonic(), served or host.served
-        self._silent = None
+        if host.silent_since:
+            _log.warning("%s answers again, after %.0f s", host.origin, host.last_good - host.silent_since)
+            host.silent_since = 0.0
 
     async def wait_for(self, host: Host) -> None:
         """Wait until a server wants requests again."""
@@ -379,11 +390,11 @@ class Web:
                 ).with_traceback(None),
             )
             return
-        if not answers:
-            self._silent = self._silent or (part.failing_since, file.origin)
-            self.warn_once(
-                f"waiting for {file.origin}, for at most {patience:.0f} s: {error_text(error.__cause__ or error)}"
-            )
+        host.failed = now
+        if not answers and not host.silent_since:
+            host.silent_since = part.failing_since
+            why = error_text(error.__cause__ or error)
+            _log.warning("waiting for %s, for at most %.0f s: %s", file.origin, patience, why)
         wait = random.SystemRandom().random() * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(part.tries - 1, 10))
         cause = error.__cause__
         if isinstance(cause, AnswerError) and (seconds := cause.response.retry_after) is not None:
