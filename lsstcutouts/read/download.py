@@ -162,7 +162,7 @@ def _needed(plan: CutoutPlan, samples: Mapping[int, FileSample], gap: int) -> tu
 
 def _tiles_of(plan: CutoutPlan, sample: FileSample, gap: int) -> tuple[Integers, Integers]:
     """Return bytes of tiles, and requests for them, in a file of each patch, ``(P,)``; with what lies between near tiles."""
-    places, lengths = list[Integers](), list[Integers]()
+    places, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for grid in sample.grids:
         patch, extents = grid.under(plan, np.arange(len(plan)))
         start, stop = extents.T
@@ -183,7 +183,7 @@ def measure_link(plan: CutoutPlan, samples: Mapping[int, FileSample]) -> Link:
     parts: list[Part] = []
     for file, sample in samples.items():
         extents = _first_extents(plan, file, sample, _MEASURE_BYTES // len(samples))
-        if not (there[file] and len(extents)):
+        if sample.whole or not (there[file] and len(extents)):
             continue
         source = HttpSource(plan.files.uri[file], plan.files.size[file], plan.files.dataset_id[file], plan.files.uri)
         sizes = extents[:, 1] - extents[:, 0]
@@ -197,7 +197,7 @@ def _first_extents(plan: CutoutPlan, file: int, sample: FileSample, most: int) -
     """Return ranges ``(k, 2)`` of tiles under boxes in a file that is open, with at most so many bytes."""
     patch = int(plan.patches.row_and_band[file, 0])
     targets = np.flatnonzero(plan.primary == patch)
-    extents = np.concatenate([grid.under(plan, targets)[1] for grid in sample.grids])
+    extents = np.concatenate([np.empty((0, 2), np.int64), *(grid.under(plan, targets)[1] for grid in sample.grids)])
     return extents[np.cumsum(extents[:, 1] - extents[:, 0]) <= most]
 
 

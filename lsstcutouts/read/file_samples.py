@@ -97,7 +97,7 @@ class FileSample:
     grids
         Bytes of all that is read of it.
     whole
-        Whether the whole file is read, since it is gzipped.
+        Whether the whole file is read, since it is gzipped; ``grids`` are of its content then.
     """
 
     headers: Integers
@@ -183,4 +183,4 @@ def _typical_files(plan: CutoutPlan, held: NDArray[np.int64]) -> list[int]:
         if there.any():
             order = np.lexsort((-counts[there], held[files[there]] > 0))
             chosen.append(int(files[there][order[0]]))
-    return chosen
+    return chosen or [0]  # all pixels come from neighbouring patches

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigurationError, LsstCutoutsError, WriteError
+from ..errors import ConfigurationError, ReadError, WriteError
 from ..plan.cutout_plan import CutoutPlan
 from ..source.amounts import shown_bytes
 from ..source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
@@ -275,7 +275,7 @@ class _Filling:
         """Return how many parts have not come, or raise why."""
         failed = [error for part in parts if (error := part.future.exception()) is not None]
         for error in failed:
-            if self._options.on_read_error == "raise" or not isinstance(error, LsstCutoutsError):
+            if self._options.on_read_error == "raise" or not isinstance(error, ReadError):
                 raise copy(error) from error.__cause__
         return len(failed)
 

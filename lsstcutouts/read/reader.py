@@ -21,9 +21,9 @@ from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
-from ..source.web.request_limits import share_connections
 from ..source.web.byte_parts import URGENT, Part, Rank
 from ..source.web.process import check_web, web_of_process
+from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
 from .cutouts import Batch, Cutouts, Empty, psf_shape

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpSource", "RemoteSource", "WithoutWaiting", "download"]
 
+_RETRY = Retry()
+
 _HEAD, _HEADERS = 32 << 10, 64 << 10
 """Bytes that are asked for when a file is opened: at its start (headers of the image) and at its end (index of the planes), and
 where a header in between is read (with the table after it)."""
@@ -180,7 +182,7 @@ class RemoteSource:
 
     gap = _GAP
 
-    def __init__(self, path: "ResourcePath", retry: Retry) -> None:
+    def __init__(self, path: "ResourcePath", retry: Retry = _RETRY) -> None:
         self.uri = str(path)
         self._lock = threading.Lock()
         self._retry = retry

@@ -305,7 +305,9 @@ def child() -> list[str]:
 
 
 def test_nobody_answers(child: list[str]) -> None:
-    assert child[0].startswith("RepositoryUnavailableError ClientConnectorError the Butler repository 'http://127.0.0.1:")
+    assert child[0].startswith(
+        "RepositoryUnavailableError ClientConnectorError the Butler repository 'http://127.0.0.1:"
+    )
     assert "Connect call failed" in child[0]
     assert "check the URL (repository name, host, port) and that the server is running" in child[0]
 

@@ -25,9 +25,9 @@ from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE, cach
 from ...source.disk.upkeep import summary
 from ...source.remote import HttpSource
 from ...source.web.answers import AnswerError
-from ...source.web.request_limits import connections
 from ...source.web.byte_parts import URGENT, Part
 from ...source.web.process import figures_of_process
+from ...source.web.request_limits import connections
 from .diagnosis import Result, Settings
 from .server_checks import ask, refused
 

@@ -229,7 +229,9 @@ class Web:
     def figures(self) -> WebFigures:
         """What the requests have done so far."""
         rates, now = self.rates, time.monotonic()
-        silent = [host for host in list(self._hosts.values()) if host.silent_since and now - host.failed < _STILL_FAILING]
+        silent = [
+            host for host in list(self._hosts.values()) if host.silent_since and now - host.failed < _STILL_FAILING
+        ]
         waiting = f"{silent[0].origin} ({now - silent[0].silent_since:.0f} s)" if silent else ""
         return WebFigures(
             rates.requests,
