@@ -1,6 +1,7 @@
 """Fills the cutouts of a batch: which files, which tiles, decode, paste; each step for all bands and files at once."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from .memory import address_of
 from .needed import Grids, tiles_needed
 from .options import ReaderOptions
 from .policies import apply_policies
-from .portion import Portion
+from .portion import NETWORK_NAP, Portion
 from .threads import Steps
 from .tiles import LostTile, PlaneTiles, TileDecoder
 
@@ -109,7 +110,9 @@ class Executor:
         self._psf = CellPsf(tiles, normalise=options.normalise_psf) if "psf" in options.planes else None
 
     def request(self, targets: Integers, rank: Rank) -> Steps[list[Part]]:
-        """Ask for all bytes that targets need and that are neither in memory nor in the disk cache.
+        """Ask for the bytes that targets need and that are neither in memory nor in the disk cache.
+
+        It waits while very many bytes are under way. Of a batch that needs so many alone, `fill` asks for the rest.
 
         Returns
         -------
@@ -119,6 +122,8 @@ class Executor:
         cutouts = Cutouts.without_pixels(targets, len(self._plan.bands))
         held: list[Part] = []
         for portion in self._portions(targets):
+            if sum(part.nbytes for part in held) > _MOST_AHEAD:
+                break
             yield [_is_far_ahead]
             yield from portion.locate(rank)
             with self._assembling():
@@ -318,12 +323,17 @@ def _is_under_way(parts: list[Part]) -> bool:
     """Whether some of the parts have not arrived; those that have are removed from the list."""
     while parts and parts[-1].future.done():
         parts.pop()
+    if parts:
+        time.sleep(NETWORK_NAP)
     return bool(parts)
 
 
 def _is_far_ahead() -> bool:
     """Whether so many bytes are under way or wait to be read that no more should be asked for ahead of need."""
-    return web_of_process().held > _MOST_AHEAD
+    far = web_of_process().held > _MOST_AHEAD
+    if far:
+        time.sleep(NETWORK_NAP)
+    return far
 
 
 def _copy(to: NDArray[Any], one: PlaneCopies, copies: Integers, tiles: NDArray[np.uint64], claim: Claim) -> None:

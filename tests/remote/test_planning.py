@@ -27,7 +27,7 @@ def test_planning_needs_few_requests(platform: Platform, remote_dp2: Published) 
     found = asked(platform.log("api"))
     assert len(plan.files) >= 10
     assert sum(found.values()) - found["download"] <= 15
-    assert found["download"] == 1
+    assert found["download"] <= 1
     assert not any("get_file" in name for name in found)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lsstcutouts import CutoutLoader, CutoutPlan
+from lsstcutouts import CutoutLoader, CutoutPlan, build_plan
 from lsstcutouts.errors import AuthenticationError, LsstCutoutsError
 from lsstcutouts.plan.butler_errors import trust_repository
 from lsstcutouts.source import access
@@ -61,7 +61,8 @@ def test_no_file_or_pickle_has_a_secret(
 def test_no_log_has_a_secret(platform: Platform, remote_dp2: Published, caplog: pytest.LogCaptureFixture) -> None:
     """Of any library, at the level that says most."""
     caplog.set_level(logging.DEBUG)
-    plan = remote_plan(remote_dp2)
+    plan = build_plan(remote_dp2.url, remote_dp2.local.truth, collections=remote_dp2.collections, bands="gri", size=32)
+    forget_bytes()
     platform.set(fault="expired", fault_n=1, expired="gcs", drop=0.1)
     epoch(dataset_of(plan))
     assert caplog.records

@@ -1,5 +1,6 @@
 """Ranges of bytes of a file that have been asked for."""
 
+import time
 import weakref
 from bisect import bisect_right
 from collections import deque
@@ -38,6 +39,8 @@ class Part:
         Bytes that were asked for; the file may end before.
     rank
         When they are asked for.
+    asked
+        When somebody asked for them first (monotonic clock).
     future
         The bytes.
     received
@@ -51,6 +54,7 @@ class Part:
     __slots__ = (
         "__weakref__",
         "_gone",
+        "asked",
         "begun",
         "failing_since",
         "future",
@@ -67,6 +71,7 @@ class Part:
         self.future: Future[bytes] = Future()
         self.received = bytearray()
         self.begun, self.tries, self.failing_since = False, 0, 0.0
+        self.asked = time.monotonic()
         self._gone = gone
 
     def __del__(self) -> None:

@@ -14,12 +14,9 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from ... import __version__
 from ...errors import DependencyError, LsstCutoutsError, RepositoryUnavailableError
@@ -27,6 +24,7 @@ from ...errors.error_classes import error_text
 from ..locks import ForkLock
 from .answers import AnswerError
 from .byte_parts import Part, Rank
+from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
 from .web_file import WebFile
@@ -47,6 +45,9 @@ _FIRST_PATIENCE = 60.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Longest wait after the first try and after any try, seconds; a uniformly random part of it is waited, so that the many
 readers that a server refused do not return at the same time."""
+
+_UNNOTICED = 1.0
+"""Seconds without a good answer that are not worth a word."""
 
 _STILL_FAILING = 60.0
 """A server that does not answer is not waited for any more if its last failure was so many seconds ago."""
@@ -69,66 +70,6 @@ _CERTIFICATES = (
 
 _API_SHARE = 4
 """This part of the connections is for the Butler server, which signs URLs; the others are for the files."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebFigures:
-    """What the requests of a process have done.
-
-    Attributes
-    ----------
-    requests, data_bytes
-        Requests for bytes of files, and the bytes that came.
-    signatures
-        Requests for signed URLs.
-    active
-        Requests under way.
-    held
-        Bytes that are under way, or wait to be read.
-    rate, latency
-        Bytes per second while bytes arrive, and seconds from a request to its answer; 0 if not known.
-    waiting_for
-        What is waited for while a server does not answer, and since how many seconds; an empty string if they answer.
-    """
-
-    requests: int
-    data_bytes: int
-    signatures: int
-    active: int
-    held: int
-    rate: float
-    latency: float
-    waiting_for: str
-
-
-class Host:
-    """What is known of a server.
-
-    Attributes
-    ----------
-    proxy
-        URL of the proxy for it that the environment names, or None.
-    origin
-        Its address.
-    last_good
-        When it gave its latest good answer (monotonic clock); -1 if never.
-    paused_until
-        Before this time it wants no request.
-    served
-        URI of a file that it gave bytes of.
-    silent_since, failed
-        Since when it gives no answer, 0.0 if it does; when it failed last.
-    """
-
-    __slots__ = ("failed", "last_good", "origin", "paused_until", "proxy", "served", "silent_since")
-
-    def __init__(self, origin: str) -> None:
-        self.origin = origin
-        self.last_good, self.paused_until, self.served = -1.0, 0.0, ""
-        self.silent_since = self.failed = 0.0
-        parts = urlsplit(origin)
-        # Found out once: aiohttp's own `trust_env` reads ~/.netrc for every request.
-        self.proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def check_web() -> None:
@@ -158,6 +99,7 @@ class Web:
 
     def __init__(self) -> None:
         check_web()
+        self._process = os.getpid()
         self.lock = ForkLock()
         self.gone: deque[int] = deque()
         self.rates = Rates()
@@ -245,13 +187,24 @@ class Web:
         )
 
     def close(self) -> None:
-        """End the thread and all connections; what is under way fails."""
-        if self._loop.is_closed():
+        """End the thread and all connections; what is under way fails. A forked process leaves them to its parent."""
+        if self._loop.is_closed() or self._process != os.getpid():
             return
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: let nothing of this be closed here.
+
+        Sessions and connectors close their sockets when they are collected as garbage, and tell the selector, which the
+        processes share: the parent would not learn any more that an answer has come.
+        """
+        for session in self._sessions.values():
+            connector, session._connector = session._connector, None
+            if connector is not None:
+                connector._closed = True
 
     # Called in the loop's thread
 
@@ -292,9 +245,9 @@ class Web:
     def note_good(self, host: Host, served: str = "") -> None:
         """Note that a server answers, and the URI of a file that it gave bytes of."""
         host.last_good, host.served = time.monotonic(), served or host.served
-        if host.silent_since:
+        if host.warned:
             _log.warning("%s answers again, after %.0f s", host.origin, host.last_good - host.silent_since)
-            host.silent_since = 0.0
+        host.silent_since, host.warned = 0.0, False
 
     async def wait_for(self, host: Host) -> None:
         """Wait until a server wants requests again."""
@@ -370,39 +323,48 @@ class Web:
         if not error.transient:
             file.fail(part, error)
             return
-        now, host, limits = time.monotonic(), self.host(file.origin), TimeLimits.from_environment()
+        host, limits = self.host(file.origin), TimeLimits.from_environment()
         if progress:
             part.tries, part.failing_since = 0, 0.0
-        if not part.failing_since:
-            part.failing_since = now
+            self.note_good(host)
+        host.failed = now = time.monotonic()
+        part.failing_since = part.failing_since or now
         part.tries += 1
-        answers = host.last_good > part.failing_since
-        patience = limits.patience if host.last_good >= 0 else min(limits.patience, _FIRST_PATIENCE)
+        since = host.silent_since or part.failing_since
+        answers = host.last_good > since
         if answers and part.tries >= _TRIES:
             error.add_note(f"tried {part.tries} times")
             file.fail(part, error)
             return
-        if now - part.failing_since > patience:
+        patience = limits.patience if host.last_good >= 0 else min(limits.patience, _FIRST_PATIENCE)
+        left, cause = since + patience - now, error.__cause__
+        wanted = cause.response.retry_after if isinstance(cause, AnswerError) else None
+        if not answers:
+            host.silent_since = since
+            if now - since > _UNNOTICED and not host.warned:
+                host.warned, why = True, error_text(cause or error)
+                _log.warning("waiting for %s, for at most %.0f s: %s", file.origin, patience, why)
+        if part.asked < host.given_up or (wanted or 0.0) > left or left <= 0:
+            if left <= 0:
+                host.given_up, host.silent_for, host.silent_since, host.warned = now, now - since, 0.0, False
+            wants = wanted is not None and wanted > patience
+            done = (
+                f"wants no request for {wanted:.0f} s"
+                if wants
+                else f"has given no good answer for {host.silent_for:.0f} s"
+            )
             file.fail(
                 part,
                 RepositoryUnavailableError(
-                    f"{file.origin} has not answered for {now - part.failing_since:.0f} s: {error}; check the network and the "
-                    "server, then run the same command again: training resumes from its last checkpoint. How long is waited "
-                    "for it is set with LSSTCUTOUTS_PATIENCE (seconds)"
-                ).with_traceback(None),
+                    f"{file.origin} {done}: {error}; check the network and the server, then run the same command again: training "
+                    "resumes from its last checkpoint. How long is waited for it is set with LSSTCUTOUTS_PATIENCE (seconds)"
+                ),
             )
             return
-        host.failed = now
-        if not answers and not host.silent_since:
-            host.silent_since = part.failing_since
-            why = error_text(error.__cause__ or error)
-            _log.warning("waiting for %s, for at most %.0f s: %s", file.origin, patience, why)
+        if wanted is not None:
+            host.paused_until = max(host.paused_until, now + wanted)
         wait = random.SystemRandom().random() * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(part.tries - 1, 10))
-        cause = error.__cause__
-        if isinstance(cause, AnswerError) and (seconds := cause.response.retry_after) is not None:
-            wait = min(seconds, patience)
-            host.paused_until = max(host.paused_until, now + wait)
-        self._loop.call_later(wait, partial(self._again, file, part))
+        self._loop.call_later(min(wait, left) if wanted is None else wanted, partial(self._again, file, part))
 
     def _again(self, file: WebFile, part: Part) -> None:
         part.begun = False
@@ -424,6 +386,9 @@ def _api_share(most: int) -> int:
 
 
 _webs: dict[int, Web] = {}
+_left: list[Web] = []
+"""Those of parent processes: never collected as garbage."""
+
 _lock = ForkLock()
 
 
@@ -432,7 +397,6 @@ def web_of_process() -> Web:
     if (web := _webs.get(os.getpid())) is None:
         with _lock:
             if (web := _webs.get(os.getpid())) is None:
-                _webs.clear()
                 web = _webs[os.getpid()] = Web()
                 atexit.register(web.close)
     return web
@@ -448,3 +412,14 @@ def figures_of_process() -> WebFigures | None:
     """Return what the requests of this process have done; None if there was none."""
     web = _webs.get(os.getpid())
     return None if web is None else web.figures
+
+
+def _leave_to_parent() -> None:
+    for web in _webs.values():
+        web.leave_to_parent()
+    _left.extend(_webs.values())
+    _webs.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)

@@ -382,7 +382,8 @@ class WebFile:
         """Return the URIs of a few other files of this host, the last one that was served first."""
         root = origin_of(self._uri)
         others = [uri for uri in self._others if origin_of(uri) == root]
-        found = [self._web.host(self.origin).served, *others[:: max(1, len(others) // _PROBES)][:_PROBES]]
+        served = self._web.host(self.origin).served
+        found = [served if origin_of(served) == root else "", *others[:: max(1, len(others) // _PROBES)][:_PROBES]]
         return [uri for uri in found if uri and without_query(uri) != self.shown]
 
     async def download(self) -> bytes:
