@@ -215,7 +215,7 @@ def _draw(log: Sequence[Request], told: dict[str, Any], rate: float, latency: fl
     above.legend(loc="upper left", fontsize=8)
     below.step(ends, active, where="post", label="requests for bytes")
     below.step(ends, signing, where="post", label="requests for signed URLs")
-    below.set(xlabel="seconds after iter(loader)", ylabel="at a time")
+    below.set(xlabel="seconds after iter(loader)", ylabel="in each 50 ms")
     below.legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -23,6 +23,7 @@ _LOGGERS = (
     "aiohttp.client",
     "aiohttp.internal",
     "asyncio",
+    "httpx",
     "httpx2",
     "urllib3.connectionpool",
     "urllib3.poolmanager",

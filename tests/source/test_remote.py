@@ -14,6 +14,7 @@ from lsstcutouts.errors import AccessDeniedError, AuthenticationError, LsstCutou
 from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.source.remote import HttpSource
 from lsstcutouts.source.web.byte_parts import URGENT
+from lsstcutouts.source.web.process import web_of_process
 
 from ..support.server import CERTIFICATE, LOGIN_PAGE, Store, TlsStore, serving, xml
 
@@ -304,3 +305,27 @@ def test_bytes_that_nobody_wants_any_more_are_not_asked_for(store: Store, monkey
     store.delay = 0
     assert source.read(250_000, 10) == DATA[250_000:250_010]
     assert len(store.requests) <= asked + 2
+
+
+# Other kinds of servers
+
+
+def test_webdav_is_read_in_ranges(store: Store) -> None:
+    source = opened(store.url.replace("http://", "dav://") + "/a")
+    assert source.read(100_000, 10) == DATA[100_000:100_010]
+    assert [r for _, _, r in store.requests] == ["bytes=0-32767", "bytes=100000-100009"]
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+def test_the_proxy_of_the_environment_is_asked(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: bool
+) -> None:
+    """Except for the hosts that NO_PROXY names."""
+    web_of_process()._hosts.clear()
+    with serving(tmp_path) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1" if left_out else "")
+        assert opened(f"{store.url}/a").read(3, 4) == DATA[3:7]
+        assert len(proxy.requests) == (0 if left_out else 1)
+        assert len(store.requests) == (1 if left_out else 0)
+    web_of_process()._hosts.clear()

@@ -51,7 +51,7 @@ VERBS = {
     "doctor": Verb(
         target="lsstcutouts.app.doctor:run",
         summary="test this machine, its packages and a repository",
-        details="Seven tests, each with one line of advice. Without repo= a tiny repository is written, tested and"
+        details="Tests, each with one line of advice. Without repo= a tiny repository is written, tested and"
         " removed. The exit status is 1 when a test fails; a warning leaves it 0.",
         examples=("lsstcutouts doctor", "lsstcutouts doctor repo=dp2 collections=dp2 json=true"),
     ),

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import httpx2
 import pytest
+from lsst.daf.butler.remote_butler import _http_connection
 
 from lsstcutouts.testing import SimulatedRepository
 
 from .science_platform import Platform, Published
 from .settings import TOKEN
+
+HTTPX: Any = getattr(_http_connection, "httpx2", None) or _http_connection.httpx  # type: ignore[attr-defined]
+"""The HTTP client of daf_butler, which has another name in older versions."""
 
 __all__ = ["platform", "remote_dp1", "remote_dp2", "shared_platform"]
 
@@ -41,14 +44,14 @@ def platform(shared_platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iter
     shared_platform.reset()
     with ExitStack() as clients:
 
-        class ClosedClient(httpx2.Client):
+        class ClosedClient(HTTPX.Client):  # type: ignore[misc, name-defined]
             """`RemoteButler.close` does nothing; a client that is not closed fails a later test with a ResourceWarning."""
 
             def __init__(self, *args: Any, **options: Any) -> None:
                 super().__init__(*args, **options)
                 clients.callback(self.close)
 
-        monkeypatch.setattr(httpx2, "Client", ClosedClient)
+        monkeypatch.setattr(HTTPX, "Client", ClosedClient)
         yield shared_platform
     shared_platform.reset()
 
