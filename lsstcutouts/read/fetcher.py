@@ -23,6 +23,7 @@ from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
 from ..source.web.byte_parts import URGENT
+from ..source.web.process import forget_requests
 from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
@@ -243,6 +244,9 @@ class LsstDataFetcher:
                 bytes_of = reader.request(pool, Request(targets), URGENT) if plan.files.remote else None
                 delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()
                 del bytes_of
+            except LsstCutoutsError:
+                forget_requests()
+                raise
             except CancelledError as error:
                 raise ConfigurationError(
                     "the fetcher was closed by another thread while it was reading; create a new fetcher"

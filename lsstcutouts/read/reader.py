@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..catalog.ids import hash_ids, take_rows
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, LsstCutoutsError
 from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
 from ..source.web.byte_parts import URGENT, Part, Rank
-from ..source.web.process import check_web, web_of_process
+from ..source.web.process import check_web, forget_requests, web_of_process
 from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
@@ -151,7 +151,11 @@ class CutoutReader:
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
         """Return one batch of targets ``(n,)`` and its report, read by the calling thread alone; ``pad`` as in `submit`."""
-        return run_here(self._steps(Request(targets), threads=1, pad=pad))
+        try:
+            return run_here(self._steps(Request(targets), threads=1, pad=pad))
+        except LsstCutoutsError:
+            forget_requests()
+            raise
 
     def submit[T](
         self,
@@ -288,6 +292,9 @@ def stream[T](
                 yield waiting.popleft()[0].result()
         while waiting:
             yield waiting.popleft()[0].result()
+    except LsstCutoutsError:
+        forget_requests()  # others fail as well, some of them later
+        raise
     finally:
         # The garbage collector closes a dropped generator in any thread and inside any locked block: nothing here waits
         # or locks.

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lsstcutouts import CutoutDataModule, CutoutLoader, CutoutPlan, ReadOptions
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError
 from lsstcutouts.plan.quality import Quality
-from lsstcutouts.source.web.process import figures_of_process, forget_bytes
+from lsstcutouts.source.web.process import forget_bytes
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.remote import arrays_of, dataset_of, epoch, local_plan, remote_plan, same
@@ -168,8 +168,6 @@ def test_a_fit_passes_expiries_and_resumes_after_a_revoked_token(
     platform.set(token_revoked=True)
     with pytest.raises(AuthenticationError, match="training resumes from its last checkpoint"):
         trainer_of(tmp_path / "second", 3).fit(Sums(), module_of(remote_dp2, tmp_path / "plan.parquet"))
-    while (figures := figures_of_process()) is not None and figures.active:  # requests with the revoked token
-        time.sleep(0.01)
     platform.reset()
     last = max((tmp_path / "first").glob("*.ckpt"), key=lambda path: path.stat().st_mtime)
     again = Sums()

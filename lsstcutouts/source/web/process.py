@@ -32,7 +32,7 @@ from .web_file import WebFile
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-__all__ = ["Web", "WebFigures", "check_web", "figures_of_process", "forget_bytes", "web_of_process"]
+__all__ = ["Web", "WebFigures", "check_web", "figures_of_process", "forget_bytes", "forget_requests", "web_of_process"]
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +154,12 @@ class Web:
             self._recent.clear()
             self._recent_bytes = 0
             self._files.clear()
+
+    def forget_requests(self) -> None:
+        """Let nobody who asks from now on get what is under way, or has failed: it may fail for a reason that is gone by then."""
+        with self.lock:
+            for file in self._files.values():
+                file.forget_parts()
 
     def download(self, uri: str) -> bytes:
         """Return the whole content of a small file."""
@@ -406,6 +412,12 @@ def forget_bytes() -> None:
     """Drop the bytes that this process keeps in memory, and all signed URLs."""
     if (web := _webs.get(os.getpid())) is not None:
         web.forget()
+
+
+def forget_requests() -> None:
+    """Let whatever is read next in this process not fail by requests that were sent before."""
+    if (web := _webs.get(os.getpid())) is not None:
+        web.forget_requests()
 
 
 def figures_of_process() -> WebFigures | None:

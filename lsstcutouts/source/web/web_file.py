@@ -129,6 +129,10 @@ class WebFile:
         self._web.submit(self, [*new, *sooner])
         return [*held.values(), *new]
 
+    def forget_parts(self) -> None:
+        """Let nobody get what has been asked for until now; the lock must be held."""
+        self._parts = PartTable()
+
     def resident(self, start: int, stop: int) -> bytes | None:
         """Return bytes that are in memory or in the disk cache, None if some are not; raise why they cannot be had."""
         with self._web.lock:
@@ -188,7 +192,7 @@ class WebFile:
         parts = [part]
         gap = self._web.rates.gap(connections())
         near = self._parts.over(max(0, part.start - _JOINED), part.stop + _JOINED)
-        at = near.index(part)
+        at = near.index(part) if part in near else len(near)  # it may have been forgotten meanwhile
         for step, others in ((1, near[at + 1 :]), (-1, near[:at][::-1])):
             for other in others:
                 first, last = (parts[0], other) if step > 0 else (other, parts[-1])
