@@ -192,7 +192,8 @@ class WebFile:
         parts = [part]
         gap = self._web.rates.gap(connections())
         near = self._parts.over(max(0, part.start - _JOINED), part.stop + _JOINED)
-        at = near.index(part) if part in near else len(near)  # it may have been forgotten meanwhile
+        near = near if part in near else [part]  # it may have been forgotten meanwhile
+        at = near.index(part)
         for step, others in ((1, near[at + 1 :]), (-1, near[:at][::-1])):
             for other in others:
                 first, last = (parts[0], other) if step > 0 else (other, parts[-1])
