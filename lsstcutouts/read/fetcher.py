@@ -23,7 +23,7 @@ from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
 from ..source.web.byte_parts import URGENT
-from ..source.web.process import forget_requests
+from ..source.web.process import forget_requests, start_afresh
 from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
@@ -240,6 +240,7 @@ class LsstDataFetcher:
             delivery = reader.deliver(targets)
         else:
             pool = self._pools.get(0) or self._pools.setdefault(0, Threads(self.threads, self._files.close))
+            start_afresh()
             try:
                 bytes_of = reader.request(pool, Request(targets), URGENT) if plan.files.remote else None
                 delivery = reader.submit(pool, Request(targets), then=_as_delivered).result()

@@ -22,7 +22,7 @@ from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
 from ..source.web.byte_parts import URGENT, Part, Rank
-from ..source.web.process import check_web, forget_requests, web_of_process
+from ..source.web.process import check_web, forget_requests, start_afresh, web_of_process
 from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
@@ -151,6 +151,7 @@ class CutoutReader:
 
     def deliver(self, targets: NDArray[np.int64], *, pad: bool = False) -> Delivery:
         """Return one batch of targets ``(n,)`` and its report, read by the calling thread alone; ``pad`` as in `submit`."""
+        start_afresh()
         try:
             return run_here(self._steps(Request(targets), threads=1, pad=pad))
         except LsstCutoutsError:
@@ -277,6 +278,7 @@ def stream[T](
     begun: deque[tuple[Request, Rank, Pending[list[Part]] | None]] = deque()
     waiting: deque[tuple[Pending[T], Pending[list[Part]] | None]] = deque()
     upcoming = enumerate(requests)
+    start_afresh()
     remote = reader.plan.files.remote
     most = _BATCHES_AHEAD if remote else 1
     try:

@@ -2,20 +2,17 @@
 
 import asyncio
 import atexit
-import contextlib
 import heapq
 import itertools
 import logging
 import os
 import random
-import ssl
 import threading
 import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import __version__
@@ -24,6 +21,7 @@ from ...errors.error_classes import error_text
 from ..locks import ForkLock
 from .answers import AnswerError
 from .byte_parts import Part, Rank
+from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
 from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
@@ -32,7 +30,16 @@ from .web_file import WebFile
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
-__all__ = ["Web", "WebFigures", "check_web", "figures_of_process", "forget_bytes", "forget_requests", "web_of_process"]
+__all__ = [
+    "Web",
+    "WebFigures",
+    "check_web",
+    "figures_of_process",
+    "forget_bytes",
+    "forget_requests",
+    "start_afresh",
+    "web_of_process",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -57,16 +64,6 @@ _FILES = 20_000
 
 _RECENT_BYTES = 64_000_000
 """Bytes that stay in memory after they have arrived, whether or not anybody refers to them."""
-
-_CERTIFICATES = (
-    "LSST_HTTP_CACERT_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "LSST_HTTP_AUTH_CLIENT_CERT",
-    "LSST_HTTP_AUTH_CLIENT_KEY",
-    "X509_USER_PROXY",
-)
-"""Variables of ``lsst.resources`` and ``requests`` that name certificates: of the servers, and of this client."""
 
 _API_SHARE = 4
 """This part of the connections is for the Butler server, which signs URLs; the others are for the files."""
@@ -104,6 +101,9 @@ class Web:
         self.gone: deque[int] = deque()
         self.rates = Rates()
         self.signatures = 0
+        self.failed = (
+            False  # whether some reading ended with an error, whose threads may still have asked for something
+        )
         self._files: OrderedDict[tuple[str, bytes], WebFile] = OrderedDict()
         self._hosts: dict[str, Host] = {}
         self._numbers = itertools.count(1)
@@ -158,6 +158,7 @@ class Web:
     def forget_requests(self) -> None:
         """Let nobody who asks from now on get what is under way, or has failed: it may fail for a reason that is gone by then."""
         with self.lock:
+            self.failed = True
             for file in self._files.values():
                 file.forget_parts()
 
@@ -229,12 +230,12 @@ class Web:
         import aiohttp
 
         most = connections()
-        name = f"{api} {most} {[os.environ.get(variable) for variable in _CERTIFICATES]}"
+        name = f"{api} {most} {[os.environ.get(variable) for variable in CERTIFICATE_VARIABLES]}"
         if (session := self._sessions.get(name)) is None:
             limit = _api_share(most) if api else most - _api_share(most)
             limits = TimeLimits.from_environment()
             session = self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=limit, ssl=self._certificates(), keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(), keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
                 headers={"User-Agent": f"lsstcutouts/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,
@@ -265,23 +266,6 @@ class Web:
         if text not in self._warned:
             self._warned.add(text)
             _log.warning("%s", text)
-
-    def _certificates(self) -> ssl.SSLContext:
-        """Return whose certificates are trusted, and the certificate of this client, as ``lsst.resources`` would."""
-        *bundles, certificate, key, proxy = (os.environ.get(variable) for variable in _CERTIFICATES)
-        bundle = next(filter(None, bundles), None)
-        folder = bundle if bundle is not None and Path(bundle).is_dir() else None
-        context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
-        if bundle is None:
-            with contextlib.suppress(ImportError):
-                import certifi
-
-                context.load_verify_locations(certifi.where())  # OpenSSL of a Python from python.org knows none
-        if not (certificate and key):
-            certificate = key = proxy
-        if certificate and Path(certificate).exists():
-            context.load_cert_chain(certificate, key)
-        return context
 
     def _dispatch(self) -> None:
         most = connections()
@@ -418,6 +402,13 @@ def forget_requests() -> None:
     """Let whatever is read next in this process not fail by requests that were sent before."""
     if (web := _webs.get(os.getpid())) is not None:
         web.forget_requests()
+
+
+def start_afresh() -> None:
+    """Call `forget_requests` again where reading begins after an error."""
+    if (web := _webs.get(os.getpid())) is not None and web.failed:
+        web.forget_requests()
+        web.failed = False
 
 
 def figures_of_process() -> WebFigures | None:
