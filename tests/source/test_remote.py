@@ -283,7 +283,7 @@ def test_connections_are_kept(store: Store) -> None:
     store.delay = 0.05
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(lambda start: source.read(start, 10), range(100_000, 10_000_000, 100_000)))
-    assert 24 <= store.most_waiting <= 48
+    assert 2 <= store.most_waiting <= 48
 
 
 def test_one_request_for_bytes_that_several_want(store: Store) -> None:
