@@ -280,10 +280,10 @@ def test_connections_are_kept(store: Store) -> None:
     """48 connections at most, whatever the number of requests, and they are used again."""
     (store.root / "long").write_bytes(40 * DATA)
     source = opened(f"{store.url}/long")
-    store.delay = 0.05
+    store.delay = 0.5  # so long that a busy machine sends them all meanwhile
     with ThreadPoolExecutor(64) as pool:
         list(pool.map(lambda start: source.read(start, 10), range(100_000, 10_000_000, 100_000)))
-    assert 2 <= store.most_waiting <= 48
+    assert 24 <= store.most_waiting <= 48
 
 
 def test_one_request_for_bytes_that_several_want(store: Store) -> None:
