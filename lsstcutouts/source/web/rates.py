@@ -12,6 +12,11 @@ _AGEING = 0.7
 
 _LEAST_GAP, _MOST_GAP, _USUAL_GAP = 4 << 10, 256 << 10, 16 << 10
 
+_START_BYTES = 4 << 20
+"""Bytes after which the rate counts as known: the first ones come slowly over any link, while connections are made."""
+
+_USUAL_RATE = 15e6
+"""Bytes per second that are assumed until then."""
 
 _LEAST_IN_FLIGHT, _FIRST_IN_FLIGHT, _SECONDS_IN_FLIGHT = 1 << 20, 8 << 20, 2.0
 """Bytes that may be under way on a slow link, before the rate is known, and as a time at the rate that is measured."""
@@ -25,7 +30,7 @@ class Rates:
     requests, data_bytes
         So far.
     rate
-        Bytes per second while bytes arrive; 0 if not known.
+        Bytes per second while bytes arrive; 0 if not known, as before the first 4 MiB.
     latency
         Seconds from a request to the start of its answer, the lower of those that were measured lately; 0 if not known.
     """
@@ -50,7 +55,8 @@ class Rates:
         self._bytes += nbytes
         if now - self._since > _WINDOW:
             rate = self._bytes / (now - self._since)
-            self.rate = max(rate, _AGEING * self.rate + (1 - _AGEING) * rate)
+            if self.data_bytes > _START_BYTES:
+                self.rate = max(rate, _AGEING * self.rate + (1 - _AGEING) * rate)
             self._since, self._bytes = now, 0
 
     def in_flight(self) -> int:
@@ -59,6 +65,5 @@ class Rates:
 
     def gap(self, connections: int) -> int:
         """Return the bytes that cost as much as another request, where so many requests are under way at once."""
-        if not self.rate or not self.latency:
-            return _USUAL_GAP
-        return min(_MOST_GAP, max(_LEAST_GAP, int(self.rate * self.latency / connections)))
+        least, rate = (_LEAST_GAP, self.rate) if self.rate else (_USUAL_GAP, _USUAL_RATE)
+        return min(_MOST_GAP, max(least, int(rate * self.latency / connections)))
