@@ -1,7 +1,6 @@
 """Bytes that were read once come from the disk cache: in a second epoch, after a restart, in other processes, without network."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,7 +93,7 @@ def test_another_process_asks_for_nothing(
 def test_worker_processes_share_what_they_read(
     platform: Platform, remote_dp2: Published, folder: Path, local: dict[int, dict[str, Any]]
 ) -> None:
-    """Two of them fetch less together than if they did not: what both ask for at the same moment comes twice."""
+    """What one of them is fetching, the other does not fetch as well."""
     plan = remote_plan(remote_dp2)
     epoch(dataset_of(plan, **PLANES))
     alone = platform.counters().data_bytes
@@ -105,7 +104,7 @@ def test_worker_processes_share_what_they_read(
     platform.reset()
     platform.set(rtt=0.02)
     assert same(epoch(dataset_of(plan, **PLANES), workers=2), local)
-    assert platform.counters().data_bytes <= 1.8 * alone
+    assert platform.counters().data_bytes <= 1.15 * alone
 
 
 def test_a_budget_that_is_too_small(
@@ -131,10 +130,11 @@ def test_a_flipped_byte_is_fetched_again(
     epoch(dataset_of(plan, **PLANES))
     for path in folder.rglob("*.seg"):
         with path.open("r+b") as file:
-            file.seek(path.stat().st_size // 2)
-            byte = file.read(1)
-            file.seek(-1, os.SEEK_CUR)
-            file.write(bytes([byte[0] ^ 0xFF]))
+            for place in range(path.stat().st_size // 16, path.stat().st_size, path.stat().st_size // 8):
+                file.seek(place)  # several: some lie between the tiles that are needed
+                byte = file.read(1)
+                file.seek(place)
+                file.write(bytes([byte[0] ^ 0xFF]))
     forget_bytes()
     platform.reset()
     assert same(epoch(dataset_of(plan, **PLANES)), local)

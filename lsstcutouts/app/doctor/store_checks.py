@@ -137,7 +137,7 @@ def _measured(samples: Sequence[LocatedFile]) -> Result:
     seconds = perf_counter() - begun
     received = 0
     for part in parts:
-        received += len(part.future.result()) if part.future.done() else len(part.received)
+        received += len(part.future.result()) if part.future.done() else part.arrived
     rate = received / seconds
     detail = f"{host}: {received / 1e6:.1f} MB in {seconds:.2f} s ({rate / 1e6:.1f} MB/s), an answer takes "
     detail += f"{1000 * latency:.0f} ms, {connections()} connections at most"

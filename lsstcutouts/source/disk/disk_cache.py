@@ -15,6 +15,7 @@ from zlib import crc32
 
 from ..locks import ForkLock
 from .cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE, cache_budget, cache_folder
+from .claims import Claims
 from .figures import DiskCacheFigures, UseLog
 from .record_table import RecordPart, RecordTable
 from .records import FORMAT
@@ -56,6 +57,11 @@ class DiskCache:
     budget
         Most bytes on the disk, give or take one segment for each process; None means 20 GB or a tenth of the disk,
         whichever is smaller. The oldest segments are removed to keep it.
+
+    Attributes
+    ----------
+    claims
+        Which bytes the processes of this machine are fetching now.
     """
 
     def __init__(self, folder: Path, budget: int | None = None) -> None:
@@ -70,6 +76,7 @@ class DiskCache:
     def _begin(self) -> None:
         """Set the state of a process that has not used the cache; see `_begin_all`."""
         self._use.reset()
+        self.claims = Claims(self.folder)
         self._table = RecordTable()
         self._segments = SegmentFolder(self.folder)
         self._writer = SegmentWriter(self.folder, self._budget)

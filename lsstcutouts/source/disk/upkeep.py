@@ -7,6 +7,7 @@ from pathlib import Path
 from zlib import crc32
 
 from .cache_settings import cache_budget
+from .claims import CLAIMS
 from .figures import USE_LOGS, DiskCacheFigures, logged_use
 from .records import FORMAT, decode_records
 from .segments import budget_bytes, list_segments, remove_segment
@@ -63,10 +64,11 @@ def clear(folder: Path) -> int:
         for one in list_segments(inner):
             remove_segment(inner, one.name)
             freed += one.nbytes
-        for name in USE_LOGS:
-            (inner / name).unlink(missing_ok=True)
-        with suppress(OSError):  # files of others, or a segment that was begun just now
-            inner.rmdir()
+        for path in [*(inner / CLAIMS).glob("*"), *(inner / name for name in USE_LOGS)]:
+            path.unlink(missing_ok=True)
+        for empty in (inner / CLAIMS, inner):
+            with suppress(OSError):  # files of others, or a segment that was begun just now
+                empty.rmdir()
     return freed
 
 

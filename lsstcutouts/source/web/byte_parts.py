@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Future
 from typing import NamedTuple
 
-__all__ = ["URGENT", "NotHereError", "Part", "PartTable", "Rank"]
+__all__ = ["URGENT", "NotHereError", "Part", "PartTable", "Rank", "without"]
 
 
 class Rank(NamedTuple):
@@ -43,24 +43,28 @@ class Part:
         When somebody asked for them first (monotonic clock).
     future
         The bytes.
-    received
-        What has arrived of them so far.
+    missing
+        Ranges of them that have not arrived, ascending.
     begun
         Whether a request for it is under way, or it waits for the next try.
+    left_since
+        When it was first left to another process (monotonic clock), which is fetching the same bytes; 0 if it was not.
     tries, failing_since
         Tries that brought nothing, and when the first of them was (monotonic clock).
     """
 
     __slots__ = (
         "__weakref__",
+        "_data",
         "_gone",
         "asked",
         "begun",
         "failing_since",
         "future",
+        "left_since",
+        "missing",
         "nbytes",
         "rank",
-        "received",
         "start",
         "stop",
         "tries",
@@ -69,8 +73,9 @@ class Part:
     def __init__(self, start: int, stop: int, rank: Rank, gone: deque[int]) -> None:
         self.start, self.stop, self.rank, self.nbytes = start, stop, rank, stop - start
         self.future: Future[bytes] = Future()
-        self.received = bytearray()
-        self.begun, self.tries, self.failing_since = False, 0, 0.0
+        self.missing = [(start, stop)]
+        self._data = bytearray()
+        self.begun, self.tries, self.failing_since, self.left_since = False, 0, 0.0, 0.0
         self.asked = time.monotonic()
         self._gone = gone
 
@@ -79,9 +84,42 @@ class Part:
         self._gone.append(self.nbytes)
 
     @property
+    def arrived(self) -> int:
+        """How many bytes have arrived."""
+        return self.stop - self.start - sum(stop - start for start, stop in self.missing)
+
+    def put(self, at: int, data: memoryview) -> None:
+        """Add bytes of the file from a position; what is not of this part is ignored."""
+        first, last = max(at, self.start), min(at + len(data), self.stop)
+        if first < last:
+            self._data = self._data or bytearray(self.stop - self.start)
+            self._data[first - self.start : last - self.start] = data[first - at : last - at]
+            self.missing = without(self.missing, [(first, last)])
+
+    def end_at(self, size: int) -> None:
+        """Let the part end where the file ends."""
+        if self.stop > size:
+            self.stop = size
+            self.missing = without(self.missing, [(size, self.start + self.nbytes)])
+            del self._data[max(0, size - self.start) :]
+
+    def take(self) -> bytes:
+        """Return the bytes, which have all arrived; they are not kept here."""
+        data, self._data = bytes(self._data), bytearray()
+        return data
+
+    @property
     def failed(self) -> bool:
         """Whether the bytes cannot be had."""
         return self.future.done() and self.future.exception() is not None
+
+
+def without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return what other ranges leave of some ranges ``(start, stop)``, in order."""
+    for first, last in others:
+        left = [part for start, stop in ranges for part in ((start, min(stop, first)), (max(start, last), stop))]
+        ranges = [(start, stop) for start, stop in left if start < stop]
+    return ranges
 
 
 class NotHereError(Exception):

@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ... import __version__
@@ -25,7 +24,7 @@ from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
 from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
-from .web_file import WebFile
+from .web_file import LOOK_SECONDS, Request, WebFile
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -279,33 +278,43 @@ class Web:
                 if part is None or part.begun:  # nobody wants it any more, or it was in the queue twice
                     continue
                 parts = file.begin_with_neighbours(part)
+            request = file.divide(parts)
+            if request is None:
+                for part in parts:
+                    if not part.future.done():
+                        self._loop.call_later(LOOK_SECONDS, self._again, file, part)
+                del part, parts
+                continue
             self._active += 1
-            self._flying += sum(part.nbytes for part in parts)
-            task = self._loop.create_task(self._try(file, parts))
-            del part, parts
+            self._flying += request.stop - request.start
+            task = self._loop.create_task(self._try(file, request))
+            del part, parts, request
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _try(self, file: WebFile, parts: list[Part]) -> None:
-        before = [len(part.received) for part in parts]
+    async def _try(self, file: WebFile, request: Request) -> None:
+        before = [part.arrived for part in request.parts]
         failure: BaseException | None = None
         try:
-            await file.receive(parts)
+            await file.receive(request)
         except asyncio.CancelledError:
             failure = RepositoryUnavailableError(f"{file.shown}: reading was ended")
             failure.transient = False  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - raised where the bytes are asked for
             failure = error
         finally:
-            for part, had in zip(parts, before, strict=True):
+            request.end()
+            for part, had in zip(request.parts, before, strict=True):
                 if part.future.done():
                     continue
-                if isinstance(failure, LsstCutoutsError):
-                    self._failed(file, part, failure, progress=len(part.received) > had)
-                elif failure is not None:
+                if failure is None:  # the rest was left to another process, or is far away in the file
+                    self._again(file, part)
+                elif isinstance(failure, LsstCutoutsError):
+                    self._failed(file, part, failure, progress=part.arrived > had)
+                else:
                     file.fail(part, failure)
             self._active -= 1
-            self._flying -= sum(part.nbytes for part in parts)
+            self._flying -= request.stop - request.start
             self._dispatch()
 
     def _failed(self, file: WebFile, part: Part, error: LsstCutoutsError, *, progress: bool) -> None:
@@ -354,7 +363,7 @@ class Web:
         if wanted is not None:
             host.paused_until = max(host.paused_until, now + wanted)
         wait = random.SystemRandom().random() * min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(part.tries - 1, 10))
-        self._loop.call_later(min(wait, left) if wanted is None else wanted, partial(self._again, file, part))
+        self._loop.call_later(min(wait, left) if wanted is None else wanted, self._again, file, part)
 
     def _again(self, file: WebFile, part: Part) -> None:
         part.begun = False

@@ -2,12 +2,10 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from copy import copy
-from typing import TYPE_CHECKING
-from urllib.parse import urljoin
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +19,24 @@ from ...errors import (
     ReadError,
     TransientReadError,
 )
-from ...errors.error_classes import ErrorKind, error_kind, error_text
+from ...errors.error_classes import error_kind, error_text
 from ...errors.secrets import expiry_of, is_signed, without_query
-from ..access import access_advice, butler_token, file_token, is_permanent, origin_of
+from ..access import access_advice, origin_of
 from ..disk.disk_cache import DiskCache
 from ..read_errors import translate_errors
 from ..runs import runs_of
+from .address import Address
 from .answers import Answer, AnswerError, names_expiry, range_total
-from .byte_parts import Part, PartTable, Rank
-from .request_limits import connections
-from .sending import checked_answer, sent_request
+from .byte_parts import Part, PartTable, Rank, without
+from .request_limits import TimeLimits, connections
+from .sending import checked_answer
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
     from .process import Web
 
-__all__ = ["WebFile"]
+__all__ = ["LOOK_SECONDS", "Request", "WebFile"]
 
 _LARGEST_REQUEST = 1 << 20
 """Bytes of one request at most: many requests of this size share a link better than a few long ones."""
@@ -48,15 +47,26 @@ _JOINED = 128 << 10
 _MOST_RENEWALS = 4
 """Signatures for one request at most, where each is refused because it has expired: it may expire while the request waits."""
 
-_EARLY = 300.0
-"""A signature is renewed so many seconds before it expires, or at half its life if that is later."""
+LOOK_SECONDS = 0.03
+"""Time between two looks for bytes that another process is fetching."""
 
 _REFUSED_SECONDS = 60.0
 """For so long a file that is missing or refused is not asked for again: every batch that has targets on it would do so."""
 
-_S3_LIFE = 3600
 _PROBES = 8
 """Other files that are tried when a server refuses one: enough to find an existing file among missing ones."""
+
+
+class Request(NamedTuple):
+    """A request for a range of bytes ``start`` to ``stop`` of a file, for parts near each other, ascending.
+
+    ``end`` tells other processes that it has ended.
+    """
+
+    parts: list[Part]
+    start: int
+    stop: int
+    end: Callable[[], None]
 
 
 class WebFile:
@@ -79,21 +89,23 @@ class WebFile:
     ----------
     shown
         The URI without secrets, for messages.
-    origin
-        The server that was asked last.
     """
 
     def __init__(self, web: "Web", uri: str, size: int, key: bytes, others: Sequence[str]) -> None:
-        self.shown, self.size, self.origin = without_query(uri), size, origin_of(uri)
+        self.size = size
+        self._address = Address(web, uri)
+        self.shown = self._address.shown
         self._web, self._uri, self._others = web, uri, others
         self._key = key if size >= 0 else b""
         self._parts = PartTable()
-        self._signs = uri.startswith("s3://") or is_permanent(uri)
-        self._url = "" if self._signs else _http(uri)
-        self._until = 0.0 if self._signs else float("inf")
-        self._lock: asyncio.Lock | None = None
+        self._whole = asyncio.Lock()
         self._refusal: LsstCutoutsError | None = None
         self._refused_until = 0.0
+
+    @property
+    def origin(self) -> str:
+        """The server that was asked last."""
+        return self._address.origin
 
     # Called from any thread
 
@@ -183,7 +195,6 @@ class WebFile:
 
     def fail(self, part: Part, error: BaseException) -> None:
         """Let whoever waits for a part have an error."""
-        part.received = bytearray()
         if not part.future.done():
             part.future.set_exception(error)
 
@@ -206,8 +217,53 @@ class WebFile:
             one.begun = True
         return parts
 
-    async def receive(self, parts: Sequence[Part]) -> None:
-        """Receive the bytes of parts near each other; those that came before an error stay, and the next attempt asks for the rest.
+    def divide(self, parts: list[Part]) -> Request | None:
+        """Return what to request now for parts near each other, ascending; the rest of them is asked for afterwards.
+
+        Bytes that another process of this machine has put into the disk cache are taken from there. Those that one is fetching
+        are left to it. None: nothing else is missing.
+        """
+        missing = [one for part in parts for one in part.missing]
+        start, stop = missing[0][0], missing[-1][1]
+        disk = self._disk
+        if disk is None:
+            return Request(parts, start, stop, lambda: None)
+        claims = disk.claims
+        claim = claims.begin(self._key, start, stop)
+        others, new = claims.of_others(claim)
+        disk.missing(self._key, start, stop, refresh=new)
+        self._take_from(disk, parts)
+        now, most = time.monotonic(), TimeLimits.from_environment().idle
+        if others and all(now - part.left_since < most for part in parts if part.left_since):
+            for part in parts:
+                part.left_since = part.left_since or now
+        else:
+            others = []
+        missing = without([one for part in parts for one in part.missing], others)
+        if not missing:
+            claims.end(claim)
+            return None
+        start, stop = missing[0]
+        gap = self._web.rates.gap(connections())
+        for first, last in missing[1:]:
+            if first - stop > gap:
+                break
+            stop = last
+        claims.change(claim, start, stop)
+        return Request(parts, start, stop, partial(claims.end, claim))
+
+    def _take_from(self, disk: DiskCache, parts: list[Part]) -> None:
+        """Take bytes that other processes have written to the disk cache just now."""
+        for part in parts:
+            for start, stop in part.missing:
+                for first, last in without([(start, stop)], disk.missing(self._key, start, stop)):
+                    if (data := disk.read(self._key, first, last - first)) is not None:
+                        part.put(first, memoryview(data))
+            if not part.missing:
+                self._finish(part)
+
+    async def receive(self, request: Request) -> None:
+        """Receive the bytes of a request; those that came before an error stay, and the next attempt asks for the rest.
 
         Raises
         ------
@@ -217,29 +273,28 @@ class WebFile:
         if self._refusal is not None and time.monotonic() < self._refused_until:
             raise copy(self._refusal)
         try:
-            await self._receive(parts)
+            await self._receive(request)
         except (AccessDeniedError, MissingFileError) as error:
             self._refusal, self._refused_until = error.with_traceback(None), time.monotonic() + _REFUSED_SECONDS
             raise
 
-    async def _receive(self, parts: Sequence[Part]) -> None:
-        with translate_errors(self.shown, access_advice(self._uri, self._url)):
+    async def _receive(self, request: Request) -> None:
+        with translate_errors(self.shown, access_advice(self._uri, self._address.url)):
             for renewals in range(_MOST_RENEWALS + 1):
-                url = await self._address()
+                url = await self._address.current()
                 try:
-                    await self._request(url, [part for part in parts if not part.future.done()])
+                    await self._request(url, request)
                 except AnswerError as error:
                     expired = names_expiry(error)
-                    if not (error.refuses and self._signs and renewals < (_MOST_RENEWALS if expired else 1)):
+                    if not (error.refuses and self._address.signs and renewals < (_MOST_RENEWALS if expired else 1)):
                         await self._raise_refusal(error)
-                    if self._url == url:
-                        self._until = 0.0
+                    self._address.expire(url)
                 else:
                     return
 
-    async def _request(self, url: str, parts: list[Part]) -> None:
-        start, stop = parts[0].start + len(parts[0].received), parts[-1].stop
-        async with self._get(url, {"Range": f"bytes={start}-{stop - 1}", **_bearer(file_token(url))}) as response:
+    async def _request(self, url: str, request: Request) -> None:
+        parts, start, stop, _ = request
+        async with self._address.get(url, f"bytes={start}-{stop - 1}") as response:
             answer = await checked_answer(response)
             if answer.status_code == 200:
                 await self._receive_whole(response, answer, parts)
@@ -251,11 +306,12 @@ class WebFile:
                     "was overwritten: transfer it again or start again"
                 )
             self.size = total
-            end = parts[-1].stop = min(stop, total)
-            at, waiting = start, deque(parts)
+            for part in parts:
+                part.end_at(total)
+            at, end = start, min(stop, total)
             async for chunk in response.content.iter_any():
                 self._web.rates.arrived(len(chunk))
-                self._distribute(memoryview(chunk), at, waiting)
+                self._put(parts, at, memoryview(chunk))
                 at += len(chunk)
             if at > end:
                 raise ReadError(f"{self.shown}: the server sends more bytes than were requested; use another server")
@@ -265,23 +321,17 @@ class WebFile:
                 )
         self._web.note_good(self._web.host(origin_of(url)), self._uri)
 
-    def _distribute(self, chunk: memoryview, at: int, waiting: deque[Part]) -> None:
-        """Give bytes from ``at`` to the parts that wait for them, in order; those that are complete are removed."""
-        while waiting and len(chunk):
-            part = waiting[0]
-            skip = part.start + len(part.received) - at
-            if skip > 0:  # between two parts
-                chunk, at = chunk[skip:], at + skip
-                continue
-            took = chunk[: part.stop - at]
-            part.received += took
-            chunk, at = chunk[len(took) :], at + len(took)
-            if at == part.stop:
-                self._finish(waiting.popleft())
+    def _put(self, parts: Sequence[Part], at: int, data: memoryview) -> None:
+        """Give bytes from ``at`` to parts, and hand over those that are complete."""
+        for part in parts:
+            if not part.future.done():
+                part.put(at, data)
+                if not part.missing:
+                    self._finish(part)
 
     def _finish(self, part: Part) -> None:
         """Hand over a part that is complete."""
-        data, part.received = bytes(part.received), bytearray()
+        data = part.take()
         if (disk := self._disk) is not None:
             disk.write(self._key, part.start, data)
         if part.future.set_running_or_notify_cancel():
@@ -291,10 +341,8 @@ class WebFile:
     async def _receive_whole(self, response: "ClientResponse", answer: Answer, parts: Sequence[Part]) -> None:
         """Receive a file from a server that sends all of it, whatever range is requested, into the disk cache."""
         length = response.content_length
-        if self._lock is None:
-            self._lock = asyncio.Lock()
         disk = self._disk
-        async with self._lock:
+        async with self._whole:
             if disk is None or length is None or self.size not in (-1, length):
                 raise ReadError(
                     f"{self.shown}: the server ignores byte ranges and sends the whole file for every tile; use a server that answers "
@@ -312,60 +360,13 @@ class WebFile:
                     self._web.rates.arrived(len(chunk))
             self.size = length
             for part in parts:
-                part.stop = min(part.stop, length)
+                part.end_at(length)
                 data = disk.read(self._key, part.start, part.stop - part.start)
                 if data is None:
                     raise ReadError(
                         f"{self.shown}: the whole file does not fit into the disk cache; increase LSSTCUTOUTS_CACHE_BYTES"
                     )
-                part.received = bytearray(data)
-                self._finish(part)
-
-    async def _address(self) -> str:
-        """Return a URL that can be read now, signed again if it must be."""
-        if self._lock is None:
-            self._lock = asyncio.Lock()
-        async with self._lock:
-            if time.monotonic() >= self._until:
-                if self._uri.startswith("s3://"):
-                    self._url, life = await asyncio.to_thread(_signed_for_s3, self._uri), float(_S3_LIFE)
-                else:
-                    self._url, life = await self._signed_by_butler()
-                self._until = time.monotonic() + max(life - _EARLY, life / 2)
-                self._web.signatures += 1
-            return self._url
-
-    async def _signed_by_butler(self) -> tuple[str, float]:
-        """Return a signed URL from the Butler server, and for how many seconds it is valid."""
-        async with self._get(self._uri, _bearer(butler_token(self._uri)), api=True) as response:
-            try:
-                answer = await checked_answer(response)
-            except AnswerError as error:
-                if error_kind(error) is ErrorKind.MISSING:
-                    raise MissingFileError(
-                        f"{self.shown}: the server does not know this dataset any more: {error_text(error)}; make the plan again"
-                    ) from error
-                if error.refuses:
-                    raise AuthenticationError(
-                        f"{self.shown}: access is refused: {error_text(error)}{access_advice(self._uri)}"
-                    ) from error
-                raise
-        target = answer.headers.get("Location")
-        if answer.status_code not in (302, 303, 307, 308) or not target:
-            raise ReadError(
-                f"{self.shown}: the server answers {answer.status_code} instead of a URL of the file; check the server"
-            )
-        self._web.note_good(self._web.host(origin_of(self._uri)))
-        url = urljoin(self._uri, target)
-        expiry = expiry_of(url)
-        # By the server's clock: the local one can be wrong.
-        return url, float("inf") if expiry is None else expiry - answer.time
-
-    def _get(
-        self, url: str, headers: dict[str, str], *, api: bool = False
-    ) -> "AbstractAsyncContextManager[ClientResponse]":
-        self.origin = origin_of(url)
-        return sent_request(self._web, url, headers, api=api)
+                self._put(parts, part.start, memoryview(data))
 
     async def _raise_refusal(self, error: AnswerError) -> None:
         """Raise the error for an HTTP error status; for 403, find out whether only this file is refused."""
@@ -379,7 +380,7 @@ class WebFile:
                     f"{self.shown}: the file does not exist, or this user has no permission to read it: {error_text(error)}; S3 gives "
                     "this answer in both cases, and other files of this host can be read: check the path and the permissions"
                 ) from error
-        advice = access_advice(self._uri, self._url)
+        advice = access_advice(self._uri, self._address.url)
         hint = "; the file may also be missing: S3 gives this answer for a missing file if listing is not allowed"
         raise AuthenticationError(f"{self.shown}: access is refused: {error_text(error)}{advice}{hint}") from error
 
@@ -393,7 +394,7 @@ class WebFile:
 
     async def download(self) -> bytes:
         """Return the whole content."""
-        async with self._get(self._url, _bearer(file_token(self._url))) as response:
+        async with self._address.get(self._address.url) as response:
             try:
                 answer = await checked_answer(response)
             except AnswerError as error:
@@ -411,26 +412,10 @@ class WebFile:
     async def is_served(self) -> bool:
         """Whether the first byte can be read now."""
         try:
-            url = await self._address()
-            async with self._get(url, {"Range": "bytes=0-0", **_bearer(file_token(url))}) as response:
+            url = await self._address.current()
+            async with self._address.get(url, "bytes=0-0") as response:
                 return (await checked_answer(response)).status_code == 206
         except Exception as error:
             if error_kind(error) is None and not isinstance(error, LsstCutoutsError):
                 raise
             return False
-
-
-def _bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def _http(uri: str) -> str:
-    """Return the URL of a WebDAV URI; any other one stays."""
-    return f"http{uri.removeprefix('dav')}" if uri.startswith(("dav://", "davs://")) else uri
-
-
-def _signed_for_s3(uri: str) -> str:
-    from lsst.resources import ResourcePath
-
-    path = ResourcePath(uri, forceDirectory=False)
-    return path.generate_presigned_get_url(expiration_time_seconds=_S3_LIFE)
