@@ -152,7 +152,7 @@ def test_a_server_that_is_away(platform: Platform, remote_dp2: Published, monkey
 
 
 def test_without_the_package_for_servers(remote_dp2: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "httpx2", None)
+    monkeypatch.setitem(sys.modules, "lsst.daf.butler.remote_butler", None)
     result = one("server", settings(remote_dp2))
     assert result.status == "fail"
     assert result.todo == "pip install 'lsstcutouts[remote]'"

@@ -293,7 +293,7 @@ def child() -> list[str]:
         "    except LsstCutoutsError as error:\n"
         "        print(type(error).__name__, type(error.__cause__).__qualname__, error)\n"
         "said(sys.argv[1])\n"
-        "sys.modules['httpx2'] = None\n"
+        "sys.modules['httpx2'] = sys.modules['httpx'] = None\n"
         "root = pathlib.Path(tempfile.mkdtemp())\n"
         "(root / 'butler.yaml').write_text('cls: lsst.daf.butler.remote_butler.RemoteButler\\n"
         'remote_butler: {url: "http://127.0.0.1:9/", authentication: rubin_science_platform}\\n\')\n'
@@ -314,5 +314,5 @@ def test_nobody_answers(child: list[str]) -> None:
 
 def test_the_remote_extra_is_missing(child: list[str]) -> None:
     assert child[1].startswith("DependencyError ModuleNotFoundError the Butler repository")
-    assert "httpx2" in child[1]
+    assert "httpx" in child[1]
     assert "pip install 'lsstcutouts[remote]'" in child[1]

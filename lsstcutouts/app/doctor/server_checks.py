@@ -68,15 +68,17 @@ def ask(url: str, token: str = "") -> Reply:
         If the HTTP client of the Butler is not installed.
     """
     try:
-        import httpx2
+        from lsst.daf.butler.remote_butler import _http_connection
     except ImportError as error:
         raise DependencyError(f"the Butler's HTTP client is not installed ({error})") from error
+    # Its name in older versions of daf_butler is httpx.
+    httpx: Any = getattr(_http_connection, "httpx2", None) or _http_connection.httpx  # type: ignore[attr-defined]
     headers = {"User-Agent": f"lsstcutouts/{__version__}"} | ({"Authorization": f"Bearer {token}"} if token else {})
     shown, began = without_query(url), time()
     try:
-        with httpx2.Client(timeout=_TIMEOUT) as client:
+        with httpx.Client(timeout=_TIMEOUT) as client:
             response = client.get(url, headers=headers)
-    except httpx2.HTTPError as error:
+    except httpx.HTTPError as error:
         text = f"{origin_of(url)} does not answer: {error_text(error)}"
         if "CERTIFICATE" in text.upper():
             raise RepositoryError(f"the certificate of {origin_of(url)} is not trusted: {error_text(error)}") from error
