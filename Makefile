@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo quick test slow long lint types check docs clean
+.PHONY: help venv demo quick test lowest slow long lint types check docs clean
 
 help: ## say what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,12 @@ quick: venv ## run the tests without processes, servers and trainings (ROOM=fits
 test: venv ## run the tests, but the slow ones
 	$(PYTEST) -m 'not slow and not long' $(ARGS)
 
+lowest: ## run the tests of planning with the lowest LSST packages that pyproject.toml allows, in .venv-lowest
+	@mkdir -p build
+	@sh .ci/lowest >build/lowest.txt
+	@CONSTRAINTS=build/lowest.txt UV_COMPILE_BYTECODE=0 sh .ci/venv .venv-lowest
+	$(subst .venv,.venv-lowest,$(PYTEST)) -m 'not slow and not long' tests/plan tests/remote/test_planning.py $(ARGS)
+
 slow: venv ## run the slow tests: grids of ranks and resume points, kills, outages, memory, all examples of Hypothesis
 	$(PYTEST) -m '(slow or hypothesis) and not long' --hypothesis-profile=all $(ARGS)
 
@@ -53,7 +59,7 @@ lint: venv ## ruff: habits and format; spelling; plain words
 types: venv ## mypy
 	$(RUN) -m mypy
 
-check: lint types test slow ## all that must pass before a commit
+check: lint types test lowest slow ## all that must pass before a commit
 
 docs: venv ## build docs/_build/index.html
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e '.[docs]'
@@ -61,6 +67,6 @@ docs: venv ## build docs/_build/index.html
 	@echo docs/_build/index.html
 
 clean: ## remove .venv, caches and build products; the demo's data stay
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/lsstcutouts-tests"
 	find lsstcutouts tests configs -name __pycache__ -type d -prune -exec rm -rf {} +

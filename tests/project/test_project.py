@@ -43,6 +43,13 @@ def test_every_dependency_is_pinned_within_its_bounds(requirement: Requirement) 
     assert pins()[requirement.name] in requirement.specifier
 
 
+def test_the_lowest_versions_are_those_of_the_project() -> None:
+    printed = subprocess.run([ROOT / ".ci" / "lowest"], capture_output=True, text=True, check=True).stdout
+    changed = set(printed.splitlines()) - set((ROOT / "constraints.txt").read_text().splitlines())
+    bounded = (one for one in requirements() if one.name.startswith("lsst-") and one.specifier)
+    assert changed == {f"{one.name}{one.specifier}".replace(">=", "==") for one in bounded}
+
+
 def test_torch_may_be_old_enough_for_pascal_cards() -> None:
     (torch,) = (requirement for requirement in requirements() if requirement.name == "torch")
     assert "2.7.1" in torch.specifier
@@ -50,7 +57,7 @@ def test_torch_may_be_old_enough_for_pascal_cards() -> None:
 
 def test_make_lists_its_targets() -> None:
     shown = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for target in ("demo", "test", "lint", "types", "check", "clean", "help"):
+    for target in ("demo", "test", "lowest", "lint", "types", "check", "clean", "help"):
         assert f"make {target} " in shown.stdout
 
 
