@@ -24,7 +24,7 @@ from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
 from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
-from .web_file import LOOK_SECONDS, Request, WebFile
+from .web_file import LOOK_SECONDS, RangeRequest, WebFile
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -292,7 +292,7 @@ class Web:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _try(self, file: WebFile, request: Request) -> None:
+    async def _try(self, file: WebFile, request: RangeRequest) -> None:
         before = [part.arrived for part in request.parts]
         failure: BaseException | None = None
         try:

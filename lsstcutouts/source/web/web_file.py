@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .process import Web
 
-__all__ = ["LOOK_SECONDS", "Request", "WebFile"]
+__all__ = ["LOOK_SECONDS", "RangeRequest", "WebFile"]
 
 _LARGEST_REQUEST = 1 << 20
 """Bytes of one request at most: many requests of this size share a link better than a few long ones."""
@@ -57,7 +57,7 @@ _PROBES = 8
 """Other files that are tried when a server refuses one: enough to find an existing file among missing ones."""
 
 
-class Request(NamedTuple):
+class RangeRequest(NamedTuple):
     """A request for a range of bytes ``start`` to ``stop`` of a file, for parts near each other, ascending.
 
     ``end`` tells other processes that it has ended.
@@ -217,7 +217,7 @@ class WebFile:
             one.begun = True
         return parts
 
-    def divide(self, parts: list[Part]) -> Request | None:
+    def divide(self, parts: list[Part]) -> RangeRequest | None:
         """Return what to request now for parts near each other, ascending; the rest of them is asked for afterwards.
 
         Bytes that another process of this machine has put into the disk cache are taken from there. Those that one is fetching
@@ -227,7 +227,7 @@ class WebFile:
         start, stop = missing[0][0], missing[-1][1]
         disk = self._disk
         if disk is None:
-            return Request(parts, start, stop, lambda: None)
+            return RangeRequest(parts, start, stop, lambda: None)
         claims = disk.claims
         claim = claims.begin(self._key, start, stop)
         others, new = claims.of_others(claim)
@@ -250,7 +250,7 @@ class WebFile:
                 break
             stop = last
         claims.change(claim, start, stop)
-        return Request(parts, start, stop, partial(claims.end, claim))
+        return RangeRequest(parts, start, stop, partial(claims.end, claim))
 
     def _take_from(self, disk: DiskCache, parts: list[Part]) -> None:
         """Take bytes that other processes have written to the disk cache just now."""
@@ -262,7 +262,7 @@ class WebFile:
             if not part.missing:
                 self._finish(part)
 
-    async def receive(self, request: Request) -> None:
+    async def receive(self, request: RangeRequest) -> None:
         """Receive the bytes of a request; those that came before an error stay, and the next attempt asks for the rest.
 
         Raises
@@ -278,7 +278,7 @@ class WebFile:
             self._refusal, self._refused_until = error.with_traceback(None), time.monotonic() + _REFUSED_SECONDS
             raise
 
-    async def _receive(self, request: Request) -> None:
+    async def _receive(self, request: RangeRequest) -> None:
         with translate_errors(self.shown, access_advice(self._uri, self._address.url)):
             for renewals in range(_MOST_RENEWALS + 1):
                 url = await self._address.current()
@@ -292,7 +292,7 @@ class WebFile:
                 else:
                     return
 
-    async def _request(self, url: str, request: Request) -> None:
+    async def _request(self, url: str, request: RangeRequest) -> None:
         parts, start, stop, _ = request
         async with self._address.get(url, f"bytes={start}-{stop - 1}") as response:
             answer = await checked_answer(response)
