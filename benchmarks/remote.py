@@ -7,11 +7,13 @@ Run: python -m benchmarks.remote [folder=bench/remote links=[[20,50],[5,10],[100
 
 The repository is the one that `simulate` writes by default. Every figure is of one epoch in a new process, nothing cached. The
 share of the link is that of min(rate, connections x mean request / round trip), from `iter(loader)` on and from the third batch
-on; needed bytes are the compressed bytes of the distinct tiles under the boxes.
+on; needed bytes are the compressed bytes of the distinct tiles under the boxes. *2 workers* begin with an empty disk cache; their
+time includes the start of the processes. *curl* sends the same requests for bytes again, with URLs that are signed already.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 platform.set(rate=1e6 * megabytes, rtt=milliseconds / 1e3)
                 told = _in_process(way, given, platform)
                 rows.append(_row(way, megabytes, milliseconds, told, platform, needed, len(plan)))
+                if way == "epoch" and shutil.which("curl"):
+                    told = _same_with_curl(platform, Path(made) / "requests.txt", len(plan))
+                    rows.append(_row("curl", megabytes, milliseconds, told, platform, needed, len(plan)))
             if own["picture"] and [megabytes, milliseconds] == own["links"][0]:
                 platform.reset()
                 platform.set(rate=1e6 * megabytes, rtt=milliseconds / 1e3)
@@ -154,6 +159,34 @@ def _epoch(given: Path) -> dict[str, Any]:
     }
 
 
+def _two_workers(given: Path) -> dict[str, Any]:
+    """Read an epoch with two worker processes and a disk cache that is empty at first."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LSSTCUTOUTS_CACHE"] = folder
+        settings = yaml.safe_load(given.read_text())
+        trust_repository(settings["url"])
+        dataset = CutoutDataset(CutoutPlan.load(settings["plan"]), batch_size=_BATCH, cache_bytes="2 GB")
+        start = time.monotonic()
+        count = sum(len(batch["image"]) for batch in CutoutLoader(dataset, num_workers=2))
+        return {"seconds": time.monotonic() - start, "cutouts": count}
+
+
+def _same_with_curl(platform: Platform, path: Path, cutouts: int) -> dict[str, Any]:
+    """Send the requests for bytes of the last epoch again, all URLs known, with a client in C: what this machine can do."""
+    requests = [
+        f'url="http://127.0.0.1:{platform.ports["data"]}{one.path}?{one.query}"\nrange={one.range.removeprefix("bytes=")}'
+        for one in platform.log("data")
+    ]
+    path.write_text("\nnext\n".join(f"{one}\noutput=/dev/null\nsilent" for one in requests))
+    settings = platform.settings
+    platform.reset()
+    platform.set(rate=settings.rate, rtt=settings.rtt)
+    command = ["curl", "--parallel", "--parallel-max", "48", "--silent", "--config", str(path)]
+    start = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603 - as above
+    return {"seconds": time.monotonic() - start, "cutouts": cutouts}
+
+
 def _gets(given: Path) -> dict[str, Any]:
     """Read some cutouts with `butler.get`, one band after the other."""
     settings = yaml.safe_load(given.read_text())
@@ -183,7 +216,7 @@ def _downloads(given: Path) -> dict[str, Any]:
     return {"seconds": time.monotonic() - start, "cutouts": len(plan)}
 
 
-_WAYS = {"epoch": _epoch, "butler.get": _gets, "whole files": _downloads}
+_WAYS = {"epoch": _epoch, "2 workers": _two_workers, "butler.get": _gets, "whole files": _downloads}
 
 
 def _draw(log: Sequence[Request], told: dict[str, Any], rate: float, latency: float, path: str) -> None:

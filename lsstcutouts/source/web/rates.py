@@ -15,7 +15,7 @@ _LEAST_GAP, _MOST_GAP, _USUAL_GAP = 4 << 10, 256 << 10, 16 << 10
 _START_BYTES = 4 << 20
 """Bytes after which the rate counts as known: the first ones come slowly over any link, while connections are made."""
 
-_USUAL_RATE = 0.3e6
+_USUAL_RATE = 0.25e6
 """Bytes per second of each connection that are assumed until then."""
 
 _LEAST_IN_FLIGHT, _FIRST_IN_FLIGHT, _SECONDS_IN_FLIGHT = 1 << 20, 8 << 20, 2.0
