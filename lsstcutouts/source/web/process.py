@@ -24,6 +24,7 @@ from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
 from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
+from .sending import note_sending
 from .web_file import LOOK_SECONDS, RangeRequest, WebFile
 
 if TYPE_CHECKING:
@@ -233,12 +234,15 @@ class Web:
         if (session := self._sessions.get(name)) is None:
             limit = _api_share(most) if api else most - _api_share(most)
             limits = TimeLimits.from_environment()
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(note_sending)
             session = self._sessions[name] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(), keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
                 headers={"User-Agent": f"lsstcutouts/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
             )
         return session
 

@@ -12,11 +12,13 @@ from .answers import Answer, AnswerError, web_page
 from .request_limits import TimeLimits
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse
+    from types import SimpleNamespace
+
+    from aiohttp import ClientResponse, ClientSession
 
     from .process import Web
 
-__all__ = ["checked_answer", "sent_request"]
+__all__ = ["checked_answer", "note_sending", "sent_request"]
 
 _START_BYTES = 4096
 """Bytes that are read of an answer that is not a file: an XML error, the start of a web page."""
@@ -40,17 +42,23 @@ async def sent_request(web: "Web", url: str, headers: dict[str, str], *, api: bo
 
     host = web.host(origin_of(url))
     await web.wait_for(host)
-    limits, start = TimeLimits.from_environment(), time.monotonic()
+    limits, sent = TimeLimits.from_environment(), [time.monotonic()]
     async with web.session(api=api).get(
         URL(url, encoded=True),
         headers=headers,
         allow_redirects=not api,
         timeout=ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
         proxy=host.proxy,
+        trace_request_ctx=sent,
     ) as response:
         if not api:
-            web.rates.answered(time.monotonic() - start)
+            web.rates.answered(time.monotonic() - sent[-1])
         yield response
+
+
+async def note_sending(_session: "ClientSession", context: "SimpleNamespace", _request: object) -> None:
+    """Note when the headers of a request are sent: before that, a connection may have to be made."""
+    context.trace_request_ctx.append(time.monotonic())
 
 
 async def checked_answer(response: "ClientResponse") -> Answer:
