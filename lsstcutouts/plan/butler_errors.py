@@ -38,7 +38,7 @@ from ..errors import (
 )
 from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets, without_query
-from ..source.access import is_safe, origin_of, trust_origin
+from ..source.access import CADC_ADVICE, is_safe, origin_of, trust_origin
 from ..source.remote import download
 
 __all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors", "trust_repository"]
@@ -194,6 +194,7 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
         try:
             config = _configuration(name)
             _check_server(name, config)
+            _check_token_of_cadc(shown, config)
             trust_repository(name)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
@@ -234,6 +235,13 @@ def _check_server(name: str, config: ButlerConfig) -> None:
             f"the butler.yaml of {name!r} names a server on another host, {server}, which would receive your token; if you "
             "trust that server, give its URL as the repository"
         )
+
+
+def _check_token_of_cadc(shown: str, config: ButlerConfig) -> None:
+    """Raise `AuthenticationError` if there is no token for the file servers of CADC, without which a Butler does not open."""
+    key = ("remote_butler", "authentication")
+    if key in config and config[key] == "cadc" and not os.environ.get("CADC_TOKEN"):
+        raise AuthenticationError(f"the files of {shown!r} need a token, and none is set; {CADC_ADVICE}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
