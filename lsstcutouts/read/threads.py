@@ -3,11 +3,13 @@
 import heapq
 import itertools
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import thread as futures_thread
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from ..errors import ConfigurationError
@@ -41,6 +43,29 @@ def run_here[T](steps: Steps[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+@contextmanager
+def _until_exit() -> Iterator[None]:
+    """Translate that Python starts no threads after the main thread has ended.
+
+    Raises
+    ------
+    SystemExit
+        In a daemon thread, which Python is about to end: so it ends without a traceback.
+    ConfigurationError
+        In any other thread.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not futures_thread._shutdown:  # there is no public way to ask
+            raise
+        if threading.current_thread().daemon:
+            raise SystemExit from error
+        raise ConfigurationError(
+            "cutouts cannot be read after the main thread has ended; let the main thread wait for the thread that reads: call its join()"
+        ) from error
 
 
 class Threads:
@@ -147,7 +172,8 @@ class Pending[T]:
         self._finished: list[T] = []
         self._futures: deque[Future[None]] = deque()
         self._rank = threads.next_number()  # what was begun first is finished first
-        self._futures.append(threads.submit(self._next_step, self._rank))
+        with _until_exit():
+            self._futures.append(threads.submit(self._next_step, self._rank))
 
     def result(self) -> T:
         """Wait for the batch and return it; what a job raised is raised here.
@@ -165,8 +191,9 @@ class Pending[T]:
                 "create a new iterator here"
             )
         try:
-            while self._futures:  # a job adds those of the next step before its own is done
-                self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+            with _until_exit():
+                while self._futures:  # a job adds those of the next step before its own is done
+                    self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
         except BaseException:  # after Ctrl-C, too, nobody wants the rest; it is raised again
             self.call_off()
             raise

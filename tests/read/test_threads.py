@@ -1,6 +1,8 @@
 """Steps of jobs: done in order by one thread or by several, ended by errors, called off."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -182,3 +184,34 @@ def test_what_is_stopped_is_cancelled_and_lets_go() -> None:
         gc.collect()
         time.sleep(0.01)
     assert gone() is None
+
+
+READING = """
+import sys, threading, time
+from lsstcutouts.read.threads import Pending, Threads
+
+reading = threading.Event()
+
+def steps():
+    for _ in range(3):
+        yield [lambda: time.sleep(0.001)] * 4
+
+def read():
+    threads = Threads(2)
+    while True:
+        Pending(threads, steps(), str).result()
+        reading.set()
+
+threading.Thread(target=read, daemon=sys.argv[1] == "daemon").start()
+reading.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["daemon", "other"])
+def test_the_end_of_the_program_while_a_thread_reads(kind: str) -> None:
+    """A daemon thread ends quietly, as Python ends it; any other one says that it cannot read any more."""
+    done = subprocess.run(
+        [sys.executable, "-c", READING, kind], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert bool(done.stderr) == (kind == "other")
+    assert ("after the main thread has ended; let the main thread wait" in done.stderr) == (kind == "other")
