@@ -11,7 +11,7 @@ from ..order.world import Position
 from ..transforms.batch import TensorBatch
 from .dataset import CutoutDataset
 from .device.tensors import Form
-from .worker_failures import any_dead, dismiss, dismiss_with
+from .worker_failures import WorkerIterator, any_dead, dismiss, dismiss_with
 from .workers import WorkerCaches, WorkerReport
 
 __all__ = ["WorkerPool", "unchanged"]
@@ -110,9 +110,16 @@ class WorkerPool:
         dismiss(batches)
 
 
+class _StartedLoader(DataLoader[Any]):
+    """Starts worker processes of its own."""
+
+    def _get_iterator(self) -> WorkerIterator:
+        return WorkerIterator(self)
+
+
 def _started(options: DataLoader[Any], form: Form, *, stay: bool) -> DataLoader[Any]:
     """Return a loader that starts worker processes of its own."""
-    return DataLoader(
+    return _StartedLoader(
         _PositionedDataset(options.dataset, form, options.prefetch_factor or 2),  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=unchanged,
