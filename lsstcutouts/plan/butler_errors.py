@@ -41,7 +41,15 @@ from ..errors.secrets import hide_secrets, without_query
 from ..source.access import CADC_ADVICE, is_safe, origin_of, trust_origin
 from ..source.remote import download
 
-__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors", "trust_repository"]
+__all__ = [
+    "open_butler",
+    "server_of",
+    "shown_server",
+    "suggest",
+    "translate_butler_errors",
+    "translate_file_errors",
+    "trust_repository",
+]
 
 type _Meaning = tuple[type[LsstCutoutsError], str]
 """Exception class of this package, and what the user can do (the end of the message)."""
@@ -163,11 +171,24 @@ class translate_file_errors:  # noqa: N801 - used like a function in `with`
 def trust_repository(repo: object) -> None:
     """Let the server of a repository that the user named have the user's token: a URL, a label, or an open Butler."""
     if isinstance(repo, Butler):
-        connection = getattr(repo, "_connection", None)  # of a RemoteButler; there is no public attribute
-        trust_origin(str(getattr(connection, "server_url", "")))
+        trust_origin(server_of(repo))
     elif isinstance(repo, str):
         known = "://" in repo or Path(repo).exists()
         trust_origin(repo if known else str(Butler.get_repo_uri(repo, return_label=True)))
+
+
+def server_of(butler: Butler) -> str:
+    """Return the URL of the server that a Butler asks; an empty string if it asks none."""
+    connection = getattr(butler, "_connection", None)  # of a RemoteButler; there is no public attribute
+    return str(getattr(connection, "server_url", ""))
+
+
+def shown_server(repo: str | os.PathLike[str]) -> str:
+    """Return the server that opening a repository asks, as messages name it: its address, or a label; empty for a path."""
+    name = os.fspath(repo)
+    if name.startswith(("http://", "https://")):
+        return origin_of(name)
+    return "" if "://" in name or Path(name).exists() else f"the repository {name!r}"
 
 
 def open_butler(repo: str | os.PathLike[str]) -> Butler:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import DependencyError, LsstCutoutsError, RepositoryUnavailableError
-from ...errors.error_classes import error_text
 from ..locks import ForkLock
+from ..patience import UNNOTICED, log_return, log_waiting, patience_for, unavailable_error
 from .answers import AnswerError
 from .byte_parts import Part, Rank
 from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
@@ -46,15 +46,9 @@ _log = logging.getLogger(__name__)
 _TRIES = 8
 """Tries of a request that brings nothing, while the server answers others."""
 
-_FIRST_PATIENCE = 60.0
-"""Seconds for which a server that has never answered is tried, at most: its name or the network may be wrong."""
-
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Longest wait after the first try and after any try, seconds; a uniformly random part of it is waited, so that the many
 readers that a server refused do not return at the same time."""
-
-_UNNOTICED = 1.0
-"""Seconds without a good answer that are not worth a word."""
 
 _STILL_FAILING = 60.0
 """A server that does not answer is not waited for any more if its last failure was so many seconds ago."""
@@ -253,7 +247,7 @@ class Web:
         """Note that a server answers, and the URI of a file that it gave bytes of."""
         host.last_good, host.served = time.monotonic(), served or host.served
         if host.warned:
-            _log.warning("%s answers again, after %.0f s", host.origin, host.last_good - host.silent_since)
+            log_return(host.origin, host.last_good - host.silent_since)
         host.silent_since, host.warned = 0.0, False
 
     async def wait_for(self, host: Host) -> None:
@@ -313,7 +307,7 @@ class Web:
         if not error.transient:
             file.fail(part, error)
             return
-        host, limits = self.host(file.origin), TimeLimits.from_environment()
+        host = self.host(file.origin)
         if progress:
             part.tries, part.failing_since = 0, 0.0
             self.note_good(host)
@@ -326,30 +320,19 @@ class Web:
             error.add_note(f"tried {part.tries} times")
             file.fail(part, error)
             return
-        patience = limits.patience if host.last_good >= 0 else min(limits.patience, _FIRST_PATIENCE)
+        patience = patience_for(answered=host.last_good >= 0)
         left, cause = since + patience - now, error.__cause__
         wanted = cause.response.retry_after if isinstance(cause, AnswerError) else None
         if not answers:
             host.silent_since = since
-            if now - since > _UNNOTICED and not host.warned:
-                host.warned, why = True, error_text(cause or error)
-                _log.warning("waiting for %s, for at most %.0f s: %s", file.origin, patience, why)
+            if now - since > UNNOTICED and not host.warned:
+                host.warned = True
+                log_waiting(file.origin, patience, cause or error)
         if part.asked < host.given_up or (wanted or 0.0) > left or left <= 0:
             if left <= 0:
                 host.given_up, host.silent_for, host.silent_since, host.warned = now, now - since, 0.0, False
-            wants = wanted is not None and wanted > patience
-            done = (
-                f"wants no request for {wanted:.0f} s"
-                if wants
-                else f"has given no good answer for {host.silent_for:.0f} s"
-            )
-            file.fail(
-                part,
-                RepositoryUnavailableError(
-                    f"{file.origin} {done}: {error}; check the network and the server, then run the same command again: training "
-                    "resumes from its last checkpoint. How long is waited for it is set with LSSTCUTOUTS_PATIENCE (seconds)"
-                ),
-            )
+            longer = wanted if wanted is not None and wanted > patience else 0.0
+            file.fail(part, unavailable_error(file.origin, error, silent_for=host.silent_for, wanted=longer))
             return
         if wanted is not None:
             host.paused_until = max(host.paused_until, now + wanted)
