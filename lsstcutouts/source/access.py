@@ -72,7 +72,7 @@ def access_variables() -> dict[str, str]:
     """
     names = {_BUTLER_TOKEN, _PLATFORM_TOKEN, _CADC_TOKEN, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "X509_USER_PROXY"}
     names |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
-    kinds = ("LSSTCUTOUTS_", "LSST_HTTP_", "AWS_", "S3_")
+    kinds = ("LSSTCUTOUTS_", "LSST_HTTP_", "LSST_RESOURCES_", "AWS_", "S3_")
     return {name: text for name, text in os.environ.items() if name.upper() in names or name.startswith(kinds)}
 
 
@@ -144,6 +144,11 @@ def access_advice(uri: str, url: str = "") -> str:
         return f"; its URL is signed{end}: make the plan again to get new URLs from the repository (a fetcher: call refresh())"
     if _matches(host or "", _CADC):
         return f"; {CADC_ADVICE}"
+    if uri.startswith(("dav://", "davs://")) and not file_token(uri):
+        return (
+            f"; set token, or user_cert and user_key, for base_url {host} in the file that LSST_RESOURCES_WEBDAV_CONFIG names, or "
+            f"{_FILE_TOKEN} to a token that {host} accepts, and {_TOKEN_HOSTS} to the name of the host"
+        )
     if not os.environ.get(_FILE_TOKEN):
         return f"; set {_FILE_TOKEN} to a token that {host} accepts, and {_TOKEN_HOSTS} to the name of the host"
     if file_token(uri):

@@ -26,6 +26,7 @@ from .hosts import Host, WebFigures
 from .rates import Rates
 from .request_limits import TimeLimits, connections
 from .web_file import WebFile
+from .webdav import webdav_settings
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -216,20 +217,20 @@ class Web:
         for session in self._sessions.values():
             await session.close()
 
-    def session(self, *, api: bool) -> "ClientSession":
-        """Return the session for a Butler server, or for files: connections, certificates, proxies.
+    def session(self, origin: str, *, api: bool) -> "ClientSession":
+        """Return the session for a server, a Butler server or one of files: connections, certificates.
 
         Certificates are those of the variables of ``lsst.resources``.
         """
         import aiohttp
 
-        most = connections()
-        name = f"{api} {most} {[os.environ.get(variable) for variable in CERTIFICATE_VARIABLES]}"
+        most, webdav = connections(), webdav_settings(origin)
+        name = f"{api} {most} {webdav} {[os.environ.get(variable) for variable in CERTIFICATE_VARIABLES]}"
         if (session := self._sessions.get(name)) is None:
             limit = _api_share(most) if api else most - _api_share(most)
             limits = TimeLimits.from_environment()
             session = self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(), keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(webdav), keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
                 headers={"User-Agent": f"lsstcutouts/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,

@@ -31,6 +31,7 @@ from .answers import Answer, AnswerError, names_expiry, range_total
 from .byte_parts import Part, PartTable, Rank
 from .request_limits import connections
 from .sending import checked_answer, sent_request
+from .webdav import webdav_settings
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -239,7 +240,7 @@ class WebFile:
 
     async def _request(self, url: str, parts: list[Part]) -> None:
         start, stop = parts[0].start + len(parts[0].received), parts[-1].stop
-        async with self._get(url, {"Range": f"bytes={start}-{stop - 1}", **_bearer(file_token(url))}) as response:
+        async with self._get(url, {"Range": f"bytes={start}-{stop - 1}", **_credentials(url)}) as response:
             answer = await checked_answer(response)
             if answer.status_code == 200:
                 await self._receive_whole(response, answer, parts)
@@ -393,7 +394,7 @@ class WebFile:
 
     async def download(self) -> bytes:
         """Return the whole content."""
-        async with self._get(self._url, _bearer(file_token(self._url))) as response:
+        async with self._get(self._url, _credentials(self._url)) as response:
             try:
                 answer = await checked_answer(response)
             except AnswerError as error:
@@ -412,7 +413,7 @@ class WebFile:
         """Whether the first byte can be read now."""
         try:
             url = await self._address()
-            async with self._get(url, {"Range": "bytes=0-0", **_bearer(file_token(url))}) as response:
+            async with self._get(url, {"Range": "bytes=0-0", **_credentials(url)}) as response:
                 return (await checked_answer(response)).status_code == 206
         except Exception as error:
             if error_kind(error) is None and not isinstance(error, LsstCutoutsError):
@@ -422,6 +423,12 @@ class WebFile:
 
 def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """Return the header that grants access to a file; an empty one for a URL that is signed, which S3 would refuse with both."""
+    authorization = "" if is_signed(url) else webdav_settings(url).authorization
+    return {"Authorization": authorization} if authorization else _bearer(file_token(url))
 
 
 def _http(uri: str) -> str:
