@@ -1,7 +1,6 @@
 """Fills the cutouts of a batch: which files, which tiles, decode, paste; each step for all bands and files at once."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from .memory import address_of
 from .needed import Grids, tiles_needed
 from .options import ReaderOptions
 from .policies import apply_policies
-from .portion import NETWORK_NAP, Portion
+from .portion import Portion
 from .threads import Steps
 from .tiles import LostTile, PlaneTiles, TileDecoder
 
@@ -321,18 +320,19 @@ class Executor:
 
 def _is_under_way(parts: list[Part]) -> bool:
     """Whether some of the parts have not arrived; those that have are removed from the list."""
+    before = web_of_process().arrivals
     while parts and parts[-1].future.done():
         parts.pop()
     if parts:
-        time.sleep(NETWORK_NAP)
+        web_of_process().wait_for_arrival(before)
     return bool(parts)
 
 
 def _is_far_ahead() -> bool:
     """Whether so many bytes are under way or wait to be read that no more should be asked for ahead of need."""
-    far = web_of_process().held > _MOST_AHEAD
-    if far:
-        time.sleep(NETWORK_NAP)
+    web = web_of_process()
+    if far := web.held > _MOST_AHEAD:
+        web.wait_for_arrival(web.arrivals)
     return far
 
 

@@ -1,6 +1,5 @@
 """Targets of a batch that are read together: their boxes, and which file gives which pixels."""
 
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,16 +11,14 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
 from ..source.web.byte_parts import NotHereError, Part, Rank
+from ..source.web.process import web_of_process
 from .batch_report import Failure
 from .cutouts import Cutouts
 from .needed import Pieces, candidates_of, pieces_of
 from .threads import Steps
 from .tiles import TileDecoder
 
-__all__ = ["NETWORK_NAP", "Portion"]
-
-NETWORK_NAP = 0.002
-"""Seconds after which is looked again whether bytes have come from the network."""
+__all__ = ["Portion"]
 
 type Integers = NDArray[np.int64]
 
@@ -98,6 +95,7 @@ class Portion:
 
     def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> bool:
         """Open the files whose headers have arrived, and ask for what the others need; returns whether some are left."""
+        before = web_of_process().arrivals
         for file, parts in list(waiting.items()):
             if all(part.future.done() for part in parts):
                 try:
@@ -106,7 +104,7 @@ class Portion:
                 except NotHereError as error:
                     waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
         if waiting:
-            time.sleep(NETWORK_NAP)
+            web_of_process().wait_for_arrival(before)
         return bool(waiting)
 
     def _pixels_of(self, file: int) -> Box:
