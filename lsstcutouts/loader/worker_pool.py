@@ -12,7 +12,7 @@ from ..transforms.batch import TensorBatch
 from .dataset import CutoutDataset
 from .device.tensors import Form
 from .worker_failures import WorkerIterator, any_dead, dismiss, dismiss_with
-from .workers import WorkerCaches, WorkerReport
+from .workers import WorkerCaches, WorkerReport, end_with_main_process
 
 __all__ = ["WorkerPool", "unchanged"]
 
@@ -40,6 +40,8 @@ class _PositionedDataset(IterableDataset[tuple[TensorBatch, WorkerReport]]):
     def __iter__(self) -> Iterator[Any]:
         epoch, batch, lanes = self._shared.tolist()
         worker = get_worker_info()
+        if worker is not None:
+            end_with_main_process()
         position = Position(epoch, batch + (worker.id if worker else 0))
         return self.dataset.batches(position, lanes, form=self.form, in_flight=self.in_flight)
 
