@@ -1,6 +1,7 @@
 """Fills the cutouts of a batch: which files, which tiles, decode, paste; each step for all bands and files at once."""
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from .needed import Grids, tiles_needed
 from .options import ReaderOptions
 from .policies import apply_policies
 from .portion import Portion
-from .threads import Steps
+from .threads import Again, Steps
 from .tiles import LostTile, PlaneTiles, TileDecoder
 
 __all__ = ["Executor"]
@@ -75,6 +76,10 @@ class PlaneCopies:
     width: Integers
     channel: Integers
     copies: Integers
+
+
+_NAP = 0.005
+"""Seconds after which is looked again whether more may be asked for."""
 
 
 class Executor:
@@ -141,7 +146,7 @@ class Executor:
                 held: list[Part] = []
                 if self._plan.files.remote:
                     held = self._tiles.request(planes, self._cache.absent(self._tiles.wanted(planes)), rank)
-                    yield [partial(_is_under_way, list(held))]
+                    yield [partial(_under_way, list(held))]
                 claim = self._cache.claim(self._tiles.wanted(planes))
                 try:
                     lost: list[LostTile] = []
@@ -318,21 +323,18 @@ class Executor:
         return nullcontext() if self._clock is None else self._clock.rest("assemble")
 
 
-def _is_under_way(parts: list[Part]) -> bool:
-    """Whether some of the parts have not arrived; those that have are removed from the list."""
-    before = web_of_process().arrivals
+def _under_way(parts: list[Part]) -> Again:
+    """Return what has to arrive first; the parts that have arrived are removed from the list."""
     while parts and parts[-1].future.done():
         parts.pop()
-    if parts:
-        web_of_process().wait_for_arrival(before)
-    return bool(parts)
+    return [parts[-1].future] if parts else False
 
 
 def _is_far_ahead() -> bool:
     """Whether so many bytes are under way or wait to be read that no more should be asked for ahead of need."""
-    web = web_of_process()
-    if far := web.held > _MOST_AHEAD:
-        web.wait_for_arrival(web.arrivals)
+    far = web_of_process().held > _MOST_AHEAD
+    if far:
+        time.sleep(_NAP)
     return far
 
 

@@ -11,11 +11,10 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Quality
 from ..sky.geometry import YX, Box, TanProjection
 from ..source.web.byte_parts import NotHereError, Part, Rank
-from ..source.web.process import web_of_process
 from .batch_report import Failure
 from .cutouts import Cutouts
 from .needed import Pieces, candidates_of, pieces_of
-from .threads import Steps
+from .threads import Again, Steps
 from .tiles import TileDecoder
 
 __all__ = ["Portion"]
@@ -93,9 +92,8 @@ class Portion:
     def _open(self, file: int) -> None:
         self.indices[file] = self._tiles.open(file)
 
-    def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> bool:
-        """Open the files whose headers have arrived, and ask for what the others need; returns whether some are left."""
-        before = web_of_process().arrivals
+    def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> Again:
+        """Open the files whose headers have arrived, and ask for what the others need; returns what is waited for."""
         for file, parts in list(waiting.items()):
             if all(part.future.done() for part in parts):
                 try:
@@ -103,9 +101,7 @@ class Portion:
                     del waiting[file]
                 except NotHereError as error:
                     waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
-        if waiting:
-            web_of_process().wait_for_arrival(before)
-        return bool(waiting)
+        return [part.future for parts in waiting.values() for part in parts if not part.future.done()] or bool(waiting)
 
     def _pixels_of(self, file: int) -> Box:
         """Return the pixels that a file holds; of one that is not open, those that its like hold."""

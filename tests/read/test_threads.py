@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from functools import partial
 
 import pytest
@@ -184,6 +184,39 @@ def test_what_is_stopped_is_cancelled_and_lets_go() -> None:
         gc.collect()
         time.sleep(0.01)
     assert gone() is None
+
+
+def test_a_job_is_called_again_when_what_it_waits_for_is_there() -> None:
+    """And not before: two threads that wait for a slow server take no time, and do other work."""
+    arrivals: list[Future[None]] = [Future(), Future()]
+    asked = []
+
+    def job() -> list[Future[None]]:
+        asked.append([future.done() for future in arrivals])
+        return [future for future in arrivals if not future.done()]
+
+    def steps() -> Steps[str]:
+        yield [job]
+        return "all"
+
+    threads = Threads(1)
+    waiting = Pending(threads, steps(), str)
+    assert Pending(threads, Work()(), str).result() == "all"
+    for future in reversed(arrivals):
+        future.set_result(None)
+    assert waiting.result() == "all"
+    assert asked in ([[False, False], [False, True], [True, True]], [[False, False], [True, True]])
+    arrivals[:] = [Future(), Future()]
+    late = [threading.Timer(0.02 * n, future.set_result, [None]) for n, future in enumerate(arrivals, 1)]
+    for timer in late:
+        timer.start()
+    assert run_here(steps()) == "all"
+    arrivals[:] = [Future()]
+    waiting = Pending(threads, steps(), str)
+    threading.Timer(0.02, threads.stop).start()
+    with pytest.raises(CancelledError):
+        waiting.result()
+    arrivals[0].set_result(None)  # nobody waits any more
 
 
 READING = """

@@ -54,9 +54,6 @@ readers that a server refused do not return at the same time."""
 _STILL_FAILING = 60.0
 """A server that does not answer is not waited for any more if its last failure was so many seconds ago."""
 
-_MOMENT = 0.02
-"""Seconds after which a thread that waits for bytes looks for other work."""
-
 _FILES = 20_000
 """Files whose signed URLs are remembered."""
 
@@ -98,9 +95,6 @@ class Web:
         self.lock = ForkLock()
         self.gone: deque[int] = deque()
         self.rates = Rates()
-        self.arrivals = 0
-        """Parts that have arrived or failed."""
-        self._arrival = threading.Condition()
         self.signatures = 0
         self.failed = (
             False  # whether some reading ended with an error, whose threads may still have asked for something
@@ -148,20 +142,6 @@ class Web:
             for part in parts:
                 heapq.heappush(self._queue, (part.rank.number, next(self._numbers), weakref.ref(part), file))
         self._loop.call_soon_threadsafe(self._dispatch)
-
-    def wait_for_arrival(self, before: int) -> None:
-        """Wait for a moment, or less if a part arrives or fails; return at once if one did after `arrivals` was ``before``.
-
-        Threads that have other work as well wait here. Looking every 2 ms took a third of a core for eight of them.
-        """
-        with self._arrival:
-            self._arrival.wait_for(lambda: self.arrivals != before, _MOMENT)
-
-    def note_arrival(self) -> None:
-        """Wake those who wait for bytes."""
-        with self._arrival:
-            self.arrivals += 1
-            self._arrival.notify_all()
 
     def forget(self) -> None:
         """Drop the bytes in memory that nobody refers to, and all signed URLs."""

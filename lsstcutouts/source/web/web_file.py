@@ -187,7 +187,6 @@ class WebFile:
         part.received = bytearray()
         if not part.future.done():
             part.future.set_exception(error)
-            self._web.note_arrival()
 
     def begin_with_neighbours(self, part: Part) -> list[Part]:
         """Return a part with those near it that nobody has begun, ascending: one request for all of them; the lock must be held."""
@@ -288,7 +287,6 @@ class WebFile:
             disk.write(self._key, part.start, data)
         if part.future.set_running_or_notify_cancel():
             part.future.set_result(data)
-            self._web.note_arrival()
         self._web.keep(part)
 
     async def _receive_whole(self, response: "ClientResponse", answer: Answer, parts: Sequence[Part]) -> None:
