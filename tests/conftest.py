@@ -11,10 +11,10 @@ from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from .support.examples import register_profiles
 from .support.kinds import kind_of
-from .support.platform.fixtures import platform, remote_dp1, remote_dp2, shared_platform
+from .support.platform.fixtures import closed_clients, platform, remote_dp1, remote_dp2, shared_platform
 from .support.repositories import SMALL, changed_repositories, simulated_once
 
-__all__ = ["platform", "remote_dp1", "remote_dp2", "shared_platform"]
+__all__ = ["closed_clients", "platform", "remote_dp1", "remote_dp2", "shared_platform"]
 
 register_profiles()
 

@@ -9,15 +9,22 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
+
+from torch._C import _remove_worker_pids
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import LsstCutoutsError, WorkerError
 
-__all__ = ["any_dead", "dismiss", "dismiss_with", "worker_error", "workers_of"]
+__all__ = ["WorkerIterator", "any_dead", "dismiss", "dismiss_with", "worker_error", "workers_of"]
 
 _PATIENCE, _POLL = 3.0, 0.02
 """Seconds to wait for the end of a worker that broke a connection, and between two checks."""
+
+_GRACE = 1.0
+"""Seconds for workers to end by themselves. torch gives five to each, one after the other, and a worker that waits for bytes over a
+network needs them all."""
 
 _NO_MEMORY = (
     "The most frequent cause is that memory ran out, which the log of the system (`dmesg`) or of the job shows. Reduce "
@@ -39,6 +46,30 @@ _EXITED = (
     '`if __name__ == "__main__":`'
 )
 _LEFT = "It was interrupted (Ctrl-C reaches worker processes, too) or ended by itself"
+
+
+class WorkerIterator(_MultiProcessingDataLoaderIter):
+    """torch's iterator of worker processes, which ends those that do not end soon, together: Ctrl-C takes a second or two."""
+
+    def _shutdown_workers(self) -> None:
+        if getattr(self, "_shutdown", True):  # again, or after an error while the workers were started
+            super()._shutdown_workers()
+            return
+        late = Timer(_GRACE, self._terminate)
+        late.daemon = True
+        with suppress(RuntimeError):  # at the very end of the program no thread can start
+            late.start()
+        try:
+            super()._shutdown_workers()
+        finally:
+            late.cancel()
+
+    def _terminate(self) -> None:
+        if self._worker_pids_set:  # torch's handler of SIGCHLD would raise in the main thread, whatever that does now
+            self._worker_pids_set = False
+            _remove_worker_pids(id(self))
+        for worker in self._workers:
+            worker.terminate()
 
 
 def workers_of(batches: Any) -> list[BaseProcess]:

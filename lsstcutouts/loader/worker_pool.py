@@ -11,8 +11,8 @@ from ..order.world import Position
 from ..transforms.batch import TensorBatch
 from .dataset import CutoutDataset
 from .device.tensors import Form
-from .worker_failures import any_dead, dismiss, dismiss_with
-from .workers import WorkerCaches, WorkerReport
+from .worker_failures import WorkerIterator, any_dead, dismiss, dismiss_with
+from .workers import WorkerCaches, WorkerReport, end_with_main_process
 
 __all__ = ["WorkerPool", "unchanged"]
 
@@ -40,6 +40,8 @@ class _PositionedDataset(IterableDataset[tuple[TensorBatch, WorkerReport]]):
     def __iter__(self) -> Iterator[Any]:
         epoch, batch, lanes = self._shared.tolist()
         worker = get_worker_info()
+        if worker is not None:
+            end_with_main_process()
         position = Position(epoch, batch + (worker.id if worker else 0))
         return self.dataset.batches(position, lanes, form=self.form, in_flight=self.in_flight)
 
@@ -110,9 +112,16 @@ class WorkerPool:
         dismiss(batches)
 
 
+class _StartedLoader(DataLoader[Any]):
+    """Starts worker processes of its own."""
+
+    def _get_iterator(self) -> WorkerIterator:
+        return WorkerIterator(self)
+
+
 def _started(options: DataLoader[Any], form: Form, *, stay: bool) -> DataLoader[Any]:
     """Return a loader that starts worker processes of its own."""
-    return DataLoader(
+    return _StartedLoader(
         _PositionedDataset(options.dataset, form, options.prefetch_factor or 2),  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=unchanged,

@@ -1,13 +1,17 @@
 """Worker processes: what they import before they start, and what they report to the main process."""
 
+import os
 import sys
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from functools import cache
+from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
 
 from ..read.batch_report import BatchReport
 from ..read.cache.stats import CacheStats
 
-__all__ = ["WorkerCaches", "WorkerReport", "preload_fork_server"]
+__all__ = ["WorkerCaches", "WorkerReport", "end_with_main_process", "preload_fork_server"]
 
 _PRELOADED = ("torch", "lightning.pytorch", "lsstcutouts.loader.loader", "lsstcutouts.loader.datamodule.module")
 """Modules that worker processes need, or that are imported by a script which they import. Loading them in the fork server saves
@@ -26,6 +30,21 @@ def preload_fork_server() -> None:
     missing = [name for name in _PRELOADED if name in sys.modules and name not in wanted]
     if missing:
         get_context("forkserver").set_forkserver_preload([_FIRST, *missing, *wanted])
+
+
+@cache
+def end_with_main_process() -> None:
+    """Let this worker process end when the main process does, even if that is killed.
+
+    torch looks for another parent. But the parent is the fork server, which lives as long as its workers do.
+    """
+    if (main := parent_process()) is not None:
+        Thread(target=_end_after, args=(main,), name="lsstcutouts-end", daemon=True).start()
+
+
+def _end_after(main: BaseProcess) -> None:
+    main.join()
+    os._exit(1)  # the threads of the worker may wait for bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,10 +38,18 @@ from ..errors import (
 )
 from ..errors.error_classes import ErrorKind, error_kind, error_text
 from ..errors.secrets import hide_secrets, without_query
-from ..source.access import is_safe, origin_of, trust_origin
+from ..source.access import CADC_ADVICE, is_safe, origin_of, trust_origin
 from ..source.remote import download
 
-__all__ = ["open_butler", "suggest", "translate_butler_errors", "translate_file_errors", "trust_repository"]
+__all__ = [
+    "open_butler",
+    "server_of",
+    "shown_server",
+    "suggest",
+    "translate_butler_errors",
+    "translate_file_errors",
+    "trust_repository",
+]
 
 type _Meaning = tuple[type[LsstCutoutsError], str]
 """Exception class of this package, and what the user can do (the end of the message)."""
@@ -163,11 +171,24 @@ class translate_file_errors:  # noqa: N801 - used like a function in `with`
 def trust_repository(repo: object) -> None:
     """Let the server of a repository that the user named have the user's token: a URL, a label, or an open Butler."""
     if isinstance(repo, Butler):
-        connection = getattr(repo, "_connection", None)  # of a RemoteButler; there is no public attribute
-        trust_origin(str(getattr(connection, "server_url", "")))
+        trust_origin(server_of(repo))
     elif isinstance(repo, str):
         known = "://" in repo or Path(repo).exists()
         trust_origin(repo if known else str(Butler.get_repo_uri(repo, return_label=True)))
+
+
+def server_of(butler: Butler) -> str:
+    """Return the URL of the server that a Butler asks; an empty string if it asks none."""
+    connection = getattr(butler, "_connection", None)  # of a RemoteButler; there is no public attribute
+    return str(getattr(connection, "server_url", ""))
+
+
+def shown_server(repo: str | os.PathLike[str]) -> str:
+    """Return the server that opening a repository asks, as messages name it: its address, or a label; empty for a path."""
+    name = os.fspath(repo)
+    if name.startswith(("http://", "https://")):
+        return origin_of(name)
+    return "" if "://" in name or Path(name).exists() else f"the repository {name!r}"
 
 
 def open_butler(repo: str | os.PathLike[str]) -> Butler:
@@ -194,6 +215,7 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
         try:
             config = _configuration(name)
             _check_server(name, config)
+            _check_token_of_cadc(shown, config)
             trust_repository(name)
             return Butler.from_config(config, writeable=False)
         except FileNotFoundError as error:
@@ -234,6 +256,13 @@ def _check_server(name: str, config: ButlerConfig) -> None:
             f"the butler.yaml of {name!r} names a server on another host, {server}, which would receive your token; if you "
             "trust that server, give its URL as the repository"
         )
+
+
+def _check_token_of_cadc(shown: str, config: ButlerConfig) -> None:
+    """Raise `AuthenticationError` if there is no token for the file servers of CADC, without which a Butler does not open."""
+    key = ("remote_butler", "authentication")
+    if key in config and config[key] == "cadc" and not os.environ.get("CADC_TOKEN"):
+        raise AuthenticationError(f"the files of {shown!r} need a token, and none is set; {CADC_ADVICE}")
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -16,8 +16,18 @@ from ..errors.secrets import without_query
 from ..fits.coadd import open_coadd
 from ..sky.geometry import YX, Box, TanProjection
 from ..sky.skymap import KNOWN_RINGS, SkyMap
+from ..source.access import butler_token, origin_of
+from ..source.patience import Patience
 from ..source.retry import Retry
-from .butler_errors import open_butler, suggest, translate_butler_errors, translate_file_errors, trust_repository
+from .butler_errors import (
+    open_butler,
+    server_of,
+    shown_server,
+    suggest,
+    translate_butler_errors,
+    translate_file_errors,
+    trust_repository,
+)
 from .locations import LocatedFile, locate_files
 from .tracts import known_tract, outline_tract, tract_centre, tract_from_records
 
@@ -27,7 +37,8 @@ _DIMENSIONS = {"band", "skymap", "tract", "patch"}
 _SAMPLES = 20
 _RETRY = Retry()
 """Retries of queries. A `RemoteButler` itself waits up to 120 s for a byte or as long as the server asks (Retry-After); a
-SQLite registry waits up to 300 s for a lock. Both waits count for the time limit of one minute here."""
+SQLite registry waits up to 300 s for a lock. Both waits count for the time limit of one minute here. A Butler server that is
+away is waited for as long as one of files is, see `Patience`."""
 
 
 def as_names(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -72,17 +83,17 @@ class Repository:
         if not self.collections:
             raise CollectionError("no collection is given; give at least one, such as collections='dp2'")
         self.dataset_type = dataset_type
-        self._retry = retry
+        self._patience = Patience(retry)
         self._pixel_scale: YX[float] | None = None
         self._samples: list[LocatedFile] | None = None
         self._records: dict[tuple[str, tuple[int, ...] | None], list[Any]] = {}
-        self._owned = not isinstance(repo, Butler)
+        self._repo = None if isinstance(repo, Butler) else repo
         if isinstance(repo, Butler):
             self.name, self._butler = "the Butler that was given", repo
             trust_repository(repo)
         else:
             self.name = without_query(str(repo))
-            self._butler = retry.call(lambda: open_butler(repo), self.name)
+            self._patience.call(lambda: self._open(repo), self.name, shown_server(repo))
         try:
             self._check_collections()
             self._check_dataset_type()
@@ -108,8 +119,13 @@ class Repository:
 
     def close(self) -> None:
         """Close the Butler, if it was opened here."""
-        if self._owned:
+        if self._repo is not None:
             self._butler.close()
+
+    def _open(self, repo: str | os.PathLike[str]) -> None:
+        self._butler = open_butler(repo)
+        url = server_of(self._butler)
+        self._token = butler_token(url) if url else ""
 
     @property
     def where(self) -> str:
@@ -296,11 +312,15 @@ class Repository:
     def _ask[T](self, what: str, run_query: Callable[[Butler], T]) -> T:
         """Return the result of a query, with retries; ``what`` names the query in messages."""
 
+        url = server_of(self._butler)
+
         def once() -> T:
+            if url and self._repo is not None and self._token != butler_token(url):
+                self._open(self._repo)  # a Butler keeps the token that it was opened with
             with translate_butler_errors(f"{self.name!r}: the query for {what} failed"):
                 return run_query(self._butler)
 
-        return self._retry.call(once, f"{self.name}, {what}")
+        return self._patience.call(once, f"{self.name}, {what}", origin_of(url) if url else "")
 
     def _records_of(self, tracts: Sequence[int] | None) -> list[Any]:
         """Return the records of the given tracts, or of all tracts; a tract without a record is left out."""

@@ -29,8 +29,8 @@ from .memory import address_of
 from .needed import Grids, tiles_needed
 from .options import ReaderOptions
 from .policies import apply_policies
-from .portion import NETWORK_NAP, Portion
-from .threads import Steps
+from .portion import Portion
+from .threads import Again, Steps
 from .tiles import LostTile, PlaneTiles, TileDecoder
 
 __all__ = ["Executor"]
@@ -76,6 +76,10 @@ class PlaneCopies:
     width: Integers
     channel: Integers
     copies: Integers
+
+
+_NAP = 0.005
+"""Seconds after which is looked again whether more may be asked for."""
 
 
 class Executor:
@@ -142,7 +146,7 @@ class Executor:
                 held: list[Part] = []
                 if self._plan.files.remote:
                     held = self._tiles.request(planes, self._cache.absent(self._tiles.wanted(planes)), rank)
-                    yield [partial(_is_under_way, list(held))]
+                    yield [partial(_under_way, list(held))]
                 claim = self._cache.claim(self._tiles.wanted(planes))
                 try:
                     lost: list[LostTile] = []
@@ -319,20 +323,18 @@ class Executor:
         return nullcontext() if self._clock is None else self._clock.rest("assemble")
 
 
-def _is_under_way(parts: list[Part]) -> bool:
-    """Whether some of the parts have not arrived; those that have are removed from the list."""
+def _under_way(parts: list[Part]) -> Again:
+    """Return what has to arrive first; the parts that have arrived are removed from the list."""
     while parts and parts[-1].future.done():
         parts.pop()
-    if parts:
-        time.sleep(NETWORK_NAP)
-    return bool(parts)
+    return [parts[-1].future] if parts else False
 
 
 def _is_far_ahead() -> bool:
     """Whether so many bytes are under way or wait to be read that no more should be asked for ahead of need."""
     far = web_of_process().held > _MOST_AHEAD
     if far:
-        time.sleep(NETWORK_NAP)
+        time.sleep(_NAP)
     return far
 
 

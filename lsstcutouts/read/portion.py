@@ -1,6 +1,5 @@
 """Targets of a batch that are read together: their boxes, and which file gives which pixels."""
 
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,13 +14,10 @@ from ..source.web.byte_parts import NotHereError, Part, Rank
 from .batch_report import Failure
 from .cutouts import Cutouts
 from .needed import Pieces, candidates_of, pieces_of
-from .threads import Steps
+from .threads import Again, Steps
 from .tiles import TileDecoder
 
-__all__ = ["NETWORK_NAP", "Portion"]
-
-NETWORK_NAP = 0.002
-"""Seconds after which is looked again whether bytes have come from the network."""
+__all__ = ["Portion"]
 
 type Integers = NDArray[np.int64]
 
@@ -96,8 +92,8 @@ class Portion:
     def _open(self, file: int) -> None:
         self.indices[file] = self._tiles.open(file)
 
-    def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> bool:
-        """Open the files whose headers have arrived, and ask for what the others need; returns whether some are left."""
+    def _open_those_here(self, waiting: dict[int, Sequence[Part]], rank: Rank) -> Again:
+        """Open the files whose headers have arrived, and ask for what the others need; returns what is waited for."""
         for file, parts in list(waiting.items()):
             if all(part.future.done() for part in parts):
                 try:
@@ -105,9 +101,7 @@ class Portion:
                     del waiting[file]
                 except NotHereError as error:
                     waiting[file] = [*parts, *error.parts]  # what has arrived must stay until the file is open
-        if waiting:
-            time.sleep(NETWORK_NAP)
-        return bool(waiting)
+        return [part.future for parts in waiting.values() for part in parts if not part.future.done()] or bool(waiting)
 
     def _pixels_of(self, file: int) -> Box:
         """Return the pixels that a file holds; of one that is not open, those that its like hold."""

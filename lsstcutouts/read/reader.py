@@ -4,7 +4,6 @@ The unit of work is a batch. Its arrays are made fresh, filled by several thread
 never touched again once they are handed over.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -26,6 +25,7 @@ from ..source.web.process import check_web, forget_requests, start_afresh, web_o
 from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
+from .control_groups import usable_cores
 from .cutouts import Batch, Cutouts, Empty, psf_shape
 from .depth import Depths
 from .executor import Executor
@@ -54,8 +54,8 @@ LEAST_PART = 32
 
 
 def default_threads() -> int:
-    """Return the number of cores that this process may use, at most 8."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    """Return the number of cores that this process may use, at most 8: by CPU affinity and by the quota of a container."""
+    return min(8, usable_cores())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,19 +3,25 @@
 import heapq
 import itertools
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import thread as futures_thread
+from contextlib import contextmanager, suppress
 from functools import partial
+from typing import Any
 
 from ..errors import ConfigurationError
 
-__all__ = ["Job", "Pending", "Steps", "Threads", "run_here"]
+__all__ = ["Again", "Job", "Pending", "Steps", "Threads", "run_here"]
 
-type Job = Callable[[], bool | None]
-"""Something to do; returns whether it must be called again, as it has to wait for what other threads do."""
+type Again = bool | Sequence[Future[Any]] | None
+"""Whether a job must be called again, soon; or when one of these is done, of which at least one is given."""
+
+type Job = Callable[[], Again]
+"""Something to do; returns whether it must be called again, as it has to wait for what others do."""
 
 type Steps[T] = Generator[list[Job], None, T]
 """Work that goes on, after each list of jobs that it yields, when all of them are done; they may be done side by side."""
@@ -26,6 +32,9 @@ type _Item = tuple[int, int, Callable[[], None], Future[None]]
 _NAP = 0.0005
 """Seconds that a thread sleeps before it calls a job again."""
 
+_LOOK = 0.2
+"""Seconds after which who waits for a batch looks whether the threads were stopped meanwhile."""
+
 
 def run_here[T](steps: Steps[T]) -> T:
     """Do all jobs in the calling thread, and return what comes of them."""
@@ -33,14 +42,40 @@ def run_here[T](steps: Steps[T]) -> T:
         while True:
             for job in next(steps):
                 try:
-                    while job():
-                        time.sleep(_NAP)
+                    while again := job():
+                        if isinstance(again, Sequence):
+                            wait(again, return_when=FIRST_COMPLETED)
+                        else:
+                            time.sleep(_NAP)
                 except BaseException as error:  # Ctrl-C, too: the steps let go of what they hold; it is raised again
                     steps.throw(error)
                     raise
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+@contextmanager
+def _until_exit() -> Iterator[None]:
+    """Translate that Python starts no threads after the main thread has ended.
+
+    Raises
+    ------
+    SystemExit
+        In a daemon thread, which Python is about to end: so it ends without a traceback.
+    ConfigurationError
+        In any other thread.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not futures_thread._shutdown:  # there is no public way to ask
+            raise
+        if threading.current_thread().daemon:
+            raise SystemExit from error
+        raise ConfigurationError(
+            "cutouts cannot be read after the main thread has ended; let the main thread wait for the thread that reads: call its join()"
+        ) from error
 
 
 class Threads:
@@ -103,6 +138,11 @@ class Threads:
         if self._after_stop is not None:
             self._after_stop()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing is begun any more."""
+        return self._pool is None
+
     def _new_pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.count, thread_name_prefix="lsstcutouts")
 
@@ -147,7 +187,8 @@ class Pending[T]:
         self._finished: list[T] = []
         self._futures: deque[Future[None]] = deque()
         self._rank = threads.next_number()  # what was begun first is finished first
-        self._futures.append(threads.submit(self._next_step, self._rank))
+        with _until_exit():
+            self._futures.append(threads.submit(self._next_step, self._rank))
 
     def result(self) -> T:
         """Wait for the batch and return it; what a job raised is raised here.
@@ -165,8 +206,13 @@ class Pending[T]:
                 "create a new iterator here"
             )
         try:
-            while self._futures:  # a job adds those of the next step before its own is done
-                self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+            with _until_exit():
+                while self._futures:  # a job adds those of the next step before its own is done
+                    while not self._futures[0].done() and not self._threads.stopped:
+                        wait([self._futures[0]], _LOOK)
+                    if not self._futures[0].done():  # may wait for bytes
+                        break
+                    self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
         except BaseException:  # after Ctrl-C, too, nobody wants the rest; it is raised again
             self.call_off()
             raise
@@ -207,15 +253,38 @@ class Pending[T]:
         if self._failed:
             self.call_off()
 
+    def _submit_after(self, futures: Sequence[Future[Any]], job: Job) -> None:
+        """Have a job called again when one of some futures is done."""
+        called: Future[None] = Future()
+        self._futures.append(called)
+        jobs = [job]
+
+        def call(_: Future[Any]) -> None:
+            try:
+                own = [jobs.pop()]
+            except IndexError:  # another one was done before
+                return
+            try:
+                self._submit(own, self._rank)
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+                called.set_exception(error)
+            else:
+                called.set_result(None)
+
+        for future in futures:
+            future.add_done_callback(call)
+
     def _run(self, job: Job) -> None:
-        again: bool | None = False
+        again: Again = False
         try:
             again = not self._failed and job()
         except BaseException:  # raised again where the result is asked for; the other jobs need not begin
             self._failed = True
             raise
         finally:
-            if again:
+            if again and isinstance(again, Sequence):
+                self._submit_after(again, job)
+            elif again:
                 time.sleep(_NAP)
                 self._submit([job], self._threads.next_number())  # behind all that waits: it may wait for that
             elif self._left.pop() == 0:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from ..errors.secrets import expiry_of, is_signed
 
 __all__ = [
+    "CADC_ADVICE",
     "access_advice",
     "access_variables",
     "butler_token",
@@ -29,6 +30,9 @@ _CADC = ("*.cadc-ccda.hia-hia.nrc-cnrc.gc.ca", "*.canfar.net")
 """Hosts to which ``lsst.daf.butler`` itself sends the tokens of these platforms."""
 
 _BUTLER_TOKEN, _PLATFORM_TOKEN, _CADC_TOKEN = "BUTLER_RUBIN_ACCESS_TOKEN", "ACCESS_TOKEN", "CADC_TOKEN"
+CADC_ADVICE = f"set {_CADC_TOKEN} to a valid token of CADC; it is sent only to {' and '.join(_CADC)}, over https"
+"""What the user can do where a Butler server of CADC or its file servers refuse access."""
+
 _FILE_TOKEN, _TOKEN_HOSTS = "LSST_HTTP_AUTH_BEARER_TOKEN", "LSSTCUTOUTS_TOKEN_HOSTS"
 
 _PERMANENT = re.compile(r"/v1/dataset/[0-9a-fA-F-]{36}/download$")
@@ -68,7 +72,7 @@ def access_variables() -> dict[str, str]:
     """
     names = {_BUTLER_TOKEN, _PLATFORM_TOKEN, _CADC_TOKEN, "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "X509_USER_PROXY"}
     names |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
-    kinds = ("LSSTCUTOUTS_", "LSST_HTTP_", "AWS_", "S3_")
+    kinds = ("LSSTCUTOUTS_", "LSST_HTTP_", "LSST_RESOURCES_", "AWS_", "S3_")
     return {name: text for name, text in os.environ.items() if name.upper() in names or name.startswith(kinds)}
 
 
@@ -138,6 +142,13 @@ def access_advice(uri: str, url: str = "") -> str:
         expiry = expiry_of(url or uri)
         end = "" if expiry is None else f" and valid until {datetime.fromtimestamp(expiry, UTC):%Y-%m-%d %H:%M:%S} UTC"
         return f"; its URL is signed{end}: make the plan again to get new URLs from the repository (a fetcher: call refresh())"
+    if _matches(host or "", _CADC):
+        return f"; {CADC_ADVICE}"
+    if uri.startswith(("dav://", "davs://")) and not file_token(uri):
+        return (
+            f"; set token, or user_cert and user_key, for base_url {host} in the file that LSST_RESOURCES_WEBDAV_CONFIG names, or "
+            f"{_FILE_TOKEN} to a token that {host} accepts, and {_TOKEN_HOSTS} to the name of the host"
+        )
     if not os.environ.get(_FILE_TOKEN):
         return f"; set {_FILE_TOKEN} to a token that {host} accepts, and {_TOKEN_HOSTS} to the name of the host"
     if file_token(uri):

@@ -6,17 +6,22 @@ import pickle
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, IterableDataset
 
 from lsstcutouts import errors
 from lsstcutouts.errors import MissingFileError, WorkerError
 from lsstcutouts.loader.dataset import CutoutDataset
+from lsstcutouts.loader.device.tensors import Form
 from lsstcutouts.loader.loader import CutoutLoader
+from lsstcutouts.loader.worker_failures import dismiss, workers_of
+from lsstcutouts.loader.worker_pool import _started
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.source.locks import ForkLock
@@ -236,3 +241,24 @@ def test_counting_sees_what_is_left() -> None:
     os.close(write)
     gc.collect()
     assert left(before) == {}
+
+
+class Unending(IterableDataset):
+    """What worker processes wait for, as for a server that does not answer."""
+
+    def batches(self, *_: object, **__: object) -> Iterator[None]:
+        time.sleep(1000)
+        yield None
+
+    __iter__ = batches
+
+
+def test_workers_that_wait_are_ended_together() -> None:
+    """torch alone waits five seconds for each of them."""
+    loader = DataLoader(Unending(), batch_size=None, num_workers=4, multiprocessing_context="fork")
+    batches = iter(_started(loader, Form(), stay=False))
+    workers = workers_of(batches)
+    start = time.monotonic()
+    dismiss(batches)
+    assert time.monotonic() - start < SOON
+    assert not any(worker.is_alive() for worker in workers)

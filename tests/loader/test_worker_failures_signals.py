@@ -24,7 +24,8 @@ from lsstcutouts import CutoutDataset, CutoutLoader, CutoutPlan
 
 def main(plan, workers, way):
     dataset = CutoutDataset(CutoutPlan.load(plan), batch_size=2, cache_bytes="100 MB", threads=2)
-    loader = CutoutLoader(dataset, num_workers=int(workers), multiprocessing_context="fork")
+    start = "forkserver" if way == "killed" else "fork"
+    loader = CutoutLoader(dataset, num_workers=int(workers), multiprocessing_context=start)
     if way == "exit":
         passing = iter(loader)
         next(passing)
@@ -119,3 +120,15 @@ def test_an_exit_with_an_unfinished_pass_is_quiet(plan_file: Path, workers: int)
     with started(plan_file, workers, "exit") as process:
         out, said = process.communicate(timeout=90)
         assert (process.returncode, out, said) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_workers_end_when_the_main_process_is_killed(plan_file: Path) -> None:
+    """As when memory ran out; started in the default way, where their parent, the fork server, lives on."""
+    with started(plan_file, 2, "killed") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        assert not alive

@@ -119,7 +119,7 @@ def test_a_butler_server_that_refuses(
     assert f"{butler_server.url}/repo" in str(caught.value)
     assert "geheim" not in str(caught.value)
     tried = sum("butler.yaml" in path and method == "GET" for method, path, _ in butler_server.requests)
-    assert tried <= 2
+    assert tried <= (10 if status in {0, 503} else 2)  # these are waited for, for five seconds here
 
 
 @pytest.mark.parametrize(
@@ -299,15 +299,14 @@ def child() -> list[str]:
         'remote_butler: {url: "http://127.0.0.1:9/", authentication: rubin_science_platform}\\n\')\n'
         "said(root)\n"
     )
-    fast = os.environ | {"LSST_HTTP_BACKOFF_MIN": "0", "LSST_HTTP_BACKOFF_MAX": "0.001"}
+    fast = os.environ | {"LSST_HTTP_BACKOFF_MIN": "0", "LSST_HTTP_BACKOFF_MAX": "0.001", "LSSTCUTOUTS_PATIENCE": "0.6"}
     command = [sys.executable, "-c", code, f"{nobody()}/repo"]
     return subprocess.run(command, env=fast, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_nobody_answers(child: list[str]) -> None:
-    assert child[0].startswith(
-        "RepositoryUnavailableError ClientConnectorError the Butler repository 'http://127.0.0.1:"
-    )
+    assert child[0].startswith("RepositoryUnavailableError ClientConnectorError http://127.0.0.1:")
+    assert "has given no good answer for 1 s: the Butler repository 'http://127.0.0.1:" in child[0]
     assert "Connect call failed" in child[0]
     assert "check the URL (repository name, host, port) and that the server is running" in child[0]
 

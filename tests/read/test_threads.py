@@ -1,11 +1,13 @@
 """Steps of jobs: done in order by one thread or by several, ended by errors, called off."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from functools import partial
 
 import pytest
@@ -182,3 +184,67 @@ def test_what_is_stopped_is_cancelled_and_lets_go() -> None:
         gc.collect()
         time.sleep(0.01)
     assert gone() is None
+
+
+def test_a_job_is_called_again_when_what_it_waits_for_is_there() -> None:
+    """And not before: two threads that wait for a slow server take no time, and do other work."""
+    arrivals: list[Future[None]] = [Future(), Future()]
+    asked = []
+
+    def job() -> list[Future[None]]:
+        asked.append([future.done() for future in arrivals])
+        return [future for future in arrivals if not future.done()]
+
+    def steps() -> Steps[str]:
+        yield [job]
+        return "all"
+
+    threads = Threads(1)
+    waiting = Pending(threads, steps(), str)
+    assert Pending(threads, Work()(), str).result() == "all"
+    for future in reversed(arrivals):
+        future.set_result(None)
+    assert waiting.result() == "all"
+    assert asked in ([[False, False], [False, True], [True, True]], [[False, False], [True, True]])
+    arrivals[:] = [Future(), Future()]
+    late = [threading.Timer(0.02 * n, future.set_result, [None]) for n, future in enumerate(arrivals, 1)]
+    for timer in late:
+        timer.start()
+    assert run_here(steps()) == "all"
+    arrivals[:] = [Future()]
+    waiting = Pending(threads, steps(), str)
+    threading.Timer(0.02, threads.stop).start()
+    with pytest.raises(CancelledError):
+        waiting.result()
+    arrivals[0].set_result(None)  # nobody waits any more
+
+
+READING = """
+import sys, threading, time
+from lsstcutouts.read.threads import Pending, Threads
+
+reading = threading.Event()
+
+def steps():
+    for _ in range(3):
+        yield [lambda: time.sleep(0.001)] * 4
+
+def read():
+    threads = Threads(2)
+    while True:
+        Pending(threads, steps(), str).result()
+        reading.set()
+
+threading.Thread(target=read, daemon=sys.argv[1] == "daemon").start()
+reading.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["daemon", "other"])
+def test_the_end_of_the_program_while_a_thread_reads(kind: str) -> None:
+    """A daemon thread ends quietly, as Python ends it; any other one says that it cannot read any more."""
+    done = subprocess.run(
+        [sys.executable, "-c", READING, kind], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert bool(done.stderr) == (kind == "other")
+    assert ("after the main thread has ended; let the main thread wait" in done.stderr) == (kind == "other")

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from lsstcutouts import CutoutDataModule, build_plan
+from lsstcutouts.errors import AuthenticationError, RepositoryUnavailableError
+from lsstcutouts.plan.repository import Repository
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.platform.settings import Request
@@ -40,6 +43,42 @@ def test_a_module_plans_once(platform: Platform, remote_dp2: Published, tmp_path
     module.setup()
     module.setup()
     assert asked(platform.log("api"))["v1/file_transfer"] == 2  # a few files to measure, and those of the plan
+
+
+def test_queries_wait_for_a_server(
+    platform: Platform, remote_dp2: Published, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the words and the patience of reading."""
+    monkeypatch.setenv("LSSTCUTOUTS_PATIENCE", "60")
+    with Repository(remote_dp2.url, remote_dp2.collections) as repository:
+        platform.set(away=1000.0)
+        back = threading.Timer(2.0, platform.set, kwargs={"away": 0.0})
+        back.start()
+        assert repository.bands() == ("g", "i", "r")
+        back.join()
+        said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [text.startswith("waiting for http") for text in said] == [True, False]
+        assert "answers again, after" in said[1]
+        monkeypatch.setenv("LSSTCUTOUTS_PATIENCE", "0.5")
+        platform.set(away=1000.0)
+        with pytest.raises(RepositoryUnavailableError, match=r"has given no good answer for .*LSSTCUTOUTS_PATIENCE"):
+            repository.bands()
+
+
+def test_a_new_token_in_the_middle_of_a_session(
+    platform: Platform, remote_dp2: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Butler of a session keeps the token that it was opened with; this package opens it again."""
+    monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", "gt-old.token")
+    with pytest.raises(AuthenticationError):
+        Repository(remote_dp2.url, remote_dp2.collections)
+    monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", platform.token)
+    with Repository(remote_dp2.url, remote_dp2.collections) as repository:
+        monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", "gt-expired.token")
+        with pytest.raises(AuthenticationError, match="401"):
+            repository.bands()
+        monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", platform.token)
+        assert repository.bands() == ("g", "i", "r")
 
 
 PLANNER = """

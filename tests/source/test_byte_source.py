@@ -30,14 +30,11 @@ from lsstcutouts.fits.coadd import open_coadd
 from lsstcutouts.source.byte_source import LocalSource, open_source
 from lsstcutouts.source.remote import HttpSource, RemoteSource
 from lsstcutouts.source.web.answers import AnswerError
-from lsstcutouts.source.web.process import web_of_process
 from lsstcutouts.source.web.request_limits import TimeLimits
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.clock import patient
-from ..support.server import FileServer, nobody, serving
-
-DATA = bytes(range(256)) * 400
+from ..support.server import DATA, FileServer, hurry, nobody, serving
 
 
 @pytest.fixture(scope="module")
@@ -157,14 +154,6 @@ class SlowDisk(LocalSource):
             if self.failures >= 0:
                 raise OSError(errno.ETIMEDOUT, "Connection timed out")
         return super()._read(offset, length)
-
-
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing wait for long."""
-    for name, seconds in (("TIMEOUT_CONNECT", "1"), ("TIMEOUT_READ", "0.3")):
-        monkeypatch.setenv(f"LSST_HTTP_{name}", seconds)
-    monkeypatch.setenv("LSSTCUTOUTS_PATIENCE", "0.8")
-    web_of_process()._hosts.clear()  # what other tests found out
 
 
 def open_files() -> int:
@@ -350,69 +339,6 @@ def test_limits_come_from_the_environment(
     monkeypatch.setenv("LSSTCUTOUTS_PATIENCE", text)
     limits = TimeLimits.from_environment()
     assert (limits.connect, limits.idle, limits.patience) == expected
-
-
-# S3
-
-
-@pytest.fixture
-def s3(server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FileServer:
-    """The same server as an S3 endpoint: its buckets are folders."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
-    monkeypatch.setenv("S3_ENDPOINT_URL", server.url)
-    forget_s3_clients()
-    return server
-
-
-def forget_s3_clients() -> None:
-    """Let `lsst.resources` read the environment again."""
-    from lsst.resources import s3utils
-
-    s3utils._get_s3_client.cache_clear()
-
-
-def test_a_bucket_is_read_with_ranges(s3: FileServer) -> None:
-    (s3.root / "bucket").mkdir(exist_ok=True)
-    (s3.root / "bucket" / "key").write_bytes(DATA)
-    source = open_source("s3://bucket/key")
-    assert (source.uri, source.size) == ("s3://bucket/key", len(DATA))
-    assert source.read(50_000, 60) == DATA[50_000:50_060]
-    assert s3.requests[-1] == ("GET", "/bucket/key", "bytes=50000-50059")
-
-
-def test_a_missing_key(s3: FileServer) -> None:
-    with pytest.raises(MissingFileError, match="s3://bucket/nothing: the file does not exist"):
-        open_source("s3://bucket/nothing")
-
-
-def test_a_key_that_is_not_allowed(s3: FileServer) -> None:
-    with pytest.raises(AuthenticationError, match=r"s3://403/data: .*403 Forbidden.*AWS_ACCESS_KEY_ID") as caught:
-        open_source("s3://403/data")
-    assert "geheim" not in str(caught.value)
-
-
-def test_no_credentials(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    forget_s3_clients()
-    with pytest.raises(AuthenticationError, match=r"Unable to locate credentials; .*AWS_ACCESS_KEY_ID") as caught:
-        open_source("s3://bucket/key")
-    assert type(caught.value.__cause__).__name__ == "NoCredentialsError"
-
-
-def test_an_unreachable_endpoint(s3: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("S3_ENDPOINT_URL", nobody())
-    forget_s3_clients()
-    hurry(monkeypatch)
-    with pytest.raises(RepositoryUnavailableError, match=r"s3://bucket/key: the file cannot be read now: "):
-        open_source("s3://bucket/key")
 
 
 # Other URIs

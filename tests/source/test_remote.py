@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsstcutouts.errors import AccessDeniedError, AuthenticationError, LsstCutoutsError, MissingFileError, ReadError
+from lsstcutouts.errors import (
+    AccessDeniedError,
+    AuthenticationError,
+    ConfigurationError,
+    LsstCutoutsError,
+    MissingFileError,
+    ReadError,
+)
 from lsstcutouts.source.byte_source import Streams, open_source
 from lsstcutouts.source.remote import HttpSource
 from lsstcutouts.source.web.byte_parts import URGENT
@@ -314,6 +321,61 @@ def test_webdav_is_read_in_ranges(store: Store) -> None:
     source = opened(store.url.replace("http://", "dav://") + "/a")
     assert source.read(100_000, 10) == DATA[100_000:100_010]
     assert [r for _, _, r in store.requests] == ["bytes=0-32767", "bytes=100000-100009"]
+
+
+WEBDAV = """
+- base_url: "davs://127.0.0.1:{port}/"
+  trusted_authorities: "${{AUTHORITIES}}"
+  {credentials}
+- base_url: davs://other.example:2880/
+  token: of-another-server
+"""
+
+
+@pytest.mark.parametrize(
+    ("credentials", "sent"),
+    [
+        ("token: geheim-dav", "Bearer geheim-dav"),
+        ('token: "{folder}/token"', "Bearer geheim-of-a-file"),
+        ("user_name: me\n  user_password: geheim", "Basic bWU6Z2VoZWlt"),
+        ('user_cert: "{certificate}"', ""),
+    ],
+)
+def test_webdav_servers_of_the_file_of_lsst_resources(
+    tls: TlsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credentials: str, sent: str
+) -> None:
+    """Its token goes to the server that it is written for, without another variable."""
+    (tmp_path / "token").write_text("geheim-of-a-file\n")
+    monkeypatch.setenv("AUTHORITIES", str(CERTIFICATE))
+    monkeypatch.delenv("LSST_HTTP_CACERT_BUNDLE")
+    uri = f"davs://127.0.0.1:{tls.server_address[1]}/file"
+    with pytest.raises(LsstCutoutsError, match="CERTIFICATE_VERIFY_FAILED"):
+        opened(uri)
+    text = WEBDAV.format(
+        port=tls.server_address[1], credentials=credentials.format(folder=tmp_path, certificate=CERTIFICATE)
+    )
+    (tmp_path / "webdav.yaml").write_text(text)
+    monkeypatch.setenv("LSST_RESOURCES_WEBDAV_CONFIG", str(tmp_path / "webdav.yaml"))
+    assert opened(uri).read(3, 4) == DATA[3:7]
+    assert set(tls.tokens) == {sent}
+    tls.refuse("/file", 401)
+    with pytest.raises(
+        AuthenticationError, match=r"set token, or user_cert.*LSST_RESOURCES_WEBDAV_CONFIG names"
+    ) as caught:
+        opened(uri)
+    assert "geheim" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_file_of_webdav_servers_that_cannot_be_read(
+    tls: TlsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in (None, "token: geheim", "- [geheim", "geheim"):
+        if text is not None:
+            (tmp_path / "webdav.yaml").write_text(text)
+        monkeypatch.setenv("LSST_RESOURCES_WEBDAV_CONFIG", str(tmp_path / "webdav.yaml"))
+        with pytest.raises(ConfigurationError, match=r"webdav\.yaml cannot be read.*a YAML list of servers") as caught:
+            opened(f"{tls.url}/file")
+        assert "geheim" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("left_out", [False, True])

@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import pytest
+
+from lsstcutouts.source.web.process import web_of_process
+
+DATA = bytes(range(256)) * 400
+"""Content of a file that tests read."""
+
 
 class FileServer(ThreadingHTTPServer):
     """Serves the files under ``root``. A first folder of the path is a fault: a status, or a name of `Handler.faults`.
@@ -243,3 +250,11 @@ def nobody() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait for long."""
+    for name, seconds in (("TIMEOUT_CONNECT", "1"), ("TIMEOUT_READ", "0.3")):
+        monkeypatch.setenv(f"LSST_HTTP_{name}", seconds)
+    monkeypatch.setenv("LSSTCUTOUTS_PATIENCE", "0.8")
+    web_of_process()._hosts.clear()  # what other tests found out

@@ -17,7 +17,7 @@ from ...errors import DependencyError, LsstCutoutsError, RepositoryError, Reposi
 from ...errors.error_classes import error_text
 from ...errors.secrets import without_query
 from ...plan.butler_errors import suggest, trust_repository
-from ...source.access import butler_token, file_token, is_safe, origin_of
+from ...source.access import CADC_ADVICE, butler_token, is_safe, origin_of
 from ...source.web.answers import Answer, AnswerError, web_page
 from .diagnosis import Result, Settings
 
@@ -148,10 +148,13 @@ def check_token(settings: Settings, stack: ExitStack) -> Iterator[Result]:
     server = _server(settings.repo, stack)
     if server is None or server.universe is None:
         return
-    token, host, answer = butler_token(server.url), urlsplit(server.url).hostname, server.universe.answer
-    if not token and os.environ.get("CADC_TOKEN") and file_token(server.url):
-        yield Result("pass", f"CADC_TOKEN is set; it is sent only to the file servers of {host}")
+    if _is_of_cadc(server.config):
+        if os.environ.get("CADC_TOKEN"):
+            yield Result("pass", "CADC_TOKEN is set; it is sent to the file servers of CADC, not to the Butler server")
+        else:
+            yield Result("fail", "no token: CADC_TOKEN is not set, which the file servers need", CADC_ADVICE)
         return
+    token, host, answer = butler_token(server.url), urlsplit(server.url).hostname, server.universe.answer
     if not token:
         yield _without_token(server.url)
         return
@@ -200,7 +203,7 @@ def _server(repo: str | None, _stack: ExitStack) -> _Server | None:
     if "remote_butler" not in config:
         return _Server(f"{root}/", reply, config, None)
     url = str(config["remote_butler"].get("url", root)).replace("<butlerRoot>", root).rstrip("/") + "/"
-    token = butler_token(url)
+    token = "" if _is_of_cadc(config) else butler_token(url)
     sendable = token if token.isascii() else ""  # no header can hold it
     return _Server(url, reply, config, ask(f"{url}v1/universe", sendable.strip()))
 
@@ -214,6 +217,11 @@ def _config(answer: Answer) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def _is_of_cadc(config: dict[str, Any]) -> bool:
+    """Whether a Butler server asks for no token, but the servers of its files do."""
+    return bool(config["remote_butler"].get("authentication") == "cadc")
 
 
 def _version(answer: Answer) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from ..control_groups import control_groups, text_of
+
 __all__ = ["MemoryLimits", "available_memory", "memory_limits"]
 
 _RANKS = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE")
@@ -40,34 +42,20 @@ class MemoryLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Hierarchy:
-    """Where control groups are mounted, and the names of their files."""
+class _Names:
+    """Names of the files of a group that say what its memory is, and the prefix of its statistics."""
 
-    base: Path
-    root: str
     most: tuple[str, ...]
     used: str
     prefix: str
 
-    @classmethod
-    def v2(cls, base: Path, root: str = "/") -> "_Hierarchy":
-        # Above memory.high nothing is killed, but everything is slowed down until it holds less.
-        return cls(base, root, ("memory.max", "memory.high"), "memory.current", "")
 
-    @classmethod
-    def v1(cls, base: Path, root: str = "/") -> "_Hierarchy":
-        return cls(base, root, ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_")
-
-    def groups(self, path: str) -> Iterator[Path]:
-        """Yield the folders of a group, from its own up to the one that is mounted."""
-        parts = Path(path).parts
-        root = Path(self.root).parts
-        inside = parts[len(root) :] if parts[: len(root)] == root else ()
-        # Inside a container the path may name a group that is not mounted; its limit is then at the mount point.
-        if ".." in inside:
-            inside = ()
-        for count in range(len(inside), -1, -1):
-            yield self.base.joinpath(*inside[:count])
+# Above memory.high nothing is killed, but everything is slowed down until it holds less.
+_NAMES = {
+    2: _Names(("memory.max", "memory.high"), "memory.current", ""),
+    1: _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_"),
+}
+"""By version of control groups."""
 
 
 def memory_limits(
@@ -91,7 +79,7 @@ def memory_limits(
     machine = psutil.virtual_memory()
     ranks = _local_ranks(variables)
     limits = [MemoryLimits(int(machine.available), int(machine.total), "machine")]
-    limits += _cgroup_limits(proc / "self", cgroup)
+    limits += _cgroup_limits(proc, cgroup)
     limits += _slurm_limits(variables, ranks)
     return replace(min(limits, key=lambda limit: limit.available), ranks=ranks)
 
@@ -110,45 +98,19 @@ def _local_ranks(environ: Mapping[str, str]) -> int:
     return 1
 
 
-def _hierarchies(folder: Path, cgroup: Path | None) -> tuple[list[_Hierarchy], list[_Hierarchy]]:
-    """Return the mounted hierarchies that may limit memory: those of version 2, those of version 1."""
-    second: list[_Hierarchy] = []
-    first: list[_Hierarchy] = []
-    for line in _text(folder / "mountinfo").splitlines() if cgroup is None else ():
-        before, _, after = line.partition(" - ")
-        where, what = before.split(), after.split()
-        if len(where) < 5 or len(what) < 3:
-            continue
-        root, base = _unescaped(where[3]), Path(_unescaped(where[4]))
-        if what[0] == "cgroup2":
-            second.append(_Hierarchy.v2(base, root))
-        elif what[0] == "cgroup" and "memory" in what[2].split(","):
-            first.append(_Hierarchy.v1(base, root))
-    if not second and not first:
-        base = cgroup or Path("/sys/fs/cgroup")
-        return [_Hierarchy.v2(base), _Hierarchy.v2(base / "unified")], [_Hierarchy.v1(base / "memory")]
-    return second, first
+def _cgroup_limits(proc: Path, cgroup: Path | None) -> Iterator[MemoryLimits]:
+    """Yield the limits of the control groups that hold this process."""
+    for version, group in control_groups("memory", proc=proc, cgroup=cgroup):
+        yield from _group_limit(group, _NAMES[version])
 
 
-def _cgroup_limits(folder: Path, cgroup: Path | None) -> Iterator[MemoryLimits]:
-    """Yield the limits of the control groups that hold this process, from its own up to the root, v2 and v1."""
-    second, first = _hierarchies(folder, cgroup)
-    for line in _text(folder / "cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        found = second if controllers == "" else first if "memory" in controllers.split(",") else []
-        for hierarchy in found:
-            for group in hierarchy.groups(path.strip()):
-                yield from _group_limit(group, hierarchy)
-
-
-def _group_limit(group: Path, names: _Hierarchy) -> Iterator[MemoryLimits]:
+def _group_limit(group: Path, names: _Names) -> Iterator[MemoryLimits]:
     """Yield the limits of one control group, if it has any."""
     limits = [n for name in names.most if (n := _number(group / name)) is not None and n < _NO_LIMIT]
     usage = _number(group / names.used)
     if not limits or usage is None:
         return
-    lines = (line.split() for line in _text(group / "memory.stat").splitlines())
+    lines = (line.split() for line in text_of(group / "memory.stat").splitlines())
     statistics = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
     # File pages count as used, yet the kernel gives them back on demand: reading coadds fills them all the time.
     files = sum(statistics.get(names.prefix + name, 0) for name in ("inactive_file", "active_file"))
@@ -182,20 +144,7 @@ def _slurm_total(environ: Mapping[str, str]) -> int:
     return mebibytes << 20
 
 
-def _unescaped(text: str) -> str:
-    """Return a path of mountinfo, in which spaces and the like are octal."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
 def _number(path: Path) -> int | None:
     """Return the whole number in a file, or None."""
-    text = _text(path).strip()
+    text = text_of(path).strip()
     return int(text) if text.isdigit() else None
-
-
-def _text(path: Path) -> str:
-    """Return the text of a small kernel file, empty where there is none."""
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

@@ -8,10 +8,11 @@ from urllib.parse import urljoin
 
 from ...errors import AuthenticationError, MissingFileError, ReadError
 from ...errors.error_classes import ErrorKind, error_kind, error_text
-from ...errors.secrets import expiry_of, without_query
+from ...errors.secrets import expiry_of, is_signed, without_query
 from ..access import access_advice, butler_token, file_token, is_permanent, origin_of
 from .answers import AnswerError
 from .sending import checked_answer, sent_request
+from .webdav import webdav_settings
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -77,7 +78,7 @@ class Address:
         """Send a request for the file, or for ``bytes=first-last`` of it."""
         self.origin = origin_of(url)
         headers = {"Range": byte_range} if byte_range else {}
-        return sent_request(self._web, url, headers | _bearer(file_token(url)), api=False)
+        return sent_request(self._web, url, headers | _credentials(url), api=False)
 
     async def _signed_by_butler(self) -> tuple[str, float]:
         """Return a signed URL from the Butler server, and for how many seconds it is valid."""
@@ -109,6 +110,12 @@ class Address:
 
 def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _credentials(url: str) -> dict[str, str]:
+    """Return the header that grants access to a file; an empty one for a URL that is signed, which S3 would refuse with both."""
+    authorization = "" if is_signed(url) else webdav_settings(url).authorization
+    return {"Authorization": authorization} if authorization else _bearer(file_token(url))
 
 
 def _http(uri: str) -> str:

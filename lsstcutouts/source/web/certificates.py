@@ -1,9 +1,11 @@
-"""Certificates of servers and of this client, by the variables of ``lsst.resources`` and ``requests``."""
+"""Certificates of servers and of this client, by the variables and settings of ``lsst.resources`` and ``requests``."""
 
 import contextlib
 import os
 import ssl
 from pathlib import Path
+
+from .webdav import WebDavSettings
 
 __all__ = ["CERTIFICATE_VARIABLES", "trusted_certificates"]
 
@@ -18,10 +20,18 @@ CERTIFICATE_VARIABLES = (
 """Variables of ``lsst.resources`` and ``requests`` that name certificates: of the servers, and of this client."""
 
 
-def trusted_certificates() -> ssl.SSLContext:
-    """Return whose certificates are trusted, and the certificate of this client, as ``lsst.resources`` would."""
+def trusted_certificates(webdav: WebDavSettings) -> ssl.SSLContext:
+    """Return whose certificates are trusted, and the certificate of this client, as ``lsst.resources`` would.
+
+    Parameters
+    ----------
+    webdav
+        What is set for the server itself, before the variables.
+    """
     *bundles, certificate, key, proxy = (os.environ.get(variable) for variable in CERTIFICATE_VARIABLES)
-    bundle = next(filter(None, bundles), None)
+    if webdav.certificate:
+        certificate, key = webdav.certificate, webdav.key
+    bundle = next(filter(None, (webdav.authorities, *bundles)), None)
     folder = bundle if bundle is not None and Path(bundle).is_dir() else None
     context = ssl.create_default_context(cafile=None if folder else bundle, capath=folder)
     if bundle is None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...errors import DependencyError, LsstCutoutsError, RepositoryUnavailableError
-from ...errors.error_classes import error_text
 from ..locks import ForkLock
+from ..patience import UNNOTICED, log_return, log_waiting, patience_for, unavailable_error
 from .answers import AnswerError
 from .byte_parts import Part, Rank
 from .certificates import CERTIFICATE_VARIABLES, trusted_certificates
@@ -26,6 +26,7 @@ from .rates import Rates
 from .request_limits import TimeLimits, connections
 from .sending import note_sending
 from .web_file import LOOK_SECONDS, RangeRequest, WebFile
+from .webdav import webdav_settings
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -46,15 +47,9 @@ _log = logging.getLogger(__name__)
 _TRIES = 8
 """Tries of a request that brings nothing, while the server answers others."""
 
-_FIRST_PATIENCE = 60.0
-"""Seconds for which a server that has never answered is tried, at most: its name or the network may be wrong."""
-
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 """Longest wait after the first try and after any try, seconds; a uniformly random part of it is waited, so that the many
 readers that a server refused do not return at the same time."""
-
-_UNNOTICED = 1.0
-"""Seconds without a good answer that are not worth a word."""
 
 _STILL_FAILING = 60.0
 """A server that does not answer is not waited for any more if its last failure was so many seconds ago."""
@@ -222,22 +217,22 @@ class Web:
         for session in self._sessions.values():
             await session.close()
 
-    def session(self, *, api: bool) -> "ClientSession":
-        """Return the session for a Butler server, or for files: connections, certificates, proxies.
+    def session(self, origin: str, *, api: bool) -> "ClientSession":
+        """Return the session for a server, a Butler server or one of files: connections, certificates.
 
         Certificates are those of the variables of ``lsst.resources``.
         """
         import aiohttp
 
-        most = connections()
-        name = f"{api} {most} {[os.environ.get(variable) for variable in CERTIFICATE_VARIABLES]}"
+        most, webdav = connections(), webdav_settings(origin)
+        name = f"{api} {most} {webdav} {[os.environ.get(variable) for variable in CERTIFICATE_VARIABLES]}"
         if (session := self._sessions.get(name)) is None:
             limit = _api_share(most) if api else most - _api_share(most)
             limits = TimeLimits.from_environment()
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(note_sending)
             session = self._sessions[name] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(), keepalive_timeout=30),
+                connector=aiohttp.TCPConnector(limit=limit, ssl=trusted_certificates(webdav), keepalive_timeout=30),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=limits.connect, sock_read=limits.idle),
                 headers={"User-Agent": f"lsstcutouts/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,
@@ -256,7 +251,7 @@ class Web:
         """Note that a server answers, and the URI of a file that it gave bytes of."""
         host.last_good, host.served = time.monotonic(), served or host.served
         if host.warned:
-            _log.warning("%s answers again, after %.0f s", host.origin, host.last_good - host.silent_since)
+            log_return(host.origin, host.last_good - host.silent_since)
         host.silent_since, host.warned = 0.0, False
 
     async def wait_for(self, host: Host) -> None:
@@ -326,7 +321,7 @@ class Web:
         if not error.transient:
             file.fail(part, error)
             return
-        host, limits = self.host(file.origin), TimeLimits.from_environment()
+        host = self.host(file.origin)
         if progress:
             part.tries, part.failing_since = 0, 0.0
             self.note_good(host)
@@ -339,30 +334,19 @@ class Web:
             error.add_note(f"tried {part.tries} times")
             file.fail(part, error)
             return
-        patience = limits.patience if host.last_good >= 0 else min(limits.patience, _FIRST_PATIENCE)
+        patience = patience_for(answered=host.last_good >= 0)
         left, cause = since + patience - now, error.__cause__
         wanted = cause.response.retry_after if isinstance(cause, AnswerError) else None
         if not answers:
             host.silent_since = since
-            if now - since > _UNNOTICED and not host.warned:
-                host.warned, why = True, error_text(cause or error)
-                _log.warning("waiting for %s, for at most %.0f s: %s", file.origin, patience, why)
+            if now - since > UNNOTICED and not host.warned:
+                host.warned = True
+                log_waiting(file.origin, patience, cause or error)
         if part.asked < host.given_up or (wanted or 0.0) > left or left <= 0:
             if left <= 0:
                 host.given_up, host.silent_for, host.silent_since, host.warned = now, now - since, 0.0, False
-            wants = wanted is not None and wanted > patience
-            done = (
-                f"wants no request for {wanted:.0f} s"
-                if wants
-                else f"has given no good answer for {host.silent_for:.0f} s"
-            )
-            file.fail(
-                part,
-                RepositoryUnavailableError(
-                    f"{file.origin} {done}: {error}; check the network and the server, then run the same command again: training "
-                    "resumes from its last checkpoint. How long is waited for it is set with LSSTCUTOUTS_PATIENCE (seconds)"
-                ),
-            )
+            longer = wanted if wanted is not None and wanted > patience else 0.0
+            file.fail(part, unavailable_error(file.origin, error, silent_for=host.silent_for, wanted=longer))
             return
         if wanted is not None:
             host.paused_until = max(host.paused_until, now + wanted)

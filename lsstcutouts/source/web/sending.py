@@ -43,7 +43,7 @@ async def sent_request(web: "Web", url: str, headers: dict[str, str], *, api: bo
     host = web.host(origin_of(url))
     await web.wait_for(host)
     limits, sent = TimeLimits.from_environment(), [time.monotonic()]
-    async with web.session(api=api).get(
+    async with web.session(host.origin, api=api).get(
         URL(url, encoded=True),
         headers=headers,
         allow_redirects=not api,

@@ -16,7 +16,7 @@ from .settings import TOKEN
 HTTPX: Any = getattr(_http_connection, "httpx2", None) or _http_connection.httpx  # type: ignore[attr-defined]
 """The HTTP client of daf_butler, which has another name in older versions."""
 
-__all__ = ["platform", "remote_dp1", "remote_dp2", "shared_platform"]
+__all__ = ["closed_clients", "platform", "remote_dp1", "remote_dp2", "shared_platform"]
 
 
 @pytest.fixture(scope="session")
@@ -32,27 +32,35 @@ def shared_platform(
 
 
 @pytest.fixture
-def platform(shared_platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    """The platform with its default settings and an empty log; this process has a good token and nothing of AWS.
+def closed_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the connections of the test's remote Butlers after it.
 
-    The connections of the test's remote Butlers are closed after it.
+    `RemoteButler.close` does nothing; a client that is not closed fails a later test with a ResourceWarning.
     """
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "S3_")) or name in {"ACCESS_TOKEN", "CADC_TOKEN"}:
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", TOKEN)
-    shared_platform.reset()
     with ExitStack() as clients:
 
         class ClosedClient(HTTPX.Client):  # type: ignore[misc, name-defined]
-            """`RemoteButler.close` does nothing; a client that is not closed fails a later test with a ResourceWarning."""
-
             def __init__(self, *args: Any, **options: Any) -> None:
                 super().__init__(*args, **options)
                 clients.callback(self.close)
 
         monkeypatch.setattr(HTTPX, "Client", ClosedClient)
-        yield shared_platform
+        yield
+
+
+@pytest.fixture
+def platform(
+    shared_platform: Platform,
+    monkeypatch: pytest.MonkeyPatch,
+    closed_clients: None,
+) -> Iterator[Platform]:
+    """The platform with its default settings and an empty log; this process has a good token and nothing of AWS."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "S3_")) or name in {"ACCESS_TOKEN", "CADC_TOKEN"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BUTLER_RUBIN_ACCESS_TOKEN", TOKEN)
+    shared_platform.reset()
+    yield shared_platform
     shared_platform.reset()
 
 
