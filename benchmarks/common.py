@@ -204,10 +204,16 @@ def rate_row(way: Way, rates: Sequence[float], **labels: Any) -> dict[str, Any]:
     return row | {"cutouts/s": median(rates), "slowest": min(rates), "fastest": max(rates)}
 
 
-def report(rows: Sequence[Mapping[str, Any]], **more: Any) -> None:
-    """Print figures as a table on standard error, and with the machine as JSON on standard output."""
+def report(rows: Sequence[Mapping[str, Any]], *, packages: Sequence[str] = _PEERS, **more: Any) -> None:
+    """Print figures as a table on standard error, and with the machine as JSON on standard output.
+
+    Parameters
+    ----------
+    packages
+        Whose versions are named beside those of the packages that this one needs.
+    """
     machine = about_machine()
-    for name in _PEERS:
+    for name in packages:
         try:
             machine["packages"][name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """Draws the pictures of docs/speed.md from the JSON of the scripts, and fills its figures in between the marks.
 
 Run: python -m benchmarks.page peers.json kernel.json threads.json scaling.json [page=docs/speed.md]
+     python -m benchmarks.page layouts.json page=docs/layouts.md
 Any of the files may be left out; what a file is about stands in its name.
 """
 
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lsstcutouts.source.writing import atomic_file
+
+from .layouts import CASES
 
 __all__ = ["filled", "main"]
 
@@ -148,11 +151,35 @@ def _scaling(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
     return table, draw
 
 
+def _layouts(figures: Figures) -> tuple[list[list[str]], Callable[[Any], None]]:
+    states = [f"{state} {case}" for state in ("warm", "cold") for case in CASES]
+    ratios = ["over TensorDataset", *(f"cold {case} over read()" for case in CASES[:2])]
+    columns = ("bytes/pixels", "write, s", "open, ms", *states, *ratios)
+    table = [["rows/s", *columns]]
+    table += [[row["layout"], *(_number(row[name]) if name in row else "" for name in columns)] for row in figures]
+
+    def draw(figure: Any) -> None:
+        figure.set_size_inches(11, 1.2 + 0.27 * len(figures))
+        for axes, state in zip(figure.subplots(1, 2, sharey=True), ("warm", "cold"), strict=True):
+            for at, (case, colour) in enumerate(zip(CASES, (OTHERS, OURS[1], OURS[3]), strict=True)):
+                rates = [row.get(f"{state} {case}", 0.0) for row in figures]
+                axes.barh([y + (at - 1) * 0.27 for y in range(len(rates))], rates, 0.27, color=colour, label=case)
+            axes.set_yticks(range(len(figures)), [row["layout"] for row in figures])
+            axes.set_ylim(len(figures) - 0.4, -0.6)
+            axes.set_xscale("log")
+            axes.set_xlabel("rows/s")
+            axes.set_title(f"{state} page cache", loc="left")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+
+    return table, draw
+
+
 PARTS: Mapping[str, Callable[[Figures], tuple[list[list[str]], Callable[[Any], None]]]] = {
     "peers": _peers,
     "kernel": _kernel,
     "threads": _threads,
     "scaling": _scaling,
+    "layouts": _layouts,
 }
 
 

@@ -54,11 +54,18 @@ def test_the_scripts_fill_the_page(
             *(f"repo={dp2_repo.root}", f"folder={tmp_path}", "sides=[1,2,3]", "quick=true", "cells=1"),
             *("patch_targets=8", "counts=[20,40]", "sizes=[8,12]"),
         ],
+        "layouts": [
+            f"folder={tmp_path / 'layouts'}",
+            "rows=40",
+            "partition_bytes=40000",
+            "seconds=0",
+            "cold_seconds=0",
+        ],
     }
     page = tmp_path / "speed.md"
     page.write_text("".join(f"{name}\n<!-- {name}: from benchmarks -->\nold\n<!-- end -->\n" for name in own))
     for name, settings in own.items():
-        quick = [] if name == "kernel" else ["least_seconds=0"]
+        quick = [] if name in {"kernel", "layouts"} else ["least_seconds=0"]
         found = figures(name, [*settings, *quick], dp2_repo, capfd)
         assert {"machine", "load"} <= found.keys()
         (tmp_path / f"{name}.json").write_text(json.dumps(found))
