@@ -78,7 +78,7 @@ def test_the_scripts_fill_the_page(
             assert points == ["1", "4"]
     draw_page([*(str(tmp_path / f"{name}.json") for name in own), f"page={page}"])
     text = page.read_text()
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert text.count("\n| --- |") == len(own)
     for name in own:
         assert imread(tmp_path / "images" / f"speed-{name}.png").ndim == 3
