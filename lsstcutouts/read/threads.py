@@ -182,6 +182,7 @@ class Pending[T]:
     def __init__[D](self, threads: Threads, steps: Steps[D], then: Callable[[D], T]) -> None:
         self._threads, self._steps, self._then = threads, steps, then
         self._process = os.getpid()
+        self._jobs: list[Job] = []
         self._left: list[int] = []
         self._failed = False
         self._finished: list[T] = []
@@ -241,6 +242,8 @@ class Pending[T]:
             if not self._failed:
                 self._finished.append(self._then(end.value))
             return
+        # A job that waits may be all that holds what it waits for: bytes that nobody holds are not fetched.
+        self._jobs = jobs
         self._left = list(range(len(jobs)))
         self._submit(jobs, self._rank)
 
@@ -291,6 +294,7 @@ class Pending[T]:
                 self._end_step()
 
     def _end_step(self) -> None:
+        self._jobs = []
         if not self._failed:
             self._next_step()
             return

@@ -219,6 +219,35 @@ def test_a_job_is_called_again_when_what_it_waits_for_is_there() -> None:
     arrivals[0].set_result(None)  # nobody waits any more
 
 
+def test_what_a_waiting_job_holds_stays() -> None:
+    """Bytes that are under way are fetched as long as somebody holds them, which may be only the job that waits for them."""
+    begun = threading.Event()
+    held: list[weakref.ref[Future[None]]] = []
+
+    def job(arrivals: list[Future[None]]) -> list[Future[None]]:
+        begun.set()
+        return [one for one in arrivals if not one.done()]
+
+    def jobs() -> list[Callable[[], list[Future[None]]]]:
+        arrivals: list[Future[None]] = [Future()]
+        held.append(weakref.ref(arrivals[0]))
+        return [partial(job, arrivals)]
+
+    def steps() -> Steps[str]:
+        yield jobs()
+        return "all"
+
+    threads = Threads(1)
+    waiting = Pending(threads, steps(), str)
+    begun.wait()
+    threads.submit(gc.collect).result()  # after the job has ended
+    gc.collect()
+    arrived = held[0]()
+    assert arrived is not None
+    arrived.set_result(None)
+    assert waiting.result() == "all"
+
+
 READING = """
 import sys, threading, time
 from lsstcutouts.read.threads import Pending, Threads
