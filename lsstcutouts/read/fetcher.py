@@ -22,9 +22,9 @@ from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
+from ..source.limits import available_memory
 from ..source.web.byte_parts import URGENT
 from ..source.web.process import forget_requests, start_afresh
-from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
 from .cutouts import Batch

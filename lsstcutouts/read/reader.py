@@ -20,12 +20,12 @@ from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
+from ..source.control_groups import usable_cores
 from ..source.web.byte_parts import URGENT, Part, Rank
 from ..source.web.process import check_web, forget_requests, start_afresh, web_of_process
 from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
-from .control_groups import usable_cores
 from .cutouts import Batch, Cutouts, Empty, psf_shape
 from .depth import Depths
 from .executor import Executor
