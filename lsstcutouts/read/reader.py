@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..catalog.ids import hash_ids, take_rows
+from ..catalog.ids import take_rows
 from ..errors import ConfigurationError, LsstCutoutsError
 from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
@@ -244,8 +244,8 @@ class CutoutReader:
             "yx0": plan.yx0[targets].astype(np.int64),
             "offset": plan.offset[targets],
         }
-        if isinstance(ids := rows["object_id"], list):
-            rows["object_hash"] = hash_ids(ids)
+        if isinstance(rows["object_id"], list) or plan.repeats_ids:
+            rows["object_hash"] = plan.keys(targets)
         for name in plan.columns if self.options.columns is None else self.options.columns:
             rows[name] = take_rows(plan.columns[name], targets)
         return rows
