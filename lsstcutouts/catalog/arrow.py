@@ -78,9 +78,8 @@ def _beyond_int64(column: pa.ChunkedArray) -> bool:
     return bool((values == np.trunc(values)).all())
 
 
-def table_from_pandas(frame: Any) -> OpenTable:
+def table_from_pandas(frame: Any, label: str = "pandas DataFrame") -> OpenTable:
     """Open a pandas DataFrame; named levels of its index count as columns."""
-    label = "pandas DataFrame"
     levels = [name for name in frame.index.names if name is not None and name not in frame.columns]
     whole = frame.reset_index(level=levels) if levels else frame
     texts = _unique_names([name for name in whole.columns if isinstance(name, str)], label)

@@ -1,7 +1,7 @@
 """Finds the columns that a catalog needs, and checks positions, ids and extra columns."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 
 from ..errors import CatalogError, CoordinateError
 from .columns import Column, OpenTable, format_rows
-from .ids import Ids
+from .ids import Ids, repeats_ids
 
 __all__ = [
     "ID_NAMES",
     "RESERVED_NAMES",
     "PositionColumnWarning",
     "PositionUnitWarning",
+    "RepeatedIdWarning",
     "Unit",
     "check_column_names",
     "check_extra_column",
     "check_ids",
+    "degrees_of",
     "find_id_column",
     "find_position_columns",
     "missing_column_message",
@@ -29,6 +31,7 @@ __all__ = [
     "require_column",
     "row_count",
     "warn_about_other_positions",
+    "warn_about_repeated_ids",
 ]
 
 RESERVED_NAMES = frozenset(
@@ -99,6 +102,10 @@ class PositionColumnWarning(UserWarning):
     """A table has several pairs of position columns with different values; the warning names the pair that is used."""
 
 
+class RepeatedIdWarning(UserWarning):
+    """Several rows of a catalog have one id."""
+
+
 def check_column_names(columns: Sequence[str]) -> tuple[str, ...]:
     """Return the names of extra columns without duplicates; `CatalogError` for a name in `RESERVED_NAMES`."""
     names = (columns,) if isinstance(columns, str) else tuple(dict.fromkeys(columns))
@@ -140,11 +147,13 @@ def find_id_column(table: OpenTable) -> str | None:
         name = candidate if candidate in alike else alike[0]
         if candidate != "source":
             return name
+        if table.position is not None:  # a HATS catalog, of which a whole column can be too much
+            return None
         try:  # a column named "source" often holds the origin of a row, not an id
-            check_ids(table.read([name])[name], name, table.label)
+            ids = check_ids(table.read([name])[name], name, table.label)
         except CatalogError:
             return None
-        return name
+        return None if repeats_ids(ids) else name
     return None
 
 
@@ -152,6 +161,8 @@ def find_position_columns(table: OpenTable, ra: str | None, dec: str | None) -> 
     """Return the given names of the RA and Dec columns, or all pairs that the table has, in order of priority."""
     if ra is not None and dec is not None:
         return [(require_column(table, ra), require_column(table, dec))]
+    if ra is None and dec is None and table.position is not None:
+        return [table.position]
     if ra is not None or dec is not None:
         raise CatalogError(f"{table.label}: only one position column is named; give both ra= and dec=, or neither.")
     found: list[tuple[str, str]] = []
@@ -233,19 +244,13 @@ def positions_in_degrees(
     PositionUnitWarning
         If positions without a unit could be radians.
     """
-    given = (unit, unit) if unit is None or isinstance(unit, str) else tuple(unit)
-    if isinstance(unit, str) and "," in unit:
-        given = tuple(one.strip() for one in unit.split(","))
-    if len(given) != 2:
-        raise CatalogError(f"unit={unit!r} is invalid; give one unit, or one each for RA and Dec: 'hourangle,deg'.")
     if unit is None and (ra.unit is None) != (dec.unit is None):
         raise CatalogError(
             f"{label}: {names[0]!r} has unit {ra.unit} and {names[1]!r} has unit {dec.unit}; set both units in the table, or"
             " give unit=."
         )
     unitless = unit is None and ra.unit is None
-    ra_deg = _as_floats(ra, names[0], label) * _degrees_per(given[0] or ra.unit or "deg", names[0], label)
-    dec_deg = _as_floats(dec, names[1], label) * _degrees_per(given[1] or dec.unit or "deg", names[1], label)
+    ra_deg, dec_deg = degrees_of({names[0]: ra, names[1]: dec}, names, unit, label).values()
     _check_positions(ra_deg, dec_deg, names, label)
     if unitless and np.abs(ra_deg).max() <= 2 * np.pi and np.abs(dec_deg).max() <= np.pi / 2:
         # skip_file_prefixes makes the warning point at the caller of this package's `from_any` or `from_arrays`.
@@ -258,6 +263,22 @@ def positions_in_degrees(
     wrapped = ra_deg % 360.0
     wrapped[wrapped == 360.0] = 0.0  # -1e-17 % 360 is 360 in floating point
     return wrapped, np.clip(dec_deg, -90.0, 90.0)
+
+
+def degrees_of(
+    columns: Mapping[str, Column], names: tuple[str, str], unit: Unit, label: str
+) -> dict[str, NDArray[np.float64]]:
+    """Return unchecked positions ``(N,)`` in degrees as ``ra`` and ``dec``, those that ``columns`` holds by their names."""
+    given = (unit, unit) if unit is None or isinstance(unit, str) else tuple(unit)
+    if isinstance(unit, str) and "," in unit:
+        given = tuple(one.strip() for one in unit.split(","))
+    if len(given) != 2:
+        raise CatalogError(f"unit={unit!r} is invalid; give one unit, or one each for RA and Dec: 'hourangle,deg'.")
+    return {
+        own: _as_floats(columns[name], name, label) * _degrees_per(one or columns[name].unit or "deg", name, label)
+        for own, name, one in zip(("ra", "dec"), names, given, strict=True)
+        if name in columns
+    }
 
 
 def _as_floats(column: Column, name: str, label: str) -> NDArray[np.float64]:
@@ -306,7 +327,7 @@ def _check_positions(ra: NDArray[np.float64], dec: NDArray[np.float64], names: t
 
 
 def check_ids(column: Column, name: str, label: str) -> Ids:
-    """Return the ids ``(N,)``, integers or strings; `CatalogError` if one is missing, inexact or repeated."""
+    """Return the ids ``(N,)``, integers or strings; `CatalogError` if one is missing or inexact."""
     values = column.values
     empty = np.zeros(len(values), np.bool_) if column.null is None else column.null
     if isinstance(values, list):
@@ -315,19 +336,23 @@ def check_ids(column: Column, name: str, label: str) -> Ids:
         rows = np.flatnonzero(empty)
         raise CatalogError(f"{label}: id column {name!r} has no value in {format_rows(rows)}; give every target an id.")
     if isinstance(values, list):
-        if len(set(values)) < len(values):
-            raise CatalogError(_repeated_ids_message(np.array(values, object), name, label))
         return values
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise CatalogError(
             f"{label}: id column {name!r} holds neither integers nor strings; choose another with object_id=, or drop it to"
             " use row numbers."
         )
-    ids = _as_integers(values, name, label)
-    ordered = np.sort(ids)
-    if (ordered[1:] == ordered[:-1]).any():
-        raise CatalogError(_repeated_ids_message(ids, name, label))
-    return ids
+    return _as_integers(values, name, label)
+
+
+def warn_about_repeated_ids(ids: Ids, name: str, label: str) -> None:
+    """Warn if several rows have one id: each is a target of its own, but nothing can find it by its id alone."""
+    if repeats_ids(ids):
+        warnings.warn(
+            _repeated_ids_message(np.asarray(ids, object if isinstance(ids, list) else None), name, label),
+            RepeatedIdWarning,
+            skip_file_prefixes=(str(Path(__file__).parent),),
+        )
 
 
 def _as_integers(values: NDArray[Any], name: str, label: str) -> NDArray[np.int64] | NDArray[np.uint64]:
@@ -352,17 +377,34 @@ def _repeated_ids_message(ids: NDArray[Any], name: str, label: str) -> str:
     first = ids[later[0]]
     return (
         f"{label}: {len(later)} ids of column {name!r} occur more than once, the first {first} in"
-        f" {format_rows(np.flatnonzero(ids == first))}; repeated in {format_rows(later)}. Remove the repeated rows or"
-        f" choose another column with object_id= of {_WHERE}."
+        f" {format_rows(np.flatnonzero(ids == first))}; repeated in {format_rows(later)}. Each row is a target of its own; if that is"
+        f" not meant, remove the repeated rows or choose another column with object_id= of {_WHERE}."
     )
 
 
 def check_extra_column(column: Column, name: str, label: str) -> NDArray[Any] | list[str]:
-    """Return the values of an extra column, ``(N, ...)``; `CatalogError` for missing values, except floats (NaN)."""
-    if column.null is None or (not isinstance(column.values, list) and column.values.dtype.kind == "f"):
-        return column.values
-    rows = np.flatnonzero(column.null)
-    raise CatalogError(
-        f"{label}: column {name!r} has no value in {format_rows(rows)}; only floats can be missing (as NaN). Fill these rows"
-        " or leave the column out."
-    )
+    """Return the values of an extra column, ``(N, ...)``.
+
+    Integers and booleans of a column with missing values become float64, which holds NaN for these.
+
+    Raises
+    ------
+    CatalogError
+        If a string is missing, or an integer beside missing values is too large for float64.
+    """
+    values, null = column.values, column.null
+    if null is None or (not isinstance(values, list) and values.dtype.kind == "f"):
+        return values
+    rows = np.flatnonzero(null)
+    if isinstance(values, list) or values.ndim > 1:
+        raise CatalogError(
+            f"{label}: column {name!r} has no value in {format_rows(rows)}; only numbers can be missing (as NaN). Fill these"
+            " rows or leave the column out."
+        )
+    floats = np.where(null, np.nan, values.astype(np.float64))
+    if values.dtype.kind != "b" and (np.abs(floats[~null]) > 2.0**53).any():
+        raise CatalogError(
+            f"{label}: column {name!r} has no value in {format_rows(rows)}, and integers beyond 2**53, which floats with NaN"
+            " cannot hold exactly. Fill these rows or leave the column out."
+        )
+    return floats

@@ -1,15 +1,25 @@
 """Converts the columns of a table: values, missing rows and the unit."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CatalogError
+from .subset import Subset
 
-__all__ = ["Column", "OpenTable", "concatenate_tables", "format_rows", "table_from_mapping", "to_column"]
+__all__ = [
+    "Column",
+    "OpenTable",
+    "concatenate_tables",
+    "format_rows",
+    "joined_column",
+    "table_from_mapping",
+    "to_column",
+]
 
 
 @dataclass(frozen=True)
@@ -43,11 +53,25 @@ class OpenTable:
         Names of its columns.
     read
         Function that returns the named columns.
+    parts
+        Function that returns the parts of a large table which can hold rows of a subset, one after the other; it is given
+        the columns that will be read of them. None if the table has one part.
+    rows
+        Number of rows; None if it is not known yet.
+    position
+        Names of the columns with the position in degrees, if the table says which they are.
     """
 
     label: str
     names: tuple[str, ...]
     read: Callable[[Sequence[str]], dict[str, Column]]
+    parts: "Callable[[Sequence[str], Subset], Iterable[OpenTable]] | None" = None
+    rows: int | None = None
+    position: tuple[str, str] | None = None
+
+    def divided(self, names: Sequence[str], subset: Subset) -> "Iterable[OpenTable]":
+        """Return the parts that can hold rows of a subset, of which the named columns will be read."""
+        return [self] if self.parts is None else self.parts(names, subset)
 
 
 def format_rows(rows: Iterable[int], most: int = 5) -> str:
@@ -70,20 +94,25 @@ def table_from_mapping(table: Mapping[str, Any], label: str) -> OpenTable:
 def concatenate_tables(parts: Sequence[OpenTable], label: str) -> OpenTable:
     """Return the rows of several tables as one table with the columns of the first."""
 
+    def checked(part: OpenTable, names: Sequence[str]) -> OpenTable:
+        for name in names:
+            if name not in part.names:
+                raise CatalogError(
+                    f"{part.label}: no column {name!r}, which {parts[0].label} has; give files with the same columns."
+                )
+        return part
+
     def read(names: Sequence[str]) -> dict[str, Column]:
-        for part in parts:
-            for name in names:
-                if name not in part.names:
-                    raise CatalogError(
-                        f"{part.label}: no column {name!r}, which {parts[0].label} has; give files with the same columns."
-                    )
-        tables = [(part.label, part.read(names)) for part in parts]
-        return {name: _joined_column(name, [(label, table[name]) for label, table in tables]) for name in names}
+        tables = [(part.label, checked(part, names).read(names)) for part in parts]
+        return {name: joined_column(name, [(label, table[name]) for label, table in tables]) for name in names}
 
-    return OpenTable(label, parts[0].names, read)
+    def divided(names: Sequence[str], subset: Subset) -> Iterator[OpenTable]:
+        return chain.from_iterable(checked(part, names).divided(names, subset) for part in parts)
+
+    return OpenTable(label, parts[0].names, read, divided, position=parts[0].position)
 
 
-def _joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
+def joined_column(name: str, parts: Sequence[tuple[str, Column]]) -> Column:
     """Return a column of several tables as one; numbers get the smallest type that holds all of them exactly."""
     parts = [part for part in parts if len(part[1].values)] or parts[:1]
     filled = [part for part in parts if part[1].null is None or not part[1].null.all()] or parts

@@ -25,8 +25,9 @@ from .astro import (
     table_from_votable,
 )
 from .columns import OpenTable, concatenate_tables, table_from_mapping
+from .hats_table import is_hats, table_from_hats, table_from_lsdb
 
-__all__ = ["files_of", "is_skycoord", "open_table"]
+__all__ = ["files_of", "has_path", "is_skycoord", "open_table", "state_of"]
 
 _PARQUET = (".parquet", ".parq", ".pq")
 
@@ -51,6 +52,10 @@ def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
     CatalogError
         If the kind is not supported, the file does not exist, or it cannot be read in the format of its suffix.
     """
+    if (hats := _hats_source(source)) is not None:
+        return table_from_hats(hats)
+    if _is_a(source, "lsdb", "HealpixDataset"):
+        return table_from_lsdb(source)
     if isinstance(source, str | os.PathLike):
         files = files_of(source)
         parts = [_open_file(file, allow_overflow=allow_overflow) for file in files]
@@ -89,6 +94,47 @@ def is_skycoord(source: Any) -> bool:
     return _is_a(source, "astropy", "SkyCoord")
 
 
+def _hats_source(source: Any) -> Any:
+    """Return what ``hats`` opens: a local folder that is a HATS catalog, a URL, or a catalog of ``hats``; None for others."""
+    if any(_is_a(source, "hats", name) for name in ("HealpixDataset", "CatalogCollection")):
+        return source
+    if _is_a(source, "upath", "UPath") and source.protocol not in {"", "file", "local"}:
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return None
+    text = os.fspath(source)
+    if _is_remote(text):
+        return None if _suffix(Path(urlsplit(text).path)) in _READERS else text
+    folder = _local_path(text)
+    return str(folder) if folder.is_dir() and is_hats(folder) else None
+
+
+def has_path(source: Any) -> bool:
+    """Return whether a catalog is a dictionary of ``path`` and other arguments of `Catalog.from_any`."""
+    return isinstance(source, Mapping) and isinstance(source.get("path"), str | os.PathLike)
+
+
+def state_of(source: str | os.PathLike[str]) -> str:
+    """Return text that differs for another catalog and, if it is local, for an earlier version of its files."""
+    if (hats := _hats_source(source)) is None:
+        files = [path.absolute() for path in files_of(source)]
+    elif _is_remote(os.fspath(source)):
+        return os.fspath(source)
+    else:
+        files = sorted(path.absolute() for path in Path(hats).rglob("*") if path.is_file())
+    states = [(path, path.stat() if path.exists() else None) for path in files]
+    return "\n".join(f"{path} {state and (state.st_mtime_ns, state.st_size)}" for path, state in states)
+
+
+def _is_remote(text: str) -> bool:
+    return "://" in text and urlsplit(text).scheme != "file"
+
+
+def _local_path(text: str) -> Path:
+    url = urlsplit(text)
+    return Path(unquote(url.path) if url.scheme == "file" and "://" in text else text).expanduser()
+
+
 def files_of(source: str | os.PathLike[str]) -> list[Path]:
     """Return the files of a path, a ``file://`` URL, a glob pattern or a folder of Parquet files, sorted by name.
 
@@ -98,10 +144,11 @@ def files_of(source: str | os.PathLike[str]) -> list[Path]:
         If it is another kind of URL, or no file matches.
     """
     text = os.fspath(source)
-    url = urlsplit(text)
-    if "://" in text and url.scheme != "file":
-        raise CatalogError(f"{text}: a catalog cannot be read from this kind of URL; download the file first.")
-    path = Path(unquote(url.path) if url.scheme == "file" else text).expanduser()
+    if _is_remote(text):
+        raise CatalogError(
+            f"{text}: a catalog cannot be read from this kind of URL, except in HATS format; download the file first."
+        )
+    path = _local_path(text)
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 - Path.glob refuses absolute ones
         if not found:
@@ -111,9 +158,21 @@ def files_of(source: str | os.PathLike[str]) -> list[Path]:
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the Parquet files below a folder, except hidden files and the sample of rows (thumbnail) of a HATS catalog."""
+    """Return the Parquet files below a folder, except hidden files and the sample of rows (thumbnail) of a HATS catalog.
+
+    Raises
+    ------
+    CatalogError
+        If there is none, or the files are partitions of a HATS catalog.
+    """
     below = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     seen = [path for path in below if not any(part.startswith((".", "_")) for part in path.parts)]
+    if any(part.startswith("Norder=") for path in seen for part in path.parts):
+        raise CatalogError(
+            f"{folder}: this folder holds partitions (Norder=...) of a HATS catalog, but no hats.properties or"
+            " collection.properties; give the folder that holds one of them, or copy the catalog again. Catalogs of the older"
+            " HiPSCat format must be converted with hats-import."
+        )
     files = [p for p in seen if _READERS.get(_suffix(p)) is table_from_parquet and p.name != "data_thumbnail.parquet"]
     if not files:
         others = f" but {', '.join(path.as_posix() for path in seen[:3])}" if seen else ""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ids", "Values", "concatenate_columns", "hash_ids", "rows_of_ids", "take_rows"]
+__all__ = ["Ids", "Values", "concatenate_columns", "hash_ids", "repeats_ids", "rows_of_ids", "take_rows"]
 
 type Ids = NDArray[np.int64] | NDArray[np.uint64] | list[str]
 """One id per target, ``(N,)``: int64, uint64 if one exceeds int64, or a list of strings."""
@@ -31,6 +31,14 @@ def concatenate_columns[V: (NDArray[Any], list[str], Values)](parts: Sequence[V]
     return np.concatenate(parts)
 
 
+def repeats_ids(ids: Ids) -> bool:
+    """Return whether one of the ids occurs more than once."""
+    if isinstance(ids, list):
+        return len(set(ids)) < len(ids)
+    ordered = np.sort(ids)
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
 def rows_of_ids(known: Ids, wanted: Any) -> NDArray[np.int64]:
     """Return the row of each wanted id among the known ids, ``(n,)`` int64; -1 if it is not among them.
 
@@ -39,7 +47,7 @@ def rows_of_ids(known: Ids, wanted: Any) -> NDArray[np.int64]:
     Parameters
     ----------
     known
-        ``(N,)`` unique ids.
+        ``(N,)`` ids; of those that occur more than once one row is found.
     wanted
         ``(n,)`` integers or strings.
     """
@@ -62,11 +70,15 @@ def rows_of_ids(known: Ids, wanted: Any) -> NDArray[np.int64]:
     return np.where(inside & (known[row_of] == same), row_of, -1)
 
 
-def hash_ids(ids: Ids) -> NDArray[np.int64]:
+def hash_ids(ids: Ids, rows: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Return a 64-bit number per id, ``(N,)`` int64, that seeds per-target random numbers; equal on every machine.
 
-    For an integer it is its own 64 bits; for a string the first 8 bytes of the SHA-256 of its UTF-8 bytes.
+    For an integer it is its own 64 bits; for a string the first 8 bytes of the SHA-256 of its UTF-8 bytes. With the catalog
+    ``rows`` ``(N,)``, it is the same hash of id and row, as text with a zero byte between them: for ids that repeat.
     """
+    if rows is not None:
+        plain = ids if isinstance(ids, list) else np.asarray(ids).tolist()
+        return hash_ids([f"{one}\0{row}" for one, row in zip(plain, rows.tolist(), strict=True)])
     if isinstance(ids, list):
         digests = (hashlib.sha256(text.encode()).digest()[:8] for text in ids)
         return np.frombuffer(b"".join(digests), "<i8").astype(np.int64)

@@ -2,8 +2,9 @@
 
 import ast
 import difflib
+import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import reduce
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigurationError
 
-__all__ = ["expression_columns", "matching_rows"]
+__all__ = ["check_columns", "column_ranges", "expression_columns", "matching_rows"]
 
 _COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Eq: "equal",
@@ -24,6 +25,15 @@ _COMPARISONS: Mapping[type[ast.cmpop], str] = {
     ast.Gt: "greater",
     ast.GtE: "greater_equal",
 }
+_MIRRORED: Mapping[type[ast.cmpop], ast.cmpop] = {
+    ast.Lt: ast.Gt(),
+    ast.LtE: ast.GtE(),
+    ast.Gt: ast.Lt(),
+    ast.GtE: ast.LtE(),
+    ast.In: ast.NotIn(),
+}
+"""The comparison with its sides exchanged; a constant in a column says nothing."""
+
 _ARITHMETIC: Mapping[type[ast.operator], str] = {
     ast.Add: "add_checked",
     ast.Sub: "subtract_checked",
@@ -60,6 +70,53 @@ def expression_columns(expression: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda n: (n.lineno, n.col_offset))))
 
 
+def check_columns(expression: str, known: Collection[str]) -> None:
+    """Raise `ConfigurationError` if an expression names a column that is not known."""
+    unknown = [name for name in expression_columns(expression) if name not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=2)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"the columns are: {', '.join(known) or 'none'}"
+        raise ConfigurationError(
+            f"{expression!r} uses the column {unknown[0]!r}, which the catalog does not have; {hint}"
+        )
+
+
+def column_ranges(expression: str) -> dict[str, list[tuple[Any, Any]]]:
+    """Return ranges ``(low, high)`` that columns must lie in for an expression to be true, ends included, by column name.
+
+    They come from the comparisons of a column with a constant that must all be true; there can be none.
+    """
+    ranges: dict[str, list[tuple[Any, Any]]] = {}
+    nodes = [_parse(expression).body]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+            nodes += node.values
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            for left, how, right in zip(sides, node.ops, sides[1:], strict=False):
+                if isinstance(left, ast.Name):
+                    ranges.setdefault(left.id, []).extend(_range(how, right))
+                elif isinstance(right, ast.Name):
+                    ranges.setdefault(right.id, []).extend(_range(_MIRRORED.get(type(how), how), left))
+    return ranges
+
+
+def _range(how: ast.cmpop, constant: ast.expr) -> list[tuple[Any, Any]]:
+    """Return the range of a column that is compared with a constant; no range if it is not a constant."""
+    try:
+        value = ast.literal_eval(constant)
+        low, high = (min(value), max(value)) if isinstance(how, ast.In) else (value, value)
+    except (ValueError, TypeError):
+        return []
+    least: Any = "" if isinstance(low, str) else -math.inf
+    if isinstance(how, ast.Lt | ast.LtE):
+        return [(least, high)]
+    if isinstance(how, ast.Gt | ast.GtE):
+        return [] if isinstance(low, str) else [(low, math.inf)]
+    return [(low, high)] if isinstance(how, ast.Eq | ast.In) else []
+
+
 def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> NDArray[np.bool_]:
     """Return a bool mask ``(count,)`` of the rows for which an expression is true.
 
@@ -72,7 +129,7 @@ def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> ND
         functions ``abs``, ``sqrt``, ``log10``, ``exp``, ``floor`` of columns, numbers and strings. Arrow evaluates it:
         integers as 64-bit integers and floats as float64, whatever the type of the column.
     columns
-        Values ``(count,)`` by column name.
+        Values ``(count,)`` by column name; missing ones are masked, or None among strings.
 
     Raises
     ------
@@ -81,13 +138,7 @@ def matching_rows(expression: str, columns: Mapping[str, Any], count: int) -> ND
         types that cannot be compared, or exceeds the range of 64-bit integers.
     """
     names = expression_columns(expression)
-    unknown = [name for name in names if name not in columns]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], columns, n=2)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"the columns are: {', '.join(columns) or 'none'}"
-        raise ConfigurationError(
-            f"{expression!r} uses the column {unknown[0]!r}, which the catalog does not have; {hint}"
-        )
+    check_columns(expression, columns)
     try:
         table = {name: pa.array(_as_64_bit(name, columns[name]), from_pandas=True) for name in names}
         exact = any(pa.types.is_uint64(column.type) for column in table.values())
@@ -113,7 +164,7 @@ def _as_64_bit(name: str, values: Any) -> Any:
         )
     if values.dtype.kind == "f":
         return values.astype(np.float64, copy=False)
-    if values.dtype.kind in "iu" and int(values.max(initial=0)) <= np.iinfo(np.int64).max:
+    if values.dtype.kind in "iu" and int(np.ma.filled(values, 0).max(initial=0)) <= np.iinfo(np.int64).max:
         return values.astype(np.int64, copy=False)
     return values
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import CatalogError
+from ..errors import CatalogError, ConfigurationError
 from .astro import degrees_icrs
 from .checks import (
     Unit,
@@ -23,11 +23,14 @@ from .checks import (
     require_column,
     row_count,
     warn_about_other_positions,
+    warn_about_repeated_ids,
 )
 from .columns import OpenTable, table_from_mapping
-from .files import is_skycoord, open_table
+from .files import has_path, is_skycoord, open_table
 from .ids import Ids, Values, take_rows
+from .rows import read_rows
 from .select import matching_rows
+from .subset import Subset
 
 __all__ = ["Catalog"]
 
@@ -41,7 +44,7 @@ class Catalog:
     Attributes
     ----------
     object_id
-        ``(N,)``, unique: int64, uint64 if one exceeds int64, or a list of strings.
+        ``(N,)``: int64, uint64 if one exceeds int64, or a list of strings. Several rows may have one id.
     ra, dec
         ``(N,)``, degrees ICRS; RA in [0, 360), Dec in [-90, 90].
     columns
@@ -67,8 +70,10 @@ class Catalog:
         columns: Sequence[str] = (),
         unit: Unit = None,
         allow_overflow: bool = False,
+        select: str | None = None,
+        cone: Sequence[float] | None = None,
     ) -> "Catalog":
-        """Read a catalog from files, a table, coordinates or a query result.
+        """Read a catalog, or a part of it, from files, a table, coordinates or a query result.
 
         Parameters
         ----------
@@ -77,7 +82,9 @@ class Catalog:
             (``.parquet``, ``.pq``; also a folder of them), CSV, ECSV, FITS (first table) or VOTable (``.vot``,
             ``.votable``, ``.xml``) file; a pattern such as ``"part-*.parquet"`` or a list of these, which are
             concatenated; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
-            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. A column may have different types in the
+            ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. A HATS catalog or collection: its folder, its
+            URL (``https://``, ``s3://``, ``hf://`` ...) or the object of ``hats``; a catalog of ``lsdb``. In configurations
+            also a dictionary of ``path`` and other arguments of this function. A column may have different types in the
             files of one catalog as long as one type holds all values exactly.
         ra, dec
             Names of the position columns. By default the first pair found, in any capitalisation, of ``ra dec``,
@@ -88,21 +95,35 @@ class Catalog:
             ``diaSourceId``, ``diaObjectId``, ``sourceId``, ``source_id``, ``source``, in any capitalisation, otherwise
             the row number. A column ``source`` with repeated or missing values is not used as id.
         columns
-            Names of extra columns that each batch contains.
+            Names of extra columns that each batch contains. Integers and booleans of a column with missing values become
+            floats, which hold NaN for these.
         unit
             Unit of both RA and Dec, such as ``"deg"`` or ``"rad"``, or one each, such as ``"hourangle,deg"``; overrides
             the unit in the table. The default is the unit in the table, or degrees if it has none.
         allow_overflow
             Whether a query result may be truncated at the row limit (``QUERY_STATUS=OVERFLOW``). By default this is
             an error, since most of the targets may be missing.
+        select
+            Expression on the columns of the table that is true for the rows to keep, such as ``"mag_i < 23"``, in the
+            syntax of `lsstcutouts.catalog.select.matching_rows`. In it, ``ra`` and ``dec`` are degrees ICRS and
+            ``object_id`` is the id, whatever their columns are called. A missing value meets no expression.
+        cone
+            RA, Dec and radius, degrees ICRS, of a cone that contains the positions to keep. Of a HATS catalog only the
+            partitions and row groups are read that can hold rows of ``select`` and ``cone``, and only the columns needed.
 
         Raises
         ------
         CatalogError
-            If the table cannot be read, is empty, lacks a column, repeats an id, has a column of an unsupported type,
-            or is the result of a query that failed or was truncated.
+            If the table cannot be read, is empty, lacks a column, has a column of an unsupported type, or is the result
+            of a query that failed or was truncated.
         CoordinateError
             If a position is missing, not finite or out of range.
+        ConfigurationError
+            If ``select`` or ``cone`` is invalid or does not fit the table.
+        DependencyError
+            If a HATS catalog needs a package that is not installed.
+        MemoryBudgetError
+            If the rows of a HATS catalog need more memory than is free.
 
         Warns
         -----
@@ -110,16 +131,29 @@ class Catalog:
             If positions without a unit all lie within 2 pi and pi / 2.
         PositionColumnWarning
             If several pairs of position columns have different values.
+        RepeatedIdWarning
+            If several rows have one id.
         """
-        wanted = check_column_names(columns)
+        wanted, subset = check_column_names(columns), Subset(select, cone)
+        if has_path(source):
+            given = {"ra": ra, "dec": dec, "object_id": object_id, "unit": unit, "select": select, "cone": cone}
+            options = {"allow_overflow": allow_overflow, **source, **{n: v for n, v in given.items() if v is not None}}
+            if unknown := sorted(set(options) - {"path", "allow_overflow", *given}):
+                raise ConfigurationError(
+                    f"catalog={dict(source)} has the unknown setting {unknown[0]!r}; besides path there are {', '.join(given)}"
+                    " and allow_overflow"
+                )
+            return cls.from_any(options.pop("path"), columns=wanted, **options)
         if isinstance(source, Catalog):
+            if subset:
+                raise CatalogError("select= and cone= are for tables; use catalog.select(...) for a Catalog.")
             missing = [name for name in wanted if name not in source.columns]
             if missing:
                 raise CatalogError(missing_column_message(source.source, missing[0], tuple(source.columns)))
             return source
         table = open_table(source, allow_overflow=allow_overflow)
         ids = require_column(table, object_id) if object_id is not None else find_id_column(table)
-        return cls._from_table(table, find_position_columns(table, ra, dec), ids, wanted, unit)
+        return cls._from_table(table, find_position_columns(table, ra, dec), ids, wanted, unit, subset)
 
     @classmethod
     def from_arrays(
@@ -170,6 +204,7 @@ class Catalog:
         id_column: str | None,
         wanted: Sequence[str],
         unit: Unit,
+        subset: Subset = Subset(),
     ) -> "Catalog":
         position = positions[0]
         names = [
@@ -177,13 +212,18 @@ class Catalog:
             *([] if id_column is None else [id_column]),
             *(require_column(table, name) for name in wanted),
         ]
-        found = table.read(list(dict.fromkeys(names)))
+        found = read_rows(table, list(dict.fromkeys(names)), subset, position, id_column, unit)
         count = row_count(found, table.label)
-        ra, dec = positions_in_degrees(found[position[0]], found[position[1]], position, unit, table.label)
-        warn_about_other_positions(table, found, positions)
+        in_degrees = "deg" if table.position == position and found[position[0]].unit is None else None
+        ra, dec = positions_in_degrees(
+            found[position[0]], found[position[1]], position, unit or in_degrees, table.label
+        )
+        if not subset:
+            warn_about_other_positions(table, found, positions)
         ids: Ids = np.arange(count, dtype=np.int64)
         if id_column is not None:
             ids = check_ids(found[id_column], id_column, table.label)
+            warn_about_repeated_ids(ids, id_column, table.label)
         extra = {name: check_extra_column(found[name], name, table.label) for name in wanted}
         del found
         if (arrow := sys.modules.get("pyarrow")) is not None:

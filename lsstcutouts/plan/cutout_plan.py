@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, Values, rows_of_ids
+from ..catalog.ids import Ids, Values, hash_ids, repeats_ids, rows_of_ids, take_rows
 from ..errors import PlanError
 from ..errors.secrets import is_signed
 from ..order.blocks import block_ids
@@ -67,6 +67,8 @@ class CutoutPlan:
         Extra catalog columns that a batch contains, ``(N, ...)`` each.
     tile_bytes
         Compressed bytes of the image plane per pixel, from one file; only for estimates.
+    repeats_ids
+        Whether several targets have one id; found out if it is not given.
     """
 
     repo: str
@@ -95,6 +97,11 @@ class CutoutPlan:
     rejected: Rejected
     columns: Mapping[str, Values] = field(default_factory=dict)
     tile_bytes: float = 0.0
+    repeats_ids: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.repeats_ids is None:
+            object.__setattr__(self, "repeats_ids", repeats_ids(self.object_id))
 
     def __len__(self) -> int:
         return len(self.row)
@@ -116,8 +123,30 @@ class CutoutPlan:
         return self.patches.patch[self.primary]
 
     def targets_of(self, object_id: Any) -> NDArray[np.int64]:
-        """Return the target index, ``(n,)``, of each of n ids; -1 for an id that is not in the plan."""
+        """Return the target index, ``(n,)``, of each of n ids; -1 for an id that is not in the plan.
+
+        Raises
+        ------
+        PlanError
+            If several targets have one id.
+        """
+        if self.repeats_ids:
+            raise PlanError(
+                "several targets of the plan have one id, so none can be found by its id; choose a column of unique ids with"
+                " object_id= of Catalog.from_any, or leave it out to use row numbers"
+            )
         return rows_of_ids(self.object_id, object_id)
+
+    def keys(self, targets: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """Return a number per target, ``(n,)`` int64, that seeds what is random: of its id; of id and row if ids repeat."""
+        chosen = np.arange(len(self)) if targets is None else targets
+        return hash_ids(take_rows(self.object_id, chosen), self.row[chosen] if self.repeats_ids else None)
+
+    def targets_in(self, batch: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Return the target index, ``(n,)``, of each row of a batch of this plan; -1 for rows of no target."""
+        if not self.repeats_ids:
+            return self.targets_of(batch["object_id"])
+        return rows_of_ids(self.keys(), np.asarray(batch["object_hash"]))
 
     def others_of(self, target: int) -> list[int]:
         """Return the rows of ``patches`` under the box of a target, except the primary patch."""

@@ -118,7 +118,7 @@ def write_fits(
     _check(arrays, plan, mask_planes)
     target_of = _targets(arrays, plan)
     folder = Path(directory)
-    paths = {folder / _name(arrays, i): (i, target) for i, target in target_of.items()}
+    paths = {folder / _name(arrays, i, plan, target): (i, target) for i, target in target_of.items()}
     if skipped := len(arrays["object_id"]) - len(target_of) - int(np.sum(arrays["is_padding"])):
         _log.warning("%d of %d rows are outside the coverage and are not written", skipped, len(arrays["object_id"]))
     _prepare(folder, paths, overwrite)
@@ -128,6 +128,7 @@ def write_fits(
 
 
 _USED = {*_PIXEL_PLANES, "psf", "psf_present", "band_present", "quality", "wcs", "object_id", "ra", "dec", "tract"} | {
+    "object_hash",
     "patch",
     "yx0",
     "offset",
@@ -196,7 +197,8 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
     """Return the target of the plan for each row of the batch that is to be written."""
     rows = np.flatnonzero(~arrays["is_padding"].astype(bool) & (arrays["tract"] >= 0))
     wanted = arrays["object_id"][rows]
-    targets = plan.targets_of(wanted)
+    keys = {"object_hash": arrays["object_hash"][rows]} if "object_hash" in arrays else {}
+    targets = plan.targets_in({"object_id": wanted, **keys})
     same = (targets >= 0) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
     same &= plan.tract[targets] == arrays["tract"][rows]
     if not same.all():
@@ -206,15 +208,19 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
     return dict(zip(rows.tolist(), targets.tolist(), strict=True))
 
 
-def _name(arrays: Mapping[str, Array], i: int) -> str:
-    """Return the name of a target's file: special characters of a text id are written as ``%XX``."""
+def _name(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int) -> str:
+    """Return the name of a target's file, with its catalog row if ids repeat.
+
+    Special characters of a text id are written as ``%XX``.
+    """
     identity = arrays["object_id"][i].item()
     if isinstance(identity, str):
         shown = quote(identity, safe="+")
         identity = (
             shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hash_ids([identity])[0]) & (2**64 - 1):016x}"
         )
-    return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}.fits"
+    row = f"_row{plan.row[target]}" if plan.repeats_ids else ""
+    return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}{row}.fits"
 
 
 def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:

@@ -22,9 +22,9 @@ from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
 from ..sky.geometry import YX
+from ..source.limits import available_memory
 from ..source.web.byte_parts import URGENT
 from ..source.web.process import forget_requests, start_afresh
-from .cache.limits import available_memory
 from .cache.stats import CacheStats
 from .cache.tile_cache import TileCache
 from .cutouts import Batch
@@ -265,7 +265,11 @@ class LsstDataFetcher:
         As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
         """
         ids = batch["object_id"]
-        _, once = np.unique(np.asarray(ids), return_index=True)
+        distinct, once = np.unique(np.asarray(ids), return_index=True)
+        if len(np.unique(np.asarray(batch.get("object_hash", distinct)))) > len(distinct):
+            raise ConfigurationError(
+                "several targets of the batch have one id; use lsstcutouts.write_fits with the plan that was fetched"
+            )
         ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
         plan = self.plan(
             Catalog.from_arrays(ra, dec, take_rows(ids if isinstance(ids, list) else np.asarray(ids), once))
@@ -346,7 +350,7 @@ def _with_rejected(batch: Batch, plan: CutoutPlan, options: ReaderOptions) -> Ba
         "wcs": np.full((len(lost), 8), np.nan),
     }
     nan = {"image", "variance"} if options.missing_band == "nan" else set()
-    order = np.argsort([*plan.row[plan.targets_of(batch["object_id"])], *lost.row])
+    order = np.argsort([*plan.row[plan.targets_in(batch)], *lost.row])
     whole: Batch = {}
     for name, values in batch.items():
         if name in fill:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import hash_ids
 from ..errors import MissingBandError, QualityError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import POLICY_BITS, Outcome, Quality
@@ -93,7 +92,8 @@ def _fill(cutouts: Cutouts, n: int, plan: CutoutPlan, options: ReaderOptions, fi
             # Seeded by the name of the band: the noise does not depend on the order of the bands.
             channel = zlib.crc32(plan.bands[band].encode())
             identity = plan.object_id[cutouts.targets[n]]
-            number = int(hash_ids([identity])[0]) if isinstance(identity, str) else int(identity)
+            hashed = plan.repeats_ids or isinstance(identity, str)
+            number = int(plan.keys(cutouts.targets[n : n + 1])[0]) if hashed else int(identity)
             _draw_noise(cutouts, n, band, (options.seed, number, channel))
     elif math.isnan(options.fill):
         known = covered[n] if finite is None else covered[n] & finite

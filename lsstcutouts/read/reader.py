@@ -14,18 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..catalog.ids import hash_ids, take_rows
+from ..catalog.ids import take_rows
 from ..errors import ConfigurationError, LsstCutoutsError
 from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
+from ..source.control_groups import usable_cores
 from ..source.web.byte_parts import URGENT, Part, Rank
 from ..source.web.process import check_web, forget_requests, start_afresh, web_of_process
 from ..source.web.request_limits import share_connections
 from .batch_report import BatchReport
 from .cache.tile_cache import TileCache
-from .control_groups import usable_cores
 from .cutouts import Batch, Cutouts, Empty, psf_shape
 from .depth import Depths
 from .executor import Executor
@@ -244,8 +244,8 @@ class CutoutReader:
             "yx0": plan.yx0[targets].astype(np.int64),
             "offset": plan.offset[targets],
         }
-        if isinstance(ids := rows["object_id"], list):
-            rows["object_hash"] = hash_ids(ids)
+        if isinstance(rows["object_id"], list) or plan.repeats_ids:
+            rows["object_hash"] = plan.keys(targets)
         for name in plan.columns if self.options.columns is None else self.options.columns:
             rows[name] = take_rows(plan.columns[name], targets)
         return rows

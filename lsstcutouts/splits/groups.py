@@ -120,14 +120,15 @@ def _by_ids(plan: CutoutPlan, ids: Mapping[str, Any]) -> dict[str, Rows]:
     lists = {name: _ids(name, value) for name, value in ids.items()}
     rows = {}
     for name, wanted in lists.items():
-        targets = plan.targets_of(wanted)
-        strange = np.flatnonzero((targets < 0) & (rows_of_ids(plan.rejected.object_id, wanted) < 0))
+        strange = np.flatnonzero(
+            (rows_of_ids(plan.object_id, wanted) < 0) & (rows_of_ids(plan.rejected.object_id, wanted) < 0)
+        )
         if len(strange):
             kind = "strings" if isinstance(plan.object_id, list) else "numbers"
             raise ConfigurationError(
                 f"splits[{name!r}] lists {_first_ids(take_rows(wanted, strange))}, which the catalog does not contain; its ids are {kind}"
             )
-        rows[name] = np.unique(targets[targets >= 0])
+        rows[name] = np.flatnonzero(rows_of_ids(wanted, plan.object_id) >= 0)  # all rows of an id
     for name, other in combinations(lists, 2):
         both = sorted(set(np.asarray(lists[name]).tolist()) & set(np.asarray(lists[other]).tolist()))
         if both:

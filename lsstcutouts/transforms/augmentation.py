@@ -18,7 +18,7 @@ class Augmentation(nn.Module):
     """Base class of modules that change each target at random.
 
     The random numbers are a hash of the seed, the class name, the epoch, ``object_id`` (``object_hash`` if ids are
-    strings) and, if the batch has it, ``repeat`` (how often the target occurred before in this epoch). So they do not
+    strings or repeat) and, if the batch has it, ``repeat`` (how often the target occurred before in this epoch). So they do not
     depend on the order, the batch size, the world size, the workers or the device, and a resumed run gets the same
     numbers. Give two modules of the same class different seeds; otherwise both make the same choices.
 

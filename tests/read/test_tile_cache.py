@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.read.cache.limits import MemoryLimits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
+from lsstcutouts.source.limits import MemoryLimits
 
 from ..support.claims import collect_inside, fetch, fill, filled, wanted
 from ..support.examples import examples

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsstcutouts.read.cache.limits import MemoryLimits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.watch import SLACK, MemoryWatch
+from lsstcutouts.source.limits import MemoryLimits
 
 from ..support.claims import collect_inside, fetch, wanted
 from ..support.examples import examples

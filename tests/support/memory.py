@@ -34,10 +34,10 @@ from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read.cache.budget import parse_bytes
-from lsstcutouts.read.cache.limits import memory_limits
 from lsstcutouts.read.cache.stats import CacheStats
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.read.cache.watch import SLACK
+from lsstcutouts.source.limits import memory_limits
 
 _SAMPLE_SECONDS = 1.0
 console = Console()

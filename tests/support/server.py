@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
@@ -99,7 +99,8 @@ class Handler(BaseHTTPRequestHandler):
     def _range(self, data: bytes, body: bool = True) -> None:
         wanted = self._wanted(data)
         if wanted is None:
-            return self._answer(200, data if body else b"", Accept_Ranges="bytes")
+            size = str(len(data))
+            return self._answer(200, data if body else b"", Content_Length=size, Accept_Ranges="bytes")
         if wanted[0] >= len(data):
             return self._answer(416, Content_Range=f"bytes */{len(data)}")
         return self._part(data, *wanted, sent=data[slice(*wanted)])

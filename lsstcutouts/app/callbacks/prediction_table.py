@@ -22,7 +22,7 @@ META = "lsstcutouts.predictions"
 
 def reserved_names(plan: CutoutPlan) -> set[str]:
     """Return the column names that a model must not use."""
-    own = {"row", "object_id", "ra", "dec", "tract", "patch", "outcome", "reason"}
+    own = {"row", "object_id", "object_hash", "ra", "dec", "tract", "patch", "outcome", "reason"}
     return own | {f"quality_{band}" for band in plan.bands} | set(plan.columns)
 
 
@@ -57,7 +57,7 @@ def prediction_table(
     plan
         Plan with the targets and the rejected catalog rows.
     predicted
-        ``object_id`` ``(n,)``, and the outputs of the model for these, ``(n, ...)``.
+        ``object_id`` ``(n,)`` (also ``object_hash`` if ids repeat), and the outputs of the model for these, ``(n, ...)``.
     report
         Report of all ranks.
     metadata
@@ -82,7 +82,7 @@ def prediction_table(
     order = np.argsort(catalog_row, kind="stable")
     if (np.diff(catalog_row[order]) == 0).any():
         raise PlanError("the plan contains a catalog row twice; make the plan again")
-    index_of_target = _target_indices(plan, predicted["object_id"])  # (n,) target indices
+    index_of_target = _target_indices(plan, predicted)  # (n,) target indices
     source = np.full(len(order), -1, np.int64)  # row of ``predicted`` for each catalog row
     source[index_of_target] = np.arange(len(index_of_target))
     source = source[order]
@@ -95,7 +95,11 @@ def prediction_table(
         "dec": np.concatenate([plan.dec, lost.dec])[order],
         "tract": np.concatenate([plan.tract, outside])[order],
         "patch": np.concatenate([plan.patch, outside])[order],
-        **{name: _take_or_null(values, source) for name, values in predicted.items() if name != "object_id"},
+        **{
+            name: _take_or_null(values, source)
+            for name, values in predicted.items()
+            if name not in {"object_id", "object_hash"}
+        },
         "outcome": _dictionary_array(outcome, {int(o): o.name.lower() for o in Outcome}),
         "reason": causes,
         **{f"quality_{band}": quality[:, b] for b, band in enumerate(plan.bands)},
@@ -124,9 +128,9 @@ def _counted(outcome: NDArray[np.uint8]) -> dict[str, int]:
     return {Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)}
 
 
-def _target_indices(plan: CutoutPlan, ids: Values) -> NDArray[np.int64]:
-    """Return the target indices of these ids, ``(n,)``."""
-    index_of_target = plan.targets_of(ids)
+def _target_indices(plan: CutoutPlan, predicted: Mapping[str, Values]) -> NDArray[np.int64]:
+    """Return the target indices of the predicted objects, ``(n,)``."""
+    index_of_target, ids = plan.targets_in(predicted), predicted["object_id"]
     unknown = np.flatnonzero(index_of_target < 0)
     if len(unknown):
         raise PlanError(

@@ -76,7 +76,16 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,  # noqa: ARG002
     ) -> None:
         """Store the predictions of a batch as arrays."""
-        self._parts.append(_columns(outputs, batch, reserved_names(_loader(trainer).cutouts.plan)))
+        plan = _loader(trainer).cutouts.plan
+        found = _columns(outputs, batch, reserved_names(plan))
+        if plan.repeats_ids:  # the table needs to know which of the targets with one id a row is
+            real = ~_array(batch["is_padding"]).astype(bool)
+            if not np.array_equal(_array(found["object_id"]), _array(batch["object_id"])[real]):
+                raise ConfigurationError(
+                    "several targets have one id: predict_step must return object_id as the batch has it"
+                )
+            found["object_hash"] = _array(batch["object_hash"])[real]
+        self._parts.append(found)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
         """Collect the predictions of all ranks and write the file."""

@@ -1,5 +1,6 @@
 """Pictures of the validation targets with the largest loss."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ..mosaic import write_mosaic
 from .ranks import gather_on_first_rank
 
 __all__ = ["WorstPredictions"]
+
+_log = logging.getLogger(__name__)
 
 type Found = dict[str, Values]
 
@@ -100,6 +103,9 @@ class WorstPredictions(Callback):
             )
         dataset = loader.cutouts
         plan = dataset.plan
+        if plan.repeats_ids:
+            _log.warning("no picture of the worst predictions: several targets have one id")
+            return
         ids = np.asarray(found["object_id"]).tolist()
         batch = CutoutReader(plan, dataset.options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
         row_of = {identity: i for i, identity in enumerate(ids)}

@@ -131,7 +131,7 @@ def run(cfg: DictConfig) -> PlanResult:
     catalog = Catalog.from_any(
         settings["catalog"],
         columns=columns,
-        **{name: settings[name] for name in ("ra", "dec", "object_id", "unit", "allow_overflow")},
+        **{name: settings[name] for name in ("ra", "dec", "object_id", "unit", "allow_overflow", "select", "cone")},
     )
     plan = build_plan(
         str(settings["repo"]),

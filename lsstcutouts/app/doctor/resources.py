@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ...errors import MemoryBudgetError
 from ...read.cache.budget import resolve_budget, shown_bytes
-from ...read.cache.limits import memory_limits
 from ...read.reader import default_threads
+from ...source.limits import memory_limits
 from .diagnosis import Result, Settings
 
 __all__ = ["check_resources"]

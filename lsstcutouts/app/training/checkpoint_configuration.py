@@ -310,7 +310,7 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
         wanted = " ".join(f"{key}=..." for key in missing)
         raise ConfigurationError(f"the checkpoint has no value for {', '.join(missing)}; add {wanted}")
     catalog = result.data.catalog
-    if not isinstance(catalog, DictConfig):
+    if not isinstance(catalog, DictConfig) or "path" in catalog:
         result.data.catalog = {"predict": catalog}
     elif "predict" not in catalog:
         raise ConfigurationError(

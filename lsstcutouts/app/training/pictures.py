@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...catalog.ids import rows_of_ids
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
@@ -138,12 +139,12 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
     if not len(order):
         return None
     plan, _ = data.splits["predict"]
-    ids = table["object_id"].take(order).to_pylist()
+    targets = rows_of_ids(plan.row, table["row"].to_numpy()[order])
     batch = CutoutReader(
         plan, ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns), cache=data.cache
-    ).read(plan.targets_of(ids))
-    # A file may have become unreadable since; captions follow the ids.
-    score_of = dict(zip(ids, scores[order].tolist(), strict=True))
-    captions = [f"{score_of[i]:.3f}  {i}" for i in np.asarray(batch["object_id"]).tolist()]
+    ).read(targets)
+    # A file may have become unreadable since; captions follow the targets that were read.
+    score_of = dict(zip(targets.tolist(), scores[order].tolist(), strict=True))
+    captions = [f"{score_of[target]:.3f}  {plan.object_id[target]}" for target in plan.targets_in(batch).tolist()]
     title = f"highest scores, {''.join(plan.bands)}: score and object_id"
     return write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title)

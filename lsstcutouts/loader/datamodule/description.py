@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ...catalog.files import has_path
 from ...errors import ConfigurationError, ResumeError
 from ...order.sampling import Sampling
 from ...plan.arguments import AngularSize
@@ -185,6 +186,8 @@ def _plain_options(options: Any) -> dict[str, Any]:
 
 def _named(value: Any) -> Any:
     """Return what can be named in a checkpoint, files and lists of files; None for what is in memory alone."""
+    if has_path(value):
+        return {**value, "path": str(value["path"])}
     if isinstance(value, Mapping):
         named = {str(name): _named(one) for name, one in value.items()}
         return None if None in named.values() else named

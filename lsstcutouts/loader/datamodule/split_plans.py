@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog.files import files_of
+from ...catalog.files import has_path, state_of
 from ...catalog.targets import Catalog
 from ...errors import PlanError
 from ...plan.arguments import AngularSize, has_size
@@ -110,6 +110,7 @@ class SplitPlans:
         self.plan = given
         """The plan in use after `load`, unless each split has its own catalog."""
         self._catalog, self._seed = catalog, seed
+        self._tables: dict[str, Catalog] = {}
         self._prepared: dict[str, CutoutPlan] = {}  # made by this process, until `load` takes them
 
     @property
@@ -143,6 +144,7 @@ class SplitPlans:
             for name, catalog in self._catalogs().items()
         }
         self._prepared.clear()
+        self._tables.clear()
         if self.plan is not None:
             given = self.plan if isinstance(self.plan, CutoutPlan) else CutoutPlan.load(self.plan)
             plans[""] = self.settings.check(given)
@@ -156,14 +158,19 @@ class SplitPlans:
         """Return the catalogs to plan by split, or one for all splits under the empty name."""
         if self.plan is not None:
             return {}
-        if isinstance(self._catalog, Mapping) and set(self._catalog) <= set(SPLITS):
-            return dict(self._catalog)
-        return {"": self._catalog}
+        one_each = isinstance(self._catalog, Mapping) and set(self._catalog) <= set(SPLITS)
+        catalogs = dict(self._catalog) if one_each else {"": self._catalog}
+        for name, catalog in catalogs.items():
+            if not isinstance(catalog, str | os.PathLike | Mapping) and name not in self._tables:
+                # Reading a catalog of lsdb computes it; its plan and the name of its file need it.
+                self._tables[name] = Catalog.from_any(catalog, columns=self.settings.columns)
+        return catalogs | self._tables
 
 
 def _catalog_key(catalog: Any, columns: Sequence[str]) -> str:
     """Return text that differs for another catalog, and for an earlier version of its file."""
     if isinstance(catalog, str | os.PathLike):
-        states = [(path.absolute(), path.stat() if path.exists() else None) for path in files_of(catalog)]
-        return "\n".join(f"{path} {state and (state.st_mtime_ns, state.st_size)}" for path, state in states)
+        return state_of(catalog)
+    if has_path(catalog):
+        return f"{state_of(catalog['path'])}\n{sorted((name, str(value)) for name, value in catalog.items())}"
     return Catalog.from_any(catalog, columns=columns).fingerprint()

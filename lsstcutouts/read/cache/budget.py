@@ -2,7 +2,7 @@
 
 from ...errors import ConfigurationError, MemoryBudgetError
 from ...source.amounts import parse_bytes, shown_bytes
-from .limits import MemoryLimits, memory_limits
+from ...source.limits import MemoryLimits, memory_limits
 
 __all__ = ["check_budget", "parse_bytes", "resolve_budget", "shown_bytes"]
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigurationError, MemoryBudgetError
+from ...source.limits import MemoryLimits, memory_limits
 from .budget import check_budget, resolve_budget, shown_bytes
-from .limits import MemoryLimits, memory_limits
 from .slots import Slots
 from .state import Block, Flight, State, Wanted
 from .stats import CacheStats

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from ...source.limits import MemoryLimits
 from .budget import shown_bytes
-from .limits import MemoryLimits
 
 __all__ = ["SLACK", "MemoryWatch", "Room", "resident_bytes"]
 

@@ -7,8 +7,8 @@ import pytest
 
 from lsstcutouts.errors import ConfigurationError, MemoryBudgetError
 from lsstcutouts.read.cache.budget import parse_bytes, resolve_budget
-from lsstcutouts.read.cache.limits import MemoryLimits, available_memory, memory_limits
 from lsstcutouts.read.cache.tile_cache import TileCache
+from lsstcutouts.source.limits import MemoryLimits, available_memory, memory_limits
 
 
 def limits(available: float, total: float = 100e9, limited_by: str = "machine") -> MemoryLimits:

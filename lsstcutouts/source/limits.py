@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from ..control_groups import control_groups, text_of
+from .control_groups import control_groups, text_of
 
 __all__ = ["MemoryLimits", "available_memory", "memory_limits"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lsstcutouts.read.control_groups import usable_cores
+from lsstcutouts.source.control_groups import usable_cores
 
 
 @pytest.mark.parametrize(
