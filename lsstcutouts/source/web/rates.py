@@ -15,9 +15,6 @@ _LEAST_GAP, _MOST_GAP, _USUAL_GAP = 4 << 10, 256 << 10, 16 << 10
 _START_BYTES = 4 << 20
 """Bytes after which the rate counts as known: the first ones come slowly over any link, while connections are made."""
 
-_USUAL_RATE = 0.25e6
-"""Bytes per second of each connection that are assumed until then."""
-
 _LEAST_IN_FLIGHT, _FIRST_IN_FLIGHT, _SECONDS_IN_FLIGHT = 1 << 20, 8 << 20, 2.0
 """Bytes that may be under way on a slow link, before the rate is known, and as a time at the rate that is measured."""
 
@@ -65,5 +62,6 @@ class Rates:
 
     def gap(self, connections: int) -> int:
         """Return the bytes that cost as much as another request, where so many requests are under way at once."""
-        least, each = (_LEAST_GAP, self.rate / connections) if self.rate else (_USUAL_GAP, _USUAL_RATE)
-        return min(_MOST_GAP, max(least, int(each * self.latency)))
+        if not self.rate or not self.latency:
+            return _USUAL_GAP
+        return min(_MOST_GAP, max(_LEAST_GAP, int(self.rate * self.latency / connections)))
