@@ -62,6 +62,7 @@ def test_a_fetch_equals_the_local_repository(platform: Platform, remote_dp2: Pub
 def test_rounds_of_requests(platform: Platform, remote_dp2: Published, planes: tuple[str, ...], most: int) -> None:
     """Sign, index, tiles; one more for other planes. Where the files are known, the tiles only."""
     plan = remote_plan(remote_dp2)
+    epoch(dataset_of(plan))  # connections and kernels are there, whatever ran before in this process
     read = MASKED if "mask" in planes else ReadOptions()
     with LsstDataFetcher(
         remote_dp2.url, collections=remote_dp2.collections, bands="gri", size=32, planes=planes, read=read
