@@ -205,7 +205,7 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
     """Read from the headers of a file all that a reader with these options needs of it."""
     layouts: dict[str, PlaneLayout] = {}
     errors: dict[str, LsstCutoutsError] = {}
-    awaited: list[Part] = []
+    complete, awaited = True, list[Part]()
     mask_bits: list[tuple[str, int] | None] = []
     kernels, scale = None, 1.0
     for plane in options.sources:
@@ -218,6 +218,7 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
         except LsstCutoutsError as error:
             errors[plane] = copy(error)  # without its traceback, which would keep the file open
         except NotHereError as error:
+            complete = False
             awaited += error.parts  # those of the other planes are asked for at the same time
     if "psf" in options.planes:
         try:
@@ -225,8 +226,9 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
         except LsstCutoutsError as error:
             errors["psf"] = copy(error)
         except NotHereError as error:
+            complete = False
             awaited += error.parts
-    if awaited:
+    if not complete:  # nothing is awaited if another process has put the bytes into the disk cache meanwhile
         raise NotHereError(awaited)
     return FileIndex(
         coadd.uri, coadd.stamp, coadd.gzipped, coadd.bbox, coadd.projection, layouts, errors, mask_bits, scale, kernels

@@ -11,14 +11,16 @@ import pytest
 
 from lsstcutouts import LsstDataFetcher
 from lsstcutouts.errors import CorruptFileError
+from lsstcutouts.fits.coadd import Coadd
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.read import open_files
 from lsstcutouts.read.cache.tile_cache import TileCache
-from lsstcutouts.read.open_files import OpenFiles
+from lsstcutouts.read.open_files import OpenFiles, _index_of
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
-from lsstcutouts.source.byte_source import ByteSource, open_source
+from lsstcutouts.source.byte_source import ByteSource, LocalSource, open_source
+from lsstcutouts.source.web.byte_parts import NotHereError
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.faulty import copied
@@ -132,3 +134,27 @@ def test_a_fetcher_keeps_indices_when_it_is_closed(dp2_repo: SimulatedRepository
             fetcher.fetch_plan(plan)
         assert not fetcher._files._open
     assert len(fetcher._files._indices) == len({*plan.files.uri})
+
+
+class Late(LocalSource):
+    """A file whose bytes are not here at first, though nothing has to be waited for: another process fetches them."""
+
+    late = False
+
+    def read(self, offset: int, length: int) -> bytes:
+        if self.late:
+            raise NotHereError([])
+        return super().read(offset, length)
+
+
+def test_an_index_is_complete_whoever_fetches_its_bytes(dp2_repo: SimulatedRepository) -> None:
+    path = next(dp2_repo.root.rglob("deep_coadd*.fits"))
+    options = ReaderOptions(planes=("image", "variance", "psf"))
+    source = Late(str(path), str(path))
+    coadd = Coadd(source)
+    source.late = True
+    with pytest.raises(NotHereError):
+        _index_of(coadd, options)
+    source.late = False
+    assert _index_of(coadd, options).layouts.keys() == {"image", "variance"}
+    source.close()
