@@ -1,12 +1,14 @@
 """An epoch over a Butler server equals the local repository, and takes few rounds of requests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lsstcutouts import CutoutPlan, LsstDataFetcher, ReadOptions
-from lsstcutouts.source.web.process import forget_bytes
+from lsstcutouts.source.web.process import forget_bytes, web_of_process
+from lsstcutouts.source.web.rates import Rates
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.platform.settings import Request
@@ -71,24 +73,36 @@ def test_rounds_of_requests(platform: Platform, remote_dp2: Published, planes: t
         some = far[np.linspace(0, len(far) - 1, 4).astype(int)]
         fetcher.plan({"ra": plan.ra, "dec": plan.dec})
         forget_bytes()
+        known = {request.connection for request in platform.log("data")}
         platform.reset()
         platform.set(rtt=0.2, slow_start=False)
+        web_of_process().rates = Rates()  # over a link that seemed slow before, fewer bytes would be asked for at once
         fetcher.fetch(plan.ra[some], plan.dec[some])
-        assert rounds_of_files(platform) <= most - 1  # the first one signs, once for each file
+        assert rounds_of_files(platform, known) <= most - 1  # the first one signs, once for each file
         assert platform.counters().signatures == len({request.path for request in platform.log("data")})
         fetcher.cache.clear()
         forget_bytes()
         platform.reset()
         platform.set(rtt=0.2, slow_start=False)
+        web_of_process().rates = Rates()  # over a link that seemed slow before, fewer bytes would be asked for at once
         fetcher.fetch(plan.ra[some], plan.dec[some])
-        assert rounds_of_files(platform) == 1
+        assert rounds_of_files(platform, known) == 1
 
 
-def rounds_of_files(platform: Platform) -> int:
-    """Return how many rounds of requests for bytes the slowest file needed."""
+def rounds_of_files(platform: Platform, known: set[int]) -> int:
+    """Return how many rounds of requests for bytes the slowest file needed.
+
+    A request on a connection that is not known, so a new one, was begun two round trips before the server saw it.
+    """
     of_file: dict[str, list[Request]] = {}
     for request in platform.log("data"):
-        of_file.setdefault(request.path, []).append(request)
+        if request.connection not in known:
+            known.add(request.connection)
+            begun = request.time - 2 * platform.settings.rtt
+            whole = replace(request, time=begun, seconds=request.time + request.seconds - begun)
+        else:
+            whole = request
+        of_file.setdefault(request.path, []).append(whole)
     return max(map(rounds, of_file.values()))
 
 
