@@ -208,8 +208,11 @@ class WorkerError(LsstCutoutsError, RuntimeError):
     """A worker process of a loader was killed, crashed or ended too early."""
 
 
-class MemoryBudgetError(LsstCutoutsError, MemoryError):
+class MemoryBudgetError(MemoryError, LsstCutoutsError):
     """The machine cannot meet the memory budget."""
+
+    # MemoryError has a constructor of its own. If it came second, `__new__` of this class would refuse to be called, as Dask's
+    # pickling does.
 
 
 class DependencyError(LsstCutoutsError, ImportError):

@@ -21,8 +21,6 @@ from .test_hats_table import as_parquet, partitions
 
 COLUMNS = ["label", "flux_i"]
 
-pytestmark = pytest.mark.long  # hats, lsdb and Dask take half a minute to import, and change how errors are pickled
-
 
 @pytest.fixture(scope="module")
 def targets(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -27,8 +27,6 @@ from ..support.server import serving
 ROWS = 600
 COLUMNS = ("mag_i", "name", "flag")
 
-pytestmark = pytest.mark.long  # hats, lsdb and Dask take half a minute to import, and change how errors are pickled
-
 
 def objects() -> pd.DataFrame:
     """Return a table around the RA of 0, whose columns hold what Rubin's tables hold; ``label`` and ``mag_i`` have nulls."""

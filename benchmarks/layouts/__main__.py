@@ -1,0 +1,5 @@
+"""Runs the benchmark."""
+
+from . import main
+
+main()
