@@ -7,6 +7,7 @@ package that fits. Classes are looked up by name, so that no library is imported
 
 import re
 from collections.abc import Iterator
+from copy import copy
 from enum import Enum, auto
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ __all__ = [
     "ErrorKind",
     "error_kind",
     "error_text",
+    "fresh",
     "http_status",
     "server_message",
     "status_kind",
@@ -150,6 +152,17 @@ def status_kind(status: int) -> ErrorKind:
             return ErrorKind.UNAVAILABLE
         case _:
             return ErrorKind.OTHER
+
+
+def fresh[E: BaseException](error: E) -> E:
+    """Return a copy of an exception without its traceback, which would keep files open and grow whenever it is raised again.
+
+    ``copy`` alone is not enough: once Dask has been imported, it copies tracebacks, too.
+    """
+    found = copy(error)
+    found.__traceback__ = found.__cause__ = found.__context__ = None
+    found.__suppress_context__ = False
+    return found
 
 
 def http_status(error: BaseException) -> int | None:

@@ -1,10 +1,10 @@
 """All that turns boxes into bytes and pixels of one file, read from its headers once."""
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 from ..errors import LsstCutoutsError
+from ..errors.error_classes import fresh
 from ..sky.geometry import Box
 from .layout import PlaneLayout
 from .psf import CellKernels
@@ -63,7 +63,7 @@ class FileIndex:
     def check(self, plane: str) -> None:
         """Raise why a plane, or the ``psf``, cannot be read."""
         if plane in self.errors:
-            raise copy(self.errors[plane])  # an exception that is raised again and again collects tracebacks
+            raise fresh(self.errors[plane])
 
     @property
     def transient(self) -> bool:

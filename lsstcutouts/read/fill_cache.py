@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigurationError, ReadError, WriteError
+from ..errors.error_classes import fresh
 from ..plan.cutout_plan import CutoutPlan
 from ..source.amounts import shown_bytes
 from ..source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
@@ -276,7 +276,7 @@ class _Filling:
         failed = [error for part in parts if (error := part.future.exception()) is not None]
         for error in failed:
             if self._options.on_read_error == "raise" or not isinstance(error, ReadError):
-                raise copy(error) from error.__cause__
+                raise fresh(error) from error.__cause__
         return len(failed)
 
     def _blocks(self) -> list[Integers]:

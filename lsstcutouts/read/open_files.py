@@ -4,10 +4,10 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from copy import copy
 from multiprocessing.context import get_spawning_popen
 
 from ..errors import CorruptFileError, LsstCutoutsError, ReadError
+from ..errors.error_classes import fresh
 from ..fits.coadd import Coadd, checked_coadd
 from ..fits.index import FileIndex
 from ..fits.layout import PlaneLayout
@@ -216,7 +216,7 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
             if plane != "mask" and options.flux_unit == "nJy":
                 scale = coadd.flux_scale
         except LsstCutoutsError as error:
-            errors[plane] = copy(error)  # without its traceback, which would keep the file open
+            errors[plane] = fresh(error)
         except NotHereError as error:
             complete = False
             awaited += error.parts  # those of the other planes are asked for at the same time
@@ -224,7 +224,7 @@ def _index_of(coadd: Coadd, options: ReaderOptions) -> FileIndex:
         try:
             kernels = coadd.kernels
         except LsstCutoutsError as error:
-            errors["psf"] = copy(error)
+            errors["psf"] = fresh(error)
         except NotHereError as error:
             complete = False
             awaited += error.parts

@@ -1,10 +1,14 @@
 """Kinds of errors of other packages, and the messages made from them."""
 
+import copyreg
+from copy import copy
+
 import pytest
 import requests
 import urllib3
 
-from lsstcutouts.errors.error_classes import ErrorKind, error_kind, error_text, status_kind
+from lsstcutouts.errors import PlaneError
+from lsstcutouts.errors.error_classes import ErrorKind, error_kind, error_text, fresh, status_kind
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,27 @@ def test_words_are_one_line() -> None:
 def test_every_status_means_something() -> None:
     for status in range(100, 600):
         assert isinstance(status_kind(status), ErrorKind)
+
+
+def test_a_fresh_error_has_no_traceback_whoever_copies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's pickling of exceptions, which ``copy`` uses as well, restores what they refer to."""
+
+    def restored(text: str, *referred: object) -> PlaneError:
+        error = PlaneError(text)
+        error.__traceback__, error.__cause__, error.__context__ = referred  # type: ignore[assignment]
+        return error
+
+    monkeypatch.setitem(
+        copyreg.dispatch_table,
+        PlaneError,
+        lambda error: (restored, (*error.args, error.__traceback__, error.__cause__, error.__context__)),
+    )
+    with pytest.raises(PlaneError) as raised:
+        raise PlaneError("no such plane") from ValueError("cause")
+    caught = raised.value
+    assert copy(caught).__traceback__ is not None
+    found = fresh(caught)
+    assert type(found) is PlaneError
+    assert str(found) == "no such plane"
+    assert (found.__traceback__, found.__cause__, found.__context__) == (None, None, None)
+    assert caught.__traceback__ is not None

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +18,7 @@ from ...errors import (
     ReadError,
     TransientReadError,
 )
-from ...errors.error_classes import error_kind, error_text
+from ...errors.error_classes import error_kind, error_text, fresh
 from ...errors.secrets import expiry_of, is_signed, without_query
 from ..access import access_advice, origin_of
 from ..disk.disk_cache import DiskCache
@@ -167,7 +166,7 @@ class WebFile:
             if (error := part.future.exception()) is not None:
                 with self._web.lock:
                     self._parts.discard(part)  # another attempt asks again
-                raise copy(error) from error.__cause__
+                raise fresh(error) from error.__cause__
             pieces.append(memoryview(part.future.result())[at - part.start : stop - part.start])
             at = min(stop, part.stop)
         return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
@@ -271,7 +270,7 @@ class WebFile:
             Why they did not come; it says whether another attempt can succeed.
         """
         if self._refusal is not None and time.monotonic() < self._refused_until:
-            raise copy(self._refusal)
+            raise fresh(self._refusal)
         try:
             await self._receive(request)
         except (AccessDeniedError, MissingFileError) as error:
