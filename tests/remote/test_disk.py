@@ -10,6 +10,7 @@ import pytest
 
 from lsstcutouts import CutoutPlan
 from lsstcutouts.read.cache.budget import parse_bytes
+from lsstcutouts.source.disk.claims import Claims
 from lsstcutouts.source.disk.disk_cache import DiskCache
 from lsstcutouts.source.web.process import forget_bytes
 
@@ -168,3 +169,15 @@ def test_planning_leaves_the_headers_that_it_read(platform: Platform, remote_dp2
     loaded = CutoutPlan.load(tmp_path / "plan.parquet")
     epoch(dataset_of(loaded))
     assert platform.counters().signatures <= len(plan.files) + 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_fault_of_the_cache_is_raised_and_nobody_waits_for_ever(
+    remote_dp2: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Claims, "of_others", fail)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        epoch(dataset_of(remote_plan(remote_dp2)))

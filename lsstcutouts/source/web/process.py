@@ -277,7 +277,13 @@ class Web:
                 if part is None or part.begun:  # nobody wants it any more, or it was in the queue twice
                     continue
                 parts = file.begin_with_neighbours(part)
-            request = file.divide(parts)
+            try:
+                request = file.divide(parts)
+            except Exception as error:  # noqa: BLE001 - raised where the bytes are asked for, or somebody would wait for ever
+                for part in parts:
+                    file.fail(part, error)
+                del part, parts
+                continue
             if request is None:
                 for part in parts:
                     if not part.future.done():
