@@ -25,19 +25,18 @@ PLACES = {
     "fits": (1.5, 2),
     "plan": (1.5, 3),
     "testing": (0, 4),
-    "splits": (1, 4),
     "read": (2, 4),
     "transforms": (3, 5),
     "loader": (2, 6),
-    "models": (3, 6),
-    "app": (1.5, 7),
+    "models": (3, 7),
+    "bulk": (1, 7),
+    "app": (1.5, 8),
 }
 """Column and row of each room."""
 
 FLOW = (
     ("catalog", "targets"),
     ("plan", "boxes and files"),
-    ("splits", "train, val, test"),
     ("order", "which targets when"),
     ("source", "bytes"),
     ("fits", "tiles"),

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.splits.assignment import SplitAssignment, assign_splits
+from lsstcutouts.plan.splits.split_options import SplitOptions
 from lsstcutouts.sky.geometry import YX
-from lsstcutouts.splits.assignment import SplitAssignment, assign_splits
-from lsstcutouts.splits.split_options import SplitOptions
 
 INK, GREY, RED = "#1d2433", "#9aa3b2", "#c8322b"
 COLOURS = {"train": "#4c78a8", "val": "#e4a23c", "test": "#54a277"}

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bulk.exporting import export
     from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
     from .loader.datamodule.module import CutoutDataModule
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from .plan.planner import build_plan
     from .plan.quality import Outcome, Quality, QualityPolicy
     from .plan.read_options import ReadOptions
+    from .plan.splits.split_options import SplitOptions
     from .read.export import batch_wcs, write_fits
     from .read.fetcher import LsstDataFetcher
     from .read.report import Report
     from .sky.geometry import YX, Box
-    from .splits.split_options import SplitOptions
 
 __version__ = "0.1.0"
 
@@ -40,12 +41,13 @@ _HOME = {
     "QualityPolicy": "plan.quality",
     "Report": "read.report",
     "TransferOptions": "loader.transfer_options",
-    "SplitOptions": "splits.split_options",
+    "SplitOptions": "plan.splits.split_options",
     "Sampling": "order.sampling",
     "ReadOptions": "plan.read_options",
     "YX": "sky.geometry",
     "batch_wcs": "read.export",
     "build_plan": "plan.planner",
+    "export": "bulk.exporting",
     "write_fits": "read.export",
 }
 _ROOMS = ("errors", "models", "testing", "transforms")
@@ -70,6 +72,7 @@ __all__ = [
     "TransferOptions",
     "batch_wcs",
     "build_plan",
+    "export",
     "write_fits",
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CatalogError, CoordinateError
+from ..errors import CatalogError, CoordinateError, EmptyCatalogError
 from .columns import Column, OpenTable, format_rows
 from .ids import Ids, repeats_ids
 
@@ -212,7 +212,7 @@ def row_count(columns: dict[str, Column], label: str) -> int:
     if len(set(lengths.values())) > 1:
         raise CatalogError(f"{label}: columns differ in length: {lengths}; give columns of one length.")
     if count == 0:
-        raise CatalogError(f"{label}: the catalog is empty; give at least one target.")
+        raise EmptyCatalogError(f"{label}: the catalog is empty; give at least one target.")
     return count
 
 

@@ -27,7 +27,7 @@ from .astro import (
 from .columns import OpenTable, concatenate_tables, table_from_mapping
 from .hats_table import is_hats, table_from_hats, table_from_lsdb
 
-__all__ = ["files_of", "has_path", "is_skycoord", "open_table", "state_of"]
+__all__ = ["files_of", "has_path", "hats_source", "is_lsdb", "is_skycoord", "open_table", "state_of"]
 
 _PARQUET = (".parquet", ".parq", ".pq")
 
@@ -52,9 +52,9 @@ def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
     CatalogError
         If the kind is not supported, the file does not exist, or it cannot be read in the format of its suffix.
     """
-    if (hats := _hats_source(source)) is not None:
+    if (hats := hats_source(source)) is not None:
         return table_from_hats(hats)
-    if _is_a(source, "lsdb", "HealpixDataset"):
+    if is_lsdb(source):
         return table_from_lsdb(source)
     if isinstance(source, str | os.PathLike):
         files = files_of(source)
@@ -94,7 +94,12 @@ def is_skycoord(source: Any) -> bool:
     return _is_a(source, "astropy", "SkyCoord")
 
 
-def _hats_source(source: Any) -> Any:
+def is_lsdb(source: Any) -> bool:
+    """Return whether an object is a catalog of LSDB."""
+    return _is_a(source, "lsdb", "HealpixDataset")
+
+
+def hats_source(source: Any) -> Any:
     """Return what ``hats`` opens: a local folder that is a HATS catalog, a URL, or a catalog of ``hats``; None for others."""
     if any(_is_a(source, "hats", name) for name in ("HealpixDataset", "CatalogCollection")):
         return source
@@ -116,7 +121,7 @@ def has_path(source: Any) -> bool:
 
 def state_of(source: str | os.PathLike[str]) -> str:
     """Return text that differs for another catalog and, if it is local, for an earlier version of its files."""
-    if (hats := _hats_source(source)) is None:
+    if (hats := hats_source(source)) is None:
         files = [path.absolute() for path in files_of(source)]
     elif _is_remote(os.fspath(source)):
         return os.fspath(source)

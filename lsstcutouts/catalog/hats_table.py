@@ -21,7 +21,7 @@ from .arrow import table_from_arrow, table_from_pandas
 from .columns import Column, OpenTable, joined_column
 from .subset import Subset
 
-__all__ = ["is_hats", "table_from_hats", "table_from_lsdb"]
+__all__ = ["hats_cells", "hats_path", "is_hats", "main_catalog", "table_from_hats", "table_from_lsdb", "translated"]
 
 _HEALPIX_DEGREES = 58.6
 """Size of a HEALPix cell of order 0 (Gorski et al. 2005, ApJ 622, 759), degrees."""
@@ -43,10 +43,16 @@ def table_from_hats(source: Any) -> OpenTable:
     DependencyError
         If a package is missing that this kind of catalog or storage needs.
     """
+    label, catalog = main_catalog(source)
+    return _large_table(label, catalog.schema.names, catalog.catalog_info, partial(_partitions, label, catalog))
+
+
+def main_catalog(source: Any) -> tuple[str, Any]:
+    """Return the name for messages and the main catalog of a HATS catalog or collection; the errors of `table_from_hats` apply."""
     label = str(source) if isinstance(source, str | os.PathLike) or hasattr(source, "protocol") else ""
     hats = _package("hats")
     if label:
-        with _translated(label, "check the path; a HATS catalog has a file hats.properties or collection.properties"):
+        with translated(label, "check the path; a HATS catalog has a file hats.properties or collection.properties"):
             source = hats.read_hats(source, read_moc=False)
     catalog = getattr(source, "main_catalog", source)
     label = label or str(catalog.catalog_path)
@@ -60,7 +66,7 @@ def table_from_hats(source: Any) -> OpenTable:
             f"{label}: the HATS catalog has neither dataset/_common_metadata nor dataset/_metadata, which hold its columns;"
             " copy the catalog again."
         )
-    return _large_table(label, catalog.schema.names, catalog.catalog_info, partial(_partitions, label, catalog))
+    return label, catalog
 
 
 def table_from_lsdb(catalog: Any) -> OpenTable:
@@ -83,20 +89,32 @@ def _large_table(label: str, names: Sequence[str], info: Any, parts: Any) -> Ope
 
 def _partitions(label: str, catalog: Any, names: Sequence[str], subset: Subset) -> Iterator[OpenTable]:
     """Yield the row groups of the partition files that can hold rows of a subset."""
-    from hats.io.paths import pixel_catalog_file
-    from hats.pixel_math.healpix_pixel_function import sort_pixels
-
     info = catalog.catalog_info
     cells = _cone_cells(subset)
     whole = info.npix_suffix != "/"  # otherwise each partition is a folder of files
-    for pixel in sort_pixels((catalog if cells is None else catalog.filter_by_moc(cells)).get_healpix_pixels()):
-        path = pixel_catalog_file(catalog.catalog_base_dir, pixel, npix_suffix=info.npix_suffix)
+    for pixel in hats_cells(catalog, subset):
+        path = hats_path(catalog, pixel)
         where = f"{label}: partition {str(path)[len(str(catalog.catalog_base_dir)) :].lstrip('/')}"
         remedy = "its list of partitions names this file; copy the catalog again, or repair it with hats-import"
-        with _translated(where, remedy):
+        with translated(where, remedy):
             files = [path] if whole else sorted(file for file in path.iterdir() if file.suffix == ".parquet")
         for file in files:
             yield from _row_groups(file, where, remedy, names, subset, _ranges(cells, info))
+
+
+def hats_cells(catalog: Any, subset: Subset) -> list[Any]:
+    """Return the ``HealpixPixel`` of the partitions of a catalog that can hold rows of a subset, along the sky."""
+    from hats.pixel_math.healpix_pixel_function import sort_pixels
+
+    cells = _cone_cells(subset)
+    return list(sort_pixels((catalog if cells is None else catalog.filter_by_moc(cells)).get_healpix_pixels()))
+
+
+def hats_path(catalog: Any, pixel: Any) -> Any:
+    """Return the file of a partition, or its folder of files, as ``UPath``."""
+    from hats.io.paths import pixel_catalog_file
+
+    return pixel_catalog_file(catalog.catalog_base_dir, pixel, npix_suffix=catalog.catalog_info.npix_suffix)
 
 
 def _row_groups(
@@ -105,11 +123,11 @@ def _row_groups(
     from hats.io.file_io import read_parquet_dataset
 
     def read(group: Any, wanted: Sequence[str]) -> dict[str, Column]:
-        with _translated(where, remedy):
+        with translated(where, remedy):
             table = group.to_table(columns=list(wanted))
         return table_from_arrow(table, where).read(wanted)
 
-    with _translated(where, remedy):
+    with translated(where, remedy):
         (fragment,) = read_parquet_dataset(file)[1].get_fragments()
         held = tuple(fragment.physical_schema.names)
         if lacking := [name for name in names if name not in held]:
@@ -163,7 +181,7 @@ def _computed(label: str, catalog: Any, names: Sequence[str], subset: Subset) ->
 
 
 def _compute(partition: Any, where: str) -> OpenTable:
-    with _translated(where, "check the files of the catalog"):
+    with translated(where, "check the files of the catalog"):
         return table_from_pandas(partition.compute(), where)
 
 
@@ -172,7 +190,7 @@ def _read_computed(compute: Callable[[], OpenTable], names: Sequence[str]) -> di
 
 
 @contextmanager
-def _translated(where: str, remedy: str) -> Iterator[None]:
+def translated(where: str, remedy: str) -> Iterator[None]:
     """Translate what hats, fsspec and pyarrow raise for a catalog that is missing or damaged.
 
     Raises

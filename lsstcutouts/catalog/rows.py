@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CatalogError, MemoryBudgetError
+from ..errors import EmptyCatalogError, MemoryBudgetError
 from ..source.amounts import shown_bytes
 from ..source.limits import available_memory
 from .checks import Unit, degrees_of
@@ -49,8 +49,10 @@ def read_rows(
 
     Raises
     ------
+    EmptyCatalogError
+        If no row is kept.
     CatalogError
-        If no row is kept, or the table cannot be read.
+        If the table cannot be read.
     ConfigurationError
         If the expression does not fit the table.
     MemoryBudgetError
@@ -81,7 +83,7 @@ def read_rows(
         size += sum(_bytes(column) for column in found.values())
         _check_memory(table, count, size)
     if not held:
-        raise CatalogError(_nothing_kept(table, subset, seen))
+        raise EmptyCatalogError(_nothing_kept(table, subset, seen))
     return {name: joined_column(name, [(label, found.pop(name)) for label, found in held]) for name in names}
 
 

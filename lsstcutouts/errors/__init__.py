@@ -6,7 +6,8 @@ attribute ``transient`` says whether a retry can succeed::
     LsstCutoutsError
     ├── ConfigurationError(ValueError)          an argument or setting is invalid
     ├── CatalogError(ValueError)                the catalog is invalid: a column, an id, no rows
-    │   └── CoordinateError                     a position is not finite or out of range
+    │   ├── CoordinateError                     a position is not finite or out of range
+    │   └── EmptyCatalogError                   no row meets select= and cone=, or there is none
     ├── RepositoryError(OSError)                the Butler repository cannot be opened or queried
     │   ├── RepositoryNotFoundError(FileNotFoundError)
     │   ├── RepositoryUnavailableError(ConnectionError)  no answer now: a retry can succeed
@@ -51,6 +52,7 @@ __all__ = [
     "CoverageError",
     "DatasetError",
     "DependencyError",
+    "EmptyCatalogError",
     "FluxUnitError",
     "GeometryMismatchError",
     "LeakError",
@@ -94,6 +96,10 @@ class CatalogError(LsstCutoutsError, ValueError):
 
 class CoordinateError(CatalogError):
     """A position is not finite, or its RA or Dec is out of range."""
+
+
+class EmptyCatalogError(CatalogError):
+    """The catalog has no rows, or none that meets ``select`` and ``cone``."""
 
 
 class RepositoryError(LsstCutoutsError, OSError):

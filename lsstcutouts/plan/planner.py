@@ -74,7 +74,7 @@ class Planner:
         self._known_sample: CoaddSample | None = None
         self._clipped: bool | None = None
 
-    def plan(self, catalog: Catalog, *, hints: bool = True) -> CutoutPlan:
+    def plan(self, catalog: Catalog, *, hints: bool = True, may_be_empty: bool = False) -> CutoutPlan:
         """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
 
         Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
@@ -83,14 +83,14 @@ class Planner:
         Raises
         ------
         CoverageError
-            If not one row can be delivered.
+            If not one row can be delivered, unless the plan ``may_be_empty``.
         """
-        sample = self._sample()
+        sample = self.sample()
         size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
         parts = [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
         patches, files, primary, others = self._tables(parts)
         rejected = Rejected.joined([part.rejected for part in parts])
-        if not sum(len(part.row) for part in parts):
+        if not may_be_empty and not sum(len(part.row) for part in parts):
             hint = self._hint(catalog) if hints else ""
             raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
         row = taken(parts, "row")
@@ -190,7 +190,7 @@ class Planner:
         """Return the boxes of the rows that have a tract, and the patches and files under them."""
         row, skymap = np.flatnonzero(tract >= 0), self._known_skymap()
         boxes = TargetBoxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
-        start, others = PatchRanges.under(boxes, skymap, size, self._sample().border).others(boxes)
+        start, others = PatchRanges.under(boxes, skymap, size, self.sample().border).others(boxes)
         keys, rows = np.unique(np.concatenate([patch_key(boxes.tract, boxes.patch), others]), return_inverse=True)
         primary, others = rows[: len(row)], rows[len(row) :]
         pairs = [patch_of_key(key) for key in keys.tolist()]
@@ -220,7 +220,7 @@ class Planner:
 
         Of tracts that cover equally much, summed over the bands, the one with the lowest number.
         """
-        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self._sample().border)))
+        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self.sample().border)))
         row, tract = self._known_skymap().near(catalog.ra[rows], catalog.dec[rows], margin)
         row = rows[row]
         other = (tract != own[row]) & _among(tract, self._held())
@@ -241,7 +241,7 @@ class Planner:
 
     def _covered_pixels(self, ra: Floats, dec: Floats, tract: Ints, size: YX[int]) -> Ints:
         """Return ``(N,)`` pixels, summed over the bands, that the files of given tracts hold of boxes around positions."""
-        border, skymap = self._sample().border, self._known_skymap()
+        border, skymap = self.sample().border, self._known_skymap()
         boxes = TargetBoxes.around(skymap, tract, ra, dec, size)
         ranges = PatchRanges.under(boxes, skymap, size, border)
         owner, patch = ranges.patches()
@@ -310,7 +310,7 @@ class Planner:
                 self._files[one.tract, one.patch][one.band] = one
         return self._files
 
-    def _sample(self) -> CoaddSample:
+    def sample(self) -> CoaddSample:
         """Return border, block shape and compression of the first coadd that can be read."""
         if self._known_sample is None:
             self._known_sample = first_sample(self.repository)

@@ -17,10 +17,10 @@ from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.plan.read_options import ReadOptions
+from lsstcutouts.plan.splits.assignment import assign_splits
+from lsstcutouts.plan.splits.split_options import SplitOptions
 from lsstcutouts.read.export import write_fits
 from lsstcutouts.read.fetcher import LsstDataFetcher
-from lsstcutouts.splits.assignment import assign_splits
-from lsstcutouts.splits.split_options import SplitOptions
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import RandomD4
 

@@ -11,7 +11,7 @@ from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.order.blocks import block_ids
 from lsstcutouts.order.sampling import DEFAULT_SHUFFLE_WIDTH, Sampling
 from lsstcutouts.order.shuffling import epoch_order, sky_order
-from lsstcutouts.splits.groups import split_groups
+from lsstcutouts.plan.splits.groups import split_groups
 
 
 @given(st.lists(st.integers(0, 20), max_size=200), st.integers(0, 5), st.integers(0, 5), st.integers(1, 40))

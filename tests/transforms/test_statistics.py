@@ -19,8 +19,8 @@ from lsstcutouts.errors import ConfigurationError, StatisticsError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
+from lsstcutouts.plan.splits.assignment import SplitAssignment
 from lsstcutouts.read.options import ReaderOptions
-from lsstcutouts.splits.assignment import SplitAssignment
 from lsstcutouts.testing import SimulatedRepository
 from lsstcutouts.transforms import AsinhStretch, Compose, Lupton, NoiseAsinh
 from lsstcutouts.transforms.fit import fit_statistics, sampled

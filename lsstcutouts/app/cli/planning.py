@@ -14,14 +14,14 @@ from ...errors import ConfigurationError
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
+from ...plan.splits.assignment import SplitAssignment, assign_splits, find_leaks
+from ...plan.splits.split_options import SplitOptions
 from ...plan.tables import PlanSummary
 from ...read.download import Download, Link, estimate_download, measure_link
 from ...read.options import ReaderOptions
 from ...source.amounts import shown_bytes
 from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from ...source.disk.disk_cache import DiskCache
-from ...splits.assignment import SplitAssignment, assign_splits, find_leaks
-from ...splits.split_options import SplitOptions
 from .caching import reader_options
 from .plain import plain_settings
 

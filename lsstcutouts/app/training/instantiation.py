@@ -22,7 +22,7 @@ from ...errors import CatalogError, ConfigurationError, LsstCutoutsError
 from ...loader.datamodule.module import CutoutDataModule
 from ...models.labels import Labels, class_values, median_and_spread
 from ...plan.cutout_plan import CutoutPlan
-from ...splits.split_options import OWN_COLUMNS
+from ...plan.splits.split_options import OWN_COLUMNS
 from ..signatures import fits, located, nearest, parameters, shown_type
 
 __all__ = [

@@ -19,8 +19,8 @@ from ...plan.arguments import AngularSize
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
+from ...plan.splits.split_options import SplitOptions
 from ...sky.geometry import YX
-from ...splits.split_options import SplitOptions
 from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
 __all__ = [

@@ -18,11 +18,11 @@ from ...order.sampling import Sampling
 from ...plan.arguments import SizeLike, parse_bands, parse_size
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.read_options import ReadOptions
+from ...plan.splits.split_options import SplitOptions, Splits
 from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
 from ...read.options import ReaderOptions
 from ...read.report import Report
-from ...splits.split_options import SplitOptions, Splits
 from ...transforms.batch import TensorBatch
 from ...transforms.statistics import Statistics
 from ..dataset import CutoutDataset

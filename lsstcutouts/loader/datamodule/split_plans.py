@@ -20,9 +20,9 @@ from ...plan.butler_errors import trust_repository
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
+from ...plan.splits.assignment import SplitAssignment, assign_plans, assign_splits
+from ...plan.splits.split_options import SPLITS, SplitOptions
 from ...sky.geometry import YX
-from ...splits.assignment import SplitAssignment, assign_plans, assign_splits
-from ...splits.split_options import SPLITS, SplitOptions
 
 __all__ = ["PlanSettings", "SplitPlans"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sky.geometry import YX, TanProjection
+from ...sky.geometry import YX, TanProjection
 from .cells import neighbours
 
 __all__ = ["NearTracts", "near_other_tracts", "overlap_on_sky"]

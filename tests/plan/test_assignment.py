@@ -13,7 +13,7 @@ from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, LeakError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan
-from lsstcutouts.splits.assignment import SplitAssignment, assign_splits, find_leaks
+from lsstcutouts.plan.splits.assignment import SplitAssignment, assign_splits, find_leaks
 from lsstcutouts.testing import SimulatedRepository
 
 from ..loader.test_module import data_of
@@ -91,7 +91,7 @@ def test_the_order_of_the_catalog_does_not_matter(
 
 
 def test_areas_stay_whole(plan: CutoutPlan) -> None:
-    from lsstcutouts.splits.groups import area_names
+    from lsstcutouts.plan.splits.groups import area_names
 
     for by in WAYS:
         settings = SplitOptions(FRACTIONS, by=by, healpix_order=11, leaks="warn")
@@ -108,7 +108,7 @@ def test_areas_stay_whole(plan: CutoutPlan) -> None:
 def test_healpix_cells_hold_their_targets(plan: CutoutPlan) -> None:
     from lsst.sphgeom import HealpixPixelization, LonLat, UnitVector3d
 
-    from lsstcutouts.splits.groups import area_names
+    from lsstcutouts.plan.splits.groups import area_names
 
     cells = area_names(plan, SplitOptions(None, by="healpix", healpix_order=12)).astype(int)
     assert len(set(cells.tolist())) > 3

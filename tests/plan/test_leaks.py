@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsstcutouts.plan.splits.cells import neighbours
+from lsstcutouts.plan.splits.leaks import Boxes, leak_between, shares_pixels
 from lsstcutouts.sky.geometry import YX, TanProjection
-from lsstcutouts.splits.cells import neighbours
-from lsstcutouts.splits.leaks import Boxes, leak_between, shares_pixels
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
@@ -139,7 +139,7 @@ def test_neighbours_are_all_pairs_of_touching_cells(cells, data) -> None:
 
 
 def test_neighbours_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lsstcutouts.splits.cells._CHUNK", 7)
+    monkeypatch.setattr("lsstcutouts.plan.splits.cells._CHUNK", 7)
     cells = np.zeros((10, 3), np.int64)
     parts = [mine for mine, _ in neighbours(cells, cells)]
     assert sum(map(len, parts)) == 100

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.id_lists import read_ids
-from ..catalog.ids import Ids, rows_of_ids, take_rows
-from ..errors import ConfigurationError
-from ..plan.cutout_plan import CutoutPlan
+from ...catalog.id_lists import read_ids
+from ...catalog.ids import Ids, rows_of_ids, take_rows
+from ...errors import ConfigurationError
+from ..cutout_plan import CutoutPlan
 from .split_options import SplitOptions
 
 __all__ = ["area_names", "rows_of_splits", "split_groups"]

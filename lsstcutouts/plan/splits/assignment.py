@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.select import matching_rows
-from ..errors import ConfigurationError, LeakError
-from ..plan.cutout_plan import CutoutPlan
+from ...catalog.select import matching_rows
+from ...errors import ConfigurationError, LeakError
+from ..cutout_plan import CutoutPlan
 from .groups import rows_of_splits
 from .leaks import Boxes, Leak, leak_between, shares_pixels
 from .split_options import OWN_COLUMNS, SplitOptions

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ..catalog.select import expression_columns
-from ..errors import ConfigurationError
-from ..plan.read_options import check_choice
+from ...catalog.select import expression_columns
+from ...errors import ConfigurationError
+from ..read_options import check_choice
 
 __all__ = ["DEFAULT_HEALPIX_ORDER", "OWN_COLUMNS", "SPLITS", "Leaks", "SplitBy", "SplitOptions", "Splits"]
 

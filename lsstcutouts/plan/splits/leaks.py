@@ -7,9 +7,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, take_rows
-from ..plan.cutout_plan import CutoutPlan
-from ..sky.geometry import YX, TanProjection
+from ...catalog.ids import Ids, take_rows
+from ...sky.geometry import YX, TanProjection
+from ..cutout_plan import CutoutPlan
 from .cells import neighbours
 from .footprints import near_other_tracts, overlap_on_sky
 

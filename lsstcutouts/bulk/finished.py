@@ -1,0 +1,143 @@
+"""What is known of a finished partition: the plan of its rows, what happened to them, and the files that hold them."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..catalog.healpix import Cell
+from ..errors.secrets import is_signed
+from ..plan.cutout_plan import CutoutPlan
+from ..plan.parquet import to_arrow
+from ..plan.quality import Outcome
+from ..read.exports.export_description import FINISHED
+from ..source.writing import atomic_file
+
+__all__ = ["META", "OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished"]
+
+META = b"lsstcutouts.finished"
+"""Key of the Parquet metadata with the `PartitionResult`."""
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file that holds rows of a partition: its path in the folder of the HATS catalog, rows and bytes."""
+
+    path: str
+    order: int
+    pixel: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """What became of a partition.
+
+    Attributes
+    ----------
+    order, pixel
+        Its cell.
+    rows
+        Rows of the catalog.
+    outcomes
+        Number of rows by name of `Outcome`.
+    files
+        What was written.
+    failures
+        Texts of read errors, with the number of rows that each affected.
+    fingerprint
+        Of its plan; empty if no row of it is in the catalog.
+    seconds
+        How long it took.
+    error
+        Why it failed; empty if it did not.
+    skipped
+        Whether it was finished before.
+    """
+
+    order: int
+    pixel: int
+    rows: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    files: tuple[OutputFile, ...] = ()
+    failures: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    seconds: float = 0.0
+    error: str = ""
+    skipped: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(file.bytes for file in self.files)
+
+    @property
+    def delivered(self) -> int:
+        """Rows with pixels, or predictions."""
+        return self.outcomes.get(Outcome.DELIVERED.name.lower(), 0)
+
+    @property
+    def cell(self) -> Cell:
+        """Its cell."""
+        return Cell(self.order, self.pixel)
+
+
+def finished_path(folder: str | os.PathLike[str], cell: Cell) -> Path:
+    """Return the file that says that a partition is finished."""
+    return Path(folder) / FINISHED / f"{cell}.parquet"
+
+
+def write_finished(
+    folder: str | os.PathLike[str],
+    result: PartitionResult,
+    plan: CutoutPlan | None,
+    *,
+    file: NDArray[np.int32],
+    place: NDArray[np.int32],
+    outcome: NDArray[np.uint8],
+    quality: NDArray[np.int32],
+) -> None:
+    """Write what is known of a partition, after its files are in place: from then on it counts as finished.
+
+    Parameters
+    ----------
+    folder
+        Of the export.
+    result
+        What became of it.
+    plan
+        Its plan; None if no row of it is in the catalog.
+    file, place
+        ``(R,)`` for each row, targets first, then rejected rows: number of its file in ``result.files``, and row of that file.
+    outcome, quality
+        ``(R,)`` and ``(R, B)`` of these rows.
+    """
+    table = pa.table({}) if plan is None else to_arrow(vars(plan))
+    meta = {**(table.schema.metadata or {}), META: json.dumps(asdict(result)).encode()}
+    if plan is not None:
+        bits = pa.FixedSizeListArray.from_arrays(pa.array(quality.reshape(-1)), quality.shape[1])
+        for name, values in (("file", file), ("place", place), ("outcome", outcome), ("quality", bits)):
+            table = table.append_column(name, pa.array(values))
+    private = plan is not None and any(map(is_signed, plan.files.uri))
+    with atomic_file(finished_path(folder, result.cell), private=private) as part:
+        pq.write_table(table.replace_schema_metadata(meta), part, compression="zstd")
+
+
+def read_results(folder: str | os.PathLike[str], cells: Sequence[Cell]) -> list[PartitionResult]:
+    """Return the results of those partitions that are finished; only the footers of their files are read."""
+    there = {entry.name for entry in os.scandir(path)} if (path := Path(folder) / FINISHED).is_dir() else set()
+    found = []
+    for cell in cells:
+        if (name := finished_path(folder, cell).name) in there:
+            values: dict[str, Any] = json.loads(pq.read_schema(path / name).metadata[META])
+            files = tuple(OutputFile(**one) for one in values["files"])
+            found.append(PartitionResult(**values | {"files": files, "skipped": True}))
+    return found

@@ -1,0 +1,67 @@
+"""Writes the Parquet files of an export: uncompressed, in small row groups, so that rows can be read at their places."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..read.exports.export_description import PLANE_COLUMNS
+from ..source.writing import atomic_file
+
+__all__ = ["GROUP_ROWS", "PartWriter", "part_writer"]
+
+GROUP_ROWS = 64
+"""Rows of a row group (docs/layouts.md)."""
+
+_PIXELS = frozenset([*PLANE_COLUMNS.values(), "mask"])
+
+
+class PartWriter:
+    """Writes one file, table after table."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+        self.rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        """Append rows, a multiple of `GROUP_ROWS` except at the end."""
+        if self._writer is None:
+            names = [name for name in table.column_names if name not in _PIXELS]
+            self._writer = pq.ParquetWriter(
+                self._path,
+                table.schema,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=[_leaf(table.schema.field(name)) for name in names],
+                data_page_size=2**30,
+            )
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self.rows += len(table)
+
+    def close(self) -> None:
+        """Write the footer."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def part_writer(path: Path) -> Iterator[PartWriter]:
+    """Yield a writer of a file that appears complete or not at all."""
+    with atomic_file(path) as part:
+        writer = PartWriter(part)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+def _leaf(field: pa.Field) -> str:
+    """Return the path of a column in Parquet."""
+    path, kind = str(field.name), field.type
+    while pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        path, kind = f"{path}.list.element", kind.value_type
+    return path

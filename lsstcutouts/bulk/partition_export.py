@@ -1,0 +1,282 @@
+"""Cuts the targets of one partition of a catalog and writes them: the unit of work of an export."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..catalog.healpix import Cell, divide
+from ..catalog.partitions import LargeCatalog, Partition, PartitionRows, to_arrow_column
+from ..errors import EmptyCatalogError
+from ..plan.arguments import AngularSize
+from ..plan.cutout_plan import CutoutPlan
+from ..plan.planner import Planner
+from ..plan.quality import Outcome, Quality
+from ..plan.read_options import ReadOptions
+from ..plan.repository import Repository
+from ..read.batch_report import BatchReport
+from ..read.cache.tile_cache import TileCache
+from ..read.exports.export_description import CATALOG, ExportDescription
+from ..read.options import ReaderOptions
+from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
+from ..sky.geometry import YX
+from .export_rows import export_table, row_bytes
+from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished
+from .part_writer import GROUP_ROWS, part_writer
+
+__all__ = ["PartitionExport", "open_planner", "process_cache"]
+
+_CHUNK_BYTES = 2**24
+"""Bytes of the planes of the rows that are read and written together."""
+
+_LOCK = Lock()
+
+
+@dataclass(frozen=True)
+class PartitionExport:
+    """Cuts and writes partitions; pickles, and may be called in any process.
+
+    Attributes
+    ----------
+    folder
+        Of the export.
+    description, catalog, read
+        What is cut, for which targets, and how.
+    threads
+        Decoding threads; by default the cores that the process may use.
+    cache_bytes
+        As in `LsstDataFetcher`, for all ``workers`` together.
+    workers
+        Processes of this node that do the same.
+    most_bytes
+        Bytes of a file; a partition of the catalog that makes more is divided into HEALPix children.
+    """
+
+    folder: str
+    description: ExportDescription
+    catalog: LargeCatalog
+    read: ReadOptions
+    threads: int | None = None
+    cache_bytes: float | str = "auto"
+    workers: int = 1
+    most_bytes: int = 400_000_000
+
+    def __call__(self, partition: Partition) -> PartitionResult:
+        """Write the files of a partition, and then that it is finished; a partition that is finished is left as it is."""
+        cell, start = partition.cell, perf_counter()
+        if finished_path(self.folder, cell).exists():
+            return read_results(self.folder, [cell])[0]
+        try:
+            rows = self.catalog.read(partition)
+        except EmptyCatalogError:
+            result, none = PartitionResult(cell.order, cell.pixel), np.zeros(0, np.int32)
+            write_finished(
+                self.folder, result, None, file=none, place=none, outcome=none.astype(np.uint8), quality=none
+            )
+            return result
+        with _LOCK:  # the Butler is asked by one thread at a time
+            plan = open_planner(self.description, self.read).plan(rows.catalog, may_be_empty=True)
+        work = _Work(self, cell, rows, plan)
+        work.write()
+        numbered = replace(
+            plan, row=rows.row[plan.row], rejected=replace(plan.rejected, row=rows.row[plan.rejected.row])
+        )
+        result = replace(work.result(), fingerprint=numbered.fingerprint(), seconds=perf_counter() - start)
+        numbers = np.concatenate([plan.row, plan.rejected.row])
+        write_finished(
+            self.folder,
+            result,
+            numbered,
+            file=work.file[numbers],
+            place=work.place[numbers],
+            outcome=work.outcome[numbers],
+            quality=work.quality[numbers],
+        )
+        return result
+
+    def options(self) -> ReaderOptions:
+        """Return the options of the reader."""
+        return ReaderOptions.of(self.read, planes=self.description.planes)
+
+
+class _Work:
+    """The rows of a partition, ``n`` in the order of ``_healpix_29``, while they are written."""
+
+    def __init__(self, job: PartitionExport, cell: Cell, rows: PartitionRows, plan: CutoutPlan) -> None:
+        self.job, self.cell, self.rows, self.plan = job, cell, rows, plan
+        count, bands = len(rows), len(plan.bands)
+        self.target = np.full(count, -1, np.int64)
+        self.target[plan.row] = np.arange(len(plan))
+        self.rejected = np.full(count, -1, np.int64)
+        self.rejected[plan.rejected.row] = np.arange(len(plan.rejected))
+        self.file = np.zeros(count, np.int32)
+        self.place = np.zeros(count, np.int32)
+        self.outcome = np.full(count, Outcome.NOT_READ, np.uint8)
+        self.outcome[plan.rejected.row] = plan.rejected.reason
+        self.quality = np.full((count, bands), int(Quality.BAND_ABSENT), np.int32)
+        number, texts = plan.rejected.texts()
+        self.reason = np.full(count, None, object)
+        self.reason[plan.rejected.row] = np.array([*texts, None], object)[number]
+        self.files = list[OutputFile]()
+        self.failures: dict[str, int] = {}
+
+    def write(self) -> None:
+        """Read and write all rows, file after file."""
+        job, width = self.job, row_bytes(self.job.description)
+        small = width - row_bytes(replace(job.description, planes=()))
+        copied = self.rows.table.nbytes // max(1, len(self.rows))
+        weights = np.where(self.target >= 0, width, width - small) + copied
+        chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
+        pieces = [
+            (cell, _chunks(np.searchsorted(self.rows.healpix, cell.bounds).tolist(), chunk))
+            for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell)
+        ]
+        requests = (
+            Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
+        )
+        threads = job.threads or default_threads()
+        cache = process_cache(job.cache_bytes, job.workers)
+        reader = CutoutReader(self.plan, job.options(), cache=cache)
+        deliveries = stream(reader, requests, threads=threads, ahead=max(2, threads), then=_itself)
+        try:
+            for cell, chunks in pieces:
+                self._write_file(cell, chunks, deliveries)
+        finally:
+            deliveries.close()  # type: ignore[attr-defined]  # a generator
+
+    def _targets(self, low: int, high: int) -> NDArray[np.int64]:
+        targets = self.target[low:high]
+        return targets[targets >= 0]
+
+    def _write_file(self, cell: Cell, chunks: list[tuple[int, int]], deliveries: Iterator[Delivery]) -> None:
+        path = f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
+        full = Path(self.job.folder) / CATALOG / path
+        number, first = len(self.files), chunks[0][0]
+        with part_writer(full) as writer:
+            for low, high in chunks:
+                delivery = next(deliveries) if len(self._targets(low, high)) else None
+                self.file[low:high] = number
+                self.place[low:high] = np.arange(low, high) - first
+                writer.write(self._table(low, high, delivery))
+        self.files.append(OutputFile(path, cell.order, cell.pixel, writer.rows, full.stat().st_size))
+
+    def _table(self, low: int, high: int, delivery: Delivery | None) -> pa.Table:
+        """Return the rows from ``low`` to ``high``, and note what happened to them."""
+        batch = {} if delivery is None else delivery.batch
+        if delivery is not None:
+            self._note(low, high, delivery.batch_report)
+            real = ~np.asarray(batch["is_padding"])
+            batch = batch if real.all() else {name: np.asarray(values)[real] for name, values in batch.items()}
+        present = self.outcome[low:high] == Outcome.DELIVERED
+        return export_table(
+            self.job.description, self._known(low, high), self.rows.table.slice(low, high - low), batch, present
+        )
+
+    def _note(self, low: int, high: int, report: BatchReport) -> None:
+        rows = low + np.flatnonzero(self.target[low:high] >= 0)
+        self.outcome[rows], self.quality[rows] = report.outcome, report.quality
+        for row, one in zip(rows.tolist(), report.outcome.tolist(), strict=True):
+            if one != Outcome.DELIVERED:
+                self.reason[row] = Outcome(one).text
+        for failure, places in report.failures:
+            self.failures[failure.cause] = self.failures.get(failure.cause, 0) + len(places)
+            for row in rows[list(places)].tolist():
+                if self.outcome[row] == Outcome.READ_ERROR:
+                    self.reason[row] = f"{Outcome.READ_ERROR.text}: {failure.cause}"
+
+    def _known(self, low: int, high: int) -> dict[str, pa.Array]:
+        """Return what is known of rows besides their pixels."""
+        plan, part = self.plan, slice(low, high)
+        target, rejected = self.target[part], self.rejected[part]
+        within = target >= 0
+        lost = plan.rejected
+        tract, patch = np.full(high - low, -1, np.int64), np.full(high - low, -1, np.int64)
+        tract[within], patch[within] = plan.tract[target[within]], plan.patch[target[within]]
+        tract[~within], patch[~within] = lost.tract[rejected[~within]], lost.patch[rejected[~within]]
+        catalog = self.rows.catalog
+        quality = self.quality[part]
+        arrays = {
+            "_healpix_29": self.rows.healpix[part],
+            "object_id": catalog.object_id[part],
+            "row": self.rows.row[part],
+            "ra": catalog.ra[part],
+            "dec": catalog.dec[part],
+            "tract": tract,
+            "patch": patch,
+            "quality": quality,
+            "band_present": quality & int(Quality.BAND_ABSENT) == 0,
+            "yx0": np.where(within[:, None], plan.yx0[target], 0).astype(np.int64)
+            if len(plan)
+            else np.zeros((high - low, 2), np.int64),
+            "offset": np.where(within[:, None], plan.offset[target], np.float32(0))
+            if len(plan)
+            else np.zeros((high - low, 2), np.float32),
+        }
+        known = {name: to_arrow_column(values) for name, values in arrays.items()}
+        known["outcome"] = pa.array([Outcome(one).name.lower() for one in self.outcome[part].tolist()], pa.string())
+        known["reason"] = pa.array(self.reason[part].tolist(), pa.string())
+        return known
+
+    def result(self) -> PartitionResult:
+        """Return what became of the partition."""
+        values, counts = np.unique(self.outcome, return_counts=True)
+        return PartitionResult(
+            self.cell.order,
+            self.cell.pixel,
+            rows=len(self.rows),
+            outcomes={Outcome(v).name.lower(): int(c) for v, c in zip(values.tolist(), counts, strict=True)},
+            files=tuple(self.files),
+            failures=self.failures,
+        )
+
+
+def _chunks(bounds: list[int], step: int) -> list[tuple[int, int]]:
+    """Return the bounds of chunks of at most ``step`` rows."""
+    low, high = bounds
+    return [(at, min(at + step, high)) for at in range(low, high, step)]
+
+
+def _itself(delivery: Delivery) -> Delivery:
+    return delivery
+
+
+def open_planner(
+    description: ExportDescription, read: ReadOptions, size: YX[int] | AngularSize | None = None
+) -> Planner:
+    """Return the planner of a repository, which stays open in this process; ``size`` instead of the description's."""
+    one = description
+    size = one.size if size is None else size
+    return _planner(os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap)
+
+
+@lru_cache(maxsize=2)
+def _planner(
+    _process: int,
+    repo: str,
+    collections: tuple[str, ...],
+    dataset_type: str,
+    bands: tuple[str, ...],
+    size: YX[int] | AngularSize,
+    tract: str,
+    skymap: str | None,
+) -> Planner:
+    return Planner(Repository(repo, collections, dataset_type, skymap), bands, size, tract)
+
+
+def process_cache(cache_bytes: float | str, workers: int) -> TileCache:
+    """Return the cache of tiles of this process."""
+    return _cache(os.getpid(), cache_bytes, workers)
+
+
+@lru_cache(maxsize=1)
+def _cache(_process: int, cache_bytes: float | str, workers: int) -> TileCache:
+    cache = TileCache(cache_bytes)
+    cache.share_among(workers)
+    return cache

@@ -1,0 +1,1 @@
+"""Cutouts that `lsstcutouts.export` has written: their description, plan and pixels."""
