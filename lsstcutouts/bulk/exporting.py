@@ -19,12 +19,13 @@ from ..read.exports.export_description import DESCRIPTION, FINISHED, ExportDescr
 from ..read.options import ReaderOptions
 from ..sky.geometry import YX
 from .engines import ENGINES, dask_client, run_here, run_on_dask
+from .estimate import ExportEstimate, estimate_export
 from .export_rows import row_bytes
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
 from .partition_export import PartitionExport, open_planner
 
-__all__ = ["Export", "ExportResult", "export"]
+__all__ = ["Export", "ExportResult", "check_run", "export"]
 
 _MOST_BYTES = 400_000_000
 """Bytes of the pixels of a file: with the other columns and the footer it stays under 500 MB."""
@@ -198,6 +199,12 @@ class Export:
         self._check_settings(ExportDescription.load(self.folder))
         return []
 
+    def estimate(self, done: Sequence[PartitionResult] = ()) -> ExportEstimate:
+        """Return what the partitions that are not ``done`` will take: some rows are planned, and a few cutouts read."""
+        finished = {result.cell for result in done}
+        left = [cell for cell in self.catalog.cells if cell not in finished]
+        return estimate_export(self.job, self.catalog, left, self.catalog.rows)
+
     def run(
         self,
         done: Sequence[PartitionResult],
@@ -304,6 +311,8 @@ class Export:
 
 
 def _difference(folder: Path, name: str, before: Any, now: Any) -> str:
+    if name == "size":
+        before, now = (f"{size.y} x {size.x} px" for size in (before, now))
     return (
         f"{folder / DESCRIPTION}: the export was begun with another {name}: {before}, now {now}; give the same settings, or a"
         " new output="
@@ -314,6 +323,14 @@ def _workers_of_a_node(client: Any) -> int:
     """Return the largest number of workers that share the memory of a node."""
     hosts = [one["host"] for one in client.scheduler_info()["workers"].values()]
     return max((hosts.count(host) for host in set(hosts)), default=1)
+
+
+def check_run(engine: str, part: tuple[int, int]) -> None:
+    """Raise `ConfigurationError` if there is no such engine or part."""
+    check_choice("engine", engine, ENGINES)
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
 
 
 def export(
@@ -364,13 +381,11 @@ def export(
     LsstCutoutsError
         If the catalog or the repository cannot be opened. A partition that fails does not end the export: the result names it.
     """
-    check_choice("engine", engine, ENGINES)
-    number, parts = part
-    if not 1 <= number <= parts:
-        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
+    check_run(engine, part)
     start = perf_counter()
     one = Export(catalog, repo, output, **settings)
     results = one.begin()
+    one.estimate(results).check_disk(one.folder)
     done = list(results)
     for result in one.run(done, engine=engine, scheduler=scheduler, workers=workers, part=part):
         results.append(result)

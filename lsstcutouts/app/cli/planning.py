@@ -23,6 +23,7 @@ from ...source.amounts import shown_bytes
 from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from ...source.disk.disk_cache import DiskCache
 from .caching import reader_options
+from .partition_progress import shown_seconds
 from .plain import plain_settings
 
 __all__ = ["PlanResult", "RemoteReading", "run"]
@@ -64,7 +65,7 @@ class RemoteReading:
         ]
         if one.bytes and link.rate:
             measured = f"{link.rate / 1e6:.1f} MB/s and {1000 * link.latency:.0f} ms for an answer, measured just now"
-            lines.append(f"  about {_shown_seconds(self.seconds)} at {measured}")
+            lines.append(f"  about {shown_seconds(self.seconds)} at {measured}")
         if self.folder is None:
             lines.append(
                 f"  the disk cache is off: every epoch downloads this again; set {FOLDER_VARIABLE} to a folder"
@@ -77,13 +78,6 @@ class RemoteReading:
                 f"  the disk cache is too small: every epoch downloads again; set {BUDGET_VARIABLE} to '{needed}' or more"
             )
         return "\n".join(lines)
-
-
-def _shown_seconds(seconds: float) -> str:
-    """Return a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 120:
-        return f"{max(1.0, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,21 @@ VERBS = {
             "lsstcutouts predict checkpoint=best.ckpt data.catalog=targets.parquet trainer=gpu output=scores.parquet",
         ),
     ),
+    "export": Verb(
+        target="lsstcutouts.app.cli.export_command:run",
+        summary="cut out the targets of a catalog of any size and write them as a HATS collection",
+        details="Partition after partition in this process, or with engine=dask on workers. Prints first how many rows, bytes and how"
+        " much time it will take. The same command continues after an interruption; what is finished is not read again. A"
+        " partition that fails is listed, and the exit status is 2. Train from it with data.repo=FOLDER; open it with"
+        " lsdb.open_catalog. verify compares rows of the export with the repository, bit for bit.",
+        examples=(
+            "lsstcutouts export catalog=demo/repo/truth.parquet repo=demo/repo collections=dp2 output=cutouts size=32",
+            "lsstcutouts export catalog=object_hats repo=dp2 collections=dp2 output=cutouts select='i_cModelFlux > 1e4' engine=dask",
+            "lsstcutouts export catalog=object_hats repo=dp2 collections=dp2 output=cutouts part=1/20",
+            "lsstcutouts export verify output=cutouts rows=1000",
+        ),
+        actions=("run", "verify"),
+    ),
     "benchmark": Verb(
         target="lsstcutouts.app.benchmark.run:run",
         summary="measure the speed of your own plan on this machine, and say what limits it and which setting to change",
