@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 from .. import __version__
 from ..catalog.partitions import LargeCatalog
@@ -23,7 +23,7 @@ from .estimate import ExportEstimate, estimate_export
 from .export_rows import row_bytes
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
-from .partition_export import PartitionExport, open_planner
+from .partition_export import PartitionExport, close_planner, open_planner
 
 __all__ = ["Export", "ExportResult", "check_run", "export"]
 
@@ -157,12 +157,12 @@ class Export:
             select=select,
             cone=cone,
         )
-        known = {"identity": self.catalog.identity, "columns": list(self.catalog.columns), "select": select}
+        known = {"columns": list(self.catalog.columns), "select": select, "cone": None if cone is None else list(cone)}
         policies = {f.name: str(getattr(read, f.name)) for f in fields(ReadOptions)}
         self.description = replace(
             description,
             numbered=self.catalog.numbered,
-            catalog={"label": self.catalog.label, **known, "cone": None if cone is None else list(cone)},
+            catalog={"label": self.catalog.label, **known, "identity": self.catalog.identity},
             other={"partition_bytes": partition_bytes, "object_id": self.catalog.object_id, **policies},
         )
         self.job = PartitionExport(
@@ -175,8 +175,14 @@ class Export:
             most_bytes=partition_bytes,
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_planner()
+
     def begin(self) -> list[PartitionResult]:
-        """Create the folder, or continue an export in it; return the partitions that are finished.
+        """Return the partitions that are finished; nothing is written.
 
         Raises
         ------
@@ -184,20 +190,30 @@ class Export:
             If the folder holds something else, or an export with other settings: the message names the difference.
         """
         if is_export(self.folder):
-            self._check_settings(ExportDescription.load(self.folder))
             done = read_results(self.folder, self.catalog.cells)
+            if self._nothing_finished():
+                return []
+            self._check_settings(ExportDescription.load(self.folder))
             if len(done) < len(self.catalog):
                 self._check_repository(done)
             return done
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ConfigurationError(f"output={self.folder} exists and is not an export; give a new folder")
+        return []
+
+    def _nothing_finished(self) -> bool:
+        return not any((self.folder / FINISHED).glob("*.parquet"))
+
+    def _create(self) -> None:
+        """Create the folder with the description, unless another process has done it."""
         try:
             (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
+            if is_export(self.folder) and self._nothing_finished():
+                (self.folder / DESCRIPTION).unlink(missing_ok=True)  # perhaps of other settings
             self.description.save(self.folder)
         except OSError as error:
             raise WriteError(f"{self.folder} cannot be written: {error}; give another output=") from error
         self._check_settings(ExportDescription.load(self.folder))
-        return []
 
     def estimate(self, done: Sequence[PartitionResult] = ()) -> ExportEstimate:
         """Return what the partitions that are not ``done`` will take: some rows are planned, and a few cutouts read."""
@@ -223,6 +239,7 @@ class Export:
         engine, scheduler, workers, part
             As in `export`.
         """
+        self._create()
         finished = {result.cell for result in done}
         number, parts = part
         count = len(self.catalog)
@@ -291,7 +308,7 @@ class Export:
             if name in {"catalog", "other"}:
                 for key in now:
                     if key != "label" and str(before.get(key)) != str(now[key]):
-                        what = "the catalog" if key == "identity" else key
+                        what = "catalog" if key == "identity" else key
                         raise ConfigurationError(_difference(self.folder, what, before.get(key), now[key]))
             elif str(before) != str(now):
                 raise ConfigurationError(_difference(self.folder, name, before, now))
@@ -383,12 +400,12 @@ def export(
     """
     check_run(engine, part)
     start = perf_counter()
-    one = Export(catalog, repo, output, **settings)
-    results = one.begin()
-    one.estimate(results).check_disk(one.folder)
-    done = list(results)
-    for result in one.run(done, engine=engine, scheduler=scheduler, workers=workers, part=part):
-        results.append(result)
-        if progress is not None:
-            progress(result)
-    return one.result(results, perf_counter() - start)
+    with Export(catalog, repo, output, **settings) as one:
+        results = one.begin()
+        one.estimate(results).check_disk(one.folder)
+        done = list(results)
+        for result in one.run(done, engine=engine, scheduler=scheduler, workers=workers, part=part):
+            results.append(result)
+            if progress is not None:
+                progress(result)
+        return one.result(results, perf_counter() - start)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,12 +32,15 @@ from .export_rows import export_table, row_bytes
 from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished
 from .part_writer import GROUP_ROWS, part_writer
 
-__all__ = ["PartitionExport", "open_planner", "process_cache"]
+__all__ = ["PartitionExport", "close_planner", "open_planner", "process_cache"]
 
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
 
 _LOCK = Lock()
+
+_PLANNERS: dict[tuple[Any, ...], Planner] = {}
+"""The open planner of this process: a Butler takes a second to open."""
 
 
 @dataclass(frozen=True)
@@ -250,24 +254,31 @@ def _itself(delivery: Delivery) -> Delivery:
 def open_planner(
     description: ExportDescription, read: ReadOptions, size: YX[int] | AngularSize | None = None
 ) -> Planner:
-    """Return the planner of a repository, which stays open in this process; ``size`` instead of the description's."""
+    """Return the planner of a repository, which stays open in this process until another one is opened, or `close_planner`.
+
+    Parameters
+    ----------
+    description, read
+        Which repository, and which of its files.
+    size
+        Instead of the description's.
+    """
     one = description
-    size = one.size if size is None else size
-    return _planner(os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap)
+    wanted = one.size if size is None else size
+    key = os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, wanted, read.tract, read.skymap
+    if key not in _PLANNERS:
+        close_planner()
+        repository = Repository(one.repo, one.collections, one.dataset_type, read.skymap)
+        _PLANNERS[key] = Planner(repository, one.bands, wanted, read.tract)
+    return _PLANNERS[key]
 
 
-@lru_cache(maxsize=2)
-def _planner(
-    _process: int,
-    repo: str,
-    collections: tuple[str, ...],
-    dataset_type: str,
-    bands: tuple[str, ...],
-    size: YX[int] | AngularSize,
-    tract: str,
-    skymap: str | None,
-) -> Planner:
-    return Planner(Repository(repo, collections, dataset_type, skymap), bands, size, tract)
+def close_planner() -> None:
+    """Close the repository of `open_planner`."""
+    while _PLANNERS:
+        key, planner = _PLANNERS.popitem()
+        if key[0] == os.getpid():  # after a fork, the connection belongs to the parent
+            planner.repository.close()
 
 
 def process_cache(cache_bytes: float | str, workers: int) -> TileCache:

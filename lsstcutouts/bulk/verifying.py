@@ -21,7 +21,7 @@ from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader
 from .export_rows import pixel_columns
 from .finished import PartitionResult, finished_path, read_results
-from .partition_export import open_planner
+from .partition_export import close_planner, open_planner
 
 __all__ = ["VerifyResult", "verify_export"]
 
@@ -78,14 +78,17 @@ def verify_export(folder: str | os.PathLike[str], *, rows: int | None = 1000, se
     if rows is not None:
         random.shuffle(done)
     differences, compared, used, left = list[str](), 0, 0, rows
-    for result in done:
-        if left is not None and left <= 0:
-            break
-        share = None if left is None else max(_AT_ONCE, -(-(rows or 0) // len(done)))
-        count, difference = _compare(folder, description, result, share, random)
-        differences += [difference] if difference else []
-        compared, used = compared + count, used + 1
-        left = None if left is None else left - count
+    try:
+        for result in done:
+            if left is not None and left <= 0:
+                break
+            share = None if left is None else max(_AT_ONCE, -(-(rows or 0) // len(done)))
+            count, difference = _compare(folder, description, result, share, random)
+            differences += [difference] if difference else []
+            compared, used = compared + count, used + 1
+            left = None if left is None else left - count
+    finally:
+        close_planner()
     return VerifyResult(os.fspath(folder), compared, used, tuple(differences))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import WriteError
+from ..errors import LsstCutoutsError, WriteError
 
 __all__ = ["atomic_file"]
 
@@ -39,6 +39,8 @@ def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Itera
         yield part
         part.replace(target)
     except OSError as error:
+        if isinstance(error, LsstCutoutsError):  # from the block, not from writing
+            raise
         raise WriteError(
             f"{os.fspath(path)!r} cannot be written: {error}; check the folder, its permissions and the free disk space"
         ) from error

@@ -139,30 +139,32 @@ def _export(settings: Mapping[str, Any]) -> Exported:
     part, start = parse_part(settings["part"]), perf_counter()
     check_run(settings["engine"], part)
     console = Console(soft_wrap=True, highlight=False, quiet=bool(settings["json"]))
-    one = Export(
+    with Export(
         settings["catalog"],
         str(settings["repo"]),
         str(settings["output"]),
         read=_read_options(settings["read"]),
         partition_bytes=int(settings["partition_bytes"]),
         **{name: settings[name] for name in _OF_EXPORT},
-    )
-    done = one.begin()
-    estimate = one.estimate(done)
-    console.print(_announced(one, estimate, len(done)), markup=False)
-    estimate.check_disk(one.folder)
-    results = list(done)
-    # What another process of a Slurm array finishes meanwhile is not counted here.
-    with partition_progress("exporting", -(-estimate.partitions // part[1]), quiet=bool(settings["json"])) as update:
-        for result in one.run(
-            done,
-            engine=settings["engine"],
-            scheduler=settings["scheduler"],
-            workers=settings["workers"],
-            part=part,
-        ):
-            results.append(result)
-            update(result)
+    ) as one:
+        done = one.begin()
+        estimate = one.estimate(done)
+        console.print(_announced(one, estimate, len(done)), markup=False)
+        estimate.check_disk(one.folder)
+        results = list(done)
+        # What another process of a Slurm array finishes meanwhile is not counted here.
+        with partition_progress(
+            "exporting", -(-estimate.partitions // part[1]), quiet=bool(settings["json"])
+        ) as update:
+            for result in one.run(
+                done,
+                engine=settings["engine"],
+                scheduler=settings["scheduler"],
+                workers=settings["workers"],
+                part=part,
+            ):
+                results.append(result)
+                update(result)
     exported = Exported(one.result(results, perf_counter() - start), estimate)
     with atomic_file(one.folder / "report.json") as file:
         file.write_text(json.dumps(exported.as_dict(), indent=1) + "\n", encoding="utf-8")
