@@ -208,11 +208,10 @@ class Export:
         """Create the folder with the description, unless another process has done it."""
         try:
             (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
-            if is_export(self.folder) and self._nothing_finished():
-                (self.folder / DESCRIPTION).unlink(missing_ok=True)  # perhaps of other settings
-            self.description.save(self.folder)
         except OSError as error:
             raise WriteError(f"{self.folder} cannot be written: {error}; give another output=") from error
+        if not is_export(self.folder) or self._nothing_finished():  # then it may be of other settings
+            self.description.save(self.folder)
         self._check_settings(ExportDescription.load(self.folder))
 
     def estimate(self, done: Sequence[PartitionResult] = ()) -> ExportEstimate:

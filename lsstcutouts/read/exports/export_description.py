@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ...errors import PlanError
 from ...sky.geometry import YX
+from ...source.writing import atomic_file
 
 __all__ = ["CATALOG", "DESCRIPTION", "FINISHED", "PLANE_COLUMNS", "ExportDescription", "is_export"]
 
@@ -86,17 +87,10 @@ class ExportDescription:
     version: str = ""
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the description, unless there is one: of several processes, one succeeds."""
-        target = Path(folder) / DESCRIPTION
-        part = target.with_name(f".{DESCRIPTION}.{os.getpid()}")
+        """Write the description whole or not at all."""
         values = {"format": _FORMAT, **asdict(self), "fill": str(self.fill)}
-        part.write_text(json.dumps(values, indent=1, default=str) + "\n")
-        try:
-            os.link(part, target)
-        except FileExistsError:
-            pass
-        finally:
-            part.unlink()
+        with atomic_file(Path(folder) / DESCRIPTION) as part:
+            part.write_text(json.dumps(values, indent=1, default=str) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
