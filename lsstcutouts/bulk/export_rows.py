@@ -95,7 +95,7 @@ def pixel_columns(description: ExportDescription, batch: Batch, count: int) -> d
             values, stored[f"{name}_scale"] = scaled_halves(values)
         stored[name] = values
         if plane == "valid":
-            stored["mask"] = ~values
+            stored["mask"] = values  # True for good pixels, as in the Multimodal Universe
     return stored
 
 

@@ -17,6 +17,7 @@ from ..plan.parquet import from_arrow
 from ..plan.quality import Outcome
 from ..plan.read_options import ReadOptions
 from ..read.exports.export_description import CATALOG, FINISHED, ExportDescription
+from ..read.exports.multimodal import array_of_lists
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader
 from .export_rows import pixel_columns
@@ -157,17 +158,4 @@ def _stored(file: Path, places: NDArray[np.int64], names: Iterable[str]) -> dict
         table = opened.read_row_groups(chosen.tolist(), columns=list(names))
     offsets = np.concatenate([[0], np.cumsum([sizes[group] for group in chosen.tolist()])])
     rows = offsets[place_of] + places - starts[groups]
-    return {name: _array(table[name].combine_chunks().take(rows)) for name in names}
-
-
-def _array(values: Any) -> NDArray[Any]:
-    """Return lists of fixed sizes as an array ``(n, ...)``."""
-    import pyarrow
-
-    shape = [len(values)]
-    if isinstance(values, pyarrow.ChunkedArray):
-        values = values.combine_chunks()
-    while pyarrow.types.is_fixed_size_list(values.type):
-        shape.append(values.type.list_size)
-        values = values.flatten()
-    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+    return {name: array_of_lists(table[name].take(rows)) for name in names}
