@@ -1,6 +1,7 @@
 """Cuts out the targets of a catalog of any size and writes them as a HATS collection, partition by partition."""
 
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,10 @@ from ..errors import ConfigurationError, WriteError
 from ..plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
 from ..plan.read_options import ReadOptions, check_choice
 from ..plan.repository import as_names
-from ..read.exports.export_description import DESCRIPTION, FINISHED, ExportDescription, is_export
+from ..read.exports.export_description import DESCRIPTION, FILES, FINISHED, ExportDescription, is_export
 from ..read.options import ReaderOptions
 from ..sky.geometry import YX
+from ..source.writing import atomic_file
 from .engines import ENGINES, dask_client, run_here, run_on_dask
 from .estimate import ExportEstimate, estimate_export
 from .export_rows import row_bytes
@@ -259,7 +261,7 @@ class Export:
         results = read_results(self.folder, self.catalog.cells)
         if len(results) < len(self.catalog):
             return False
-        if not (self.folder / "collection.properties").exists():
+        if not (self.folder / FILES).exists():
             for left in self.folder.rglob(".*.part"):
                 left.unlink(missing_ok=True)
             one, plans = self.description, "".join(result.fingerprint for result in results)
@@ -273,6 +275,10 @@ class Export:
                 "version": __version__,
             }
             write_hats(self.folder, results, {f"lsstcutouts_{name}": value for name, value in about.items()})
+            files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != FILES)
+            sizes = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
+            with atomic_file(self.folder / FILES) as part:
+                part.write_text(json.dumps({"files": sizes}, indent=0) + "\n", encoding="utf-8")
         return True
 
     def result(self, results: Iterable[PartitionResult], seconds: float) -> ExportResult:

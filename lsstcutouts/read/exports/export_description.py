@@ -11,13 +11,16 @@ from ...errors import PlanError
 from ...sky.geometry import YX
 from ...source.writing import atomic_file
 
-__all__ = ["CATALOG", "DESCRIPTION", "FINISHED", "PLANE_COLUMNS", "ExportDescription", "is_export"]
+__all__ = ["CATALOG", "DESCRIPTION", "FILES", "FINISHED", "PLANE_COLUMNS", "ExportDescription", "is_export"]
 
 DESCRIPTION = "export.json"
 """File of the description in the folder of an export."""
 
 FINISHED = "finished"
 """Folder of the plans of finished partitions of the catalog."""
+
+FILES = "files.json"
+"""File with the names and bytes of all files of a complete export, since a web server can't list them."""
 
 CATALOG = "cutouts"
 """Folder of the HATS catalog."""

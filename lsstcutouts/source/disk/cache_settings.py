@@ -6,10 +6,13 @@ from pathlib import Path
 from ...errors import ConfigurationError
 from ..amounts import parse_bytes
 
-__all__ = ["BUDGET_VARIABLE", "FOLDER_VARIABLE", "cache_budget", "cache_folder"]
+__all__ = ["BUDGET_VARIABLE", "EXPORTS", "FOLDER_VARIABLE", "cache_budget", "cache_folder"]
 
 FOLDER_VARIABLE = "LSSTCUTOUTS_CACHE"
 BUDGET_VARIABLE = "LSSTCUTOUTS_CACHE_BYTES"
+
+EXPORTS = "exports"
+"""Folder in that of the cache for copies of exports on servers, which the budget does not count."""
 
 _OFF = {"", "0", "none", "off"}
 

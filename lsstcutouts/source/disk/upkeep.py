@@ -1,12 +1,13 @@
 """What the command ``lsstcutouts cache`` does: show, clear and check the disk cache."""
 
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
-from .cache_settings import cache_budget
+from .cache_settings import EXPORTS, cache_budget
 from .claims import CLAIMS
 from .figures import USE_LOGS, DiskCacheFigures, logged_use
 from .records import FORMAT, decode_records
@@ -55,7 +56,7 @@ def summary(folder: Path) -> DiskCacheFigures:
 
 
 def clear(folder: Path) -> int:
-    """Remove all that caches of any version wrote to a folder, and return the bytes of the segments.
+    """Remove all that caches of any version wrote to a folder, and return their bytes.
 
     Processes that use the cache continue, and fetch again what they need.
     """
@@ -69,6 +70,9 @@ def clear(folder: Path) -> int:
         for empty in (inner / CLAIMS, inner):
             with suppress(OSError):  # files of others, or a segment that was begun just now
                 empty.rmdir()
+    exports = folder / EXPORTS
+    freed += sum(path.stat().st_size for path in exports.rglob("*") if path.is_file())
+    shutil.rmtree(exports, ignore_errors=True)
     return freed
 
 
