@@ -247,6 +247,7 @@ class Export:
         mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
         todo = [cell for cell in mine if cell not in finished]
         if todo:
+            (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
             partitions = map(self.catalog.partition, todo)
             if engine == "threads" and scheduler is None:
                 yield from run_here(self.job, partitions)

@@ -50,10 +50,9 @@ def test_an_export_says_what_it_takes_continues_and_is_verified(
 
     one = min((output / "finished").iterdir())
     one.unlink()
-    (output / "collection.properties").unlink()
     after = result(capsys, command(dp2_repo, output))
     assert (after["skipped"], after["complete"]) == (after["partitions"] - 1, True)
-    assert (output / "collection.properties").exists()
+    assert (output / "files.json").exists()
 
     assert main(["export", "verify", f"output={output}", "rows=all"]) == 0
     assert f"{rows} rows" in (shown := capsys.readouterr().out)
