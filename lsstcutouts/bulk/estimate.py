@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..catalog.healpix import Cell
-from ..errors import ConfigurationError, EmptyCatalogError
+from ..errors import ConfigurationError, EmptyCatalogError, MissingBandError, QualityError, ReadError
 from ..plan.cutout_plan import CutoutPlan
 from ..read.reader import CutoutReader
 from ..source.amounts import shown_bytes
@@ -122,13 +122,17 @@ def estimate_export(job: PartitionExport, catalog: Any, cells: Sequence[Cell], r
 
 
 def _rate(job: PartitionExport, plan: CutoutPlan) -> float:
-    """Return cutouts a second, measured after a first batch."""
+    """Return cutouts a second, measured after a first batch; 0 if they cannot be read."""
     reader = CutoutReader(plan, job.options(), cache=process_cache(job.cache_bytes, job.workers))
     targets = np.arange(min(len(plan), 2 * _READ))
     warm, timed = targets[: len(targets) // 2], targets[len(targets) // 2 :]
-    if len(warm):
-        reader.read(warm)
-    start = perf_counter()
-    reader.read(timed)
-    reader.close()
-    return len(timed) / max(perf_counter() - start, 1e-6)
+    try:
+        if len(warm):
+            reader.read(warm)
+        start = perf_counter()
+        reader.read(timed)
+        return len(timed) / max(perf_counter() - start, 1e-6)
+    except (ReadError, MissingBandError, QualityError):  # its partition fails later, and is listed
+        return 0.0
+    finally:
+        reader.close()

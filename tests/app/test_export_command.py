@@ -88,7 +88,7 @@ def test_a_failed_partition_is_listed_and_the_others_are_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = simulated_copy(tmp_path / "repo", SimulationConfig(release="dp2", **SMALL))
-    damaged = max(Path(copy.root).rglob("*deep_coadd*_i_*.fits"), key=lambda path: path.name)
+    damaged = min(Path(copy.root).rglob("*deep_coadd*_i_*.fits"), key=lambda path: path.name)
     damaged.write_bytes(damaged.read_bytes()[:5000])
     failed = result(capsys, command(copy, tmp_path / "cutouts"), status=2)
     assert 0 < len(failed["failed"]) < failed["partitions"]
