@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ...bulk.estimate import ExportEstimate
-from ...bulk.exporting import Export, ExportResult, check_run
+from ...bulk.exporting import Export
+from ...bulk.partition_job import JobResult, check_run
 from ...bulk.verifying import VerifyResult, verify_export
 from ...errors import ConfigurationError
 from ...plan.quality import Outcome, QualityPolicy
@@ -36,7 +37,7 @@ _OF_EXPORT = (
 class Exported:
     """What an export has written, and what it expected."""
 
-    result: ExportResult
+    result: JobResult
     estimate: ExportEstimate
 
     @property

@@ -16,7 +16,7 @@ from ...errors import ConfigurationError
 from ...loader.checkpoint_state import read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
 from ...plan.quality import Outcome
-from ..callbacks.prediction_table import META
+from ...bulk.prediction_table import META
 from ..callbacks.predictions import PredictionWriter
 from .checkpoint_configuration import merge_with_checkpoint
 from .checkpoints import explain_state_mismatch
