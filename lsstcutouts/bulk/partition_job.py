@@ -95,6 +95,9 @@ class PartitionJob(ABC):
     def work(self, workers: int = 1) -> Callable[[Partition], PartitionResult]:
         """Return the work on a partition, for so many processes on a node; it pickles."""
 
+    def check_work(self, *, here: bool) -> None:  # noqa: B027 - most jobs have nothing to check
+        """Raise what would make every partition fail; called before the first one, which is worked on ``here`` or elsewhere."""
+
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """Return what must be equal for the job to be continued."""
@@ -164,16 +167,19 @@ class PartitionJob(ABC):
         engine, scheduler, workers, part
             As in `lsstcutouts.export`.
         """
-        self._create()
         finished = {result.cell for result in done}
         number, parts = part
         count = len(self.catalog)
         mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
         todo = [cell for cell in mine if cell not in finished]
+        here = engine == "threads" and scheduler is None
+        if todo:
+            self.check_work(here=here)
+        self._create()
         if todo:
             (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
             partitions = map(self.catalog.partition, todo)
-            if engine == "threads" and scheduler is None:
+            if here:
                 yield from run_here(self.work(), partitions)
             else:
                 with dask_client(scheduler, workers) as client:

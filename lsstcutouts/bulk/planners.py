@@ -53,7 +53,6 @@ class Images(Protocol):
         ...
 
 
-
 def open_planner(images: Images, read: ReadOptions, size: YX[int] | AngularSize | None = None) -> Planner:
     """Return the planner of a repository, which stays open in this process until another one is opened, or `close_planner`.
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lsstcutouts.bulk.prediction_table import META, joined, prediction_table
 
 from lsstcutouts import ReadOptions
 from lsstcutouts.app.callbacks import PredictionWriter
+from lsstcutouts.bulk.prediction_table import META, joined, prediction_table
 from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan

@@ -9,14 +9,14 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from ...bulk.model_outputs import model_columns
+from ...bulk.prediction_table import joined, prediction_table, reserved_names
 from ...catalog.ids import Values
 from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...plan.cutout_plan import CutoutPlan
 from ...read.report import Report
 from ...source.writing import atomic_file
-from ...bulk.model_outputs import model_columns
-from ...bulk.prediction_table import joined, prediction_table, reserved_names
 from .ranks import gather_on_first_rank
 
 __all__ = ["PredictionWriter"]

@@ -10,7 +10,6 @@ import numpy as np
 from ...errors import ConfigurationError
 from ...order.sampling import Sampling
 from ...plan.cutout_plan import CutoutPlan
-from ...read.cache.tile_cache import TileCache
 from ..dataset import CutoutDataset
 from ..loader import CutoutLoader
 from .description import check_tensors, settings_of
@@ -60,9 +59,7 @@ def prediction_settings(data: CutoutDataModule) -> dict[str, Any]:
     return {**others, **read, "wire": data.transfer.wire, "statistics": statistics}
 
 
-def prediction_loader(
-    data: CutoutDataModule, plan: CutoutPlan, device: Any, cache: TileCache, threads: int
-) -> CutoutLoader:
+def prediction_loader(data: CutoutDataModule, plan: CutoutPlan, device: Any, threads: int) -> CutoutLoader:
     """Return a loader of all targets of a plan, as the data module's own of the prediction split."""
     dataset = CutoutDataset(
         plan,
@@ -73,7 +70,7 @@ def prediction_loader(
         sampling=Sampling(shuffle=False),
         seed=data.seed,
         threads=threads,
-        cache=cache,
+        cache=data.cache,
         pads=True,
     )
     return CutoutLoader(dataset, device=device, transfer=data.transfer)
