@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from ..errors import (
 from ..source.control_groups import usable_cores
 from .finished import PartitionResult
 
-__all__ = ["ENGINES", "dask_client", "run_here", "run_on_dask"]
+__all__ = ["ENGINES", "dask_client", "run_here", "run_on_dask", "worker_number"]
 
 type Work = Callable[[Partition], PartitionResult]
 
@@ -128,6 +129,20 @@ def dask_client(scheduler: Any = None, workers: int | None = None) -> Iterator[A
             Client(cluster) as client,
         ):
             yield client
+
+
+def worker_number() -> int:
+    """Return the number of this worker of Dask among those of its node, from 0; 0 outside of Dask."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return 0
+    try:
+        own = distributed.get_worker().address
+    except ValueError:  # no worker's thread
+        return 0
+    workers = distributed.get_client().scheduler_info()["workers"]
+    node = workers[own]["host"]
+    return sorted(address for address, one in workers.items() if one["host"] == node).index(own)
 
 
 def _allow_failures(dask_scheduler: Any) -> None:

@@ -15,7 +15,8 @@ from ..plan.cutout_plan import CutoutPlan
 from ..read.reader import CutoutReader
 from ..source.amounts import shown_bytes
 from .export_rows import row_bytes
-from .partition_export import PartitionExport, open_planner, process_cache
+from .partition_export import PartitionExport
+from .planners import open_planner, process_cache
 
 __all__ = ["ExportEstimate", "estimate_export"]
 

@@ -1,91 +1,42 @@
 """Cuts out the targets of a catalog of any size and writes them as a HATS collection, partition by partition."""
 
 import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Self
+from typing import Any
 
 from .. import __version__
-from ..catalog.partitions import LargeCatalog
-from ..errors import ConfigurationError, WriteError
+from ..catalog.partitions import LargeCatalog, PartitionRows
+from ..errors import ConfigurationError
 from ..plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
 from ..plan.read_options import ReadOptions, check_choice
 from ..plan.repository import as_names
-from ..read.exports.export_description import DESCRIPTION, FILES, FINISHED, ExportDescription, is_export
+from ..read.exports.export_description import CATALOG, DESCRIPTION, ExportDescription
 from ..read.options import ReaderOptions
 from ..sky.geometry import YX
-from ..source.writing import atomic_file
-from .engines import ENGINES, dask_client, run_here, run_on_dask
 from .estimate import ExportEstimate, estimate_export
 from .export_rows import row_bytes
-from .finished import PartitionResult, read_results
-from .hats_files import write_hats
-from .partition_export import PartitionExport, close_planner, open_planner
+from .finished import PartitionResult
+from .partition_export import PartitionExport
+from .partition_job import JobResult, PartitionJob, check_run, run_job
+from .planners import numbered_plan, open_planner, plan_rows
 
-__all__ = ["Export", "ExportResult", "check_run", "export"]
+__all__ = ["Export", "export"]
 
 _MOST_BYTES = 400_000_000
 """Bytes of the pixels of a file: with the other columns and the footer it stays under 500 MB."""
 
 
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export has written so far.
-
-    Attributes
-    ----------
-    folder
-        Of the HATS collection.
-    rows, delivered
-        Rows of the finished partitions, and those with pixels.
-    outcomes
-        Number of rows by name of `Outcome`.
-    bytes, files
-        Of these partitions.
-    partitions, finished, skipped
-        Number of partitions of the catalog, of those that are finished, and of those that were finished before this run.
-    failed
-        What went wrong, by name of the partition.
-    failures
-        Read errors, with the number of rows that each affected.
-    seconds
-        Of this run.
-    """
-
-    folder: str
-    rows: int
-    delivered: int
-    outcomes: dict[str, int]
-    bytes: int
-    files: int
-    partitions: int
-    finished: int
-    skipped: int
-    failed: dict[str, str]
-    failures: dict[str, int]
-    seconds: float
-
-    @property
-    def complete(self) -> bool:
-        """Whether all partitions are finished."""
-        return self.finished == self.partitions
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {**asdict(self), "complete": self.complete}
-
-
-class Export:
+class Export(PartitionJob):
     """An export that may be begun, continued and looked at; `export` does all of it.
 
     The parameters are those of `export`. Opening it asks the repository for one image, and reads the list of partitions of a
     HATS catalog, or the whole of another one.
     """
+
+    noun, description_file, hats_name = "export", DESCRIPTION, CATALOG
 
     def __init__(
         self,
@@ -177,44 +128,38 @@ class Export:
             most_bytes=partition_bytes,
         )
 
-    def __enter__(self) -> Self:
-        return self
+    def work(self, workers: int = 1) -> PartitionExport:
+        """Return the work on a partition, for so many processes on a node."""
+        return replace(self.job, workers=workers)
 
-    def __exit__(self, *_: object) -> None:
-        close_planner()
+    def settings(self) -> dict[str, Any]:
+        """Return what must be equal for the export to be continued."""
+        return _settings(self.description)
 
-    def begin(self) -> list[PartitionResult]:
-        """Return the partitions that are finished; nothing is written.
+    def settings_before(self) -> dict[str, Any]:
+        """Return these settings from the description in the folder."""
+        return _settings(ExportDescription.load(self.folder))
 
-        Raises
-        ------
-        ConfigurationError
-            If the folder holds something else, or an export with other settings: the message names the difference.
-        """
-        if is_export(self.folder):
-            done = read_results(self.folder, self.catalog.cells)
-            if self._nothing_finished():
-                return []
-            self._check_settings(ExportDescription.load(self.folder))
-            if len(done) < len(self.catalog):
-                self._check_repository(done)
-            return done
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise ConfigurationError(f"output={self.folder} exists and is not an export; give a new folder")
-        return []
+    def write_description(self) -> None:
+        """Write the description into the folder."""
+        self.description.save(self.folder)
 
-    def _nothing_finished(self) -> bool:
-        return not any((self.folder / FINISHED).glob("*.parquet"))
+    def fingerprint(self, rows: PartitionRows) -> str:
+        """Return the fingerprint of the plan of a partition."""
+        return numbered_plan(plan_rows(self.description, self.job.read, rows.catalog), rows).fingerprint()
 
-    def _create(self) -> None:
-        """Create the folder with the description, unless another process has done it."""
-        try:
-            (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(f"{self.folder} cannot be written: {error}; give another output=") from error
-        if not is_export(self.folder) or self._nothing_finished():  # then it may be of other settings
-            self.description.save(self.folder)
-        self._check_settings(ExportDescription.load(self.folder))
+    def properties(self, results: Sequence[PartitionResult]) -> dict[str, str]:
+        """Return what the properties of the HATS catalog say of the export."""
+        one, plans = self.description, "".join(result.fingerprint for result in results)
+        return {
+            "repository": one.repo,
+            "collections": " ".join(one.collections),
+            "dataset_type": one.dataset_type,
+            "bands": " ".join(one.bands),
+            "catalog": f"{one.catalog['label']} {one.catalog['identity']}",
+            "plan": hashlib.sha256(plans.encode()).hexdigest(),
+            "version": __version__,
+        }
 
     def estimate(self, done: Sequence[PartitionResult] = ()) -> ExportEstimate:
         """Return what the partitions that are not ``done`` will take: some rows are planned, and a few cutouts read."""
@@ -222,138 +167,14 @@ class Export:
         left = [cell for cell in self.catalog.cells if cell not in finished]
         return estimate_export(self.job, self.catalog, left, self.catalog.rows)
 
-    def run(
-        self,
-        done: Sequence[PartitionResult],
-        *,
-        engine: str = "threads",
-        scheduler: Any = None,
-        workers: int | None = None,
-        part: tuple[int, int] = (1, 1),
-    ) -> Iterator[PartitionResult]:
-        """Yield the result of each partition that was not finished, and finish the HATS catalog after the last one.
 
-        Parameters
-        ----------
-        done
-            What `begin` returned.
-        engine, scheduler, workers, part
-            As in `export`.
-        """
-        self._create()
-        finished = {result.cell for result in done}
-        number, parts = part
-        count = len(self.catalog)
-        mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
-        todo = [cell for cell in mine if cell not in finished]
-        if todo:
-            (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
-            partitions = map(self.catalog.partition, todo)
-            if engine == "threads" and scheduler is None:
-                yield from run_here(self.job, partitions)
-            else:
-                with dask_client(scheduler, workers) as client:
-                    job = replace(self.job, workers=_workers_of_a_node(client))
-                    yield from run_on_dask(job, partitions, client)
-        self.finish()
-
-    def finish(self) -> bool:
-        """Make the partitions a HATS catalog if all are finished; return whether they are."""
-        results = read_results(self.folder, self.catalog.cells)
-        if len(results) < len(self.catalog):
-            return False
-        if not (self.folder / FILES).exists():
-            for left in self.folder.rglob(".*.part"):
-                left.unlink(missing_ok=True)
-            one, plans = self.description, "".join(result.fingerprint for result in results)
-            about = {
-                "repository": one.repo,
-                "collections": " ".join(one.collections),
-                "dataset_type": one.dataset_type,
-                "bands": " ".join(one.bands),
-                "catalog": f"{one.catalog['label']} {one.catalog['identity']}",
-                "plan": hashlib.sha256(plans.encode()).hexdigest(),
-                "version": __version__,
-            }
-            write_hats(self.folder, results, {f"lsstcutouts_{name}": value for name, value in about.items()})
-            files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != FILES)
-            sizes = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
-            with atomic_file(self.folder / FILES) as part:
-                part.write_text(json.dumps({"files": sizes}, indent=0) + "\n", encoding="utf-8")
-        return True
-
-    def result(self, results: Iterable[PartitionResult], seconds: float) -> ExportResult:
-        """Return the sum of the results of partitions, which may have failed."""
-        found, partitions = list(results), len(self.catalog)
-        done = [one for one in found if not one.error]
-        outcomes, failures = Counter[str](), Counter[str]()
-        for one in done:
-            outcomes.update(one.outcomes)
-            failures.update(one.failures)
-        return ExportResult(
-            folder=str(self.folder),
-            rows=sum(one.rows for one in done),
-            delivered=sum(one.delivered for one in done),
-            outcomes=dict(outcomes),
-            bytes=sum(one.bytes for one in done),
-            files=sum(len(one.files) for one in done),
-            partitions=partitions,
-            finished=len(done),
-            skipped=sum(one.skipped for one in done),
-            failed={str(one.cell): one.error for one in found if one.error},
-            failures=dict(failures),
-            seconds=seconds,
-        )
-
-    def _check_settings(self, there: ExportDescription) -> None:
-        mine = self.description
-        for name in ("catalog", "other", *(f.name for f in fields(ExportDescription))):
-            before, now = getattr(there, name), getattr(mine, name)
-            if name == "version":
-                continue
-            if name in {"catalog", "other"}:
-                for key in now:
-                    if key != "label" and str(before.get(key)) != str(now[key]):
-                        what = "catalog" if key == "identity" else key
-                        raise ConfigurationError(_difference(self.folder, what, before.get(key), now[key]))
-            elif str(before) != str(now):
-                raise ConfigurationError(_difference(self.folder, name, before, now))
-
-    def _check_repository(self, done: Sequence[PartitionResult]) -> None:
-        """Raise `ConfigurationError` if the repository has other images for the rows of a finished partition."""
-        last = next((result for result in reversed(done) if result.fingerprint), None)
-        if last is None:
-            return
-        rows = self.catalog.read(self.catalog.partition(last.cell))
-        plan = open_planner(self.description, self.job.read).plan(rows.catalog, may_be_empty=True)
-        if replace(plan, row=rows.row[plan.row]).fingerprint() != last.fingerprint:
-            raise ConfigurationError(
-                f"{self.folder}: {self.description.repo} has other images for partition {last.cell} than when it was exported;"
-                " give a new output="
-            )
-
-
-def _difference(folder: Path, name: str, before: Any, now: Any) -> str:
-    if name == "size":
-        before, now = (f"{size.y} x {size.x} px" for size in (before, now))
-    return (
-        f"{folder / DESCRIPTION}: the export was begun with another {name}: {before}, now {now}; give the same settings, or a"
-        " new output="
-    )
-
-
-def _workers_of_a_node(client: Any) -> int:
-    """Return the largest number of workers that share the memory of a node."""
-    hosts = [one["host"] for one in client.scheduler_info()["workers"].values()]
-    return max((hosts.count(host) for host in set(hosts)), default=1)
-
-
-def check_run(engine: str, part: tuple[int, int]) -> None:
-    """Raise `ConfigurationError` if there is no such engine or part."""
-    check_choice("engine", engine, ENGINES)
-    number, parts = part
-    if not 1 <= number <= parts:
-        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
+def _settings(description: ExportDescription) -> dict[str, Any]:
+    """Return what must be equal for an export to be continued."""
+    one = description
+    catalog = {name: value for name, value in one.catalog.items() if name not in {"label", "identity"}}
+    others = {f.name: getattr(one, f.name) for f in fields(ExportDescription) if f.name not in {"other", "version"}}
+    size = f"{one.size.y} x {one.size.x} px"
+    return {**catalog, **one.other, **others, "size": size, "catalog": one.catalog["identity"]}
 
 
 def export(
@@ -367,7 +188,7 @@ def export(
     part: tuple[int, int] = (1, 1),
     progress: Callable[[PartitionResult], None] | None = None,
     **settings: Any,
-) -> ExportResult:
+) -> JobResult:
     """Cut out the targets of a catalog of any size and write them as a HATS collection.
 
     What is finished is kept: the same call continues after an interruption. `CutoutDataModule` trains from the folder as from
@@ -405,13 +226,7 @@ def export(
         If the catalog or the repository cannot be opened. A partition that fails does not end the export: the result names it.
     """
     check_run(engine, part)
-    start = perf_counter()
     with Export(catalog, repo, output, **settings) as one:
-        results = one.begin()
-        one.estimate(results).check_disk(one.folder)
-        done = list(results)
-        for result in one.run(done, engine=engine, scheduler=scheduler, workers=workers, part=part):
-            results.append(result)
-            if progress is not None:
-                progress(result)
-        return one.result(results, perf_counter() - start)
+        done = one.begin()
+        one.estimate(done).check_disk(one.folder)
+        return run_job(one, done, progress=progress, engine=engine, scheduler=scheduler, workers=workers, part=part)

@@ -20,7 +20,7 @@ from ..plan.quality import Outcome
 from ..read.exports.export_description import FINISHED
 from ..source.writing import atomic_file
 
-__all__ = ["META", "OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished"]
+__all__ = ["META", "OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished", "write_result"]
 
 META = b"lsstcutouts.finished"
 """Key of the Parquet metadata with the `PartitionResult`."""
@@ -98,14 +98,14 @@ def finished_path(folder: str | os.PathLike[str], cell: Cell) -> Path:
 def write_finished(
     folder: str | os.PathLike[str],
     result: PartitionResult,
-    plan: CutoutPlan | None,
+    plan: CutoutPlan,
     *,
     file: NDArray[np.int32],
     place: NDArray[np.int32],
     outcome: NDArray[np.uint8],
     quality: NDArray[np.int32],
 ) -> None:
-    """Write what is known of a partition, after its files are in place: from then on it counts as finished.
+    """Write what is known of a partition of an export, after its files are in place: from then on it counts as finished.
 
     Parameters
     ----------
@@ -114,19 +114,37 @@ def write_finished(
     result
         What happened to it.
     plan
-        Its plan; None if no row of it is in the catalog.
+        Its plan.
     file, place
         ``(R,)`` for each row, targets first, then rejected rows: number of its file in ``result.files``, and row of that file.
     outcome, quality
         ``(R,)`` and ``(R, B)`` of these rows.
     """
-    table = pa.table({}) if plan is None else to_arrow(vars(plan))
+    table = to_arrow(vars(plan))
+    bits = pa.FixedSizeListArray.from_arrays(pa.array(quality.reshape(-1)), quality.shape[1])
+    for name, values in (("file", file), ("place", place), ("outcome", outcome), ("quality", bits)):
+        table = table.append_column(name, pa.array(values))
+    write_result(folder, result, table, private=any(map(is_signed, plan.files.uri)))
+
+
+def write_result(
+    folder: str | os.PathLike[str], result: PartitionResult, table: pa.Table | None = None, *, private: bool = False
+) -> None:
+    """Write that a partition is finished, after its files are in place.
+
+    Parameters
+    ----------
+    folder
+        Of the output.
+    result
+        What happened to the partition.
+    table
+        What else is known of it.
+    private
+        Whether only the owner may read this.
+    """
+    table = pa.table({}) if table is None else table
     meta = {**(table.schema.metadata or {}), META: json.dumps(asdict(result)).encode()}
-    if plan is not None:
-        bits = pa.FixedSizeListArray.from_arrays(pa.array(quality.reshape(-1)), quality.shape[1])
-        for name, values in (("file", file), ("place", place), ("outcome", outcome), ("quality", bits)):
-            table = table.append_column(name, pa.array(values))
-    private = plan is not None and any(map(is_signed, plan.files.uri))
     with atomic_file(finished_path(folder, result.cell), private=private) as part:
         pq.write_table(table.replace_schema_metadata(meta), part, compression="zstd")
 

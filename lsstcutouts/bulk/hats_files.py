@@ -9,22 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from ..read.exports.export_description import CATALOG
+from ..catalog.healpix import Cell
 from .finished import PartitionResult
 
-__all__ = ["write_hats"]
+__all__ = ["partition_path", "write_hats"]
 
 _METADATA_FILES = 500
 """Files up to which the footers of all are copied into ``_metadata``: of very many, it does not fit in the memory of readers."""
 
 
-def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult], about: Mapping[str, Any]) -> None:
+def partition_path(cell: Cell) -> str:
+    """Return the path of a partition's file in the folder of its HATS catalog."""
+    return f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
+
+
+def write_hats(
+    folder: str | os.PathLike[str], name: str, results: Sequence[PartitionResult], about: Mapping[str, Any]
+) -> None:
     """Write properties, list of partitions, schema and statistics of finished partitions.
 
     Parameters
     ----------
     folder
-        Of the collection; its catalog is the folder ``cutouts``.
+        Of the collection.
+    name
+        Of its catalog, which is the folder of this name.
     results
         Of all partitions.
     about
@@ -36,7 +45,7 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
     from hats.io.parquet_metadata import write_parquet_metadata
     from hats.pixel_math import HealpixPixel
 
-    root = Path(folder) / CATALOG
+    root = Path(folder) / name
     files = [file for result in results for file in result.files]
     aside = Path(mkdtemp(prefix=".hats-", dir=folder))
     try:
@@ -51,7 +60,7 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
         )
         order = max((file.order for file in files), default=0)
         properties = TableProperties(
-            catalog_name=CATALOG,
+            catalog_name=name,
             catalog_type="object",
             total_rows=sum(file.rows for file in files),
             ra_column="ra",
@@ -69,7 +78,7 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
             target = root / path.relative_to(aside)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-        CollectionProperties(name=Path(folder).resolve().name, hats_primary_table_url=CATALOG).to_properties_file(aside)
+        CollectionProperties(name=Path(folder).resolve().name, hats_primary_table_url=name).to_properties_file(aside)
         (aside / "collection.properties").replace(Path(folder) / "collection.properties")
     finally:
         shutil.rmtree(aside, ignore_errors=True)

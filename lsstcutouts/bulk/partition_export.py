@@ -1,13 +1,9 @@
 """Cuts the targets of one partition of a catalog and writes them: the unit of work of an export."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,31 +12,23 @@ from numpy.typing import NDArray
 from ..catalog.healpix import Cell, divide
 from ..catalog.partitions import LargeCatalog, Partition, PartitionRows, to_arrow_column
 from ..errors import EmptyCatalogError
-from ..plan.arguments import AngularSize
 from ..plan.cutout_plan import CutoutPlan
-from ..plan.planner import Planner
 from ..plan.quality import Outcome, Quality
 from ..plan.read_options import ReadOptions
-from ..plan.repository import Repository
 from ..read.batch_report import BatchReport
-from ..read.cache.tile_cache import TileCache
 from ..read.exports.export_description import CATALOG, ExportDescription
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
-from ..sky.geometry import YX
 from .export_rows import export_table, row_bytes
-from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished
+from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished, write_result
+from .hats_files import partition_path
 from .part_writer import GROUP_ROWS, part_writer
+from .planners import numbered_plan, plan_rows, process_cache
 
-__all__ = ["PartitionExport", "close_planner", "open_planner", "process_cache"]
+__all__ = ["PartitionExport"]
 
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
-
-_LOCK = Lock()
-
-_PLANNERS: dict[tuple[Any, ...], Planner] = {}
-"""The open planner of this process: a Butler takes a second to open."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +68,13 @@ class PartitionExport:
         try:
             rows = self.catalog.read(partition)
         except EmptyCatalogError:
-            result, none = PartitionResult(cell.order, cell.pixel), np.zeros(0, np.int32)
-            write_finished(
-                self.folder, result, None, file=none, place=none, outcome=none.astype(np.uint8), quality=none
-            )
+            result = PartitionResult(cell.order, cell.pixel)
+            write_result(self.folder, result)
             return result
-        with _LOCK:  # the Butler is asked by one thread at a time
-            plan = open_planner(self.description, self.read).plan(rows.catalog, may_be_empty=True)
+        plan = plan_rows(self.description, self.read, rows.catalog)
         work = _Work(self, cell, rows, plan)
         work.write()
-        numbered = replace(
-            plan, row=rows.row[plan.row], rejected=replace(plan.rejected, row=rows.row[plan.rejected.row])
-        )
+        numbered = numbered_plan(plan, rows)
         result = replace(work.result(), fingerprint=numbered.fingerprint(), seconds=perf_counter() - start)
         numbers = np.concatenate([plan.row, plan.rejected.row])
         write_finished(
@@ -160,7 +143,7 @@ class _Work:
         return targets[targets >= 0]
 
     def _write_file(self, cell: Cell, chunks: list[tuple[int, int]], deliveries: Iterator[Delivery]) -> None:
-        path = f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
+        path = partition_path(cell)
         full = Path(self.job.folder) / CATALOG / path
         number, first = len(self.files), chunks[0][0]
         with part_writer(full) as writer:
@@ -249,45 +232,3 @@ def _chunks(bounds: list[int], step: int) -> list[tuple[int, int]]:
 
 def _itself(delivery: Delivery) -> Delivery:
     return delivery
-
-
-def open_planner(
-    description: ExportDescription, read: ReadOptions, size: YX[int] | AngularSize | None = None
-) -> Planner:
-    """Return the planner of a repository, which stays open in this process until another one is opened, or `close_planner`.
-
-    Parameters
-    ----------
-    description, read
-        Which repository, and which of its files.
-    size
-        Instead of the description's.
-    """
-    one = description
-    wanted = one.size if size is None else size
-    key = os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, wanted, read.tract, read.skymap
-    if key not in _PLANNERS:
-        close_planner()
-        repository = Repository(one.repo, one.collections, one.dataset_type, read.skymap)
-        _PLANNERS[key] = Planner(repository, one.bands, wanted, read.tract)
-    return _PLANNERS[key]
-
-
-def close_planner() -> None:
-    """Close the repository of `open_planner`."""
-    while _PLANNERS:
-        key, planner = _PLANNERS.popitem()
-        if key[0] == os.getpid():  # after a fork, the connection belongs to the parent
-            planner.repository.close()
-
-
-def process_cache(cache_bytes: float | str, workers: int) -> TileCache:
-    """Return the cache of tiles of this process."""
-    return _cache(os.getpid(), cache_bytes, workers)
-
-
-@lru_cache(maxsize=1)
-def _cache(_process: int, cache_bytes: float | str, workers: int) -> TileCache:
-    cache = TileCache(cache_bytes)
-    cache.share_among(workers)
-    return cache

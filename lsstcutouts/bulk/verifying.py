@@ -22,7 +22,7 @@ from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader
 from .export_rows import pixel_columns
 from .finished import PartitionResult, finished_path, read_results
-from .partition_export import close_planner, open_planner
+from .planners import close_planner, open_planner
 
 __all__ = ["VerifyResult", "verify_export"]
 

@@ -151,8 +151,8 @@ class Portion:
         ]
         tract = [plan.projections[tract] for tract in plan.patches.tract[patches].tolist()]
         numbers = [_wcs_numbers(own or other) for own, other in zip(of_patch, tract, strict=True)]
-        wcs = np.array(numbers)[patch]
-        for n in np.flatnonzero(np.array([own is None for own in of_patch])[patch]).tolist():
+        wcs = np.array(numbers).reshape(-1, 8)[patch]  # (n, 8), also for no target
+        for n in np.flatnonzero(np.array([own is None for own in of_patch], bool)[patch]).tolist():
             mine = pieces.file[pieces.channel // self._bands == n].tolist()
             own = next((own for file in mine if (own := _own_projection(indices[file])) is not None), None)
             if own is not None:

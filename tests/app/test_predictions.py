@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lsstcutouts import ReadOptions
 from lsstcutouts.app.callbacks import PredictionWriter
-from lsstcutouts.app.callbacks.prediction_table import META, joined, prediction_table
+from lsstcutouts.bulk.prediction_table import META, joined, prediction_table
 from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.planner import build_plan

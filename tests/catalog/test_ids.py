@@ -285,7 +285,7 @@ def test_leaks_name_ids_of_any_kind(dp2_repo: SimulatedRepository, plan: CutoutP
 
 
 def test_predictions_of_strange_ids_are_refused(plan: CutoutPlan, kind: str) -> None:
-    from lsstcutouts.app.callbacks.prediction_table import prediction_table
+    from lsstcutouts.bulk.prediction_table import prediction_table
     from lsstcutouts.read.report import Report
 
     strange: Any = ["nobody"] if kind == "text" else np.array([3], np.uint64)

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
+from ...bulk.model_outputs import model_columns
+from ...bulk.prediction_table import joined, prediction_table, reserved_names
 from ...catalog.ids import Values
 from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...plan.cutout_plan import CutoutPlan
 from ...read.report import Report
 from ...source.writing import atomic_file
-from .prediction_table import joined, prediction_table, reserved_names
 from .ranks import gather_on_first_rank
 
 __all__ = ["PredictionWriter"]
@@ -77,14 +75,7 @@ class PredictionWriter(Callback):
     ) -> None:
         """Store the predictions of a batch as arrays."""
         plan = _loader(trainer).cutouts.plan
-        found = _columns(outputs, batch, reserved_names(plan))
-        if plan.repeats_ids:  # the table needs to know which of the targets with one id a row is
-            real = ~_array(batch["is_padding"]).astype(bool)
-            if not np.array_equal(_array(found["object_id"]), _array(batch["object_id"])[real]):
-                raise ConfigurationError(
-                    "several targets have one id: predict_step must return object_id as the batch has it"
-                )
-            found["object_hash"] = _array(batch["object_hash"])[real]
+        found = model_columns(outputs, batch, plan, reserved_names(plan))
         self._parts.append(found)
 
     def on_predict_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
@@ -140,35 +131,3 @@ def _loader(trainer: L.Trainer) -> CutoutLoader:
             f"CutoutLoader, not with {type(loaders).__name__}"
         )
     return loaders
-
-
-def _columns(outputs: Any, batch: Any, reserved: set[str]) -> dict[str, Values]:
-    """Return the outputs of the model without padding rows, on the CPU."""
-    if not isinstance(outputs, Mapping) or "object_id" not in outputs:
-        raise ConfigurationError("predict_step must return a dictionary with object_id and a column such as score")
-    if taken := sorted((set(outputs) & reserved) - {"object_id"}):
-        raise ConfigurationError(
-            f"predict_step returns {', '.join(taken)}, but the output file already has columns of this name; rename them"
-        )
-    real = ~_array(batch["is_padding"]).astype(bool)
-    found: dict[str, Values] = {}
-    for name, values in outputs.items():
-        if name == "is_padding":
-            continue
-        if len(values) != len(real):
-            raise ConfigurationError(
-                f"predict_step returns {len(values)} values of {name!r} for a batch of {len(real)} rows; return one per row"
-            )
-        found[name] = (
-            [text for text, keep in zip(values, real, strict=True) if keep]
-            if isinstance(values, list | tuple)
-            else _array(values)[real]
-        )
-    return found
-
-
-def _array(values: Any) -> np.ndarray[Any, Any]:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values  # numpy has no bfloat16
-    return np.asarray(values)

@@ -1,6 +1,5 @@
 """The verb ``export``."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +10,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from ...bulk.estimate import ExportEstimate
-from ...bulk.exporting import Export, ExportResult, check_run
+from ...bulk.exporting import Export
+from ...bulk.partition_job import JobResult, check_run
 from ...bulk.verifying import VerifyResult, verify_export
 from ...errors import ConfigurationError
-from ...plan.quality import Outcome, QualityPolicy
+from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
 from ...source.amounts import shown_bytes
-from ...source.writing import atomic_file
-from .partition_progress import partition_progress, shown_seconds
+from .partition_progress import partition_progress, shown_result, shown_seconds, write_report
 from .plain import plain_settings
 
 __all__ = ["Exported", "Verified", "parse_part", "run"]
-
-_NAMED = 10
-"""Failures that are printed; the report has all."""
 
 _OF_EXPORT = (
     *("collections", "bands", "size", "dataset_type", "planes", "dtype", "columns", "ra", "dec", "object_id", "unit"),
@@ -36,7 +32,7 @@ _OF_EXPORT = (
 class Exported:
     """What an export has written, and what it expected."""
 
-    result: ExportResult
+    result: JobResult
     estimate: ExportEstimate
 
     @property
@@ -49,22 +45,7 @@ class Exported:
         return {**self.result.as_dict(), "estimate": self.estimate.as_dict()}
 
     def __str__(self) -> str:
-        one = self.result
-        lines = [
-            f"{one.folder}: {one.finished} of {one.partitions} partitions, {one.files} files, {shown_bytes(one.bytes)}"
-        ]
-        lines += [f"  {count:,} rows {Outcome[name.upper()].text}" for name, count in sorted(one.outcomes.items())]
-        new = one.finished - one.skipped
-        lines.append(f"  {new} partitions in {one.seconds:.0f} s" if new else "  everything was finished before")
-        lines += [f"  unreadable, {rows} rows: {cause}" for cause, rows in list(one.failures.items())[:_NAMED]]
-        lines += [f"  partition {name} failed: {error}" for name, error in list(one.failed.items())[:_NAMED]]
-        if len(one.failed) > _NAMED:
-            lines.append(f"  {len(one.failed) - _NAMED} more partitions failed; report.json names all")
-        if one.complete:
-            lines.append("  complete: a HATS collection, for lsdb.open_catalog and data.repo= of lsstcutouts train")
-        else:
-            lines.append("  not complete: the same command continues")
-        return "\n".join(lines)
+        return shown_result(self.result, "and data.repo= of lsstcutouts train")
 
 
 @dataclass(frozen=True)
@@ -166,8 +147,7 @@ def _export(settings: Mapping[str, Any]) -> Exported:
                 results.append(result)
                 update(result)
     exported = Exported(one.result(results, perf_counter() - start), estimate)
-    with atomic_file(one.folder / "report.json") as file:
-        file.write_text(json.dumps(exported.as_dict(), indent=1) + "\n", encoding="utf-8")
+    write_report(one.folder, exported.as_dict())
     return exported
 
 

@@ -57,7 +57,7 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``data.splits.shares={...}`` does not name are empty:
     hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
     ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model. The
-    first word after ``cache`` is its action.
+    first word after ``cache`` is its action. Of a prediction ``catalog`` is that of the data.
 
     Raises
     ------
@@ -66,6 +66,8 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """
     options, overrides = split_arguments(arguments)
     overrides = _with_action(verb, overrides)
+    if verb == "predict":
+        overrides = [_for_prediction(override) for override in overrides]
     for option in options:
         if option.startswith("-") and option.partition("=")[0] not in _OPTIONS:
             following = arguments[arguments.index(option) + 1 :][:1]
@@ -105,6 +107,13 @@ def _with_action(verb: str, overrides: Sequence[str]) -> list[str]:
         close = _did_you_mean(nearest(word, actions, 1, cutoff=0.5))
         raise ConfigurationError(f"lsstcutouts {verb} has no action {word!r}.{close} There are {', '.join(actions)}")
     return [f"action={word}", *rest]
+
+
+def _for_prediction(override: str) -> str:
+    """Return ``catalog=...`` as a setting of the data, and the address of a scheduler of Dask, not a schedule, by its name."""
+    if re.match(r"catalog[.=]", override):
+        return f"data.{override}"
+    return f"dask_{override}" if re.match(r"scheduler=[^=]*:", override) else override
 
 
 def _with_all_splits(override: str) -> str:

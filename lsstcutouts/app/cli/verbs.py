@@ -96,10 +96,14 @@ VERBS = {
         summary="write the predictions of a trained network for every target of a catalog",
         details="A Parquet file with each row of the catalog once: score, tract, patch, quality, and the reason where there"
         " is no score. Data, normalisation and network are read from the checkpoint; catalog, repository, batch size"
-        " and output can be changed.",
+        " and output can be changed. For a HATS catalog of any size give a folder as output: it becomes a HATS collection"
+        " with the partitions of the catalog, written one by one in this process, or with engine=dask on workers. Then the"
+        " same command continues after an interruption; a partition that fails is listed, and the exit status is 2.",
         examples=(
             "lsstcutouts predict checkpoint=outputs/train/model.ckpt",
             "lsstcutouts predict checkpoint=best.ckpt data.catalog=targets.parquet trainer=gpu output=scores.parquet",
+            "lsstcutouts predict checkpoint=best.ckpt catalog=object_hats output=scores engine=dask",
+            "lsstcutouts predict checkpoint=best.ckpt catalog=object_hats output=scores part=1/20",
         ),
     ),
     "export": Verb(

@@ -1,4 +1,4 @@
-"""Predicts with the network of a checkpoint, into a Parquet file."""
+"""Predicts with the network of a checkpoint, into a Parquet file or a folder of partitions."""
 
 import json
 import warnings
@@ -12,16 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from ...bulk.prediction_table import META
 from ...errors import ConfigurationError
 from ...loader.checkpoint_state import read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
 from ...plan.quality import Outcome
-from ..callbacks.prediction_table import META
 from ..callbacks.predictions import PredictionWriter
 from .checkpoint_configuration import merge_with_checkpoint
 from .checkpoints import explain_state_mismatch
 from .instantiation import check_settings, drop_replaced_defaults, explain_training_errors, instantiate_part
 from .pictures import picture_of_highest
+from .prediction_folder import Predicted, predict_into_folder, writes_folder
 from .prepare import callbacks_of, check_gpu, ensure_simulation, silence_lightning, trainer_of
 from .training_result import shown_path
 
@@ -79,7 +80,7 @@ class PredictionResult:
         return table
 
 
-def predict(cfg: DictConfig) -> PredictionResult | None:
+def predict(cfg: DictConfig) -> PredictionResult | Predicted | None:
     """Predict as a configuration describes, and print the result.
 
     Parameters
@@ -89,11 +90,13 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
 
     Returns
     -------
-    PredictionResult or None
-        Also printed. None in further processes.
+    PredictionResult, Predicted or None
+        Also printed; `Predicted` for partitions in a folder. None in further processes.
     """
     where = f"checkpoint={cfg.checkpoint!r}"
     cfg = merge_with_checkpoint(drop_replaced_defaults(cfg), read_checkpoint(cfg.checkpoint), where, resume=False)
+    if writes_folder(cfg):
+        return _into_folder(cfg)
     path = _file(cfg.output)
     cfg.output = str(path.parent)  # the configuration groups expect a folder
     check_settings(cfg, "data", "model", "trainer", "callbacks")
@@ -116,6 +119,14 @@ def predict(cfg: DictConfig) -> PredictionResult | None:
     result = _result(writer, cfg, picture)
     Console().print_json(json.dumps(result.as_dict())) if cfg.json else Console().print(result.table())
     return result
+
+
+def _into_folder(cfg: DictConfig) -> Predicted:
+    check_settings(cfg, "data", "model", "callbacks")
+    if not cfg.debug:
+        silence_lightning()
+    ensure_simulation(cfg.get("simulation"), progress=not cfg.json)
+    return predict_into_folder(cfg)
 
 
 def _file(output: str) -> Path:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import __version__
-from ...catalog.ids import Values, concatenate_columns, take_rows
-from ...errors import ConfigurationError, PlanError
-from ...plan.cutout_plan import CutoutPlan
-from ...plan.quality import Outcome
-from ...read.report import Report
+from .. import __version__
+from ..catalog.ids import Values, concatenate_columns, take_rows
+from ..errors import ConfigurationError, PlanError
+from ..plan.cutout_plan import CutoutPlan
+from ..plan.quality import Outcome
+from ..read.report import Report
 
 __all__ = ["META", "joined", "prediction_table", "reserved_names"]
 

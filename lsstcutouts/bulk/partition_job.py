@@ -1,0 +1,300 @@
+"""Drives work on all partitions of a catalog into one folder: begins, continues, and finishes it as a HATS collection."""
+
+import json
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, ClassVar, Self
+
+from ..catalog.partitions import LargeCatalog, Partition, PartitionRows
+from ..errors import ConfigurationError, WriteError
+from ..plan.read_options import check_choice
+from ..read.exports.export_description import FILES, FINISHED
+from ..source.writing import atomic_file
+from .engines import ENGINES, dask_client, run_here, run_on_dask
+from .finished import PartitionResult, read_results
+from .hats_files import write_hats
+from .planners import close_planner
+
+__all__ = ["JobResult", "PartitionJob", "check_run", "run_job"]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What an export or a prediction has written so far.
+
+    Attributes
+    ----------
+    folder
+        Of the HATS collection.
+    rows, delivered
+        Rows of the finished partitions, and those with pixels or predictions.
+    outcomes
+        Number of rows by name of `Outcome`.
+    bytes, files
+        Of these partitions.
+    partitions, finished, skipped
+        Number of partitions of the catalog, of those that are finished, and of those that were finished before this run.
+    failed
+        What went wrong, by name of the partition.
+    failures
+        Read errors, with the number of rows that each affected.
+    seconds
+        Of this run.
+    """
+
+    folder: str
+    rows: int
+    delivered: int
+    outcomes: dict[str, int]
+    bytes: int
+    files: int
+    partitions: int
+    finished: int
+    skipped: int
+    failed: dict[str, str]
+    failures: dict[str, int]
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether all partitions are finished."""
+        return self.finished == self.partitions
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**asdict(self), "complete": self.complete}
+
+
+class PartitionJob(ABC):
+    """Work on the partitions of a catalog that may be begun, continued and looked at.
+
+    A folder holds a description of the job, a file for each finished partition, and a HATS catalog. The description is
+    compared when the job is continued.
+
+    Attributes
+    ----------
+    folder, catalog
+        The output, and the catalog.
+    """
+
+    noun: ClassVar[str]
+    """What it is, for messages."""
+    description_file: ClassVar[str]
+    """Name of the file with the description."""
+    hats_name: ClassVar[str]
+    """Name of the HATS catalog in the collection, and of its folder."""
+
+    folder: Path
+    catalog: LargeCatalog
+
+    @abstractmethod
+    def work(self, workers: int = 1) -> Callable[[Partition], PartitionResult]:
+        """Return the work on a partition, for so many processes on a node; it pickles."""
+
+    def check_work(self, *, here: bool) -> None:  # noqa: B027 - most jobs have nothing to check
+        """Raise what would make every partition fail; called before the first one, which is worked on ``here`` or elsewhere."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """Return what must be equal for the job to be continued."""
+
+    @abstractmethod
+    def settings_before(self) -> Mapping[str, Any]:
+        """Return these settings from the description in the folder."""
+
+    @abstractmethod
+    def write_description(self) -> None:
+        """Write the description into the folder."""
+
+    @abstractmethod
+    def fingerprint(self, rows: PartitionRows) -> str:
+        """Return the fingerprint of the plan of a partition, as its result has it."""
+
+    @abstractmethod
+    def properties(self, results: Sequence[PartitionResult]) -> Mapping[str, str]:
+        """Return what the properties of the HATS catalog say besides those of HATS."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close_planner()
+
+    @property
+    def _begun(self) -> bool:
+        return (self.folder / self.description_file).is_file()
+
+    def begin(self) -> list[PartitionResult]:
+        """Return the partitions that are finished; nothing is written.
+
+        Raises
+        ------
+        ConfigurationError
+            If the folder holds something else, or has other settings: the message names the difference.
+        """
+        if self._begun:
+            done = read_results(self.folder, self.catalog.cells)
+            if self._nothing_finished():
+                return []
+            self._check_settings()
+            if len(done) < len(self.catalog):
+                self._check_repository(done)
+            return done
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            article = "an" if self.noun[0] in "aeiou" else "a"
+            raise ConfigurationError(f"output={self.folder} exists and is not {article} {self.noun}; give a new folder")
+        return []
+
+    def run(
+        self,
+        done: Sequence[PartitionResult],
+        *,
+        engine: str = "threads",
+        scheduler: Any = None,
+        workers: int | None = None,
+        part: tuple[int, int] = (1, 1),
+    ) -> Iterator[PartitionResult]:
+        """Yield the result of each partition that was not finished, and finish the HATS catalog after the last one.
+
+        Parameters
+        ----------
+        done
+            What `begin` returned.
+        engine, scheduler, workers, part
+            As in `lsstcutouts.export`.
+        """
+        finished = {result.cell for result in done}
+        number, parts = part
+        count = len(self.catalog)
+        mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
+        todo = [cell for cell in mine if cell not in finished]
+        here = engine == "threads" and scheduler is None
+        if todo:
+            self.check_work(here=here)
+        self._create()
+        if todo:
+            (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
+            partitions = map(self.catalog.partition, todo)
+            if here:
+                yield from run_here(self.work(), partitions)
+            else:
+                with dask_client(scheduler, workers) as client:
+                    yield from run_on_dask(self.work(_workers_of_a_node(client)), partitions, client)
+        self.finish()
+
+    def finish(self) -> bool:
+        """Make the partitions a HATS catalog if all are finished; return whether they are."""
+        results = read_results(self.folder, self.catalog.cells)
+        if len(results) < len(self.catalog):
+            return False
+        if not (self.folder / FILES).exists():
+            for left in self.folder.rglob(".*.part"):
+                left.unlink(missing_ok=True)
+            about = {f"lsstcutouts_{name}": value for name, value in self.properties(results).items()}
+            write_hats(self.folder, self.hats_name, results, about)
+            files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != FILES)
+            sizes = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
+            with atomic_file(self.folder / FILES) as part:
+                part.write_text(json.dumps({"files": sizes}, indent=0) + "\n", encoding="utf-8")
+        return True
+
+    def result(self, results: Iterable[PartitionResult], seconds: float) -> JobResult:
+        """Return the sum of the results of partitions, which may have failed."""
+        found, partitions = list(results), len(self.catalog)
+        done = [one for one in found if not one.error]
+        outcomes, failures = Counter[str](), Counter[str]()
+        for one in done:
+            outcomes.update(one.outcomes)
+            failures.update(one.failures)
+        return JobResult(
+            folder=str(self.folder),
+            rows=sum(one.rows for one in done),
+            delivered=sum(one.delivered for one in done),
+            outcomes=dict(outcomes),
+            bytes=sum(one.bytes for one in done),
+            files=sum(len(one.files) for one in done),
+            partitions=partitions,
+            finished=len(done),
+            skipped=sum(one.skipped for one in done),
+            failed={str(one.cell): one.error for one in found if one.error},
+            failures=dict(failures),
+            seconds=seconds,
+        )
+
+    def _nothing_finished(self) -> bool:
+        return not any((self.folder / FINISHED).glob("*.parquet"))
+
+    def _create(self) -> None:
+        """Create the folder with the description, unless another process has done it."""
+        try:
+            (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{self.folder} cannot be written: {error}; give another output=") from error
+        if not self._begun or self._nothing_finished():  # then it may be of other settings
+            self.write_description()
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        before = self.settings_before()
+        for name, now in self.settings().items():
+            if str(before.get(name)) != str(now):
+                raise ConfigurationError(
+                    f"{self.folder / self.description_file}: the {self.noun} was begun with another {name}:"
+                    f" {before.get(name)}, now {now}; give the same settings, or a new output="
+                )
+
+    def _check_repository(self, done: Sequence[PartitionResult]) -> None:
+        """Raise `ConfigurationError` if the repository has other images for the rows of a finished partition."""
+        last = next((result for result in reversed(done) if result.fingerprint), None)
+        if last is None:
+            return
+        rows = self.catalog.read(self.catalog.partition(last.cell))
+        if self.fingerprint(rows) != last.fingerprint:
+            raise ConfigurationError(
+                f"{self.folder}: the repository has other images for partition {last.cell} than when the {self.noun} read"
+                " them; give a new output="
+            )
+
+
+def _workers_of_a_node(client: Any) -> int:
+    """Return the largest number of workers that share the memory of a node."""
+    hosts = [one["host"] for one in client.scheduler_info()["workers"].values()]
+    return max((hosts.count(host) for host in set(hosts)), default=1)
+
+
+def check_run(engine: str, part: tuple[int, int]) -> None:
+    """Raise `ConfigurationError` if there is no such engine or part."""
+    check_choice("engine", engine, ENGINES)
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
+
+
+def run_job(
+    job: PartitionJob,
+    done: Iterable[PartitionResult],
+    *,
+    progress: Callable[[PartitionResult], None] | None = None,
+    **run: Any,
+) -> JobResult:
+    """Work on the partitions that are not ``done``, and return what is there then.
+
+    Parameters
+    ----------
+    job, done
+        The job, and what its ``begin`` returned.
+    progress
+        Called with the result of each partition.
+    run
+        Further arguments of `PartitionJob.run`.
+    """
+    start, results = perf_counter(), list(done)
+    for result in job.run(list(results), **run):
+        results.append(result)
+        if progress is not None:
+            progress(result)
+    return job.result(results, perf_counter() - start)
