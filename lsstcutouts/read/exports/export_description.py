@@ -10,7 +10,7 @@ from typing import Any, Self
 from ...errors import PlanError
 from ...sky.geometry import YX
 
-__all__ = ["CATALOG", "DESCRIPTION", "FINISHED", "PLANE_COLUMNS", "ExportDescription", "is_export"]
+__all__ = ["CATALOG", "DESCRIPTION", "FINISHED", "META", "PLANE_COLUMNS", "ExportDescription", "is_export"]
 
 DESCRIPTION = "export.json"
 """File of the description in the folder of an export."""
@@ -20,6 +20,9 @@ FINISHED = "finished"
 
 CATALOG = "cutouts"
 """Folder of the HATS catalog."""
+
+META = b"lsstcutouts.finished"
+"""Key of the Parquet metadata of such a plan with what became of the partition, as JSON."""
 
 PLANE_COLUMNS = {
     "image": "flux",
