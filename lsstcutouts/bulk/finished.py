@@ -36,7 +36,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """What became of a partition.
+    """What happened to a partition.
 
     Attributes
     ----------
@@ -109,7 +109,7 @@ def write_finished(
     folder
         Of the export.
     result
-        What became of it.
+        What happened to it.
     plan
         Its plan; None if no row of it is in the catalog.
     file, place

@@ -225,7 +225,7 @@ class _Work:
         return known
 
     def result(self) -> PartitionResult:
-        """Return what became of the partition."""
+        """Return what happened to the partition."""
         values, counts = np.unique(self.outcome, return_counts=True)
         return PartitionResult(
             self.cell.order,

@@ -14,7 +14,6 @@ from ..sky.geometry import YX
 __all__ = ["StoredPixels", "hash_of_ids"]
 
 _ARRAYS = ("file", "number", "outcome", "corner", "quality")
-_TABLES = ("paths", "sizes", "counts", "ids")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,19 +71,26 @@ class StoredPixels:
 
     def to_meta(self) -> dict[str, Any]:
         """Return what is the same for all targets, as plain values."""
-        return {name: getattr(self, name) for name in ("folder", "size", "channels", *_TABLES)}
+        return {name: getattr(self, name) for name in ("folder", "size", "channels", "paths", "sizes", "counts", "ids")}
 
     @classmethod
     def from_table(cls, meta: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], count: int) -> Self:
         """Return what `to_meta` and `to_columns` gave, of the first ``count`` rows."""
-        own = {name.removeprefix("pixels."): v[:count].copy() for name, v in columns.items() if name.startswith("pixels.")}
+        own = {
+            name.removeprefix("pixels."): v[:count].copy() for name, v in columns.items() if name.startswith("pixels.")
+        }
         quality = [own[f"quality_{band}"] for band in range(len(meta["channels"]))]
         return cls(
             folder=meta["folder"],
             size=YX(*meta["size"]),
             channels=tuple(meta["channels"]),
-            **{name: tuple(meta[name]) for name in _TABLES},
-            **{name: own[name] for name in ("file", "number", "outcome")},
+            paths=tuple(meta["paths"]),
+            sizes=tuple(meta["sizes"]),
+            counts=tuple(meta["counts"]),
+            ids=tuple(meta["ids"]),
+            file=own["file"],
+            number=own["number"],
+            outcome=own["outcome"],
             corner=np.column_stack([own["corner_y"], own["corner_x"]]),
             quality=np.column_stack(quality).reshape(count, len(quality)),
         )

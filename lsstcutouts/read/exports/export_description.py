@@ -22,7 +22,7 @@ CATALOG = "cutouts"
 """Folder of the HATS catalog."""
 
 META = b"lsstcutouts.finished"
-"""Key of the Parquet metadata of such a plan with what became of the partition, as JSON."""
+"""Key of the Parquet metadata of such a plan with what happened to the partition, as JSON."""
 
 PLANE_COLUMNS = {
     "image": "flux",

@@ -110,7 +110,12 @@ def locate_values(read: ReadBytes, chunk: Chunk, row_values: int, bits: int) -> 
     if header is None and chunk.length > _HEAD:
         head = read(chunk.offset, min(_LONG_HEAD, chunk.length))
         header = parse_page_header(head)
-    if header is None or not header.plain or header.length + header.size != chunk.length or header.values != chunk.values:
+    if (
+        header is None
+        or not header.plain
+        or header.length + header.size != chunk.length
+        or header.values != chunk.values
+    ):
         return None
     at, end = chunk.offset + header.length, chunk.offset + chunk.length
     for _ in range(chunk.repeated + chunk.optional):

@@ -217,9 +217,7 @@ def numbered_tables(patches: PatchTable, ids: NDArray[Any], sizes: Ints) -> tupl
     return PatchTable(patches.tract, patches.patch, patches.inner, number), files
 
 
-def _pixels(
-    folder: Path, description: ExportDescription, parts: list[_Part]
-) -> tuple[StoredPixels, Ints, Ints, Ints]:
+def _pixels(folder: Path, description: ExportDescription, parts: list[_Part]) -> tuple[StoredPixels, Ints, Ints, Ints]:
     """Return where the pixels of all targets stand, their rows of the files, and files and rows of the rejected ones."""
     written, hashes, counts = list[dict[str, Any]](), list[str](), list[int]()
     found: dict[str, list[NDArray[Any]]] = {}
@@ -231,18 +229,18 @@ def _pixels(
         before = np.cumsum(delivered[by_place]) - delivered[by_place]  # (R,)
         number = np.full(len(by_place), -1, np.int32)
         ids = concatenate_columns(part.ids)
-        for file, (low, high) in enumerate(pairwise(edges.tolist())):
+        for low, high in pairwise(edges.tolist()):
             mine = by_place[low:high]
             number[mine] = before[low:high] - before[low] if high > low else 0
             hashes.append(hash_of_ids(take_rows(ids, mine)))
             counts.append(int(delivered[mine].sum()))
         number[~delivered] = -1
-        file = own["file"] + len(written)
+        files = own["file"] + len(written)
         written += part.files
         for name, values in (
-            *(("file", file[:targets]), ("number", number[:targets]), ("outcome", own["outcome"][:targets])),
+            *(("file", files[:targets]), ("number", number[:targets]), ("outcome", own["outcome"][:targets])),
             *(("quality", own["quality"][:targets]), ("place", own["place"][:targets])),
-            *(("rejected_file", file[targets:]), ("rejected_place", own["place"][targets:])),
+            *(("rejected_file", files[targets:]), ("rejected_place", own["place"][targets:])),
         ):
             found.setdefault(name, []).append(values)
     whole = {name: np.concatenate(values) for name, values in found.items()}
@@ -263,10 +261,10 @@ def _pixels(
     return pixels, whole["place"], whole["rejected_file"], whole["rejected_place"]
 
 
-def _renumbered(rejected: Rejected, start: int, unsigned: bool) -> Rejected:  # noqa: FBT001
+def _renumbered(rejected: Rejected, start: int, unsigned: bool) -> Rejected:
     return replace(rejected, row=rejected.row + start, object_id=_ids(rejected.object_id, unsigned))
 
 
-def _ids(ids: Ids, unsigned: bool) -> Ids:  # noqa: FBT001
+def _ids(ids: Ids, unsigned: bool) -> Ids:
     """Return ids of a partition as those of the whole catalog, which are uint64 if one of them exceeds int64."""
     return ids.astype(np.uint64) if unsigned and not isinstance(ids, list) else ids

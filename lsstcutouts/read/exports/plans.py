@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ...catalog.ids import Values, take_rows
+from ...catalog.ids import Values, concatenate_columns, take_rows
 from ...catalog.targets import Catalog
 from ...errors import CatalogError, ConfigurationError, CoverageError, PlanError
 from ...plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
@@ -30,7 +30,7 @@ from .partition_plans import (
     taken_rejected,
 )
 
-__all__ = ["export_plan", "state_of_export"]
+__all__ = ["export_catalog", "export_plan", "state_of_export", "stored_channels", "stored_size"]
 
 type Ints = NDArray[np.int64]
 
@@ -66,26 +66,26 @@ def export_plan(
     """
     root, description = Path(folder), ExportDescription.load(folder)
     chosen = description.bands if bands is None else parse_bands(bands)
-    channels = stored_channels(root, description, chosen)
+    channels = stored_channels(folder, description, chosen)
     joined = join_partitions(root, description)
     plan, size = joined.plan, description.size if size is None else parse_size(size)
     if isinstance(size, AngularSize):
         scales = [projection.pixel_scale for projection in plan.projections.values()]
         size = size.pixels(scales[0]) if scales else description.size
-    if size.y > description.size.y or size.x > description.size.x:
-        raise ConfigurationError(
-            f"size={size.y} x {size.x} is larger than the cutouts of the export {root}, {description.size.y} x "
-            f"{description.size.x} pixels; give at most that, or export again with a larger size="
-        )
+    size = stored_size(folder, description, size)
     if columns:
         plan = _with_columns(plan, joined, description, tuple(columns))
     plan = _with_size(_with_bands(plan, chosen, channels), size)
     if not len(plan):
-        raise CoverageError(f"no target of the export {root} is covered in {''.join(chosen)}; choose other bands or a larger size")
+        raise CoverageError(
+            f"no target of the export {root} is covered in {''.join(chosen)}; choose other bands or a larger size"
+        )
     return plan
 
 
-def stored_channels(folder: Path, description: ExportDescription, bands: Sequence[str]) -> tuple[int, ...]:
+def stored_channels(
+    folder: str | os.PathLike[str], description: ExportDescription, bands: Sequence[str]
+) -> tuple[int, ...]:
     """Return the stored channel of each band.
 
     Raises
@@ -99,6 +99,34 @@ def stored_channels(folder: Path, description: ExportDescription, bands: Sequenc
             "export again with more bands"
         )
     return tuple(map(description.bands.index, bands))
+
+
+def stored_size(folder: str | os.PathLike[str], description: ExportDescription, size: YX[int]) -> YX[int]:
+    """Return the size, rows and columns, pixels.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is larger than the cutouts of the export.
+    """
+    own = description.size
+    if size.y > own.y or size.x > own.x:
+        raise ConfigurationError(
+            f"size={size.y} x {size.x} is larger than the cutouts of the export {folder}, {own.y} x {own.x} pixels; give at most "
+            "that, or export again with a larger size="
+        )
+    return size
+
+
+def export_catalog(plan: CutoutPlan) -> Catalog:
+    """Return the rows of the catalog of a plan, targets and rejected rows, in the catalog's order."""
+    lost = plan.rejected
+    order = np.argsort(np.concatenate([plan.row, lost.row]), kind="stable")
+    joined = {
+        name: concatenate_columns([getattr(plan, name), getattr(lost, name)]) for name in ("object_id", "ra", "dec")
+    }
+    columns = {name: concatenate_columns([values, lost.columns[name]]) for name, values in plan.columns.items()}
+    return Catalog(**joined, columns=columns, source=plan.repo).take(order)
 
 
 def state_of_export(folder: str | os.PathLike[str]) -> str:
@@ -141,8 +169,10 @@ def _with_size(plan: CutoutPlan, size: YX[int]) -> CutoutPlan:
     start, others = _others_under(plan, yx0, size)
     offset = (centre - (yx0 + (np.asarray(size) - 1) / 2)).astype(np.float32)
     stored = replace(pixels, corner=corner.astype(np.int32))
-    smaller = {"size": size, "yx0": yx0.astype(np.int32), "offset": offset, "others_start": start, "others": others}
-    return _covered(replace(plan, **smaller, pixels=stored))
+    first = yx0.astype(np.int32)
+    return _covered(
+        replace(plan, size=size, yx0=first, offset=offset, others_start=start, others=others, pixels=stored)
+    )
 
 
 def _others_under(plan: CutoutPlan, yx0: Ints, size: YX[int]) -> tuple[Ints, Ints]:
@@ -187,7 +217,9 @@ def _covered(plan: CutoutPlan) -> CutoutPlan:
     joined = Rejected.joined([plan.rejected, lost])
     start, others = taken_lists(plan.others_start, plan.others, kept)
     tracts = set(plan.tract[kept].tolist())
-    arrays = {name: getattr(plan, name)[kept] for name in ("row", "ra", "dec", "primary", "other_tract", "yx0", "offset")}
+    arrays = {
+        name: getattr(plan, name)[kept] for name in ("row", "ra", "dec", "primary", "other_tract", "yx0", "offset")
+    }
     return replace(
         plan,
         **arrays,
@@ -223,9 +255,10 @@ def _with_columns(
     try:
         table = pyarrow.concat_tables(tables).take(rows)
     except pyarrow.ArrowException as error:
-        raise PlanError(f"the columns of the files of the export {pixels.folder} do not fit together: {error}; export again") from error
-    own = {"ra": "ra", "dec": "dec", "object_id": "object_id"}
-    values = Catalog.from_any(table, **own, unit="deg", columns=names).columns
+        raise PlanError(
+            f"the columns of the files of the export {pixels.folder} do not fit together: {error}; export again"
+        ) from error
+    values = Catalog.from_any(table, ra="ra", dec="dec", object_id="object_id", unit="deg", columns=names).columns
     count = len(plan)
     columns = {name: _part(values[name], slice(count)) for name in names}
     lost = {name: _part(values[name], slice(count, None)) for name in names}

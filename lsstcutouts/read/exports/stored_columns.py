@@ -66,11 +66,19 @@ class StoredColumn:
         for size in self.shape:
             kind = array.type
             lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-            if not lists or array.null_count or (len(array) and pc.min_max(pc.list_value_length(array)).as_py() != {"min": size, "max": size}):
-                raise CorruptFileError(f"{where}: the column {self.name!r} has {column.type}, not lists of {self.shape}; {_REMEDY}")
+            if (
+                not lists
+                or array.null_count
+                or (len(array) and pc.min_max(pc.list_value_length(array)).as_py() != {"min": size, "max": size})
+            ):
+                raise CorruptFileError(
+                    f"{where}: the column {self.name!r} has {column.type}, not lists of {self.shape}; {_REMEDY}"
+                )
             array = array.flatten()
         if array.null_count or array.type != pa.from_numpy_dtype(np.dtype(self.dtype)):
-            raise CorruptFileError(f"{where}: the column {self.name!r} has values of {array.type}, not {self.dtype}, or lacks some; {_REMEDY}")
+            raise CorruptFileError(
+                f"{where}: the column {self.name!r} has values of {array.type}, not {self.dtype}, or lacks some; {_REMEDY}"
+            )
         return np.asarray(array.to_numpy(zero_copy_only=False)).reshape(count, *self.shape)
 
 

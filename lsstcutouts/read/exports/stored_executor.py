@@ -66,7 +66,7 @@ class StoredExecutor:
             raise PlanError("the plan is not that of an export")
         self._plan, self._options, self._clock, self._pixels = plan, options, clock, plan.pixels
         description = ExportDescription.load(self._pixels.folder)
-        check_stored(self._pixels, description, options)
+        check_stored(self._pixels.folder, description, options)
         self._planes = needed_planes(description, options)
         columns = columns_of(description)
         self._scaled = description.dtype == "float16"
@@ -167,11 +167,18 @@ class StoredExecutor:
         """Read rows of one file."""
         to: dict[str, Array | None] = {
             **cutouts.sources,
-            **{"valid": cutouts.valid, "ivar": cutouts.ivar, "psf": cutouts.psf, "psf_present": cutouts.psf_present},
+            "valid": cutouts.valid,
+            "ivar": cutouts.ivar,
+            "psf": cutouts.psf,
+            "psf_present": cutouts.psf_present,
             "wcs": cutouts.wcs,
         }
         for plane, array in to.items():
-            if array is not None and plane in self._columns and (plane in self._planes or plane in {"psf_present", "wcs"}):
+            if (
+                array is not None
+                and plane in self._columns
+                and (plane in self._planes or plane in {"psf_present", "wcs"})
+            ):
                 if self._is_direct(plane) and file.is_located(plane):
                     self._read_into(file, plane, array, places, numbers)
                 else:

@@ -105,7 +105,9 @@ class StoredFile:
         If it is not the file that was exported: it ends early, has other rows, or other columns.
     """
 
-    def __init__(self, pixels: StoredPixels, file: int, columns: Mapping[str, StoredColumn], groups: GroupCache) -> None:
+    def __init__(
+        self, pixels: StoredPixels, file: int, columns: Mapping[str, StoredColumn], groups: GroupCache
+    ) -> None:
         self.path = str(Path(pixels.folder) / pixels.paths[file])
         self._columns, self._groups, self._lock = columns, groups, Lock()
         self._count, self._ids = pixels.counts[file], pixels.ids[file]
@@ -144,8 +146,8 @@ class StoredFile:
             return False
         column = parquet.read(columns=["object_id"], use_threads=False)["object_id"]
         if pyarrow.types.is_integer(column.type):
-            ids: Ids = column.to_numpy()
-            ids = ids.astype(np.uint64 if ids.dtype.kind == "u" else np.int64)
+            numbers = column.to_numpy()
+            ids: Ids = numbers.astype(np.uint64 if numbers.dtype.kind == "u" else np.int64)
         else:
             ids = column.to_pylist()
             if None in ids:
@@ -156,7 +158,10 @@ class StoredFile:
         """Find the first value of each row group in each column, and the rows of the groups that have pixels."""
         kinds, schema = parquet.schema_arrow, footer.schema
         paths = [schema.column(at).path for at in range(len(schema))]
-        at_of = {c.name: [at for at, path in enumerate(paths) if path.split(".")[0] == c.name] for c in self._columns.values()}
+        at_of = {
+            c.name: [at for at, path in enumerate(paths) if path.split(".")[0] == c.name]
+            for c in self._columns.values()
+        }
         self._offsets: dict[str, NDArray[np.int64]] = {}
         counted: NDArray[np.int64] | None = None
         groups = [footer.row_group(at) for at in range(footer.num_row_groups)]
@@ -231,7 +236,9 @@ class StoredFile:
         """Return the first bit ``(n,)`` of rows of a plane in the file."""
         column = self._columns[plane]
         group = np.searchsorted(self._starts, numbers, side="right") - 1
-        bits: NDArray[np.int64] = 8 * self._offsets[plane][group] + (numbers - self._starts[group]) * (column.values * column.bits)
+        bits: NDArray[np.int64] = 8 * self._offsets[plane][group] + (numbers - self._starts[group]) * (
+            column.values * column.bits
+        )
         return bits
 
     def read(self, offset: int, memory: Sequence[memoryview], length: int) -> None:
@@ -239,7 +246,9 @@ class StoredFile:
         with translate_errors(self.path):
             count = os.preadv(self.descriptor().number, memory, offset)
         if count != length:
-            raise CorruptFileError(f"{self.path} ends at byte {offset + count}, but should contain bytes up to {offset + length}; {_REMEDY}")
+            raise CorruptFileError(
+                f"{self.path} ends at byte {offset + count}, but should contain bytes up to {offset + length}; {_REMEDY}"
+            )
 
     def decoded(self, plane: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return rows ``(n, ...)`` of a plane from whole row groups, which pyarrow reads."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from ...errors import ConfigurationError
-from ...plan.stored_pixels import StoredPixels
 from ..masks import spellings
 from ..options import ReaderOptions
 from .export_description import ExportDescription
@@ -35,9 +34,9 @@ def stored_bits(description: ExportDescription, names: Sequence[str]) -> tuple[i
     return tuple(next((places[one] for one in spellings(name) if one in places), -1) for name in names)
 
 
-def check_stored(pixels: StoredPixels, description: ExportDescription, options: ReaderOptions) -> None:
+def check_stored(folder: str, description: ExportDescription, options: ReaderOptions) -> None:
     """Raise `ConfigurationError` if options need what an export does not have: the message says what it has."""
-    where = f"the export {pixels.folder}"
+    where = f"the export {folder}"
     for plane in needed_planes(description, options):
         if plane not in description.planes:
             asked = _reason(plane, options)
