@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .plan.read_options import ReadOptions
     from .plan.splits.split_options import SplitOptions
     from .read.export import batch_wcs, write_fits
+    from .read.exports.plans import export_plan
     from .read.fetcher import LsstDataFetcher
     from .read.report import Report
     from .sky.geometry import YX, Box
@@ -48,6 +49,7 @@ _HOME = {
     "batch_wcs": "read.export",
     "build_plan": "plan.planner",
     "export": "bulk.exporting",
+    "export_plan": "read.exports.plans",
     "write_fits": "read.export",
 }
 _ROOMS = ("errors", "models", "testing", "transforms")
@@ -73,6 +75,7 @@ __all__ = [
     "batch_wcs",
     "build_plan",
     "export",
+    "export_plan",
     "write_fits",
 ]
 

@@ -17,13 +17,10 @@ from ..errors.secrets import is_signed
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.parquet import to_arrow
 from ..plan.quality import Outcome
-from ..read.exports.export_description import FINISHED
+from ..read.exports.export_description import FINISHED, META
 from ..source.writing import atomic_file
 
-__all__ = ["META", "OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished", "write_result"]
-
-META = b"lsstcutouts.finished"
-"""Key of the Parquet metadata with the `PartitionResult`."""
+__all__ = ["OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished", "write_result"]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..order.lanes import lane_ids
 from ..sky.geometry import YX, TanProjection
 from ..source.writing import atomic_file
 from .parquet import from_arrow, to_arrow
+from .stored_pixels import StoredPixels
 from .tables import FileTable, PatchTable, PlanSummary, Rejected, SharedReading
 
 __all__ = ["CutoutPlan"]
@@ -69,6 +70,8 @@ class CutoutPlan:
         Compressed bytes of the image plane per pixel, from one file; only for estimates.
     repeats_ids
         Whether several targets have one id; found out if it is not given.
+    pixels
+        Where the pixels stand in an export; None if they are read from the files.
     """
 
     repo: str
@@ -98,6 +101,7 @@ class CutoutPlan:
     columns: Mapping[str, Values] = field(default_factory=dict)
     tile_bytes: float = 0.0
     repeats_ids: bool | None = None
+    pixels: StoredPixels | None = None
 
     def __post_init__(self) -> None:
         if self.repeats_ids is None:

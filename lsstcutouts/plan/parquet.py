@@ -9,6 +9,7 @@ import numpy as np
 from ..catalog.ids import Values, concatenate_columns
 from ..errors import PlanError
 from ..sky.geometry import YX, TanProjection
+from .stored_pixels import StoredPixels
 from .tables import FileTable, PatchTable, Rejected
 
 __all__ = ["from_arrow", "to_arrow"]
@@ -54,6 +55,9 @@ def to_arrow(plan: Mapping[str, Any]) -> Any:
         table = table.append_column(
             f"column.{name}", _column_to_arrow(concatenate_columns([values, lost.columns[name]]))
         )
+    pixels: StoredPixels | None = plan.get("pixels")
+    for name, values in ({} if pixels is None else pixels.to_columns(len(lost))).items():
+        table = table.append_column(name, pyarrow.array(values))
     meta = {
         "format": _FORMAT,
         **{name: plan[name] for name in _PLAIN},
@@ -64,6 +68,7 @@ def to_arrow(plan: Mapping[str, Any]) -> Any:
             name: None if isinstance(v, list) else [v.dtype.str, list(v.shape[1:])]
             for name, v in plan["columns"].items()
         },
+        "pixels": None if pixels is None else pixels.to_meta(),
     }
     return table.replace_schema_metadata({_META: json.dumps(meta).encode()})
 
@@ -106,6 +111,7 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
     rejected: dict[str, Any] = {n: _part(arrays[n], lost) for n in _REJECTED}
     columns = dict(_columns_from_arrow(table, meta["columns"]))
     others = table["others"].combine_chunks()
+    pixels = None if meta.get("pixels") is None else StoredPixels.from_table(meta["pixels"], arrays, count)
     patch_arrays = [np.asarray(a, np.int64) for a in meta["patches"]]
     return {
         **{key: meta[key] for key in ("repo", "dataset_type", "skymap", "tile_bytes")},
@@ -130,6 +136,7 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         "projections": {int(t): TanProjection(*(tuple(part) for part in p)) for t, p in meta["projections"].items()},
         "rejected": Rejected(**rejected, columns={name: _part(values, lost) for name, values in columns.items()}),
         "columns": {name: _part(values, slice(count)) for name, values in columns.items()},
+        "pixels": pixels,
     }
 
 

@@ -1,6 +1,6 @@
 """The cutouts of a batch under way: arrays, and what has been found out about the targets."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Cutouts:
     sources
         Planes of the files, ``(N, B, Y, X)``.
     covered
-        Pixels that some readable file holds, ``(N, B, Y, X)``; None where nobody asks.
+        Pixels that some readable file holds, ``(N, B, Y, X)``; None where nobody asks, and in an export, which has ``valid``.
     valid
         The same without those that are not finite or NO_DATA; None where nobody asks.
     ivar, psf, psf_present
@@ -68,20 +68,33 @@ class Cutouts:
 
     @classmethod
     def allocated(
-        cls, plan: CutoutPlan, options: ReaderOptions, targets: NDArray[np.int64], empty: Empty = np.empty
+        cls,
+        plan: CutoutPlan,
+        options: ReaderOptions,
+        targets: NDArray[np.int64],
+        empty: Empty = np.empty,
+        stored: Sequence[str] | None = None,
     ) -> "Cutouts":
-        """Return arrays for these targets, the large ones made by ``empty`` and holding anything."""
+        """Return arrays for these targets, the large ones made by ``empty`` and holding anything.
+
+        With ``stored``, planes that are read from an export, only these are made, and ``ivar`` if it is asked for.
+        """
         shape = len(targets), len(plan.bands), *plan.size
         psf = empty((*shape[:2], *psf_shape(plan)), np.float32) if "psf" in options.planes else None
         ivar = empty(shape, np.float32) if "ivar" in options.planes else None
         for array in (psf, ivar):  # these are written only where there is something to say
             if array is not None:
                 array.fill(0)
+        sources, needs_covered, needs_valid = options.sources, options.needs_covered, options.needs_valid
+        if stored is not None:
+            types: dict[str, type[np.generic]] = {"image": np.float32, "variance": np.float32, "mask": np.int32}
+            sources = {name: dtype for name, dtype in types.items() if name in stored}
+            needs_covered, needs_valid = False, "valid" in stored
         return cls(
             targets=targets,
-            sources={name: empty(shape, dtype) for name, dtype in options.sources.items()},
-            covered=empty(shape, np.bool_) if options.needs_covered else None,
-            valid=empty(shape, np.bool_) if options.needs_valid else None,
+            sources={name: empty(shape, dtype) for name, dtype in sources.items()},
+            covered=empty(shape, np.bool_) if needs_covered else None,
+            valid=empty(shape, np.bool_) if needs_valid else None,
             ivar=ivar,
             psf=psf,
             psf_present=None if psf is None else np.zeros(shape[:2], bool),

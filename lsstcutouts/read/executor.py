@@ -23,7 +23,7 @@ from ..source.web.process import web_of_process
 from .batch_report import Failure
 from .cache.tile_cache import Claim, TileCache
 from .cell_psf import CellPsf
-from .cutouts import Cutouts
+from .cutouts import Cutouts, Empty
 from .depth import Depths
 from .memory import address_of
 from .needed import Grids, tiles_needed
@@ -134,6 +134,10 @@ class Executor:
                 planes, _, _ = self._planned(cutouts, portion)
                 held += self._tiles.request(planes, self._cache.absent(self._tiles.wanted(planes)), rank)
         return held
+
+    def allocate(self, targets: Integers, empty: Empty) -> Cutouts:
+        """Return arrays for targets ``(n,)``."""
+        return Cutouts.allocated(self._plan, self._options, targets, empty)
 
     def fill(self, cutouts: Cutouts, threads: int, rank: Rank = URGENT) -> Steps[None]:
         """Fill all cutouts; yields what up to so many threads may do side by side. Bytes that are not here are asked for."""

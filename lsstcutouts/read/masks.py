@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import PlaneError
 from ..fits.coadd import Coadd
 
-__all__ = ["mask_hdus", "places_of", "renumbered"]
+__all__ = ["mask_hdus", "places_of", "renumbered", "spellings"]
 
 _SPELLINGS = {"INTRP": "INTERPOLATED", "CR": "COSMIC_RAY", "SAT": "SATURATED", "EDGE": "DETECTION_EDGE"}
 _OTHER_SPELLING = {**_SPELLINGS, **{new: old for old, new in _SPELLINGS.items()}}
@@ -27,6 +27,11 @@ _KNOWN_PLANES = {
 type Place = tuple[str, int] | None
 
 
+def spellings(name: str) -> tuple[str, str]:
+    """Return the names that DP1 and DP2 give to a mask plane, the given one first."""
+    return name, _OTHER_SPELLING.get(name, name)
+
+
 def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
     """Return HDU and bit of each mask plane in a file; None for a known plane that is missing from this file.
 
@@ -38,7 +43,7 @@ def places_of(coadd: Coadd, wanted: Sequence[str]) -> list[Place]:
     have = coadd.mask_names
     found: list[Place] = []
     for name in wanted:
-        spelling = next((n for n in (name, _OTHER_SPELLING.get(name, name)) if n in have), None)
+        spelling = next((n for n in spellings(name) if n in have), None)
         if spelling is None and name not in _KNOWN_PLANES:
             close = difflib.get_close_matches(name.upper(), [*have, *sorted(_KNOWN_PLANES)], n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""

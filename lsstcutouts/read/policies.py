@@ -30,7 +30,7 @@ def apply_policies(cutouts: Cutouts, n: int, plan: CutoutPlan, options: ReaderOp
         np.greater(cutouts.covered[n], cutouts.valid[n], out=cutouts.valid[n])
         if finite is not None:
             cutouts.valid[n] &= finite
-    if cutouts.ivar is not None and cutouts.valid is not None:
+    if cutouts.ivar is not None and cutouts.valid is not None and "variance" in cutouts.sources:
         _invert(cutouts.sources["variance"][n], cutouts.valid[n], cutouts.ivar[n])
     if options.quality is not None:
         _check_quality(cutouts, n, plan, options)
@@ -85,7 +85,7 @@ def _fill(cutouts: Cutouts, n: int, plan: CutoutPlan, options: ReaderOptions, fi
     if options.missing_band == "nan":
         for name in {"image", "variance"} & set(cutouts.sources):
             cutouts.sources[name][n, ~cutouts.present[n]] = np.nan
-    if image is None or covered is None:
+    if image is None:
         return
     if options.fill == "noise":
         for band in np.flatnonzero(cutouts.present[n]).tolist():
@@ -95,7 +95,7 @@ def _fill(cutouts: Cutouts, n: int, plan: CutoutPlan, options: ReaderOptions, fi
             hashed = plan.repeats_ids or isinstance(identity, str)
             number = int(plan.keys(cutouts.targets[n : n + 1])[0]) if hashed else int(identity)
             _draw_noise(cutouts, n, band, (options.seed, number, channel))
-    elif math.isnan(options.fill):
+    elif covered is not None and math.isnan(options.fill):
         known = covered[n] if finite is None else covered[n] & finite
         image[n][cutouts.present[n][:, None, None] & ~known] = np.nan
 
@@ -139,6 +139,9 @@ def outcomes(cutouts: Cutouts, plan: CutoutPlan, options: ReaderOptions) -> NDAr
     outcome[misses_bands(absent, plan.bands, options)] = Outcome.MISSING_BAND
     if options.on_read_error == "skip":
         outcome[(cutouts.quality & int(Quality.READ_ERROR) != 0).any(axis=1)] = Outcome.READ_ERROR
+    if plan.pixels is not None:  # what the export left out has no pixels
+        stored = plan.pixels.outcome[cutouts.targets]
+        outcome = np.where(stored == Outcome.DELIVERED, outcome, stored)
     failing = np.flatnonzero(outcome == Outcome.QUALITY).tolist()
     if options.quality is not None and options.quality.action == "raise" and failing:
         n = failing[0]

@@ -29,6 +29,7 @@ from .cache.tile_cache import TileCache
 from .cutouts import Batch, Cutouts, Empty, psf_shape
 from .depth import Depths
 from .executor import Executor
+from .exports.stored_executor import StoredExecutor
 from .memory import Memory
 from .open_files import OpenFiles
 from .options import ReaderOptions
@@ -86,7 +87,7 @@ class Delivery:
 
 
 class CutoutReader:
-    """Reads targets of a plan into batches of arrays; may be used from several threads.
+    """Reads targets of a plan into batches of arrays, from the files of a repository or from an export; may be used from several threads.
 
     Parameters
     ----------
@@ -137,6 +138,11 @@ class CutoutReader:
             check_web()
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
+        self._files: OpenFiles | StoredExecutor
+        self._executor: Executor | StoredExecutor
+        if plan.pixels is not None:
+            self._files = self._executor = StoredExecutor(plan, self.options, clock)
+            return
         self._files = OpenFiles(self.cache) if files is None else files
         tiles = TileDecoder(plan, self.options, self.cache, self._files, clock)
         self._executor = Executor(plan, self.options, tiles, self.cache, None if whole_tiles else Depths(plan), clock)
@@ -198,7 +204,7 @@ class CutoutReader:
 
     def _steps(self, request: Request, *, threads: int, pad: bool, rank: Rank = URGENT) -> Steps[Delivery]:
         """Read one batch: yields what threads may do side by side before it goes on."""
-        cutouts = Cutouts.allocated(self.plan, self.options, request.targets, self._empty or self._memory.empty)
+        cutouts = self._executor.allocate(request.targets, self._empty or self._memory.empty)
         yield from self._executor.fill(cutouts, threads, rank)
         with nullcontext() if self.clock is None else self.clock.rest("assemble"):
             return self._finished(cutouts, request, pad=pad)

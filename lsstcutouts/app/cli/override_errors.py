@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError
+from ...read.exports.export_description import is_export
 from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS, VERBS
@@ -54,7 +55,7 @@ _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """Return the arguments with implied settings added.
 
-    ``data.repo`` and ``data.catalog`` imply ``data=custom``. Splits that ``data.splits.shares={...}`` does not name are empty:
+    ``data.repo`` and ``data.catalog`` imply ``data=custom``, and ``data.repo`` of an export ``data=export``. Splits that ``data.splits.shares={...}`` does not name are empty:
     hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
     ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model. The
     first word after ``cache`` is its action. Of a prediction ``catalog`` is that of the data.
@@ -80,7 +81,13 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     own = given.keys() & {"data.repo", "data.catalog"}
     # A checkpoint provides the rest when resuming; with resume=auto there may be none yet.
     wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
-    if verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
+    if (
+        verb in {"train", "normalise", "predict"}
+        and "data" not in given
+        and is_export((given.get("data.repo") or "").strip("'\""))
+    ):
+        overrides = ["data=export", *overrides]
+    elif verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
         overrides = ["data=custom", *overrides]
     model = given.get("model") or ""
     if verb in {"train", "predict"} and _IMPORT_PATH.fullmatch(model):

@@ -23,6 +23,7 @@ from ...loader.datamodule.module import CutoutDataModule
 from ...models.labels import Labels, class_values, median_and_spread
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.splits.split_options import OWN_COLUMNS
+from ...read.exports.plans import export_catalog, export_plan
 from ..signatures import fits, located, nearest, parameters, shown_type
 
 __all__ = [
@@ -205,7 +206,11 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
             continue
         expressions = {one for name, one in select.items() if name != "predict" and split in {"", name}}
         names = [name for one in expressions for name in expression_columns(one) if name not in OWN_COLUMNS]
-        catalog = Catalog.from_any(source, columns=tuple(dict.fromkeys([label, *names])))
+        wanted = tuple(dict.fromkeys([label, *names]))
+        if source is None:
+            catalog = export_catalog(export_plan(data.repo, columns=wanted))
+        else:
+            catalog = Catalog.from_any(source, columns=wanted)
         columns = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec, **catalog.columns}
         # Tract and patch are known when there is a plan; with such an expression all rows count.
         usable = expressions if all(set(expression_columns(one)) <= set(columns) for one in expressions) else set()

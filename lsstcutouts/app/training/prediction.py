@@ -154,7 +154,7 @@ def _result(writer: PredictionWriter, cfg: DictConfig, picture: Path | None) -> 
         predicted=about["outcomes"].get(Outcome.DELIVERED.name.lower(), 0),
         outcomes=about["outcomes"],
         repo=about["repo"],
-        catalog=str(cfg.data.catalog.predict),
+        catalog=str(cfg.data.repo if cfg.data.catalog is None else cfg.data.catalog.predict),
         output=str(writer.path),
         checkpoint=cfg.checkpoint,
         plan=about["plan"],

@@ -20,6 +20,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
 from ...plan.splits.split_options import SplitOptions
+from ...read.exports.export_description import is_export
 from ...sky.geometry import YX
 from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
@@ -294,7 +295,11 @@ def read_arguments(
     for name in ("normalisation", "transforms", "augmentations"):
         if name not in changes:
             settings[name] = _created_module(name, settings[name])
-    if settings["catalog"] is None and "catalog" not in changes:
+    if (
+        settings["catalog"] is None
+        and "catalog" not in changes
+        and not is_export(changes.get("repo", settings["repo"]))
+    ):
         raise ConfigurationError(
             "the catalog of the training was a table in memory, which is not in the checkpoint; give catalog="
         )

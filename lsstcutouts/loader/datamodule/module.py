@@ -15,7 +15,7 @@ from torch import nn
 
 from ...errors import ConfigurationError
 from ...order.sampling import Sampling
-from ...plan.arguments import SizeLike, parse_bands, parse_size
+from ...plan.arguments import SizeLike
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.read_options import ReadOptions
 from ...plan.splits.split_options import SplitOptions, Splits
@@ -38,7 +38,8 @@ from .description import (
     settings_of,
 )
 from .fitting import Fitting, Sample
-from .split_plans import PlanSettings, SplitPlans
+from .sources import DEFAULT_TYPE, DataSource
+from .split_plans import SplitPlans
 from .steps import DeviceSteps
 from .training_loaders import TrainingLoaders, check_monitors, ignore_misleading_warnings
 
@@ -48,15 +49,16 @@ _log = logging.getLogger(__name__)
 
 
 class CutoutDataModule(L.LightningDataModule):
-    """Stream cutouts from a Butler repository into a Lightning training.
+    """Stream cutouts from a Butler repository, or from an export, into a Lightning training.
 
-    The constructor reads nothing. ``prepare_data`` makes the plan once per node and writes it to a file, which ``setup``
+    The constructor reads nothing but the description of an export. ``prepare_data`` makes the plan once per node and writes it to a file, which ``setup``
     of every process loads; without ``prepare_data``, ``setup`` makes the plan itself.
 
     Parameters
     ----------
     repo
-        Path, URL or label of a Butler repository.
+        Path, URL or label of a Butler repository; or the folder of an export, which has its own catalog, and whose values are
+        the defaults of the next four.
     collections
         Collection, or a list that is searched in order.
     catalog
@@ -109,12 +111,12 @@ class CutoutDataModule(L.LightningDataModule):
     def __init__(
         self,
         repo: str,
-        collections: str | Sequence[str],
-        catalog: Any,
-        bands: str | Sequence[str],
-        size: SizeLike,
+        collections: str | Sequence[str] | None = None,
+        catalog: Any = None,
+        bands: str | Sequence[str] | None = None,
+        size: SizeLike | None = None,
         *,
-        dataset_type: str = "deep_coadd",
+        dataset_type: str = DEFAULT_TYPE,
         plan: str | os.PathLike[str] | CutoutPlan | None = None,
         planes: Sequence[str] = ("image",),
         columns: Sequence[str] = (),
@@ -133,11 +135,11 @@ class CutoutDataModule(L.LightningDataModule):
     ) -> None:
         self._loaders = TrainingLoaders()
         super().__init__()
-        self.repo, self.collections, self.catalog = repo, collections, catalog
-        self.bands, self.size = parse_bands(bands), parse_size(size)
-        self.dataset_type, self.read = dataset_type, read
+        source = DataSource.of(repo, collections, catalog, bands, size, dataset_type, plan)
+        self.repo, self.collections, self.catalog = source.repo, source.collections, source.catalog
+        self.bands, self.size, self.dataset_type, self.read = source.bands, source.size, source.dataset_type, read
         checked = ReaderOptions.of(read, planes=planes, seed=seed)
-        checked.check_bands(self.bands)
+        source.check(checked)
         self.planes = tuple(checked.planes)
         check_counts(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
         if threads is not None:
@@ -151,8 +153,7 @@ class CutoutDataModule(L.LightningDataModule):
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self.threads, self.cache = threads, TileCache(cache_bytes)
         all_columns = tuple(dict.fromkeys([*self.columns, *sampling.columns, *self.split_options.columns]))
-        settings = PlanSettings(repo, collections, self.bands, self.size, dataset_type, read, all_columns)
-        self.plans = SplitPlans(settings, catalog, plan, self.split_options, seed)
+        self.plans = SplitPlans(source.settings(read, all_columns), self.catalog, plan, self.split_options, seed)
         """The plans and the splits of their targets."""
         self.normalisation = checked_module("normalisation", normalisation)
         self._statistics = Fitting(self.normalisation)
@@ -443,8 +444,7 @@ class CutoutDataModule(L.LightningDataModule):
         return Path(self.trainer.default_root_dir if self.trainer is not None else ".") / ".lsstcutouts"
 
     def _sample(self) -> Sample:
-        """Return the training split, to which statistics are fitted."""
+        """Return the training split, for the statistics."""
         plan, rows = self.splits.get("train", (None, np.zeros(0, np.int64)))
-        # Worker processes have their own caches; this process's cache stays unused beside them.
-        cache = self.cache if self.num_workers == 0 else None
+        cache = self.cache if self.num_workers == 0 else None  # worker processes have their own
         return Sample(plan, rows, self.bands, self.read, self.seed, cache, self.threads)

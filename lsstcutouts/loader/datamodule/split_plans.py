@@ -22,6 +22,8 @@ from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
 from ...plan.splits.assignment import SplitAssignment, assign_plans, assign_splits
 from ...plan.splits.split_options import SPLITS, SplitOptions
+from ...read.exports.export_description import is_export
+from ...read.exports.plans import export_plan, state_of_export
 from ...sky.geometry import YX
 
 __all__ = ["PlanSettings", "SplitPlans"]
@@ -41,10 +43,18 @@ class PlanSettings:
     read: ReadOptions
     columns: tuple[str, ...]
 
+    @property
+    def exported(self) -> bool:
+        """Whether the pixels are read from an export."""
+        return is_export(self.repo)
+
     def build(self, catalog: Any) -> CutoutPlan:
-        """Return the plan of a catalog, and log which targets it does not cover."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "repo"}
-        plan = build_plan(self.repo, catalog, **given)
+        """Return the plan of a catalog, or of an export, and log which targets it does not cover."""
+        if self.exported:
+            plan = export_plan(self.repo, bands=self.bands, size=self.size, columns=self.columns)
+        else:
+            given = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "repo"}
+            plan = build_plan(self.repo, catalog, **given)
         if len(plan.rejected):
             whole = len(plan.rejected) + len(plan)
             _log.warning("%d of %d targets are not covered:\n%s", len(plan.rejected), whole, plan.summary())
@@ -54,7 +64,8 @@ class PlanSettings:
         """Return the file of the plan of a catalog, which every process of a run finds by these settings."""
         known = {f.name: getattr(self, f.name) for f in fields(self)}
         known["read"] = self.read.tract, self.read.skymap
-        settings = [*known.values(), _catalog_key(catalog, self.columns)]
+        own = state_of_export(self.repo) if self.exported else _catalog_key(catalog, self.columns)
+        settings = [*known.values(), own]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
         return folder / f"plan-{name or 'all'}-{key}.parquet"
 
@@ -73,6 +84,11 @@ class PlanSettings:
                 raise PlanError(
                     f"the plan has {name}={getattr(plan, name)!r}, but the data module has {value!r}; make the plan again"
                 )
+        if (plan.pixels is not None) != self.exported:
+            where = "the repository" if plan.pixels is None else f"the export {plan.pixels.folder}"
+            raise PlanError(
+                f"the plan has pixels of {where}, but repo={self.repo!r}; give both of the same, or make the plan again"
+            )
         lacking = [c for c in self.columns if c not in plan.columns]
         if lacking:
             raise PlanError(
@@ -133,7 +149,8 @@ class SplitPlans:
         """Load the plans from a folder, or make them without one, and assign their targets to the splits."""
         if self.splits:
             return
-        trust_repository(self.settings.repo)  # with a plan from a file the Butler is not opened
+        if not self.settings.exported:
+            trust_repository(self.settings.repo)  # with a plan from a file the Butler is not opened
         plans = {
             name: self._prepared.get(name)
             or (
@@ -158,6 +175,8 @@ class SplitPlans:
         """Return the catalogs to plan by split, or one for all splits under the empty name."""
         if self.plan is not None:
             return {}
+        if self.settings.exported:
+            return {"": None}
         one_each = isinstance(self._catalog, Mapping) and set(self._catalog) <= set(SPLITS)
         catalogs = dict(self._catalog) if one_each else {"": self._catalog}
         for name, catalog in catalogs.items():

@@ -11,7 +11,7 @@ from ...errors import PlanError
 from ...sky.geometry import YX
 from ...source.writing import atomic_file
 
-__all__ = ["CATALOG", "DESCRIPTION", "FILES", "FINISHED", "PLANE_COLUMNS", "ExportDescription", "is_export"]
+__all__ = ["CATALOG", "DESCRIPTION", "FILES", "FINISHED", "META", "PLANE_COLUMNS", "ExportDescription", "is_export"]
 
 DESCRIPTION = "export.json"
 """File of the description in the folder of an export."""
@@ -24,6 +24,9 @@ FILES = "files.json"
 
 CATALOG = "cutouts"
 """Folder of the HATS catalog."""
+
+META = b"lsstcutouts.finished"
+"""Key of the Parquet metadata of such a plan with what happened to the partition, as JSON."""
 
 PLANE_COLUMNS = {
     "image": "flux",
