@@ -3,22 +3,24 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from .. import __version__
-from ..catalog.partitions import LargeCatalog
-from ..errors import ConfigurationError, WriteError
+from ..catalog.healpix import Cell
+from ..catalog.partitions import LargeCatalog, Partition
+from ..errors import ConfigurationError, EmptyCatalogError, WriteError
 from ..plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
 from ..plan.read_options import ReadOptions, check_choice
 from ..plan.repository import as_names
 from ..read.exports.export_description import DESCRIPTION, FINISHED, ExportDescription, is_export
 from ..read.options import ReaderOptions
 from ..sky.geometry import YX
-from .engines import ENGINES, dask_client, run_here, run_on_dask
+from .engines import ENGINES, dask_client, run_here, run_on_dask, workers_of_a_node
 from .export_rows import row_bytes
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
@@ -28,6 +30,9 @@ __all__ = ["Export", "ExportResult", "export"]
 
 _MOST_BYTES = 400_000_000
 """Bytes of the pixels of a file: with the other columns and the footer it stays under 500 MB."""
+
+_COLLECTION = "collection.properties"
+"""File that makes the folder a HATS collection: it is written last."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,9 @@ class Export:
                 "an export keeps pixels as they were read; leave out missing_band=nan and fill=noise here, and give them to the"
                 " training"
             )
-        self.folder = Path(output)
+        self.folder = Path(output).expanduser().absolute()  # processes of Dask may work in another folder
         description = ExportDescription(
-            repo=os.fspath(repo),
+            repo=_absolute(os.fspath(repo)),
             collections=as_names(collections),
             dataset_type=dataset_type,
             skymap="",
@@ -187,14 +192,18 @@ class Export:
             done = read_results(self.folder, self.catalog.cells)
             if len(done) < len(self.catalog):
                 self._check_repository(done)
+                (self.folder / _COLLECTION).unlink(missing_ok=True)  # a file of a complete export was removed
             return done
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise ConfigurationError(f"output={self.folder} exists and is not an export; give a new folder")
         try:
+            # Another process may begin the same export now, or was killed when it did.
+            if any(
+                one.name != FINISHED and not one.name.startswith(f".{DESCRIPTION}") for one in _entries(self.folder)
+            ):
+                raise ConfigurationError(f"output={self.folder} exists and is not an export; give a new folder")
             (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
             self.description.save(self.folder)
         except OSError as error:
-            raise WriteError(f"{self.folder} cannot be written: {error}; give another output=") from error
+            raise WriteError(f"output={self.folder} cannot be written: {error}; give another folder") from error
         self._check_settings(ExportDescription.load(self.folder))
         return []
 
@@ -216,7 +225,7 @@ class Export:
         engine, scheduler, workers, part
             As in `export`.
         """
-        finished = {result.cell for result in done}
+        finished = {result.cell: result for result in done}
         number, parts = part
         count = len(self.catalog)
         mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
@@ -224,21 +233,48 @@ class Export:
         if todo:
             partitions = map(self.catalog.partition, todo)
             if engine == "threads" and scheduler is None:
-                yield from run_here(self.job, partitions)
+                results = run_here(self.job, partitions)
             else:
-                with dask_client(scheduler, workers) as client:
-                    job = replace(self.job, workers=_workers_of_a_node(client))
-                    yield from run_on_dask(job, partitions, client)
-        self.finish()
+                results = self._run_on_dask(partitions, scheduler, workers)
+            with closing(results):
+                for result in results:
+                    if not result.error:
+                        finished[result.cell] = result
+                    yield result
+        self.finish(finished)
 
-    def finish(self) -> bool:
-        """Make the partitions a HATS catalog if all are finished; return whether they are."""
-        results = read_results(self.folder, self.catalog.cells)
-        if len(results) < len(self.catalog):
+    def _run_on_dask(
+        self, partitions: Iterator[Partition], scheduler: Any, workers: int | None
+    ) -> Generator[PartitionResult]:
+        with dask_client(scheduler, workers) as client:
+            job = replace(self.job, workers=workers_of_a_node(client))
+            with closing(run_on_dask(job, partitions, client)) as results:
+                yield from results
+
+    def finish(self, known: Mapping[Cell, PartitionResult] | None = None) -> bool:
+        """Make the partitions a HATS catalog if all are finished; return whether they are.
+
+        Parameters
+        ----------
+        known
+            Results of partitions that are known to be finished.
+
+        Raises
+        ------
+        EmptyCatalogError
+            If no partition has rows.
+        """
+        found = dict(known or {})
+        others = [cell for cell in self.catalog.cells if cell not in found]
+        found |= {result.cell: result for result in read_results(self.folder, others)}
+        if len(found) < len(self.catalog):
             return False
-        if not (self.folder / "collection.properties").exists():
-            for left in self.folder.rglob(".*.part"):
-                left.unlink(missing_ok=True)
+        results = [found[cell] for cell in self.catalog.cells]
+        if not any(result.files for result in results):
+            raise EmptyCatalogError(
+                f"{self.catalog.label}: no row meets {self.catalog.subset or 'the catalog, which is empty'}"
+            )
+        if not (self.folder / _COLLECTION).exists():
             one, plans = self.description, "".join(result.fingerprint for result in results)
             about = {
                 "repository": one.repo,
@@ -291,8 +327,10 @@ class Export:
 
     def _check_repository(self, done: Sequence[PartitionResult]) -> None:
         """Raise `ConfigurationError` if the repository has other images for the rows of a finished partition."""
-        last = next((result for result in reversed(done) if result.fingerprint), None)
-        if last is None:
+        last = max(
+            done, key=lambda result: (result.delivered > 0, bool(result.fingerprint), -result.rows), default=None
+        )
+        if last is None or not last.fingerprint:
             return
         rows = self.catalog.read(self.catalog.partition(last.cell))
         plan = open_planner(self.description, self.job.read).plan(rows.catalog, may_be_empty=True)
@@ -303,17 +341,21 @@ class Export:
             )
 
 
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def _absolute(repo: str) -> str:
+    """Return the absolute path of a local repository; labels and URLs as they are."""
+    path = Path(repo).expanduser()
+    return str(path.absolute()) if "://" not in repo and path.exists() else repo
+
+
 def _difference(folder: Path, name: str, before: Any, now: Any) -> str:
     return (
         f"{folder / DESCRIPTION}: the export was begun with another {name}: {before}, now {now}; give the same settings, or a"
         " new output="
     )
-
-
-def _workers_of_a_node(client: Any) -> int:
-    """Return the largest number of workers that share the memory of a node."""
-    hosts = [one["host"] for one in client.scheduler_info()["workers"].values()]
-    return max((hosts.count(host) for host in set(hosts)), default=1)
 
 
 def export(
@@ -365,9 +407,8 @@ def export(
         If the catalog or the repository cannot be opened. A partition that fails does not end the export: the result names it.
     """
     check_choice("engine", engine, ENGINES)
-    number, parts = part
-    if not 1 <= number <= parts:
-        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
+    if len(part) != 2 or not all(isinstance(value, int) for value in part) or not 1 <= part[0] <= part[1]:
+        raise ConfigurationError(f"part={part} must be two numbers (i, n) with i from 1 to n")
     start = perf_counter()
     one = Export(catalog, repo, output, **settings)
     results = one.begin()

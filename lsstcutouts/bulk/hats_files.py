@@ -2,17 +2,21 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
+from ..errors import WriteError
 from ..read.exports.export_description import CATALOG
 from .finished import PartitionResult
 
 __all__ = ["write_hats"]
+
+_ASIDE = ".hats-"
+"""Begin of the names of folders in which the files are written before they are put in place."""
 
 _METADATA_FILES = 500
 """Files up to which the footers of all are copied into ``_metadata``: of very many, it does not fit in the memory of readers."""
@@ -29,6 +33,11 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
         Of all partitions.
     about
         Further properties, of text.
+
+    Raises
+    ------
+    WriteError
+        If they cannot be written.
     """
     from hats.catalog import PartitionInfo
     from hats.catalog.dataset.collection_properties import CollectionProperties
@@ -38,8 +47,9 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
 
     root = Path(folder) / CATALOG
     files = [file for result in results for file in result.files]
-    aside = Path(mkdtemp(prefix=".hats-", dir=folder))
+    aside = Path(mkdtemp(prefix=_ASIDE, dir=folder))
     try:
+        _remove_others(Path(folder), {root / file.path for file in files})
         write_parquet_metadata(
             root,
             output_path=aside,
@@ -71,5 +81,22 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
             path.replace(target)
         CollectionProperties(name=Path(folder).resolve().name, hats_primary_table_url=CATALOG).to_properties_file(aside)
         (aside / "collection.properties").replace(Path(folder) / "collection.properties")
+    except OSError as error:
+        # Another process may have finished the same export, and removed the files of this one.
+        if not (isinstance(error, FileNotFoundError) and (Path(folder) / "collection.properties").exists()):
+            raise WriteError(
+                f"{folder} cannot be made a HATS catalog: {error}; check the free disk space, and give the same command again"
+            ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    for left in Path(folder).glob(f"{_ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove_others(folder: Path, files: Set[Path]) -> None:
+    """Remove what processes left that were killed: incomplete files, and partitions that were then divided otherwise."""
+    for path in (folder / CATALOG / "dataset").rglob("*.parquet"):
+        if path.name.startswith("Npix=") and path not in files:
+            path.unlink(missing_ok=True)
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ class PartitionExport:
     description, catalog, read
         What is cut, for which targets, and how.
     threads
-        Decoding threads; by default the cores that the process may use.
+        Decoding threads; by default as many as there are cores for each of the ``workers``.
     cache_bytes
         As in `LsstDataFetcher`, for all ``workers`` together.
     workers
@@ -71,8 +71,8 @@ class PartitionExport:
     def __call__(self, partition: Partition) -> PartitionResult:
         """Write the files of a partition, and then that it is finished; a partition that is finished is left as it is."""
         cell, start = partition.cell, perf_counter()
-        if finished_path(self.folder, cell).exists():
-            return read_results(self.folder, [cell])[0]
+        if finished_path(self.folder, cell).exists() and (done := read_results(self.folder, [cell])):
+            return done[0]
         try:
             rows = self.catalog.read(partition)
         except EmptyCatalogError:
@@ -141,7 +141,7 @@ class _Work:
         requests = (
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
-        threads = job.threads or default_threads()
+        threads = job.threads or max(1, default_threads() // job.workers)
         cache = process_cache(job.cache_bytes, job.workers)
         reader = CutoutReader(self.plan, job.options(), cache=cache)
         deliveries = stream(reader, requests, threads=threads, ahead=max(2, threads), then=_itself)

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,8 @@ class LargeCatalog:
             names = {"ra": ra, "dec": dec, "object_id": object_id, "unit": unit, "select": select, "cone": cone}
             return cls._of_table(source, columns, names, row_bytes, most_bytes)
         if hats is not None:
+            if isinstance(hats, str) and "://" not in hats:
+                hats = str(Path(hats).absolute())  # processes of Dask may work in another folder
             label, catalog = main_catalog(hats)
             structure, known = catalog, list(catalog.schema.names)
         else:
@@ -199,6 +202,8 @@ class LargeCatalog:
         cls, source: Any, columns: Sequence[str] | None, names: dict[str, Any], row_bytes: int, most_bytes: int
     ) -> "LargeCatalog":
         if isinstance(source, Catalog):
+            if names["cone"] is not None:
+                raise ConfigurationError("cone= is for tables; a Catalog has the rows that it was made with")
             catalog = source if names["select"] is None else source.select(names["select"])
             wanted = list(catalog.columns if columns is None else columns)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import WriteError
+from ..errors import LsstCutoutsError, WriteError
 
 __all__ = ["atomic_file"]
 
@@ -30,7 +30,7 @@ def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Itera
         If the file cannot be written, for example on a full disk.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.uname().nodename}.{os.getpid()}.part")  # containers have equal pids
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if private:
@@ -39,6 +39,8 @@ def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Itera
         yield part
         part.replace(target)
     except OSError as error:
+        if isinstance(error, LsstCutoutsError):  # what the block reads
+            raise
         raise WriteError(
             f"{os.fspath(path)!r} cannot be written: {error}; check the folder, its permissions and the free disk space"
         ) from error
