@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 from .. import __version__
 from ..catalog.healpix import Cell
@@ -24,7 +25,7 @@ from .engines import ENGINES, dask_client, run_here, run_on_dask, workers_of_a_n
 from .export_rows import row_bytes
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
-from .partition_export import PartitionExport, open_planner
+from .partition_export import PartitionExport, fingerprint_of, open_planner
 
 __all__ = ["Export", "ExportResult", "export"]
 
@@ -142,7 +143,8 @@ class Export:
         )
         options.check_bands(description.bands)
         wanted = parse_size(size)
-        planner = open_planner(description, read, wanted)
+        self.run_id = uuid4().hex
+        planner = open_planner(description, read, wanted, self.run_id)
         sample = planner.sample()
         pixels = wanted.pixels(sample.pixel_scale) if isinstance(wanted, AngularSize) else wanted
         options.check_size(pixels)
@@ -161,12 +163,12 @@ class Export:
             select=select,
             cone=cone,
         )
-        known = {"identity": self.catalog.identity, "columns": list(self.catalog.columns), "select": select}
+        known = {"columns": list(self.catalog.columns), "select": select, "cone": None if cone is None else list(cone)}
         policies = {f.name: str(getattr(read, f.name)) for f in fields(ReadOptions)}
         self.description = replace(
             description,
             numbered=self.catalog.numbered,
-            catalog={"label": self.catalog.label, **known, "cone": None if cone is None else list(cone)},
+            catalog={"label": self.catalog.label, **known, "identity": self.catalog.identity},
             other={"partition_bytes": partition_bytes, "object_id": self.catalog.object_id, **policies},
         )
         self.job = PartitionExport(
@@ -177,6 +179,7 @@ class Export:
             threads=threads,
             cache_bytes=cache_bytes,
             most_bytes=partition_bytes,
+            run_id=self.run_id,
         )
 
     def begin(self) -> list[PartitionResult]:
@@ -320,7 +323,7 @@ class Export:
             if name in {"catalog", "other"}:
                 for key in now:
                     if key != "label" and str(before.get(key)) != str(now[key]):
-                        what = "the catalog" if key == "identity" else key
+                        what = "catalog" if key == "identity" else key
                         raise ConfigurationError(_difference(self.folder, what, before.get(key), now[key]))
             elif str(before) != str(now):
                 raise ConfigurationError(_difference(self.folder, name, before, now))
@@ -333,8 +336,8 @@ class Export:
         if last is None or not last.fingerprint:
             return
         rows = self.catalog.read(self.catalog.partition(last.cell))
-        plan = open_planner(self.description, self.job.read).plan(rows.catalog, may_be_empty=True)
-        if replace(plan, row=rows.row[plan.row]).fingerprint() != last.fingerprint:
+        plan = open_planner(self.description, self.job.read, run_id=self.run_id).plan(rows.catalog, may_be_empty=True)
+        if fingerprint_of(replace(plan, row=rows.row[plan.row])) != last.fingerprint:
             raise ConfigurationError(
                 f"{self.folder}: {self.description.repo} has other images for partition {last.cell} than when it was exported;"
                 " give a new output="

@@ -143,9 +143,10 @@ def read_results(folder: str | os.PathLike[str], cells: Sequence[Cell]) -> list[
     there = {entry.name for entry in os.scandir(path)} if (path := Path(folder) / FINISHED).is_dir() else set()
     found = []
     for cell in cells:
-        if (name := finished_path(folder, cell).name) in there and (result := _read_result(path / name)) is not None:
-            if all(_size(Path(folder) / CATALOG / file.path) == file.bytes for file in result.files):
-                found.append(result)
+        name = finished_path(folder, cell).name
+        result = _read_result(path / name) if name in there else None
+        if result is not None and all(_size(Path(folder) / CATALOG / file.path) == file.bytes for file in result.files):
+            found.append(result)
     return found
 
 

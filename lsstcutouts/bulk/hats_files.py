@@ -2,12 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from ..errors import WriteError
 from ..read.exports.export_description import CATALOG
@@ -56,6 +58,7 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
             create_metadata=len(files) <= _METADATA_FILES,
             create_per_partition_stats=len(files) <= _METADATA_FILES,
         )
+        _leave_out_planes(aside / "per_partition_statistics.parquet")
         PartitionInfo.from_healpix([HealpixPixel(file.order, file.pixel) for file in files]).write_to_file(
             aside / "partition_info.csv"
         )
@@ -93,7 +96,14 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _remove_others(folder: Path, files: Set[Path]) -> None:
+def _leave_out_planes(path: Path) -> None:
+    """Remove pixels from the statistics: they have none, and hats 0.11 fails on lists of lists when it reads them."""
+    if path.exists():
+        table = pq.read_table(path)
+        pq.write_table(table.select([name for name in table.column_names if name.count(".list.element") < 2]), path)
+
+
+def _remove_others(folder: Path, files: AbstractSet[Path]) -> None:
     """Remove what processes left that were killed: incomplete files, and partitions that were then divided otherwise."""
     for path in (folder / CATALOG / "dataset").rglob("*.parquet"):
         if path.name.startswith("Npix=") and path not in files:

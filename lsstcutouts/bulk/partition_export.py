@@ -1,5 +1,6 @@
 """Cuts the targets of one partition of a catalog and writes them: the unit of work of an export."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from .export_rows import export_table, row_bytes
 from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished
 from .part_writer import GROUP_ROWS, part_writer
 
-__all__ = ["PartitionExport", "open_planner", "process_cache"]
+__all__ = ["PartitionExport", "fingerprint_of", "open_planner", "process_cache"]
 
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
@@ -57,6 +58,8 @@ class PartitionExport:
         Processes of this node that do the same.
     most_bytes
         Bytes of a file; a partition of the catalog that makes more is divided into HEALPix children.
+    run_id
+        Differs for each run: a worker that outlives it opens the repository again.
     """
 
     folder: str
@@ -67,6 +70,7 @@ class PartitionExport:
     cache_bytes: float | str = "auto"
     workers: int = 1
     most_bytes: int = 400_000_000
+    run_id: str = ""
 
     def __call__(self, partition: Partition) -> PartitionResult:
         """Write the files of a partition, and then that it is finished; a partition that is finished is left as it is."""
@@ -82,13 +86,13 @@ class PartitionExport:
             )
             return result
         with _LOCK:  # the Butler is asked by one thread at a time
-            plan = open_planner(self.description, self.read).plan(rows.catalog, may_be_empty=True)
+            plan = open_planner(self.description, self.read, run_id=self.run_id).plan(rows.catalog, may_be_empty=True)
         work = _Work(self, cell, rows, plan)
         work.write()
         numbered = replace(
             plan, row=rows.row[plan.row], rejected=replace(plan.rejected, row=rows.row[plan.rejected.row])
         )
-        result = replace(work.result(), fingerprint=numbered.fingerprint(), seconds=perf_counter() - start)
+        result = replace(work.result(), fingerprint=fingerprint_of(numbered), seconds=perf_counter() - start)
         numbers = np.concatenate([plan.row, plan.rejected.row])
         write_finished(
             self.folder,
@@ -131,8 +135,7 @@ class _Work:
         """Read and write all rows, file after file."""
         job, width = self.job, row_bytes(self.job.description)
         small = width - row_bytes(replace(job.description, planes=()))
-        copied = self.rows.table.nbytes // max(1, len(self.rows))
-        weights = np.where(self.target >= 0, width, width - small) + copied
+        weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
         pieces = [
             (cell, _chunks(np.searchsorted(self.rows.healpix, cell.bounds).tolist(), chunk))
@@ -237,6 +240,11 @@ class _Work:
         )
 
 
+def fingerprint_of(plan: CutoutPlan) -> str:
+    """Return the SHA-256 of a plan and of the sizes of its files: images that are made again may have the same UUIDs."""
+    return hashlib.sha256(f"{plan.fingerprint()} {plan.files.size}".encode()).hexdigest()
+
+
 def _chunks(bounds: list[int], step: int) -> list[tuple[int, int]]:
     """Return the bounds of chunks of at most ``step`` rows."""
     low, high = bounds
@@ -248,17 +256,22 @@ def _itself(delivery: Delivery) -> Delivery:
 
 
 def open_planner(
-    description: ExportDescription, read: ReadOptions, size: YX[int] | AngularSize | None = None
+    description: ExportDescription,
+    read: ReadOptions,
+    size: YX[int] | AngularSize | None = None,
+    run_id: str = "",
 ) -> Planner:
     """Return the planner of a repository, which stays open in this process; ``size`` instead of the description's."""
     one = description
     size = one.size if size is None else size
-    return _planner(os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap)
+    return _planner(
+        (os.getpid(), run_id), one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap
+    )
 
 
 @lru_cache(maxsize=2)
 def _planner(
-    _process: int,
+    _process: tuple[int, str],
     repo: str,
     collections: tuple[str, ...],
     dataset_type: str,

@@ -17,7 +17,7 @@ from .files import has_path, hats_source, is_lsdb, open_table
 from .hats_table import hats_cells, hats_path, main_catalog
 from .healpix import ORDER, Cell, divide, healpix_of
 from .ids import Values
-from .row_sources import HatsRows, LsdbRows, RowSource, TableRows
+from .row_sources import HatsRows, LsdbRows, RowSource, StreamedRows, TableRows
 from .subset import Subset
 from .targets import Catalog
 
@@ -38,7 +38,8 @@ OWN_COLUMNS = RESERVED_NAMES | {
 }
 """Columns that an export or a table of predictions has besides those of its catalog."""
 
-_ROW = "__row__"
+_ROW = "\x01row"
+"""Column with the number of a row; like those of ids and positions of a table, no column of a catalog has this name."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,16 +66,23 @@ class PartitionRows:
     healpix
         ``(n,)`` cell of order 29, ascending.
     table
-        The catalog's own columns, unchanged.
+        The catalog's own columns, unchanged; ``slice`` gives some rows of them.
     """
 
     catalog: Catalog
     row: NDArray[np.int64]
     healpix: NDArray[np.int64]
-    table: pa.Table
+    table: pa.Table | StreamedRows
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of a row of the catalog's own columns, about."""
+        if isinstance(self.table, StreamedRows):
+            return int(self.table.row_bytes)
+        return int(self.table.nbytes // max(1, len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +189,8 @@ class LargeCatalog:
         healpix = info.healpix_column if (info.healpix_order or ORDER) == ORDER else None
         about = [info.catalog_name, info.total_rows, [str(cell) for cell in cells], known]
         about += [getattr(info, "hats_creation_date", None), str(structure.schema) if hats is not None else ""]
+        if hats is None and cells:
+            about.append(str(_delayed(source, cells[0]).key))  # holds a hash of what was done with the catalog
         named = ra is not None or dec is not None
         return cls(
             label=label,
@@ -212,7 +222,7 @@ class LargeCatalog:
         own = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec}
         table = pa.table(
             {
-                **{f"__{name}__": to_arrow_column(values) for name, values in own.items()},
+                **{f"\x01{name}": to_arrow_column(values) for name, values in own.items()},
                 _ROW: pa.array(np.arange(len(catalog))),
                 **{name: to_arrow_column(catalog.columns[name]) for name in wanted},
             }
@@ -225,8 +235,8 @@ class LargeCatalog:
             label=catalog.source,
             rows=len(catalog),
             columns=tuple(wanted),
-            position=("__ra__", "__dec__"),
-            object_id="__object_id__",
+            position=("\x01ra", "\x01dec"),
+            object_id="\x01object_id",
             unit="deg",
             subset=Subset(),
             healpix=None,
@@ -250,7 +260,7 @@ class LargeCatalog:
             low, high = np.searchsorted(healpix, cell.bounds)
             return Partition(cell, TableRows(table.slice(int(low), int(high - low)).combine_chunks()))
         if is_lsdb(self._source):
-            return Partition(cell, LsdbRows(self._source.get_partition(cell.order, cell.pixel), label))
+            return Partition(cell, LsdbRows(_delayed(self._source, cell), label))
         from hats.pixel_math import HealpixPixel
 
         return Partition(cell, HatsRows(hats_path(self._source, HealpixPixel(cell.order, cell.pixel)), label))
@@ -270,8 +280,9 @@ class LargeCatalog:
         own = {"ra": self.position[0], "dec": self.position[1], "object_id": self.object_id}
         tested = [own.get(name, name) for name in self.subset.columns]
         extra = [_ROW] if self.numbered else [self.healpix] if self.healpix else []
-        names = dict.fromkeys([*self.position, self.object_id, *self.columns, *tested, *extra])
-        table = partition.source.read([name for name in names if name])
+        names = [*self.position, self.object_id, *tested, *extra]
+        streamed = partition.source.stream(self.columns) is not None
+        table = partition.source.read(list(dict.fromkeys(names if streamed else [*names, *self.columns])))
         if not self.numbered:
             table = table.append_column(_ROW, pa.array(np.arange(len(table))))
         catalog = Catalog.from_any(
@@ -293,12 +304,23 @@ class LargeCatalog:
             healpix = kept[self.healpix].to_numpy().astype(np.int64)
         else:
             healpix = healpix_of(catalog.ra, catalog.dec)
-        kept = kept.select(list(self.columns))
         bare = Catalog(catalog.object_id, catalog.ra, catalog.dec, {}, self.label)
-        if (np.diff(healpix) < 0).any():
+        ascending = not (np.diff(healpix) < 0).any()
+        if streamed and ascending:
+            return PartitionRows(bare, row, healpix, StreamedRows(partition.source, self.columns, place))
+        if streamed:
+            kept = partition.source.read(self.columns).take(pa.array(place))
+        kept = kept.select(list(self.columns))
+        if not ascending:
             order = np.argsort(healpix, kind="stable")
             return PartitionRows(bare.take(order), row[order], healpix[order], kept.take(pa.array(order)))
         return PartitionRows(bare, row, healpix, kept)
+
+
+def _delayed(catalog: Any, cell: Cell) -> Any:
+    """Return a partition of a catalog of LSDB as ``Delayed``."""
+    (one,) = catalog.get_partition(cell.order, cell.pixel).to_delayed()
+    return one
 
 
 def to_arrow_column(values: Values) -> pa.Array:
