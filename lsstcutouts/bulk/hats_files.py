@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import WriteError
@@ -56,7 +57,7 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
             root,
             output_path=aside,
             create_metadata=len(files) <= _METADATA_FILES,
-            create_per_partition_stats=len(files) <= _METADATA_FILES,
+            create_per_partition_stats=len(files) <= _METADATA_FILES and not _has_unsigned(root / files[0].path),
         )
         _leave_out_planes(aside / "per_partition_statistics.parquet")
         PartitionInfo.from_healpix([HealpixPixel(file.order, file.pixel) for file in files]).write_to_file(
@@ -94,6 +95,11 @@ def write_hats(folder: str | os.PathLike[str], results: Sequence[PartitionResult
         shutil.rmtree(aside, ignore_errors=True)
     for left in Path(folder).glob(f"{_ASIDE}*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _has_unsigned(path: Path) -> bool:
+    """Return whether a file has columns of which hats 0.11 cannot write statistics: numbers above 2**63."""
+    return any(pa.types.is_uint64(field.type) for field in pq.read_schema(path))
 
 
 def _leave_out_planes(path: Path) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,11 @@ __all__ = ["PartitionExport", "fingerprint_of", "open_planner", "process_cache"]
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
 
+_MOST_PLANNERS = 4
+"""Planners that stay open in a process; of one run there are two."""
+
+_PLANNERS: dict[Any, Planner] = {}
+_PLANNERS_LOCK = Lock()
 _LOCK = Lock()
 
 
@@ -145,7 +151,7 @@ class _Work:
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
         threads = job.threads or max(1, default_threads() // job.workers)
-        cache = process_cache(job.cache_bytes, job.workers)
+        cache = process_cache(job.cache_bytes, job.workers, job.run_id)
         reader = CutoutReader(self.plan, job.options(), cache=cache)
         deliveries = stream(reader, requests, threads=threads, ahead=max(2, threads), then=_itself)
         try:
@@ -264,32 +270,27 @@ def open_planner(
     """Return the planner of a repository, which stays open in this process; ``size`` instead of the description's."""
     one = description
     size = one.size if size is None else size
-    return _planner(
-        (os.getpid(), run_id), one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap
-    )
+    key = (os.getpid(), run_id, one.repo, one.collections, one.dataset_type, one.bands, size, read.tract, read.skymap)
+    with _PLANNERS_LOCK:
+        if key not in _PLANNERS:
+            repository = Repository(one.repo, one.collections, one.dataset_type, read.skymap)
+            _PLANNERS[key] = Planner(repository, one.bands, size, read.tract)
+            while len(_PLANNERS) > _MOST_PLANNERS:
+                oldest = next(iter(_PLANNERS))
+                if (planner := _PLANNERS.pop(oldest)) and oldest[
+                    0
+                ] == os.getpid():  # a fork must not close what it inherits
+                    planner.repository.close()
+        return _PLANNERS[key]
 
 
-@lru_cache(maxsize=2)
-def _planner(
-    _process: tuple[int, str],
-    repo: str,
-    collections: tuple[str, ...],
-    dataset_type: str,
-    bands: tuple[str, ...],
-    size: YX[int] | AngularSize,
-    tract: str,
-    skymap: str | None,
-) -> Planner:
-    return Planner(Repository(repo, collections, dataset_type, skymap), bands, size, tract)
-
-
-def process_cache(cache_bytes: float | str, workers: int) -> TileCache:
-    """Return the cache of tiles of this process."""
-    return _cache(os.getpid(), cache_bytes, workers)
+def process_cache(cache_bytes: float | str, workers: int, run_id: str = "") -> TileCache:
+    """Return the cache of tiles of this process and run: a repository that is made again may have the same UUIDs."""
+    return _cache((os.getpid(), run_id), cache_bytes, workers)
 
 
 @lru_cache(maxsize=1)
-def _cache(_process: int, cache_bytes: float | str, workers: int) -> TileCache:
+def _cache(_process: tuple[int, str], cache_bytes: float | str, workers: int) -> TileCache:
     cache = TileCache(cache_bytes)
     cache.share_among(workers)
     return cache
