@@ -3,9 +3,12 @@
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 from ..catalog.partitions import Partition
 from ..errors import (
@@ -14,12 +17,13 @@ from ..errors import (
     DependencyError,
     LsstCutoutsError,
     RepositoryNotFoundError,
+    WorkerError,
     WriteError,
 )
 from ..source.control_groups import usable_cores
 from .finished import PartitionResult
 
-__all__ = ["ENGINES", "dask_client", "run_here", "run_on_dask", "worker_number"]
+__all__ = ["ENGINES", "dask_client", "run_here", "run_on_dask", "worker_number", "workers_of_a_node"]
 
 type Work = Callable[[Partition], PartitionResult]
 
@@ -30,7 +34,15 @@ _ALLOWED_FAILURES = 100
 """Workers that may die while they hold the same partition: on a cluster whole nodes are taken away; Dask's default is 3."""
 
 _AHEAD = 4
-"""Partitions per worker that the scheduler knows: all of a large catalog would fill its memory."""
+"""Partitions per thread of the workers that the scheduler knows: all of a large catalog would fill its memory."""
+
+_LOOK = 5.0
+"""Seconds after which the workers are counted again: those of a cluster come and go."""
+
+_CLOSE = 5.0
+"""Seconds to take leave of a scheduler, which may be lost; Dask's default is a minute."""
+
+_LOST = "the scheduler of Dask was lost, or it cancelled the partitions; give the same command again to continue"
 
 _ENDS_THE_RUN = (AuthenticationError, DependencyError, RepositoryNotFoundError, WriteError)
 """Errors that every other partition would have, too."""
@@ -38,7 +50,7 @@ _ENDS_THE_RUN = (AuthenticationError, DependencyError, RepositoryNotFoundError, 
 _log = logging.getLogger(__name__)
 
 
-def run_here(work: Work, partitions: Iterable[Partition]) -> Iterator[PartitionResult]:
+def run_here(work: Work, partitions: Iterable[Partition]) -> Generator[PartitionResult]:
     """Yield the result of each partition; one that fails has an ``error``.
 
     Raises
@@ -53,44 +65,49 @@ def run_here(work: Work, partitions: Iterable[Partition]) -> Iterator[PartitionR
             yield _failed(partition, error)
 
 
-def run_on_dask(work: Work, partitions: Iterable[Partition], client: Any) -> Iterator[PartitionResult]:
+def run_on_dask(work: Work, partitions: Iterable[Partition], client: Any) -> Generator[PartitionResult]:
     """Yield the result of each partition as workers finish it.
 
-    Partitions are submitted some at a time. A partition whose worker dies is given to another one by Dask.
+    Partitions are submitted some at a time, more of them when workers join. A partition whose worker dies is given to another one by
+    Dask.
 
     Raises
     ------
     LsstCutoutsError
         As `run_here`; also if the scheduler is lost.
     """
-    from distributed import as_completed
+    from distributed import CancelledError, as_completed
 
-    upcoming = iter(partitions)
-    begun = {}
-
-    def submit(count: int) -> list[Any]:
-        futures = []
-        for partition in itertools.islice(upcoming, count):
-            future = client.submit(work, partition, pure=False, key=f"{type(work).__name__}-{partition.cell}")
-            begun[future.key] = partition
-            futures.append(future)
-        return futures
-
-    client.run_on_scheduler(_allow_failures)
-    running = as_completed(submit(_AHEAD * max(1, len(client.scheduler_info()["workers"]))))
+    # Two runs on one scheduler may have the same cells: equal keys would make the second one wait for the results of the first.
+    upcoming, begun, run = iter(partitions), dict[str, Partition](), uuid4().hex
+    running = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+    looked, most, lost = -_LOOK, 0, False
     try:
-        for future in running:
-            partition = begun.pop(future.key)
-            error = future.exception()
-            if future.cancelled() or future.status == "lost":
-                raise ConfigurationError("the scheduler of Dask was lost; give the same command again to continue")
-            result = future.result() if error is None else _failed(partition, error)
-            future.release()
-            for more in submit(1):
-                running.add(more)
-            yield result
+        client.run_on_scheduler(_allow_failures)
+        while True:
+            if monotonic() - looked > _LOOK:
+                looked, most = monotonic(), _AHEAD * max(1, sum(client.nthreads().values()))
+            for partition in itertools.islice(upcoming, most - len(begun)):
+                future = client.submit(work, partition, pure=False, key=f"{type(work).__name__}-{run}-{partition.cell}")
+                begun[future.key] = partition
+                running.add(future)
+            if not begun:
+                return
+            for future, found in running.next_batch():
+                if isinstance(found, CancelledError):
+                    lost = True
+                    raise WorkerError(_LOST)
+                partition = begun.pop(future.key)
+                future.release()
+                yield found if isinstance(found, PartitionResult) else _failed(partition, _error_of(found))
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, LsstCutoutsError) or client.status == "running":
+            raise
+        lost = True
+        raise WorkerError(_LOST) from error
     finally:
-        client.cancel(list(running.futures))
+        if not lost:
+            client.cancel(list(running.futures))
 
 
 @contextmanager
@@ -119,8 +136,17 @@ def dask_client(scheduler: Any = None, workers: int | None = None) -> Iterator[A
     if isinstance(scheduler, Client):
         yield scheduler
     elif scheduler is not None:
-        with Client(scheduler) as client:
+        try:
+            client = Client(scheduler)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"scheduler={scheduler}: no scheduler of Dask answers: {error}; check the address and that it runs"
+            ) from error
+        try:
             yield client
+        finally:
+            with suppress(OSError, RuntimeError):  # also TimeoutError: the scheduler may be lost
+                client.close(timeout=_CLOSE)
     else:
         count = workers or usable_cores()
         with (
@@ -145,8 +171,26 @@ def worker_number() -> int:
     return sorted(address for address, one in workers.items() if one["host"] == node).index(own)
 
 
+def workers_of_a_node(client: Any) -> int:
+    """Return the largest number of workers that share the memory of a node; wait for the first one."""
+    if not client.nthreads():
+        _log.warning("no worker is connected to the scheduler of Dask yet: waiting for one")
+        try:
+            client.wait_for_workers(1)
+        except (OSError, RuntimeError) as error:
+            raise WorkerError(_LOST) from error
+    hosts = [urlsplit(address).hostname for address in client.nthreads()]
+    return max((hosts.count(host) for host in set(hosts)), default=1)
+
+
 def _allow_failures(dask_scheduler: Any) -> None:
     dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, _ALLOWED_FAILURES)
+
+
+def _error_of(found: Any) -> BaseException:
+    """Return the exception of a task: Dask gives it alone, or between its type and its traceback."""
+    error: BaseException = found[1] if isinstance(found, tuple) else found
+    return error
 
 
 def _failed(partition: Partition, error: BaseException) -> PartitionResult:

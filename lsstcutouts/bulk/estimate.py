@@ -124,7 +124,7 @@ def estimate_export(job: PartitionExport, catalog: Any, cells: Sequence[Cell], r
 
 def _rate(job: PartitionExport, plan: CutoutPlan) -> float:
     """Return cutouts a second, measured after a first batch; 0 if they cannot be read."""
-    reader = CutoutReader(plan, job.options(), cache=process_cache(job.cache_bytes, job.workers))
+    reader = CutoutReader(plan, job.options(), cache=process_cache(job.cache_bytes, job.workers, job.run_id))
     targets = np.arange(min(len(plan), 2 * _READ))
     warm, timed = targets[: len(targets) // 2], targets[len(targets) // 2 :]
     try:

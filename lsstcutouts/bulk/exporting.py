@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from .. import __version__
 from ..catalog.partitions import LargeCatalog, PartitionRows
@@ -21,7 +22,7 @@ from .export_rows import row_bytes
 from .finished import PartitionResult
 from .partition_export import PartitionExport
 from .partition_job import JobResult, PartitionJob, check_run, run_job
-from .planners import numbered_plan, open_planner, plan_rows
+from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows
 
 __all__ = ["Export", "export"]
 
@@ -69,9 +70,9 @@ class Export(PartitionJob):
                 "an export keeps pixels as they were read; leave out missing_band=nan and fill=noise here, and give them to the"
                 " training"
             )
-        self.folder = Path(output)
+        self.folder = Path(output).expanduser().absolute()  # processes of Dask may work in another folder
         description = ExportDescription(
-            repo=os.fspath(repo),
+            repo=_absolute(os.fspath(repo)),
             collections=as_names(collections),
             dataset_type=dataset_type,
             skymap="",
@@ -91,7 +92,8 @@ class Export(PartitionJob):
         )
         options.check_bands(description.bands)
         wanted = parse_size(size)
-        planner = open_planner(description, read, wanted)
+        run_id = uuid4().hex
+        planner = open_planner(description, read, wanted, run_id)
         sample = planner.sample()
         pixels = wanted.pixels(sample.pixel_scale) if isinstance(wanted, AngularSize) else wanted
         options.check_size(pixels)
@@ -126,6 +128,7 @@ class Export(PartitionJob):
             threads=threads,
             cache_bytes=cache_bytes,
             most_bytes=partition_bytes,
+            run_id=run_id,
         )
 
     def work(self, workers: int = 1) -> PartitionExport:
@@ -146,7 +149,8 @@ class Export(PartitionJob):
 
     def fingerprint(self, rows: PartitionRows) -> str:
         """Return the fingerprint of the plan of a partition."""
-        return numbered_plan(plan_rows(self.description, self.job.read, rows.catalog), rows).fingerprint()
+        plan = plan_rows(self.description, self.job.read, rows.catalog, self.job.run_id)
+        return fingerprint_of(numbered_plan(plan, rows))
 
     def properties(self, results: Sequence[PartitionResult]) -> dict[str, str]:
         """Return what the properties of the HATS catalog say of the export."""
@@ -166,6 +170,12 @@ class Export(PartitionJob):
         finished = {result.cell for result in done}
         left = [cell for cell in self.catalog.cells if cell not in finished]
         return estimate_export(self.job, self.catalog, left, self.catalog.rows)
+
+
+def _absolute(repo: str) -> str:
+    """Return the absolute path of a local repository; labels and URLs as they are."""
+    path = Path(repo).expanduser()
+    return str(path.absolute()) if "://" not in repo and path.exists() else repo
 
 
 def _settings(description: ExportDescription) -> dict[str, Any]:

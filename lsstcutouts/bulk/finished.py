@@ -1,6 +1,7 @@
 """What is known of a finished partition: the plan of its rows, what happened to them, and the files that hold them."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,10 +23,12 @@ from ..source.writing import atomic_file
 
 __all__ = ["OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished", "write_result"]
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class OutputFile:
-    """A file that holds rows of a partition: its path in the folder of the HATS catalog, rows and bytes."""
+    """A file that holds rows of a partition: its path in the folder of the collection, cell, rows and bytes."""
 
     path: str
     order: int
@@ -147,12 +150,33 @@ def write_result(
 
 
 def read_results(folder: str | os.PathLike[str], cells: Sequence[Cell]) -> list[PartitionResult]:
-    """Return the results of those partitions that are finished; only the footers of their files are read."""
+    """Return the results of those partitions that are finished; only the footers of their files are read.
+
+    A partition is not finished if a file of it was removed or has another size, or if what is known of it cannot be read, as after a
+    loss of power.
+    """
     there = {entry.name for entry in os.scandir(path)} if (path := Path(folder) / FINISHED).is_dir() else set()
     found = []
     for cell in cells:
-        if (name := finished_path(folder, cell).name) in there:
-            values: dict[str, Any] = json.loads(pq.read_schema(path / name).metadata[META])
-            files = tuple(OutputFile(**one) for one in values["files"])
-            found.append(PartitionResult(**values | {"files": files, "skipped": True}))
+        name = finished_path(folder, cell).name
+        result = _read_result(path / name) if name in there else None
+        if result is not None and all(_size(Path(folder) / file.path) == file.bytes for file in result.files):
+            found.append(result)
     return found
+
+
+def _read_result(path: Path) -> PartitionResult | None:
+    try:
+        values: dict[str, Any] = json.loads(pq.read_schema(path).metadata[META])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("%s cannot be read (%s): the partition is exported again", path, error)
+        return None
+    files = tuple(OutputFile(**one) for one in values["files"])
+    return PartitionResult(**values | {"files": files, "skipped": True})
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1

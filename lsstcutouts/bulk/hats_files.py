@@ -3,24 +3,31 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..catalog.healpix import Cell
+from ..errors import WriteError
 from .finished import PartitionResult
 
 __all__ = ["partition_path", "write_hats"]
+
+_ASIDE = ".hats-"
+"""Begin of the names of folders in which the files are written before they are put in place."""
 
 _METADATA_FILES = 500
 """Files up to which the footers of all are copied into ``_metadata``: of very many, it does not fit in the memory of readers."""
 
 
-def partition_path(cell: Cell) -> str:
-    """Return the path of a partition's file in the folder of its HATS catalog."""
-    return f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
+def partition_path(name: str, cell: Cell) -> str:
+    """Return the path of a partition's file in the folder of a collection, whose catalog has this name."""
+    return f"{name}/dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
 
 
 def write_hats(
@@ -38,6 +45,11 @@ def write_hats(
         Of all partitions.
     about
         Further properties, of text.
+
+    Raises
+    ------
+    WriteError
+        If they cannot be written.
     """
     from hats.catalog import PartitionInfo
     from hats.catalog.dataset.collection_properties import CollectionProperties
@@ -47,14 +59,17 @@ def write_hats(
 
     root = Path(folder) / name
     files = [file for result in results for file in result.files]
-    aside = Path(mkdtemp(prefix=".hats-", dir=folder))
+    aside = Path(mkdtemp(prefix=_ASIDE, dir=folder))
     try:
+        _remove_others(Path(folder), root, {Path(folder) / file.path for file in files})
         write_parquet_metadata(
             root,
             output_path=aside,
             create_metadata=len(files) <= _METADATA_FILES,
-            create_per_partition_stats=len(files) <= _METADATA_FILES,
+            create_per_partition_stats=len(files) <= _METADATA_FILES
+            and not _has_unsigned(Path(folder) / files[0].path),
         )
+        _leave_out_planes(aside / "per_partition_statistics.parquet")
         PartitionInfo.from_healpix([HealpixPixel(file.order, file.pixel) for file in files]).write_to_file(
             aside / "partition_info.csv"
         )
@@ -80,5 +95,34 @@ def write_hats(
             path.replace(target)
         CollectionProperties(name=Path(folder).resolve().name, hats_primary_table_url=name).to_properties_file(aside)
         (aside / "collection.properties").replace(Path(folder) / "collection.properties")
+    except OSError as error:
+        # Another process may have finished the same export, and removed the files of this one.
+        if not (isinstance(error, FileNotFoundError) and (Path(folder) / "collection.properties").exists()):
+            raise WriteError(
+                f"{folder} cannot be made a HATS catalog: {error}; check the free disk space, and give the same command again"
+            ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    for left in Path(folder).glob(f"{_ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _has_unsigned(path: Path) -> bool:
+    """Return whether a file has columns of which hats 0.11 cannot write statistics: numbers above 2**63."""
+    return any(pa.types.is_uint64(field.type) for field in pq.read_schema(path))
+
+
+def _leave_out_planes(path: Path) -> None:
+    """Remove pixels from the statistics: they have none, and hats 0.11 fails on lists of lists when it reads them."""
+    if path.exists():
+        table = pq.read_table(path)
+        pq.write_table(table.select([name for name in table.column_names if name.count(".list.element") < 2]), path)
+
+
+def _remove_others(folder: Path, root: Path, files: AbstractSet[Path]) -> None:
+    """Remove what processes left that were killed: incomplete files, and partitions that were then divided otherwise."""
+    for path in (root / "dataset").rglob("*.parquet"):
+        if path.name.startswith("Npix=") and path not in files:
+            path.unlink(missing_ok=True)
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from .export_rows import export_table, row_bytes
 from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished, write_result
 from .hats_files import partition_path
 from .part_writer import GROUP_ROWS, part_writer
-from .planners import numbered_plan, plan_rows, process_cache
+from .planners import fingerprint_of, numbered_plan, plan_rows, process_cache
 
 __all__ = ["PartitionExport"]
 
@@ -42,13 +42,15 @@ class PartitionExport:
     description, catalog, read
         What is cut, for which targets, and how.
     threads
-        Decoding threads; by default the cores that the process may use.
+        Decoding threads; by default as many as there are cores for each of the ``workers``.
     cache_bytes
         As in `LsstDataFetcher`, for all ``workers`` together.
     workers
         Processes of this node that do the same.
     most_bytes
         Bytes of a file; a partition of the catalog that makes more is divided into HEALPix children.
+    run_id
+        Differs for each run: a worker that outlives it opens the repository again.
     """
 
     folder: str
@@ -59,23 +61,24 @@ class PartitionExport:
     cache_bytes: float | str = "auto"
     workers: int = 1
     most_bytes: int = 400_000_000
+    run_id: str = ""
 
     def __call__(self, partition: Partition) -> PartitionResult:
         """Write the files of a partition, and then that it is finished; a partition that is finished is left as it is."""
         cell, start = partition.cell, perf_counter()
-        if finished_path(self.folder, cell).exists():
-            return read_results(self.folder, [cell])[0]
+        if finished_path(self.folder, cell).exists() and (done := read_results(self.folder, [cell])):
+            return done[0]
         try:
             rows = self.catalog.read(partition)
         except EmptyCatalogError:
             result = PartitionResult(cell.order, cell.pixel)
             write_result(self.folder, result)
             return result
-        plan = plan_rows(self.description, self.read, rows.catalog)
+        plan = plan_rows(self.description, self.read, rows.catalog, self.run_id)
         work = _Work(self, cell, rows, plan)
         work.write()
         numbered = numbered_plan(plan, rows)
-        result = replace(work.result(), fingerprint=numbered.fingerprint(), seconds=perf_counter() - start)
+        result = replace(work.result(), fingerprint=fingerprint_of(numbered), seconds=perf_counter() - start)
         numbers = np.concatenate([plan.row, plan.rejected.row])
         write_finished(
             self.folder,
@@ -118,8 +121,7 @@ class _Work:
         """Read and write all rows, file after file."""
         job, width = self.job, row_bytes(self.job.description)
         small = width - row_bytes(replace(job.description, planes=()))
-        copied = self.rows.table.nbytes // max(1, len(self.rows))
-        weights = np.where(self.target >= 0, width, width - small) + copied
+        weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
         pieces = [
             (cell, _chunks(np.searchsorted(self.rows.healpix, cell.bounds).tolist(), chunk))
@@ -128,8 +130,8 @@ class _Work:
         requests = (
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
-        threads = job.threads or default_threads()
-        cache = process_cache(job.cache_bytes, job.workers)
+        threads = job.threads or max(1, default_threads() // job.workers)
+        cache = process_cache(job.cache_bytes, job.workers, job.run_id)
         reader = CutoutReader(self.plan, job.options(), cache=cache)
         deliveries = stream(reader, requests, threads=threads, ahead=max(2, threads), then=_itself)
         try:
@@ -143,8 +145,8 @@ class _Work:
         return targets[targets >= 0]
 
     def _write_file(self, cell: Cell, chunks: list[tuple[int, int]], deliveries: Iterator[Delivery]) -> None:
-        path = partition_path(cell)
-        full = Path(self.job.folder) / CATALOG / path
+        path = partition_path(CATALOG, cell)
+        full = Path(self.job.folder) / path
         number, first = len(self.files), chunks[0][0]
         with part_writer(full) as writer:
             for low, high in chunks:

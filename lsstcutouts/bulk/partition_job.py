@@ -3,18 +3,20 @@
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar, Self
 
+from ..catalog.healpix import Cell
 from ..catalog.partitions import LargeCatalog, Partition, PartitionRows
-from ..errors import ConfigurationError, WriteError
+from ..errors import ConfigurationError, EmptyCatalogError, WriteError
 from ..plan.read_options import check_choice
 from ..read.exports.export_description import FILES, FINISHED
 from ..source.writing import atomic_file
-from .engines import ENGINES, dask_client, run_here, run_on_dask
+from .engines import ENGINES, dask_client, run_here, run_on_dask, workers_of_a_node
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
 from .planners import close_planner
@@ -144,7 +146,17 @@ class PartitionJob(ABC):
             if len(done) < len(self.catalog):
                 self._check_repository(done)
             return done
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        # Another process may begin the same job now, or was killed when it did.
+        own = FINISHED, f".{self.description_file}"
+        try:
+            others = [one for one in self.folder.iterdir() if not one.name.startswith(own)]
+        except FileNotFoundError:
+            others = []
+        except OSError as error:  # a file, or not to be read
+            raise ConfigurationError(
+                f"output={self.folder} cannot be used as a folder: {error}; give a new one"
+            ) from error
+        if others:
             article = "an" if self.noun[0] in "aeiou" else "a"
             raise ConfigurationError(f"output={self.folder} exists and is not {article} {self.noun}; give a new folder")
         return []
@@ -167,7 +179,7 @@ class PartitionJob(ABC):
         engine, scheduler, workers, part
             As in `lsstcutouts.export`.
         """
-        finished = {result.cell for result in done}
+        finished = {result.cell: result for result in done}
         number, parts = part
         count = len(self.catalog)
         mine = self.catalog.cells[(number - 1) * count // parts : number * count // parts]
@@ -179,21 +191,47 @@ class PartitionJob(ABC):
         if todo:
             (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
             partitions = map(self.catalog.partition, todo)
-            if here:
-                yield from run_here(self.work(), partitions)
-            else:
-                with dask_client(scheduler, workers) as client:
-                    yield from run_on_dask(self.work(_workers_of_a_node(client)), partitions, client)
-        self.finish()
+            with closing(
+                run_here(self.work(), partitions) if here else self._run_on_dask(partitions, scheduler, workers)
+            ) as results:
+                for result in results:
+                    if not result.error:
+                        finished[result.cell] = result
+                    yield result
+        self.finish(finished)
 
-    def finish(self) -> bool:
-        """Make the partitions a HATS catalog if all are finished; return whether they are."""
-        results = read_results(self.folder, self.catalog.cells)
-        if len(results) < len(self.catalog):
+    def _run_on_dask(
+        self, partitions: Iterable[Partition], scheduler: Any, workers: int | None
+    ) -> Generator[PartitionResult]:
+        with (
+            dask_client(scheduler, workers) as client,
+            closing(run_on_dask(self.work(workers_of_a_node(client)), partitions, client)) as results,
+        ):
+            yield from results
+
+    def finish(self, known: Mapping[Cell, PartitionResult] | None = None) -> bool:
+        """Make the partitions a HATS catalog if all are finished; return whether they are.
+
+        Parameters
+        ----------
+        known
+            Results of partitions that are known to be finished.
+
+        Raises
+        ------
+        EmptyCatalogError
+            If no partition has rows.
+        """
+        found = dict(known or {})
+        found |= {one.cell: one for one in read_results(self.folder, [c for c in self.catalog.cells if c not in found])}
+        if len(found) < len(self.catalog):
             return False
+        results = [found[cell] for cell in self.catalog.cells]
+        if not any(result.files for result in results):
+            raise EmptyCatalogError(
+                f"{self.catalog.label}: no row meets {self.catalog.subset}; check names, units and area."
+            )
         if not (self.folder / FILES).exists():
-            for left in self.folder.rglob(".*.part"):
-                left.unlink(missing_ok=True)
             about = {f"lsstcutouts_{name}": value for name, value in self.properties(results).items()}
             write_hats(self.folder, self.hats_name, results, about)
             files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name != FILES)
@@ -249,8 +287,8 @@ class PartitionJob(ABC):
 
     def _check_repository(self, done: Sequence[PartitionResult]) -> None:
         """Raise `ConfigurationError` if the repository has other images for the rows of a finished partition."""
-        last = next((result for result in reversed(done) if result.fingerprint), None)
-        if last is None:
+        last = max(done, key=lambda one: (one.delivered > 0, bool(one.fingerprint), -one.rows), default=None)
+        if last is None or not last.fingerprint:
             return
         rows = self.catalog.read(self.catalog.partition(last.cell))
         if self.fingerprint(rows) != last.fingerprint:
@@ -258,12 +296,6 @@ class PartitionJob(ABC):
                 f"{self.folder}: the repository has other images for partition {last.cell} than when the {self.noun} read"
                 " them; give a new output="
             )
-
-
-def _workers_of_a_node(client: Any) -> int:
-    """Return the largest number of workers that share the memory of a node."""
-    hosts = [one["host"] for one in client.scheduler_info()["workers"].values()]
-    return max((hosts.count(host) for host in set(hosts)), default=1)
 
 
 def check_run(engine: str, part: tuple[int, int]) -> None:

@@ -30,7 +30,7 @@ from ..source.writing import atomic_file
 from .finished import OutputFile, PartitionResult, finished_path, read_results, write_result
 from .hats_files import partition_path
 from .model_outputs import model_columns
-from .planners import numbered_plan, plan_rows
+from .planners import fingerprint_of, numbered_plan, plan_rows
 from .prediction_table import joined, prediction_table, reserved_names
 from .predictor import ModelMaker, Predictor, predictor_of
 
@@ -94,8 +94,8 @@ class PartitionPrediction:
     def __call__(self, partition: Partition) -> PartitionResult:
         """Write the file of a partition, and then that it is finished; a partition that is finished is left as it is."""
         cell, start = partition.cell, perf_counter()
-        if finished_path(self.folder, cell).exists():
-            return read_results(self.folder, [cell])[0]
+        if finished_path(self.folder, cell).exists() and (done := read_results(self.folder, [cell])):
+            return done[0]
         try:
             rows = self.catalog.read(partition)
         except EmptyCatalogError:
@@ -104,8 +104,8 @@ class PartitionPrediction:
             return result
         plan = self._plan(rows)
         table, failures = self._predicted(rows, plan)
-        path = partition_path(cell)
-        full = Path(self.folder) / PREDICTIONS / path
+        path = partition_path(PREDICTIONS, cell)
+        full = Path(self.folder) / path
         with atomic_file(full) as part:
             pq.write_table(table, part, compression="zstd")
         result = PartitionResult(
@@ -115,7 +115,7 @@ class PartitionPrediction:
             outcomes={one["values"]: one["counts"] for one in table["outcome"].value_counts().to_pylist()},
             files=(OutputFile(path, cell.order, cell.pixel, len(rows), full.stat().st_size),),
             failures=failures,
-            fingerprint=numbered_plan(replace(plan, columns={}), rows).fingerprint(),
+            fingerprint=fingerprint_of(numbered_plan(replace(plan, columns={}), rows)),
             seconds=perf_counter() - start,
         )
         write_result(self.folder, result)
@@ -164,12 +164,12 @@ class PartitionPrediction:
         catalog, names = rows.catalog, list(self.catalog.columns)
         if names and len(rows):
             own = {"__ra__": catalog.ra, "__dec__": catalog.dec, "__id__": np.arange(len(rows))}
-            table = rows.table
+            table = rows.whole_table()
             for name, values in own.items():
                 table = table.append_column(name, to_arrow_column(values))
             read = Catalog.from_any(table, columns=names, ra="__ra__", dec="__dec__", object_id="__id__", unit="deg")
             catalog = Catalog(catalog.object_id, catalog.ra, catalog.dec, read.columns, catalog.source)
-        return plan_rows(self.images, self.data.read, catalog)
+        return plan_rows(self.images, self.data.read, catalog, self.key)
 
     def _predicted(self, rows: PartitionRows, plan: CutoutPlan) -> tuple[pa.Table, dict[str, int]]:
         """Return the table of predictions of rows, ``n`` in their order, and the number of rows of each read error."""
@@ -185,7 +185,8 @@ class PartitionPrediction:
             column = names.get(name, table[name])
             # Dictionaries would differ from file to file.
             columns[name] = column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-        columns |= {name: rows.table[name] for name in rows.table.column_names}
+        copied = rows.whole_table()
+        columns |= {name: copied[name] for name in copied.column_names}
         return pa.table(columns), dict(failures)
 
     def _outputs(self, predictor: Predictor, plan: CutoutPlan) -> tuple[dict[str, Values], Report]:
@@ -223,3 +224,6 @@ class _FrameRows:
     def read(self, names: Sequence[str]) -> pa.Table:
         """Return columns of all rows."""
         return frame_to_arrow(self.frame, names)
+
+    def stream(self, names: Sequence[str]) -> None:  # the frame is in memory
+        """Return None."""

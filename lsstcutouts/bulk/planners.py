@@ -1,5 +1,6 @@
 """What the partitions of a process share: the open repository with its planner, and the cache of tiles."""
 
+import hashlib
 import os
 from dataclasses import replace
 from functools import lru_cache
@@ -16,12 +17,15 @@ from ..plan.repository import Repository
 from ..read.cache.tile_cache import TileCache
 from ..sky.geometry import YX
 
-__all__ = ["Images", "close_planner", "numbered_plan", "open_planner", "plan_rows", "process_cache"]
+__all__ = ["Images", "close_planner", "fingerprint_of", "numbered_plan", "open_planner", "plan_rows", "process_cache"]
 
-_LOCK = Lock()
+_MOST_PLANNERS = 2
+"""Planners that stay open in a process: one run has two, with a size in arcseconds and in pixels."""
+
+_LOCK, _PLANNERS_LOCK = Lock(), Lock()
 
 _PLANNERS: dict[tuple[Any, ...], Planner] = {}
-"""The open planner of this process: a Butler takes a second to open."""
+"""The open planners of this process, oldest first: a Butler takes a second to open."""
 
 
 class Images(Protocol):
@@ -53,8 +57,10 @@ class Images(Protocol):
         ...
 
 
-def open_planner(images: Images, read: ReadOptions, size: YX[int] | AngularSize | None = None) -> Planner:
-    """Return the planner of a repository, which stays open in this process until another one is opened, or `close_planner`.
+def open_planner(
+    images: Images, read: ReadOptions, size: YX[int] | AngularSize | None = None, run_id: str = ""
+) -> Planner:
+    """Return the planner of a repository, which stays open in this process until others are opened, or `close_planner`.
 
     Parameters
     ----------
@@ -62,29 +68,36 @@ def open_planner(images: Images, read: ReadOptions, size: YX[int] | AngularSize 
         Which repository, and which of its files.
     size
         Instead of that of ``images``.
+    run_id
+        Differs for each run: a worker that outlives it opens the repository again.
     """
     one = images
     wanted = one.size if size is None else size
-    key = os.getpid(), one.repo, one.collections, one.dataset_type, one.bands, wanted, read.tract, read.skymap
-    if key not in _PLANNERS:
-        close_planner()
-        repository = Repository(one.repo, one.collections, one.dataset_type, read.skymap)
-        _PLANNERS[key] = Planner(repository, one.bands, wanted, read.tract)
-    return _PLANNERS[key]
+    key = (
+        *(os.getpid(), run_id, one.repo, one.collections, one.dataset_type, one.bands, wanted),
+        *(read.tract, read.skymap),
+    )
+    with _PLANNERS_LOCK:
+        if key not in _PLANNERS:
+            close_planner(keep=_MOST_PLANNERS - 1)
+            repository = Repository(one.repo, one.collections, one.dataset_type, read.skymap)
+            _PLANNERS[key] = Planner(repository, one.bands, wanted, read.tract)
+        return _PLANNERS[key]
 
 
-def close_planner() -> None:
-    """Close the repository of `open_planner`."""
-    while _PLANNERS:
-        key, planner = _PLANNERS.popitem()
+def close_planner(keep: int = 0) -> None:
+    """Close the repositories of `open_planner`, but the ``keep`` newest."""
+    while len(_PLANNERS) > keep:
+        key = next(iter(_PLANNERS))
+        planner = _PLANNERS.pop(key)
         if key[0] == os.getpid():  # after a fork, the connection belongs to the parent
             planner.repository.close()
 
 
-def plan_rows(images: Images, read: ReadOptions, catalog: Catalog) -> CutoutPlan:
+def plan_rows(images: Images, read: ReadOptions, catalog: Catalog, run_id: str = "") -> CutoutPlan:
     """Return the plan of the rows of a partition, which may be empty."""
     with _LOCK:  # the Butler is asked by one thread at a time
-        return open_planner(images, read).plan(catalog, may_be_empty=True)
+        return open_planner(images, read, run_id=run_id).plan(catalog, may_be_empty=True)
 
 
 def numbered_plan(plan: CutoutPlan, rows: PartitionRows) -> CutoutPlan:
@@ -92,13 +105,18 @@ def numbered_plan(plan: CutoutPlan, rows: PartitionRows) -> CutoutPlan:
     return replace(plan, row=rows.row[plan.row], rejected=replace(plan.rejected, row=rows.row[plan.rejected.row]))
 
 
-def process_cache(cache_bytes: float | str, workers: int) -> TileCache:
-    """Return the cache of tiles of this process."""
-    return _cache(os.getpid(), cache_bytes, workers)
+def fingerprint_of(plan: CutoutPlan) -> str:
+    """Return the SHA-256 of a plan and of the sizes of its files: images that are made again may have the same UUIDs."""
+    return hashlib.sha256(f"{plan.fingerprint()} {plan.files.size}".encode()).hexdigest()
+
+
+def process_cache(cache_bytes: float | str, workers: int, run_id: str = "") -> TileCache:
+    """Return the cache of tiles of this process and run: a repository that is made again may have the same UUIDs."""
+    return _cache((os.getpid(), run_id), cache_bytes, workers)
 
 
 @lru_cache(maxsize=1)
-def _cache(_process: int, cache_bytes: float | str, workers: int) -> TileCache:
+def _cache(_process: tuple[int, str], cache_bytes: float | str, workers: int) -> TileCache:
     cache = TileCache(cache_bytes)
     cache.share_among(workers)
     return cache

@@ -22,7 +22,7 @@ from ..source.writing import atomic_file
 from .finished import PartitionResult
 from .partition_job import JobResult, PartitionJob, check_run, run_job
 from .partition_prediction import PREDICTIONS, CutImages, PartitionPrediction
-from .planners import numbered_plan, open_planner, plan_rows
+from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows
 from .predictor import CheckpointModel, ModelMaker, check_accelerator, predictor_of
 
 __all__ = ["Prediction", "file_digest", "predict"]
@@ -139,7 +139,9 @@ class Prediction(PartitionJob):
 
     def fingerprint(self, rows: PartitionRows) -> str:
         """Return the fingerprint of the plan of a partition."""
-        return numbered_plan(plan_rows(self.images, self.job.data.read, rows.catalog), rows).fingerprint()
+        return fingerprint_of(
+            numbered_plan(plan_rows(self.images, self.job.data.read, rows.catalog, self.job.key), rows)
+        )
 
     def properties(self, results: Sequence[PartitionResult]) -> dict[str, str]:
         """Return what the properties of the HATS catalog say of the prediction."""

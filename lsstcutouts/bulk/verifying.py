@@ -16,7 +16,7 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.parquet import from_arrow
 from ..plan.quality import Outcome
 from ..plan.read_options import ReadOptions
-from ..read.exports.export_description import CATALOG, FINISHED, ExportDescription
+from ..read.exports.export_description import FINISHED, ExportDescription
 from ..read.exports.multimodal import array_of_lists
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader
@@ -137,7 +137,7 @@ def _compare(
             expected = pixel_columns(description, reader.read(some), len(some))
             for number in np.unique(own["file"][some]).tolist():
                 here = own["file"][some] == number
-                file = Path(folder) / CATALOG / result.files[number].path
+                file = Path(folder) / result.files[number].path
                 found = _stored(file, own["place"][some][here], list(expected))
                 for name, values in found.items():
                     wanted = np.ascontiguousarray(expected[name][here])

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .files import has_path, hats_source, is_lsdb, open_table
 from .hats_table import hats_cells, hats_path, main_catalog
 from .healpix import ORDER, Cell, divide, healpix_of
 from .ids import Values
-from .row_sources import HatsRows, LsdbRows, RowSource, TableRows
+from .row_sources import HatsRows, LsdbRows, RowSource, StreamedRows, TableRows
 from .subset import Subset
 from .targets import Catalog
 
@@ -37,7 +38,8 @@ OWN_COLUMNS = RESERVED_NAMES | {
 }
 """Columns that an export or a table of predictions has besides those of its catalog."""
 
-_ROW = "__row__"
+_ROW = "\x01row"
+"""Column with the number of a row; like those of ids and positions of a table, no column of a catalog has this name."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +66,27 @@ class PartitionRows:
     healpix
         ``(n,)`` cell of order 29, ascending.
     table
-        The catalog's own columns, unchanged.
+        The catalog's own columns, unchanged; ``slice`` gives some rows of them.
     """
 
     catalog: Catalog
     row: NDArray[np.int64]
     healpix: NDArray[np.int64]
-    table: pa.Table
+    table: pa.Table | StreamedRows
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def whole_table(self) -> pa.Table:
+        """Return the catalog's own columns of all rows."""
+        return self.table.slice(0, len(self))
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of a row of the catalog's own columns, about."""
+        if isinstance(self.table, StreamedRows):
+            return int(self.table.row_bytes)
+        return int(self.table.nbytes // max(1, len(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +166,8 @@ class LargeCatalog:
             names = {"ra": ra, "dec": dec, "object_id": object_id, "unit": unit, "select": select, "cone": cone}
             return cls._of_table(source, columns, names, row_bytes, most_bytes)
         if hats is not None:
+            if isinstance(hats, str) and "://" not in hats:
+                hats = str(Path(hats).absolute())  # processes of Dask may work in another folder
             label, catalog = main_catalog(hats)
             structure, known = catalog, list(catalog.schema.names)
         else:
@@ -178,6 +193,8 @@ class LargeCatalog:
         healpix = info.healpix_column if (info.healpix_order or ORDER) == ORDER else None
         about = [info.catalog_name, info.total_rows, [str(cell) for cell in cells], known]
         about += [getattr(info, "hats_creation_date", None), str(structure.schema) if hats is not None else ""]
+        if hats is None and cells:
+            about.append(str(_delayed(source, cells[0]).key))  # holds a hash of what was done with the catalog
         named = ra is not None or dec is not None
         return cls(
             label=label,
@@ -199,6 +216,8 @@ class LargeCatalog:
         cls, source: Any, columns: Sequence[str] | None, names: dict[str, Any], row_bytes: int, most_bytes: int
     ) -> "LargeCatalog":
         if isinstance(source, Catalog):
+            if names["cone"] is not None:
+                raise ConfigurationError("cone= is for tables; a Catalog has the rows that it was made with")
             catalog = source if names["select"] is None else source.select(names["select"])
             wanted = list(catalog.columns if columns is None else columns)
         else:
@@ -207,7 +226,7 @@ class LargeCatalog:
         own = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec}
         table = pa.table(
             {
-                **{f"__{name}__": to_arrow_column(values) for name, values in own.items()},
+                **{f"\x01{name}": to_arrow_column(values) for name, values in own.items()},
                 _ROW: pa.array(np.arange(len(catalog))),
                 **{name: to_arrow_column(catalog.columns[name]) for name in wanted},
             }
@@ -220,8 +239,8 @@ class LargeCatalog:
             label=catalog.source,
             rows=len(catalog),
             columns=tuple(wanted),
-            position=("__ra__", "__dec__"),
-            object_id="__object_id__",
+            position=("\x01ra", "\x01dec"),
+            object_id="\x01object_id",
             unit="deg",
             subset=Subset(),
             healpix=None,
@@ -245,7 +264,7 @@ class LargeCatalog:
             low, high = np.searchsorted(healpix, cell.bounds)
             return Partition(cell, TableRows(table.slice(int(low), int(high - low)).combine_chunks()))
         if is_lsdb(self._source):
-            return Partition(cell, LsdbRows(self._source.get_partition(cell.order, cell.pixel), label))
+            return Partition(cell, LsdbRows(_delayed(self._source, cell), label))
         from hats.pixel_math import HealpixPixel
 
         return Partition(cell, HatsRows(hats_path(self._source, HealpixPixel(cell.order, cell.pixel)), label))
@@ -265,8 +284,9 @@ class LargeCatalog:
         own = {"ra": self.position[0], "dec": self.position[1], "object_id": self.object_id}
         tested = [own.get(name, name) for name in self.subset.columns]
         extra = [_ROW] if self.numbered else [self.healpix] if self.healpix else []
-        names = dict.fromkeys([*self.position, self.object_id, *self.columns, *tested, *extra])
-        table = partition.source.read([name for name in names if name])
+        names = [*self.position, self.object_id, *tested, *extra]
+        streamed = partition.source.stream(self.columns) is not None
+        table = partition.source.read(list(dict.fromkeys(names if streamed else [*names, *self.columns])))
         if not self.numbered:
             table = table.append_column(_ROW, pa.array(np.arange(len(table))))
         catalog = Catalog.from_any(
@@ -288,12 +308,23 @@ class LargeCatalog:
             healpix = kept[self.healpix].to_numpy().astype(np.int64)
         else:
             healpix = healpix_of(catalog.ra, catalog.dec)
-        kept = kept.select(list(self.columns))
         bare = Catalog(catalog.object_id, catalog.ra, catalog.dec, {}, self.label)
-        if (np.diff(healpix) < 0).any():
+        ascending = not (np.diff(healpix) < 0).any()
+        if streamed and ascending:
+            return PartitionRows(bare, row, healpix, StreamedRows(partition.source, self.columns, place))
+        if streamed:
+            kept = partition.source.read(self.columns).take(pa.array(place))
+        kept = kept.select(list(self.columns))
+        if not ascending:
             order = np.argsort(healpix, kind="stable")
             return PartitionRows(bare.take(order), row[order], healpix[order], kept.take(pa.array(order)))
         return PartitionRows(bare, row, healpix, kept)
+
+
+def _delayed(catalog: Any, cell: Cell) -> Any:
+    """Return a partition of a catalog of LSDB as ``Delayed``."""
+    (one,) = catalog.get_partition(cell.order, cell.pixel).to_delayed()
+    return one
 
 
 def to_arrow_column(values: Values) -> pa.Array:

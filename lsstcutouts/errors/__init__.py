@@ -34,7 +34,7 @@ attribute ``transient`` says whether a retry can succeed::
     ├── WriteError(OSError)                     a file cannot be written, for example on a full disk
     ├── PlaneError(LookupError)                 a file does not have the plane or mask plane
     ├── PixelMismatchError(AssertionError)      two readers return different pixels
-    ├── WorkerError(RuntimeError)               a worker process of a loader ended unexpectedly
+    ├── WorkerError(RuntimeError)               a worker process or the scheduler of Dask ended unexpectedly
     ├── MemoryBudgetError(MemoryError)          the machine cannot meet the memory budget
     └── DependencyError(ImportError)            an optional package is not installed
 """
@@ -211,7 +211,7 @@ class PixelMismatchError(LsstCutoutsError, AssertionError):
 
 
 class WorkerError(LsstCutoutsError, RuntimeError):
-    """A worker process of a loader was killed, crashed or ended too early."""
+    """A worker process of a loader, or the scheduler of Dask, was killed, crashed or ended too early."""
 
 
 class MemoryBudgetError(MemoryError, LsstCutoutsError):

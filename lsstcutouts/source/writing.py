@@ -30,7 +30,7 @@ def atomic_file(path: str | os.PathLike[str], *, private: bool = False) -> Itera
         If the file cannot be written, for example on a full disk.
     """
     target = Path(path)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{os.uname().nodename}.{os.getpid()}.part")  # containers have equal pids
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if private:

@@ -75,7 +75,7 @@ def test_only_the_owner_may_read_signed_urls(plan: CutoutPlan, tmp_path: Path, q
     try:
         plan.save(path)
         assert path.stat().st_mode & 0o777 == 0o644
-        (tmp_path / f".plan.parquet.{os.getpid()}.part").touch(0o644)
+        (tmp_path / f".plan.parquet.{os.uname().nodename}.{os.getpid()}.part").touch(0o644)
         uris = (*plan.files.uri[:-1], f"https://host/key?{query}")
         signed = replace(plan, files=replace(plan.files, uri=uris))
         signed.save(path)

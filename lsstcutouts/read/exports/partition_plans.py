@@ -248,7 +248,7 @@ def _pixels(folder: Path, description: ExportDescription, parts: list[_Part]) ->
         folder=str(folder),
         size=description.size,
         channels=tuple(range(len(description.bands))),
-        paths=tuple(f"{CATALOG}/{one['path']}" for one in written),
+        paths=tuple(one["path"] for one in written),
         sizes=tuple(one["bytes"] for one in written),
         counts=tuple(counts),
         ids=tuple(hashes),
