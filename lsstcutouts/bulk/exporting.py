@@ -118,7 +118,7 @@ class Export(PartitionJob):
             description,
             numbered=self.catalog.numbered,
             catalog={"label": self.catalog.label, **known, "identity": self.catalog.identity},
-            other={"partition_bytes": partition_bytes, "object_id": self.catalog.object_id, **policies},
+            other={"partition_bytes": partition_bytes, "object_id": object_id, **policies},
         )
         self.job = PartitionExport(
             folder=str(self.folder),

@@ -301,9 +301,8 @@ class PartitionJob(ABC):
 def check_run(engine: str, part: tuple[int, int]) -> None:
     """Raise `ConfigurationError` if there is no such engine or part."""
     check_choice("engine", engine, ENGINES)
-    number, parts = part
-    if not 1 <= number <= parts:
-        raise ConfigurationError(f"part={number}/{parts} must be i/n with i from 1 to n")
+    if len(part) != 2 or not all(isinstance(value, int) for value in part) or not 1 <= part[0] <= part[1]:
+        raise ConfigurationError(f"part={part} must be two numbers (i, n) with i from 1 to n")
 
 
 def run_job(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lsstcutouts import ReadOptions, export
-from lsstcutouts.bulk.exporting import ExportResult
+from lsstcutouts.bulk.partition_job import JobResult
 from lsstcutouts.testing import SimulatedRepository
 
 from ..support.hats import divided, write_catalog
@@ -34,7 +34,7 @@ class Exported:
     repo: SimulatedRepository
     catalog: Path
     folder: Path
-    result: ExportResult
+    result: JobResult
 
 
 def targets_of(repo: SimulatedRepository) -> pa.Table:

@@ -279,7 +279,7 @@ def test_the_same_repository_by_another_path(
 
 def test_outputs_that_cannot_be(dp2_repo: SimulatedRepository, targets: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match="file/out"):
+    with pytest.raises(ConfigurationError, match="file/out"):
         export(targets, dp2_repo.root, tmp_path / "file" / "out", **PLAIN)
     with pytest.raises(ConfigurationError, match="not an export"):
         export(targets, dp2_repo.root, tmp_path, **PLAIN)

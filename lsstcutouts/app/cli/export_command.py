@@ -97,7 +97,10 @@ def parse_part(text: Any) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", str(text))
     if match is None:
         raise ConfigurationError(f"part={text} must be i/n, such as part=1/20")
-    return int(match[1]), int(match[2])
+    number, parts = int(match[1]), int(match[2])
+    if not 1 <= number <= parts:
+        raise ConfigurationError(f"part={text} must be i/n with i from 1 to n")
+    return number, parts
 
 
 def _verify(settings: Mapping[str, Any]) -> Verified:

@@ -23,11 +23,13 @@ from ...loader.datamodule.module import CutoutDataModule
 from ...models.labels import Labels, class_values, median_and_spread
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.splits.split_options import OWN_COLUMNS
+from ...read.exports.export_description import ExportDescription, is_export
 from ...read.exports.plans import export_catalog, export_plan
 from ..signatures import fits, located, nearest, parameters, shown_type
 
 __all__ = [
     "check_settings",
+    "complete_from_export",
     "complete_model",
     "drop_replaced_defaults",
     "explain_missing_label",
@@ -68,6 +70,17 @@ def drop_replaced_defaults(cfg: DictConfig, given: Sequence[str] | None = None) 
             for name in [k for k in node if not str(k).startswith("_") and k not in named and k not in chosen]:
                 del node[name]
     return changed
+
+
+def complete_from_export(cfg: DictConfig) -> None:
+    """Set the bands and the size of the data to those of the export that they are read from, where they are null."""
+    data = cfg.get("data")
+    if data is None or not is_export(repo := OmegaConf.select(cfg, "data.repo", throw_on_missing=False)):
+        return
+    description = ExportDescription.load(repo)
+    for name, value in (("bands", list(description.bands)), ("size", list(description.size))):
+        if name in data and data[name] is None:
+            data[name] = value
 
 
 def check_settings(cfg: DictConfig, *names: str) -> None:

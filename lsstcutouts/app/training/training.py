@@ -17,6 +17,7 @@ from .checkpoint_configuration import merge_with_checkpoint, plain_configuration
 from .checkpoints import SameCheckpoint, checkpoint_to_resume, explain_interruption, explain_state_mismatch
 from .instantiation import (
     check_settings,
+    complete_from_export,
     complete_model,
     drop_replaced_defaults,
     explain_missing_label,
@@ -63,6 +64,7 @@ def train(cfg: DictConfig) -> TrainingResult:
         )
     if not cfg.debug:
         silence_lightning()
+    complete_from_export(cfg)
     check_settings(cfg, "data", "trainer", "callbacks")
     check_gpu(cfg)
     L.seed_everything(cfg.seed, verbose=False)

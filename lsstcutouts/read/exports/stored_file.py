@@ -19,7 +19,7 @@ from ...source.read_errors import translate_errors
 from .pages import Chunk, locate_values
 from .stored_columns import StoredColumn
 
-__all__ = ["Descriptor", "GroupCache", "StoredFile"]
+__all__ = ["GroupCache", "OpenedFile", "StoredFile"]
 
 _AHEAD = 2**19
 """Bytes that the kernel is asked for at once: it reads no more than a few MB of what one call asks for (docs/layouts.md)."""
@@ -27,7 +27,7 @@ _AHEAD = 2**19
 _REMEDY = "copy the export again, or export again"
 
 
-class Descriptor:
+class OpenedFile:
     """An open file; closed when nothing refers to it any more, so that a thread may read while others let go of it."""
 
     __slots__ = ("number", "state")
@@ -112,7 +112,7 @@ class StoredFile:
         self._columns, self._groups, self._lock = columns, groups, Lock()
         self._count, self._ids = pixels.counts[file], pixels.ids[file]
         with translate_errors(self.path):
-            self._descriptor: Descriptor | None = Descriptor(self.path)
+            self._descriptor: OpenedFile | None = OpenedFile(self.path)
         self._state = self._descriptor.state
         self._parquet: Any = None
         self._find(self._descriptor)
@@ -124,7 +124,7 @@ class StoredFile:
         """Bytes of the file."""
         return self._state[1]
 
-    def _find(self, descriptor: Descriptor) -> None:
+    def _find(self, descriptor: OpenedFile) -> None:
         """Check that these are the rows that were exported, and find where they stand."""
         try:
             with pq.ParquetFile(self.path) as parquet:
@@ -154,7 +154,7 @@ class StoredFile:
                 return False
         return hash_of_ids(ids) == self._ids
 
-    def _locate(self, parquet: Any, footer: Any, descriptor: Descriptor) -> None:
+    def _locate(self, parquet: Any, footer: Any, descriptor: OpenedFile) -> None:
         """Find the first value of each row group in each column, and the rows of the groups that have pixels."""
         kinds, schema = parquet.schema_arrow, footer.schema
         paths = [schema.column(at).path for at in range(len(schema))]
@@ -199,7 +199,7 @@ class StoredFile:
             )
         self._starts = np.concatenate([[0], np.cumsum(counted)])
 
-    def descriptor(self) -> Descriptor:
+    def descriptor(self) -> OpenedFile:
         """Return the open file; it is opened again if it was closed.
 
         Raises
@@ -210,7 +210,7 @@ class StoredFile:
         found = self._descriptor
         if found is None:
             with self._lock, translate_errors(self.path):
-                found = self._descriptor = self._descriptor or Descriptor(self.path)
+                found = self._descriptor = self._descriptor or OpenedFile(self.path)
             if found.state != self._state:
                 self._descriptor = None
                 raise CorruptFileError(f"{self.path} has been replaced while it was read; start again")
