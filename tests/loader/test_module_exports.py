@@ -20,7 +20,7 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.order.world import World
 from lsstcutouts.testing import SimulatedRepository
 
-from ..support.exports import assert_equal_batches, exported
+from ..support.exported import assert_equal_batches, exported
 
 PLANES = ("image", "variance", "ivar", "valid", "mask", "psf")
 COMMON: dict[str, Any] = {
@@ -67,7 +67,8 @@ def assert_all_equal(one: Sequence[dict[str, Any]], other: Sequence[dict[str, An
 
 def test_two_epochs_of_all_splits_are_equal(dp2_repo: SimulatedRepository, folder: Path) -> None:
     one, other = both(dp2_repo, folder)
-    assert other.bands == ("g", "r", "i") and other.collections == ("dp2",)
+    assert other.bands == ("g", "r", "i")
+    assert other.collections == ("dp2",)
     for split, (plan, rows) in one.splits.items():
         np.testing.assert_array_equal(rows, other.splits[split][1])
         assert plan.fingerprint() == other.splits[split][0].fingerprint()
@@ -235,11 +236,11 @@ def test_an_incomplete_export_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, copy)
     (copy / "collection.properties").unlink()
     data = CutoutDataModule(str(copy))
-    with pytest.raises(PlanError, match="not complete: .* partitions are finished"):
+    with pytest.raises(PlanError, match=r"not complete: .* partitions are finished"):
         data.setup()
     (copy / "collection.properties").touch()
     next((copy / "finished").iterdir()).unlink()
-    with pytest.raises(PlanError, match="hats.properties counts 80"):
+    with pytest.raises(PlanError, match=r"hats\.properties counts 80"):
         CutoutDataModule(str(copy)).setup()
 
 
@@ -255,8 +256,8 @@ def test_the_commands_train_and_predict(dp2_repo: SimulatedRepository, folder: P
             "data.collections=dp2",
             f"data.catalog={dp2_repo.truth}",
             "data.bands=gri",
-        ]
-        + ["data.size=[24,31]"],
+            "data.size=[24,31]",
+        ],
     }
     tables = {}
     for name, source in own.items():
@@ -292,4 +293,5 @@ def test_the_commands_train_and_predict(dp2_repo: SimulatedRepository, folder: P
 def test_plans_are_dataclasses_without_surprises(folder: Path) -> None:
     plan = export_plan(folder, columns=("kind",))
     assert dataclasses.replace(plan).fingerprint() == plan.fingerprint()
-    assert plan.pixels is not None and not plan.files.remote
+    assert plan.pixels is not None
+    assert not plan.files.remote

@@ -21,7 +21,7 @@ from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader, Request, stream
 from lsstcutouts.testing import SimulatedRepository
 
-from ..support.exports import MASKS, assert_equal_batches, assert_equal_reports, exported, files_of
+from ..support.exported import MASKS, assert_equal_batches, assert_equal_reports, exported, files_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "image": {},
@@ -289,7 +289,8 @@ def test_readers_pickle_without_open_files(folder: Path) -> None:
     reader = CutoutReader(plan)
     before = reader.read(np.arange(9))
     again = pickle.loads(pickle.dumps(reader._executor._files))
-    assert not again._open and not again._known
+    assert not again._open
+    assert not again._known
     assert_equal_batches(before, CutoutReader(pickle.loads(pickle.dumps(plan))).read(np.arange(9)))
 
 

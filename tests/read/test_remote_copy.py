@@ -22,6 +22,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+    server: Server
+
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         super().do_GET()

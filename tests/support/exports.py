@@ -1,16 +1,9 @@
-<<<<<<< HEAD
 """What is in an export, read without the package: the rows of all partitions along the sky."""
 
-=======
-"""Exports of the shared repositories, and whether batches and reports of both are equal."""
-
-from collections.abc import Mapping
->>>>>>> reader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-<<<<<<< HEAD
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -71,55 +64,3 @@ def _same(left: pa.Table, right: pa.Table) -> bool:
             ):
                 return False
     return True
-=======
-
-from lsstcutouts import ReadOptions, export
-from lsstcutouts.read.batch_report import BatchReport
-from lsstcutouts.testing import SimulatedRepository
-
-__all__ = ["ALL_PLANES", "MASKS", "assert_equal_batches", "assert_equal_reports", "exported", "files_of"]
-
-MASKS = ("SATURATED", "NO_DATA", "DETECTED")
-ALL_PLANES = ("image", "variance", "mask", "valid", "psf")
-
-
-def exported(repo: SimulatedRepository, folder: Path, catalog: Any = None, **changes: Any) -> Path:
-    """Return the folder of a new export with all planes, in several files."""
-    settings: dict[str, Any] = {
-        "collections": repo.collections,
-        "bands": "gri",
-        "size": (24, 31),
-        "planes": ALL_PLANES,
-        "read": ReadOptions(mask_planes=MASKS),
-        "partition_bytes": 1_000_000,
-        "threads": 1,
-        **changes,
-    }
-    result = export(repo.truth if catalog is None else catalog, repo.root, folder, **settings)
-    assert result.complete and not result.failed
-    return folder
-
-
-def files_of(folder: Path) -> list[Path]:
-    """Return the files with pixels of an export."""
-    return sorted(folder.glob("cutouts/dataset/Norder=*/Dir=*/Npix=*.parquet"))
-
-
-def assert_equal_batches(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Compare all values of two batches bit for bit, and their types."""
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        if isinstance(value, list):
-            assert value == other[name], name
-            continue
-        left, right = np.asarray(value), np.asarray(other[name])
-        assert (left.dtype, left.shape) == (right.dtype, right.shape), name
-        assert left.tobytes() == right.tobytes(), name
-
-
-def assert_equal_reports(one: BatchReport, other: BatchReport) -> None:
-    """Compare what happened to the targets of two batches."""
-    for name in ("targets", "outcome", "quality"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert [places for _, places in one.failures] == [places for _, places in other.failures]
->>>>>>> reader
