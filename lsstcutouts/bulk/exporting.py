@@ -182,9 +182,11 @@ def _settings(description: ExportDescription) -> dict[str, Any]:
     """Return what must be equal for an export to be continued."""
     one = description
     catalog = {name: value for name, value in one.catalog.items() if name not in {"label", "identity"}}
-    others = {f.name: getattr(one, f.name) for f in fields(ExportDescription) if f.name not in {"other", "version"}}
+    own = {f.name: getattr(one, f.name) for f in fields(ExportDescription)}
+    others = {name: value for name, value in own.items() if name not in {"catalog", "numbered", "other", "version"}}
     size = f"{one.size.y} x {one.size.x} px"
-    return {**catalog, **one.other, **others, "size": size, "catalog": one.catalog["identity"]}
+    # What differs is named by the first: another column or select= also makes another catalog of a table in memory.
+    return {**catalog, **one.other, "catalog": one.catalog["identity"], **others, "size": size}
 
 
 def export(
