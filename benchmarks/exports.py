@@ -1,7 +1,7 @@
 """Batches of an export beside a TensorDataset of the same batches, the repository, and read() of the same bytes.
 
 Run: python -m benchmarks.exports [demo=demo/repo] [folder=bench/export] [rows=6000] [key=value ...] > exports.json
-The export is written anew: ``rows`` targets around those of the simulated repository, which is written first if it does not
+The export is written again: ``rows`` targets around those of the simulated repository, which is written first if it does not
 exist. ``spread`` is the share of the repository's targets that they are around: a small one makes them dense. One process with
 ``threads`` threads reads batches of ``batch_size``, in shuffled order. Each figure is the median of ``repeats``; the cold ones
 begin with no file of the export in the page cache.

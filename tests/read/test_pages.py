@@ -80,7 +80,8 @@ def test_values_stand_where_they_are_located(
         mine = slice(at * group, (at + 1) * group)
         wanted = values[mine][~nulls[mine]]
         if found is None:
-            assert dtype == "?" and count == 1  # how many rows are null is not known
+            assert dtype == "?"
+            assert count == 1
             continue
         assert found.rows == len(wanted)
         stored = data[found.offset : found.offset + -(-wanted.size * bits // 8)]
@@ -124,7 +125,9 @@ def test_a_header_that_is_cut_is_none(tmp_path: Path) -> None:
     start = pq.read_metadata(tmp_path / "x.parquet").row_group(0).column(0).data_page_offset
     data = (tmp_path / "x.parquet").read_bytes()[start:]
     whole = parse_page_header(data)
-    assert whole is not None and whole.values == 12 and whole.plain
+    assert whole is not None
+    assert whole.values == 12
+    assert whole.plain
     for end in range(whole.length):
         assert parse_page_header(data[:end]) is None
     assert parse_page_header(data[: whole.length]) == whole

@@ -29,7 +29,8 @@ def exported(repo: SimulatedRepository, folder: Path, catalog: Any = None, **cha
         **changes,
     }
     result = export(repo.truth if catalog is None else catalog, repo.root, folder, **settings)
-    assert result.complete and not result.failed
+    assert result.complete
+    assert not result.failed
     return folder
 
 
