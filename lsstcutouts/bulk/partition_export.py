@@ -1,6 +1,7 @@
 """Cuts the targets of one partition of a catalog and writes them: the unit of work of an export."""
 
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -267,7 +268,10 @@ def _planner(
     tract: str,
     skymap: str | None,
 ) -> Planner:
-    return Planner(Repository(repo, collections, dataset_type, skymap), bands, size, tract)
+    repository = Repository(repo, collections, dataset_type, skymap)
+    planner = Planner(repository, bands, size, tract)
+    weakref.finalize(planner, repository.close)  # once others have taken its place in the cache
+    return planner
 
 
 def process_cache(cache_bytes: float | str, workers: int) -> TileCache:
