@@ -72,7 +72,10 @@ def test_there_are_the_documented_groups() -> None:
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() for n in names])
 def test_each_choice_is_composed_and_instantiated(group: str, name: str, tmp_path: Path) -> None:
-    if (group, name) == ("model", "custom"):  # of a class of one's own: tests/app/test_training_own.py
+    if (group, name) in {
+        ("model", "custom"),
+        ("data", "export"),
+    }:  # test_training_own.py, tests/loader/test_module_exports.py
         return
     check(composed(f"{group}={name}", f"output={tmp_path}", *REQUIRED.get(name, [])))
     if group != "hparams_search":

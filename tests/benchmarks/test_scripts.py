@@ -84,6 +84,15 @@ def test_the_scripts_fill_the_page(
         assert imread(tmp_path / "images" / f"speed-{name}.png").ndim == 3
 
 
+def test_exports_prints_figures(
+    dp2_repo: SimulatedRepository, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = [f"folder={tmp_path / 'export'}", "rows=60", "partition_bytes=200000", "most_seconds=0"]
+    (figure,) = figures("exports", own, dp2_repo, capfd)["figures"]
+    assert figure["rows"] > 40
+    assert min(value for name, value in figure.items() if "rows/s" in name or "over" in name) > 0
+
+
 def test_a_page_without_a_place_is_refused() -> None:
     with pytest.raises(ValueError, match="no place for 'peers'"):
         filled("nothing", "peers", "text")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lsstcutouts import QualityPolicy, ReadOptions, build_plan, export_plan
+from lsstcutouts import QualityPolicy, ReadOptions, build_plan, export, export_plan
 from lsstcutouts.errors import ConfigurationError, CorruptFileError, PlanError, ReadError
 from lsstcutouts.plan.cutout_plan import CutoutPlan
 from lsstcutouts.plan.quality import Outcome
@@ -176,8 +176,6 @@ def test_pixels_that_could_not_be_read(dp2_repo: SimulatedRepository, tmp_path: 
     broken.write_bytes(broken.read_bytes()[:3000])
     read = ReadOptions(on_read_error="mask")
     folder = tmp_path / "export"
-    from lsstcutouts import export
-
     export(
         *(dp2_repo.truth, tmp_path / "repo", folder),
         collections="dp2", bands="gri", size=(24, 31), read=read, planes=("image", "valid"), threads=1,

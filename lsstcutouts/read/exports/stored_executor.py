@@ -1,7 +1,5 @@
 """Fills the cutouts of a batch from an export: each row is read at its place, straight into the batch."""
 
-import os
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
@@ -14,7 +12,6 @@ from ...errors import PlanError, ReadError
 from ...fits.stages import StageClock
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import Outcome, Quality
-from ...source.read_errors import translate_errors
 from ...source.web.byte_parts import URGENT, Part, Rank
 from ..batch_report import Failure
 from ..cutouts import Cutouts, Empty
@@ -34,9 +31,6 @@ type Ints = NDArray[np.int64]
 
 _LEAST_ROWS = 16
 """Rows that a thread reads at a time."""
-
-_MOST_BUFFERS = 256
-"""Rows that one call reads; the system allows 1024."""
 
 _UNREADABLE = "could not be read when it was exported"
 
@@ -209,19 +203,7 @@ class StoredExecutor:
         offsets = file.offsets(plane, numbers) // 8
         if plane != "wcs":
             offsets += int(self._channels[0]) * (whole // column.shape[0])
-        memory = memoryview(to.reshape(-1).view(np.uint8))
-        begins = (places * width).tolist()
-        together = np.flatnonzero(np.diff(offsets) != width) + 1
-        if len(together) + 1 < len(offsets):
-            for low, high in _runs(together.tolist(), len(offsets)):
-                file.read(int(offsets[low]), [memory[at : at + width] for at in begins[low:high]], width * (high - low))
-            return
-        descriptor, preadv = file.descriptor(), os.preadv
-        with translate_errors(file.path):
-            number = descriptor.number
-            for at, offset in zip(begins, offsets.tolist(), strict=True):
-                if preadv(number, [memory[at : at + width]], offset) != width:
-                    file.read(offset, [memory[at : at + width]], width)  # raises the error of a file that is too short
+        file.fill(to, places * width, offsets, np.full(len(places), width))
 
     def _rows(self, file: StoredFile, plane: str, numbers: Ints, cutouts: Cutouts, places: Ints) -> Array:
         """Return rows ``(n, ...)`` of a plane for the bands and the box of the plan."""
@@ -233,9 +215,8 @@ class StoredExecutor:
         else:
             rows = np.empty((len(numbers), *column.shape), column.dtype)
             width = rows.nbytes // len(rows)
-            memory = memoryview(rows.reshape(-1).view(np.uint8))
-            for at, offset in enumerate((file.offsets(plane, numbers) // 8).tolist()):
-                file.read(offset, [memory[at * width : (at + 1) * width]], width)
+            widths = np.full(len(rows), width)
+            file.fill(rows, np.arange(len(rows)) * width, file.offsets(plane, numbers) // 8, widths)
         if plane == "wcs":
             return rows
         if not self._whole_bands:
@@ -253,12 +234,10 @@ class StoredExecutor:
         """Return rows of a plane of booleans, which are packed across rows."""
         column = self._columns[plane]
         first = file.offsets(plane, numbers)
-        width = int((-(-(first + column.values) // 8) - first // 8).max(initial=0))
+        ends = -(-(first + column.values) // 8)
+        width = int((ends - first // 8).max(initial=0))
         packed = np.zeros((len(numbers), width), np.uint8)
-        memory = memoryview(packed.reshape(-1))
-        ends = (-(-(first + column.values) // 8)).tolist()
-        for at, (offset, end) in enumerate(zip((first // 8).tolist(), ends, strict=True)):
-            file.read(offset, [memory[at * width : at * width + end - offset]], end - offset)
+        file.fill(packed, np.arange(len(packed)) * width, first // 8, ends - first // 8)
         bits = np.unpackbits(packed, axis=1, bitorder="little")
         shifts = first % 8
         if (shifts == 0).all():
@@ -294,10 +273,3 @@ class StoredExecutor:
 
     def _timed(self, stage: str) -> AbstractContextManager[None]:
         return nullcontext() if self._clock is None else self._clock.rest(stage)
-
-
-def _runs(begins: list[int], count: int) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of runs, of at most `_MOST_BUFFERS` rows."""
-    for low, high in pairwise([0, *begins, count]):
-        for at in range(low, high, _MOST_BUFFERS):
-            yield at, min(at + _MOST_BUFFERS, high)

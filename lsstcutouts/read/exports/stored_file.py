@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from ...catalog.ids import Ids
 from ...errors import CorruptFileError
+from ...fits.kernels import read_runs
 from ...plan.stored_pixels import StoredPixels, hash_of_ids
 from ...source.read_errors import translate_errors
+from ..memory import address_of
 from .pages import Chunk, locate_values
 from .stored_columns import StoredColumn
 
@@ -23,6 +25,8 @@ __all__ = ["GroupCache", "OpenedFile", "StoredFile"]
 
 _AHEAD = 2**19
 """Bytes that the kernel is asked for at once: it reads no more than a few MB of what one call asks for (docs/layouts.md)."""
+
+_NO_PADDING = np.frombuffer(bytes(1), np.uint8)
 
 _REMEDY = "copy the export again, or export again"
 
@@ -241,14 +245,41 @@ class StoredFile:
         )
         return bits
 
-    def read(self, offset: int, memory: Sequence[memoryview], length: int) -> None:
-        """Fill memory with ``length`` bytes from an offset on."""
-        with translate_errors(self.path):
-            count = os.preadv(self.descriptor().number, memory, offset)
-        if count != length:
-            raise CorruptFileError(
-                f"{self.path} ends at byte {offset + count}, but should contain bytes up to {offset + length}; {_REMEDY}"
+    def fill(
+        self, to: NDArray[Any], begins: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> None:
+        """Read parts of the file into an array.
+
+        Parameters
+        ----------
+        to
+            Any contiguous array.
+        begins, offsets, lengths
+            ``(n,)`` first byte of each part in the array and in the file, and number of its bytes.
+
+        Raises
+        ------
+        CorruptFileError
+            If the file ends before.
+        """
+        descriptor = self.descriptor()
+        if read_runs is not None:  # all of them in one call, without the interpreter lock
+            files, addresses = (
+                np.full(len(begins), descriptor.number),
+                np.uint64(address_of(to)) + begins.astype(np.uint64),
             )
+            counts = read_runs(files, offsets, lengths, addresses, np.zeros(len(begins), np.int64), _NO_PADDING)
+            left = np.flatnonzero(counts != lengths)
+        else:
+            left = np.arange(len(begins))
+        memory = memoryview(to.reshape(-1).view(np.uint8))
+        for at in left.tolist():
+            begin, offset, length = int(begins[at]), int(offsets[at]), int(lengths[at])
+            with translate_errors(self.path):
+                count = os.preadv(descriptor.number, [memory[begin : begin + length]], offset)
+            if count != length:
+                end = f"{self.path} ends at byte {offset + count}, but should contain bytes up to {offset + length}"
+                raise CorruptFileError(f"{end}; {_REMEDY}")
 
     def decoded(self, plane: str, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return rows ``(n, ...)`` of a plane from whole row groups, which pyarrow reads."""
