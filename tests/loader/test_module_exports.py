@@ -227,11 +227,11 @@ def test_a_plan_belongs_to_its_pixels(dp2_repo: SimulatedRepository, folder: Pat
 def test_an_incomplete_export_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "export"
     shutil.copytree(folder, copy)
-    (copy / "collection.properties").unlink()
+    (copy / "files.json").unlink()
     data = CutoutDataModule(str(copy))
     with pytest.raises(PlanError, match=r"not complete: \d+ partitions are finished"):
         data.setup()
-    (copy / "collection.properties").touch()
+    (copy / "files.json").touch()
     next((copy / "finished").iterdir()).unlink()
     with pytest.raises(PlanError, match=r"hats\.properties counts 80"):
         CutoutDataModule(str(copy)).setup()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from lsstcutouts import export
+from lsstcutouts import CutoutDataModule, export
 from lsstcutouts.errors import PlanError, ReadError, WriteError
 from lsstcutouts.read.exports.remote_copy import is_remote_export, local_export
 from lsstcutouts.source.disk.cache_settings import EXPORTS, FOLDER_VARIABLE
@@ -73,6 +74,20 @@ def test_an_export_is_copied_once(served: tuple[Path, Server, str], tmp_path: Pa
 
     assert clear(tmp_path / "cache") >= sum(names.values())
     assert not (tmp_path / "cache" / EXPORTS).exists()
+
+
+def test_a_data_module_reads_a_copy(served: tuple[Path, Server, str]) -> None:
+    folder, server, url = served
+    batches = []
+    for repo in (url, str(folder), url):
+        data = CutoutDataModule(repo=repo, batch_size=16, threads=1)
+        data.setup()
+        batches.append(next(iter(data.train_dataloader())))
+    assert len([path for path in server.asked if "Npix" in path and "finished" not in path]) == len(
+        list(folder.rglob("cutouts/**/Npix=*.parquet"))
+    )
+    for other in batches[1:]:
+        assert torch.equal(batches[0]["image"], other["image"])
 
 
 def test_what_is_missing_is_named(served: tuple[Path, Server, str], monkeypatch: pytest.MonkeyPatch) -> None:

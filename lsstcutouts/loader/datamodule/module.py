@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 class CutoutDataModule(L.LightningDataModule):
     """Stream cutouts from a Butler repository, or from an export, into a Lightning training.
 
-    The constructor reads nothing but the description of an export. ``prepare_data`` makes the plan once per node and writes it to a file, which ``setup``
+    The constructor reads nothing but the description of an export, and copies one on a server to the disk. ``prepare_data`` makes the plan once per node and writes it to a file, which ``setup``
     of every process loads; without ``prepare_data``, ``setup`` makes the plan itself.
 
     Parameters

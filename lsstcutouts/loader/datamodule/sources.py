@@ -11,6 +11,7 @@ from ...plan.read_options import ReadOptions
 from ...plan.repository import as_names
 from ...read.exports.export_description import ExportDescription, is_export
 from ...read.exports.plans import stored_channels, stored_size
+from ...read.exports.remote_copy import is_remote_export, local_export
 from ...read.exports.stored_planes import check_stored
 from ...read.options import ReaderOptions
 from ...sky.geometry import YX
@@ -53,13 +54,17 @@ class DataSource:
         dataset_type: str,
         plan: Any,
     ) -> "DataSource":
-        """Return the source that arguments of a data module describe. Of an export its description is read, a small file.
+        """Return the source that arguments of a data module describe.
+
+        Of an export its description is read, a small file; one on a server is copied to this machine first, once.
 
         Raises
         ------
         ConfigurationError
             If something is missing for a repository, or differs from an export.
         """
+        if is_remote_export(repo):
+            repo = str(local_export(repo))
         if is_export(repo):
             return cls._of_export(os.fspath(repo), collections, catalog, bands, size, dataset_type)
         given = {"collections": collections, "catalog": catalog if plan is None else plan, "bands": bands, "size": size}

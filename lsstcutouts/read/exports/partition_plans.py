@@ -20,7 +20,7 @@ from ...plan.parquet import from_arrow
 from ...plan.quality import Outcome
 from ...plan.stored_pixels import StoredPixels, hash_of_ids
 from ...plan.tables import FileTable, PatchTable, Rejected
-from .export_description import CATALOG, FINISHED, META, ExportDescription
+from .export_description import CATALOG, FILES, FINISHED, META, ExportDescription
 
 __all__ = ["JoinedPlan", "finished_files", "join_partitions", "numbered_tables", "taken_lists", "taken_rejected"]
 
@@ -78,7 +78,7 @@ def finished_files(folder: Path) -> list[Path]:
         If the export is not complete: with further partitions its targets, splits and order would be others.
     """
     files = list((folder / FINISHED).glob("Norder=*.parquet"))
-    if not (folder / "collection.properties").is_file():
+    if not (folder / FILES).is_file():
         raise PlanError(
             f"the export {folder} is not complete: {len(files)} partitions are finished. Give the same export command again to finish it"
         )

@@ -4,8 +4,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Any
 
@@ -68,37 +70,53 @@ def local_export(url: str, progress: Callable[[int, int], None] | None = None) -
     listed = get(FILES)
     state = hashlib.sha256(shown.encode() + listed).hexdigest()[:16]
     folder = cache / EXPORTS / state
-    files: dict[str, int] = json.loads(listed)["files"]
-    left = {name: size for name, size in files.items() if not _is_there(folder / name, size)}
-    needed, free = sum(left.values()), _free(cache)
-    if needed > free:
-        raise WriteError(
-            f"{shown} needs {shown_bytes(needed)} in {folder}, but only {shown_bytes(free)} are free; set {FOLDER_VARIABLE} to a"
-            " folder on a larger disk"
-        )
-    if left:
-        _log.warning("copying %s (%s) to %s", shown, shown_bytes(needed), folder)
-    copied = 0
+    with _locked(folder.with_suffix(".lock")):  # the other ranks of this machine wait
+        files: dict[str, int] = json.loads(listed)["files"]
+        left = {name: size for name, size in files.items() if not _is_there(folder / name, size)}
+        needed, free = sum(left.values()), _free(cache)
+        if needed > free:
+            raise WriteError(
+                f"{shown} needs {shown_bytes(needed)} in {folder}, but only {shown_bytes(free)} are free; set {FOLDER_VARIABLE} to a"
+                " folder on a larger disk"
+            )
+        if left:
+            _log.warning("copying %s (%s) to %s", shown, shown_bytes(needed), folder)
+        copied = 0
 
-    def copy(name: str) -> int:
-        source, target = root.join(name, forceDirectory=False), folder / name
-        with atomic_file(target) as part:
-            try:
-                ResourcePath(str(part), forceDirectory=False).transfer_from(source, "copy", overwrite=True)
-            except (OSError, ValueError) as error:
-                raise ReadError(
-                    f"{shown}{name} cannot be read: {error}; give the same command again to continue"
-                ) from error
-            if part.stat().st_size != files[name]:
-                raise ReadError(f"{shown}{name} has {part.stat().st_size} bytes, not {files[name]}; export again")
-        return files[name]
+        def copy(name: str) -> int:
+            source, target = root.join(name, forceDirectory=False), folder / name
+            with atomic_file(target) as part:
+                try:
+                    ResourcePath(str(part), forceDirectory=False).transfer_from(source, "copy", overwrite=True)
+                except (OSError, ValueError) as error:
+                    raise ReadError(
+                        f"{shown}{name} cannot be read: {error}; give the same command again to continue"
+                    ) from error
+                if part.stat().st_size != files[name]:
+                    raise ReadError(f"{shown}{name} has {part.stat().st_size} bytes, not {files[name]}; export again")
+            return files[name]
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for size in pool.map(copy, left):
-            copied += size
-            if progress is not None:
-                progress(copied, needed)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for size in pool.map(copy, left):
+                copied += size
+                if progress is not None:
+                    progress(copied, needed)
+        with atomic_file(folder / FILES) as part:  # last: it says that the copy is complete
+            part.write_bytes(listed)
     return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file locked; the kernel unlocks it where a process ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error}; set {FOLDER_VARIABLE} to a folder of yours") from error
+    with file:
+        flock(file, LOCK_EX)
+        yield
 
 
 def _is_there(path: Path, size: int) -> bool:
