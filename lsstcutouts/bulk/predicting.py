@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning as L
 
@@ -95,7 +96,7 @@ class Prediction(PartitionJob):
         self._settings = json.loads(json.dumps(self._settings, default=str))
         self.job = PartitionPrediction(
             folder=str(self.folder.absolute()),
-            key=_short(json.dumps([self._settings, accelerator])),
+            key=uuid4().hex,
             images=self.images,
             catalog=replace(self.catalog, cells=(), _source=None),
             data=portable,
