@@ -98,11 +98,13 @@ def result(capsys: pytest.CaptureFixture[str], given: list[str], status: int = 0
     return found
 
 
-@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize(
+    ("batch", "precision"), [(1, "32-true"), (16, "32-true"), (1, "bf16-mixed"), (1, "bf16-true"), (1, "64-true")]
+)
 def test_partitions_hold_the_rows_of_the_single_file(
-    hats: Path, checkpoint: Path, tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str]
+    hats: Path, checkpoint: Path, tmp_path: Path, batch: int, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [f"data.batch_size={batch}", "data.columns=[label]", "trainer=cpu"]
+    settings = [f"data.batch_size={batch}", "data.columns=[label]", "trainer=cpu", f"trainer.precision={precision}"]
     assert main([*command(checkpoint, hats, tmp_path / "one.parquet"), *settings, "picture=false"]) == 0
     done = result(capsys, [*command(checkpoint, hats, tmp_path / "parts"), *settings])
     one, parts = (
