@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bulk.exporting import export
+    from .bulk.predicting import predict
     from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
     from .loader.datamodule.module import CutoutDataModule
@@ -49,6 +50,7 @@ _HOME = {
     "batch_wcs": "read.export",
     "build_plan": "plan.planner",
     "export": "bulk.exporting",
+    "predict": "bulk.predicting",
     "export_plan": "read.exports.plans",
     "write_fits": "read.export",
 }
@@ -76,6 +78,7 @@ __all__ = [
     "build_plan",
     "export",
     "export_plan",
+    "predict",
     "write_fits",
 ]
 

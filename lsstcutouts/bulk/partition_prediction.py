@@ -68,7 +68,7 @@ class PartitionPrediction:
     folder
         Of the output.
     key
-        Differs for another model or other settings.
+        Differs for each run: a worker that outlives it loads the model again.
     images, catalog
         What is cut, for which targets.
     data

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import lightning as L
 
@@ -18,6 +19,7 @@ from ..loader.datamodule.module import CutoutDataModule
 from ..loader.datamodule.portable import prediction_settings, ready_to_predict
 from ..plan.arguments import AngularSize
 from ..plan.repository import as_names
+from ..read.exports.export_description import is_export
 from ..source.writing import atomic_file
 from .finished import PartitionResult
 from .partition_job import JobResult, PartitionJob, check_run, run_job
@@ -62,6 +64,10 @@ class Prediction(PartitionJob):
         check_accelerator(accelerator)
         make, known = _maker(model, checkpoint)
         catalog = data.catalog
+        if is_export(data.repo):
+            raise ConfigurationError(
+                f"repo={data.repo} is an export, which is predicted into one file; give the repository to predict by partitions"
+            )
         if isinstance(catalog, Mapping) and "path" not in catalog:
             if "predict" not in catalog:
                 raise ConfigurationError("the data module has no catalog to predict; give catalog= as one catalog")
@@ -95,7 +101,7 @@ class Prediction(PartitionJob):
         self._settings = json.loads(json.dumps(self._settings, default=str))
         self.job = PartitionPrediction(
             folder=str(self.folder.absolute()),
-            key=_short(json.dumps([self._settings, accelerator])),
+            key=uuid4().hex,
             images=self.images,
             catalog=replace(self.catalog, cells=(), _source=None),
             data=portable,

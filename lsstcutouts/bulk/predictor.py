@@ -99,7 +99,7 @@ def predictor_of(
     Parameters
     ----------
     key
-        Differs for another model or other settings.
+        Differs for each run.
     make, data
         Makes the model; transforms its batches.
     accelerator, precision

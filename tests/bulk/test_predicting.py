@@ -8,7 +8,6 @@ from typing import Any
 import lightning as L
 import lsdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,9 +22,11 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.read.exports.export_description import FILES
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
-from ..catalog.test_hats_table import as_parquet, partitions
+from ..catalog.test_hats_table import partitions
+from ..support.hats import divided, write_catalog
 from ..support.predicting import Echo
 from ..support.repositories import SMALL, simulated_copy
+from .conftest import targets_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval"),
@@ -61,17 +62,9 @@ class Brightness(L.LightningModule):
 
 
 @pytest.fixture(scope="module")
-def hats(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a HATS catalog of 80 targets and 60 rows outside the coverage, some partitions of which have no target."""
-    frame = pq.read_table(dp2_repo.truth).to_pandas()
-    far = frame[:60].assign(object_id=frame.object_id[:60] + 10**6, ra=lambda f: f.ra + np.arange(60) / 10)
-    return written(pd.concat([frame, far]), tmp_path_factory.mktemp("targets") / "hats")
-
-
-def written(frame: pd.DataFrame, path: Path) -> Path:
-    catalog = lsdb.from_dataframe(frame, partition_rows=90, highest_order=5)
-    catalog.write_catalog(path, catalog_name="objects", progress_bar=False)
-    return path
+def hats(targets: Path) -> Path:
+    """Return a HATS catalog of 80 targets and 60 rows outside the coverage, in partitions of at most 25 rows."""
+    return targets
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +98,13 @@ def result(capsys: pytest.CaptureFixture[str], given: list[str], status: int = 0
     return found
 
 
-@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize(
+    ("batch", "precision"), [(1, "32-true"), (16, "32-true"), (1, "bf16-mixed"), (1, "bf16-true"), (1, "64-true")]
+)
 def test_partitions_hold_the_rows_of_the_single_file(
-    hats: Path, checkpoint: Path, tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str]
+    hats: Path, checkpoint: Path, tmp_path: Path, batch: int, precision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [f"data.batch_size={batch}", "data.columns=[label]", "trainer=cpu"]
+    settings = [f"data.batch_size={batch}", "data.columns=[label]", "trainer=cpu", f"trainer.precision={precision}"]
     assert main([*command(checkpoint, hats, tmp_path / "one.parquet"), *settings, "picture=false"]) == 0
     done = result(capsys, [*command(checkpoint, hats, tmp_path / "parts"), *settings])
     one, parts = (
@@ -247,10 +242,10 @@ def test_a_partition_that_fails_is_listed_and_tried_again(
     assert "complete: a HATS collection" in capsys.readouterr().out
 
 
-def test_string_ids_embeddings_and_frames_of_lsdb(dp2_repo: SimulatedRepository, hats: Path, tmp_path: Path) -> None:
-    frame = pq.read_table(as_parquet(hats / "objects", tmp_path / "rows.parquet")).to_pandas()
-    named = frame.assign(object_id=[f"object {one}" for one in frame["object_id"]])
-    path = written(named.drop(columns="_healpix_29", errors="ignore"), tmp_path / "named")
+def test_string_ids_embeddings_and_frames_of_lsdb(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    table = targets_of(dp2_repo)
+    names = pa.array([f"object {one}" for one in table["object_id"].to_pylist()])
+    path = write_catalog(tmp_path / "named", divided(table.set_column(0, "object_id", names), 50))
     data = data_of(dp2_repo, str(path), columns=["label", "kind"])
     with Prediction(data, make, tmp_path / "scores", accelerator="cpu") as one:
         results = list(one.run(one.begin()))
@@ -268,7 +263,7 @@ def test_string_ids_embeddings_and_frames_of_lsdb(dp2_repo: SimulatedRepository,
         embedding = np.array(rows["embedding"][has].tolist())
         np.testing.assert_array_equal(embedding, rows[["ra", "dec"]].to_numpy(float)[has])
     np.testing.assert_array_equal(found["mean"][has].to_numpy(float), written_rows["mean"][has].to_numpy(float))
-    assert set(written_rows["kind"]) == set(frame["kind"])
+    assert set(written_rows["kind"]) == set(table["kind"].to_pylist())
 
 
 def test_parts_of_a_table_in_memory_complete_one_prediction(

@@ -100,8 +100,8 @@ def writes_folder(cfg: DictConfig) -> bool:
         raise ConfigurationError(
             f"output={cfg.output} is a file, but with {name}= partitions are written into a folder; give output=FOLDER"
         )
-    catalogs: Any = OmegaConf.to_container(cfg.data.catalog, resolve=True)
-    catalog = catalogs["predict"]
+    data: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    catalog: Any = (data["catalog"] or {}).get("predict")  # an export has its own catalog
     source = catalog["path"] if has_path(catalog) else catalog
     return bool(given) or (folder and (hats_source(source) is not None or is_lsdb(source)))
 

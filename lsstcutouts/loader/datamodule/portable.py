@@ -53,7 +53,8 @@ def prediction_settings(data: CutoutDataModule) -> dict[str, Any]:
     """Return the settings of a data module that decide the input of a network, by name, as plain values."""
     settings = settings_of(data)
     machine = {"version", "catalog", "columns", "batch_size", "sampling", "splits", "augmentations", "read"}
-    read = {name: value for name, value in settings["read"].items() if name != "_target_"}
+    # What on_read_error does is in the outcome of each row; it may change for partitions that failed.
+    read = {name: value for name, value in settings["read"].items() if name not in {"_target_", "on_read_error"}}
     others = {name: value for name, value in settings.items() if name not in machine}
     statistics = None if data.statistics is None else data.statistics.as_dict()
     return {**others, **read, "wire": data.transfer.wire, "statistics": statistics}
