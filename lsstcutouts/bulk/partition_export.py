@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,12 +169,21 @@ class _Work:
         path = f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
         full = Path(self.job.folder) / CATALOG / path
         number, first = len(self.files), chunks[0][0]
-        with part_writer(full) as writer:
+        with (
+            part_writer(full) as writer,
+            ThreadPoolExecutor(1) as thread,
+        ):  # the next rows are read while Parquet is encoded
+            written: Future[None] | None = None
             for low, high in chunks:
                 delivery = next(deliveries) if len(self._targets(low, high)) else None
                 self.file[low:high] = number
                 self.place[low:high] = np.arange(low, high) - first
-                writer.write(self._table(low, high, delivery))
+                table = self._table(low, high, delivery)
+                if written is not None:
+                    written.result()
+                written = thread.submit(writer.write, table)
+            if written is not None:
+                written.result()
         self.files.append(OutputFile(path, cell.order, cell.pixel, writer.rows, full.stat().st_size))
 
     def _table(self, low: int, high: int, delivery: Delivery | None) -> pa.Table:

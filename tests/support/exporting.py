@@ -36,7 +36,7 @@ def main() -> None:
     if largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     if "SLOW" in os.environ:
-        exporting.PartitionExport = SlowExport
+        vars(exporting)["PartitionExport"] = SlowExport
     repo, catalog, output = sys.argv[1:]
     result = export(
         catalog,
