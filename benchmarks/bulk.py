@@ -101,7 +101,7 @@ def repository_of(settings: BulkSettings) -> SimulatedRepository:
         cell=settings.cell,
         patches=settings.patches,
         bands=settings.bands,
-        targets=2000,
+        targets=200,
         missing=None,
     )
     return simulated(Path(settings.folder) / f"repo-{settings.patches}-{settings.cells}x{settings.cell}", config)
@@ -132,16 +132,16 @@ def catalog_of(settings: BulkSettings) -> Path:
 
 
 def outside_catalog(settings: BulkSettings, rows: int, columns: int = 1) -> Path:
-    """Return a HATS catalog whose rows lie outside the repository, but the first thousand, in partitions of the same size."""
+    """Return a HATS catalog whose rows lie outside the repository, but the first 200, in partitions of the same size."""
     folder = Path(settings.folder) / f"outside-{rows}-{columns}"
     if not (folder / "collection.properties").exists():
         repo, rng = repository_of(settings), np.random.default_rng(2)
-        truth = pq.read_table(repo.truth).to_pandas()[["ra", "dec"]][:1000]
+        truth = pq.read_table(repo.truth).to_pandas()[["ra", "dec"]][:200]
         side, centre = 40 * np.sqrt(rows / 10_000_000), truth.median()
 
         def part() -> Iterator[tuple[Cell, pa.Table]]:
-            ra = np.concatenate([truth.ra, centre.ra + side * rng.uniform(-1, 1, rows - 1000)]) % 360
-            dec = np.concatenate([truth.dec, centre.dec + _FAR + side / 2 * rng.uniform(0, 1, rows - 1000)])
+            ra = np.concatenate([truth.ra, centre.ra + side * rng.uniform(-1, 1, rows - 200)]) % 360
+            dec = np.concatenate([truth.dec, centre.dec + _FAR + side / 2 * rng.uniform(0, 1, rows - 200)])
             table = {"object_id": np.arange(rows), "ra": ra, "dec": dec}
             table |= {f"column{n}": rng.normal(size=rows) for n in range(columns)}
             yield from divided(pa.table(table), settings.memory_partition_rows if columns == 1 else 2 * rows)
@@ -212,7 +212,7 @@ def restart(settings: BulkSettings, catalog: Path, out: Path, _note: Callable[[i
         read.append(len(request.targets))
         return submit(self, pool, request, **more)
 
-    CutoutReader.submit = counted  # type: ignore[method-assign]
+    CutoutReader.submit = counted  # type: ignore[method-assign, assignment]
     start = time.perf_counter()
     export(catalog, repository_of(settings).root, out, **settings.exporting)
     return time.perf_counter() - start, sum(read)
@@ -368,7 +368,6 @@ def wide(settings: BulkSettings) -> list[dict[str, Any]]:
 
 def scheduler(settings: BulkSettings) -> list[dict[str, Any]]:
     """Return the memory of a scheduler, a process of its own, and its rate."""
-    from distributed import LocalCluster, SpecCluster  # noqa: F401
     from distributed.deploy.subprocess import SubprocessCluster
 
     with SubprocessCluster(n_workers=2, threads_per_worker=1, scheduler_kwargs={"dashboard": False}) as cluster:

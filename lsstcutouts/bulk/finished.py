@@ -42,7 +42,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """What became of a partition.
+    """The result of a partition.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ def write_finished(
     folder
         Of the export.
     result
-        What became of it.
+        Its result.
     plan
         Its plan; None if no row of it is in the catalog.
     file, place

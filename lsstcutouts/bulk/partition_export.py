@@ -44,6 +44,10 @@ _MOST_PLANNERS = 4
 
 _PLANNERS: dict[Any, Planner] = {}
 _PLANNERS_LOCK = Lock()
+
+_EMPTY_ROWS = 8192
+"""Rows of a row group of a file without any pixels: of small groups, the footer would be larger than the rows."""
+
 _LOCK = Lock()
 
 
@@ -144,10 +148,10 @@ class _Work:
         small = width - row_bytes(replace(job.description, planes=()))
         weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
-        pieces = [
-            (cell, _chunks(np.searchsorted(self.rows.healpix, cell.bounds).tolist(), chunk))
-            for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell)
-        ]
+        pieces = []
+        for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell):
+            low, high = np.searchsorted(self.rows.healpix, cell.bounds).tolist()
+            pieces.append((cell, _chunks(low, high, chunk if len(self._targets(low, high)) else _EMPTY_ROWS)))
         requests = (
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
@@ -168,9 +172,10 @@ class _Work:
     def _write_file(self, cell: Cell, chunks: list[tuple[int, int]], deliveries: Iterator[Delivery]) -> None:
         path = f"dataset/Norder={cell.order}/Dir={cell.pixel // 10000 * 10000}/Npix={cell.pixel}.parquet"
         full = Path(self.job.folder) / CATALOG / path
-        number, first = len(self.files), chunks[0][0]
+        number, first, last = len(self.files), chunks[0][0], chunks[-1][1]
+        group = GROUP_ROWS if len(self._targets(first, last)) else _EMPTY_ROWS
         with (
-            part_writer(full) as writer,
+            part_writer(full, group) as writer,
             ThreadPoolExecutor(1) as thread,
         ):  # the next rows are read while Parquet is encoded
             written: Future[None] | None = None
@@ -244,7 +249,7 @@ class _Work:
         return known
 
     def result(self) -> PartitionResult:
-        """Return what became of the partition."""
+        """Return the result of the partition."""
         values, counts = np.unique(self.outcome, return_counts=True)
         return PartitionResult(
             self.cell.order,
@@ -261,9 +266,8 @@ def fingerprint_of(plan: CutoutPlan) -> str:
     return hashlib.sha256(f"{plan.fingerprint()} {plan.files.size}".encode()).hexdigest()
 
 
-def _chunks(bounds: list[int], step: int) -> list[tuple[int, int]]:
+def _chunks(low: int, high: int, step: int) -> list[tuple[int, int]]:
     """Return the bounds of chunks of at most ``step`` rows."""
-    low, high = bounds
     return [(at, min(at + step, high)) for at in range(low, high, step)]
 
 
