@@ -39,7 +39,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """What happened to a partition.
+    """The result of a partition.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def write_finished(
     folder
         Of the export.
     result
-        What happened to it.
+        Its result.
     plan
         Its plan.
     file, place

@@ -14,15 +14,17 @@ import pyarrow.parquet as pq
 
 from ..catalog.healpix import Cell
 from ..errors import WriteError
-from .finished import PartitionResult
+from .finished import OutputFile, PartitionResult
+from .part_writer import GROUP_ROWS
 
 __all__ = ["partition_path", "write_hats"]
 
 _ASIDE = ".hats-"
 """Begin of the names of folders in which the files are written before they are put in place."""
 
-_METADATA_FILES = 500
-"""Files up to which the footers of all are copied into ``_metadata``: of very many, it does not fit in the memory of readers."""
+_MOST_CHUNKS = 200_000
+"""Column chunks (row groups times columns) up to which the footers of all files are copied into ``_metadata`` and the statistics
+of partitions: of a million chunks, hats takes GB of memory, and minutes, to write them, and readers as much."""
 
 
 def partition_path(name: str, cell: Cell) -> str:
@@ -59,15 +61,15 @@ def write_hats(
 
     root = Path(folder) / name
     files = [file for result in results for file in result.files]
+    few = _chunk_count(Path(folder), files) <= _MOST_CHUNKS
     aside = Path(mkdtemp(prefix=_ASIDE, dir=folder))
     try:
         _remove_others(Path(folder), root, {Path(folder) / file.path for file in files})
         write_parquet_metadata(
             root,
             output_path=aside,
-            create_metadata=len(files) <= _METADATA_FILES,
-            create_per_partition_stats=len(files) <= _METADATA_FILES
-            and not _has_unsigned(Path(folder) / files[0].path),
+            create_metadata=few,
+            create_per_partition_stats=few and not _has_unsigned(Path(folder) / files[0].path),
         )
         _leave_out_planes(aside / "per_partition_statistics.parquet")
         PartitionInfo.from_healpix([HealpixPixel(file.order, file.pixel) for file in files]).write_to_file(
@@ -105,6 +107,12 @@ def write_hats(
         shutil.rmtree(aside, ignore_errors=True)
     for left in Path(folder).glob(f"{_ASIDE}*"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def _chunk_count(root: Path, files: Sequence[OutputFile]) -> int:
+    """Return the number of column chunks of all files, about: row groups of files without pixels are larger."""
+    columns = int(pq.read_metadata(root / files[0].path).num_columns)
+    return columns * sum(-(-file.rows // GROUP_ROWS) for file in files)
 
 
 def _has_unsigned(path: Path) -> bool:

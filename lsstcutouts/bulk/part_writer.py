@@ -22,13 +22,13 @@ _PIXELS = frozenset([*PLANE_COLUMNS.values(), "mask"])
 class PartWriter:
     """Writes one file, table after table."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, group_rows: int) -> None:
+        self._path, self._group_rows = path, group_rows
         self._writer: Any = None
         self.rows = 0
 
     def write(self, table: pa.Table) -> None:
-        """Append rows, a multiple of `GROUP_ROWS` except at the end."""
+        """Append rows, a multiple of those of a group except at the end."""
         if self._writer is None:
             names = [name for name in table.column_names if name not in _PIXELS]
             self._writer = pq.ParquetWriter(
@@ -39,7 +39,7 @@ class PartWriter:
                 write_statistics=[_leaf(table.schema.field(name)) for name in names],
                 data_page_size=2**30,
             )
-        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self._writer.write_table(table, row_group_size=self._group_rows)
         self.rows += len(table)
 
     def close(self) -> None:
@@ -49,10 +49,10 @@ class PartWriter:
 
 
 @contextmanager
-def part_writer(path: Path) -> Iterator[PartWriter]:
+def part_writer(path: Path, group_rows: int = GROUP_ROWS) -> Iterator[PartWriter]:
     """Yield a writer of a file that appears complete or not at all."""
     with atomic_file(path) as part:
-        writer = PartWriter(part)
+        writer = PartWriter(part, group_rows)
         try:
             yield writer
         finally:

@@ -1,6 +1,7 @@
 """Cuts the targets of one partition of a catalog and writes them: the unit of work of an export."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -29,6 +30,9 @@ __all__ = ["PartitionExport"]
 
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
+
+_EMPTY_ROWS = 8192
+"""Rows of a row group of a file without any pixels: of small groups, the footer would be larger than the rows."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,10 @@ class _Work:
         small = width - row_bytes(replace(job.description, planes=()))
         weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
-        pieces = [
-            (cell, _chunks(np.searchsorted(self.rows.healpix, cell.bounds).tolist(), chunk))
-            for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell)
-        ]
+        pieces = []
+        for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell):
+            low, high = np.searchsorted(self.rows.healpix, cell.bounds).tolist()
+            pieces.append((cell, _chunks(low, high, chunk if len(self._targets(low, high)) else _EMPTY_ROWS)))
         requests = (
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
@@ -147,13 +151,23 @@ class _Work:
     def _write_file(self, cell: Cell, chunks: list[tuple[int, int]], deliveries: Iterator[Delivery]) -> None:
         path = partition_path(CATALOG, cell)
         full = Path(self.job.folder) / path
-        number, first = len(self.files), chunks[0][0]
-        with part_writer(full) as writer:
+        number, first, last = len(self.files), chunks[0][0], chunks[-1][1]
+        group = GROUP_ROWS if len(self._targets(first, last)) else _EMPTY_ROWS
+        with (
+            part_writer(full, group) as writer,
+            ThreadPoolExecutor(1) as thread,
+        ):  # the next rows are read while Parquet is encoded
+            written: Future[None] | None = None
             for low, high in chunks:
                 delivery = next(deliveries) if len(self._targets(low, high)) else None
                 self.file[low:high] = number
                 self.place[low:high] = np.arange(low, high) - first
-                writer.write(self._table(low, high, delivery))
+                table = self._table(low, high, delivery)
+                if written is not None:
+                    written.result()
+                written = thread.submit(writer.write, table)
+            if written is not None:
+                written.result()
         self.files.append(OutputFile(path, cell.order, cell.pixel, writer.rows, full.stat().st_size))
 
     def _table(self, low: int, high: int, delivery: Delivery | None) -> pa.Table:
@@ -214,7 +228,7 @@ class _Work:
         return known
 
     def result(self) -> PartitionResult:
-        """Return what happened to the partition."""
+        """Return the result of the partition."""
         values, counts = np.unique(self.outcome, return_counts=True)
         return PartitionResult(
             self.cell.order,
@@ -226,9 +240,8 @@ class _Work:
         )
 
 
-def _chunks(bounds: list[int], step: int) -> list[tuple[int, int]]:
+def _chunks(low: int, high: int, step: int) -> list[tuple[int, int]]:
     """Return the bounds of chunks of at most ``step`` rows."""
-    low, high = bounds
     return [(at, min(at + step, high)) for at in range(low, high, step)]
 
 

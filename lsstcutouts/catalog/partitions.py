@@ -262,7 +262,8 @@ class LargeCatalog:
         if self.numbered:
             table, healpix = self._source
             low, high = np.searchsorted(healpix, cell.bounds)
-            return Partition(cell, TableRows(table.slice(int(low), int(high - low)).combine_chunks()))
+            # A slice would pickle with the whole table.
+            return Partition(cell, TableRows(table.take(pa.array(np.arange(low, high)))))
         if is_lsdb(self._source):
             return Partition(cell, LsdbRows(_delayed(self._source, cell), label))
         from hats.pixel_math import HealpixPixel
