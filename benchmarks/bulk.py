@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from lsstcutouts import CutoutDataset, CutoutLoader, Sampling, build_plan, export
 from lsstcutouts.bulk.engines import dask_client, run_on_dask
-from lsstcutouts.bulk.exporting import Export, JobResult
+from lsstcutouts.bulk.exporting import Export
 from lsstcutouts.bulk.finished import PartitionResult
+from lsstcutouts.bulk.partition_job import JobResult
 from lsstcutouts.catalog.healpix import Cell
 from lsstcutouts.catalog.partitions import Partition
 from lsstcutouts.catalog.row_sources import TableRows
