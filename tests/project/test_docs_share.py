@@ -1,4 +1,4 @@
-"""The page docs/share-cutouts.md: its commands and programs run as they stand, and its table has every column."""
+"""The pages docs/exports.md and docs/share-cutouts.md: their commands and programs run as they stand, and the table of columns has each."""
 
 import re
 import runpy
@@ -14,7 +14,22 @@ from lsstcutouts.errors import PlaneError
 from lsstcutouts.read.exports.multimodal import multimodal_examples
 
 PAGE = Path(__file__).parents[2] / "docs" / "share-cutouts.md"
+EXPORTS = PAGE.with_name("exports.md")
 FILE = re.compile(r"^# (\w+\.py)$", re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:No .* samples in targets:UserWarning")
+def test_the_page_of_exports_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text in re.findall(r"^```sh\n(.*?)^```$", EXPORTS.read_text(), re.MULTILINE | re.DOTALL):
+        for line in text.splitlines():
+            extra = ["data.threads=1", "data.cache_bytes=100 MB"] if " train " in line else []
+            assert main([*shlex.split(line)[1:], *extra]) == 0, line
+    assert "80 rows of 1 partitions compared" in capsys.readouterr().out
 
 
 @pytest.mark.slow
