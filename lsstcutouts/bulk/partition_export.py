@@ -45,6 +45,9 @@ _MOST_PLANNERS = 4
 _PLANNERS: dict[Any, Planner] = {}
 _PLANNERS_LOCK = Lock()
 
+_MOST_ROWS = 65_536
+"""Rows of a file: the writer holds a footer of 1 kB for each column of a row group, 900 MB of half a million rows and 76 columns."""
+
 _EMPTY_ROWS = 8192
 """Rows of a row group of a file without any pixels: of small groups, the footer would be larger than the rows."""
 
@@ -147,6 +150,7 @@ class _Work:
         job, width = self.job, row_bytes(self.job.description)
         small = width - row_bytes(replace(job.description, planes=()))
         weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
+        weights = np.maximum(weights, job.most_bytes // _MOST_ROWS)
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
         pieces = []
         for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell):
