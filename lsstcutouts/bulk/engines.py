@@ -87,7 +87,7 @@ def run_on_dask(work: Work, partitions: Iterable[Partition], client: Any) -> Gen
         while True:
             if monotonic() - looked > _LOOK:
                 looked, most = monotonic(), _AHEAD * max(1, sum(client.nthreads().values()))
-            for partition in itertools.islice(upcoming, most - len(begun)):
+            for partition in itertools.islice(upcoming, max(0, most - len(begun))):
                 future = client.submit(work, partition, pure=False, key=f"{type(work).__name__}-{run}-{partition.cell}")
                 begun[future.key] = partition
                 running.add(future)
@@ -151,7 +151,7 @@ def dask_client(scheduler: Any = None, workers: int | None = None) -> Iterator[A
         count = workers or usable_cores()
         with (
             dask.config.set({"distributed.worker.daemon": False}),
-            LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None) as cluster,
+            LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster,
             Client(cluster) as client,
         ):
             yield client

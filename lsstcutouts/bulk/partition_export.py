@@ -31,6 +31,9 @@ __all__ = ["PartitionExport"]
 _CHUNK_BYTES = 2**24
 """Bytes of the planes of the rows that are read and written together."""
 
+_MOST_ROWS = 65_536
+"""Rows of a file: the writer holds a footer of 1 kB for each column of a row group, 900 MB of half a million rows and 76 columns."""
+
 _EMPTY_ROWS = 8192
 """Rows of a row group of a file without any pixels: of small groups, the footer would be larger than the rows."""
 
@@ -126,6 +129,7 @@ class _Work:
         job, width = self.job, row_bytes(self.job.description)
         small = width - row_bytes(replace(job.description, planes=()))
         weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
+        weights = np.maximum(weights, job.most_bytes // _MOST_ROWS)
         chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
         pieces = []
         for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell):
