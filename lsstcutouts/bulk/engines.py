@@ -137,7 +137,7 @@ def dask_client(scheduler: Any = None, workers: int | None = None) -> Iterator[A
         yield scheduler
     elif scheduler is not None:
         try:
-            client = Client(scheduler)
+            client = Client(scheduler, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigurationError(
                 f"scheduler={scheduler}: no scheduler of Dask answers: {error}; check the address and that it runs"
@@ -152,7 +152,7 @@ def dask_client(scheduler: Any = None, workers: int | None = None) -> Iterator[A
         with (
             dask.config.set({"distributed.worker.daemon": False}),
             LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0") as cluster,
-            Client(cluster) as client,
+            Client(cluster, set_as_default=False) as client,
         ):
             yield client
 

@@ -14,7 +14,8 @@ from ..errors import ConfigurationError
 from ..plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
 from ..plan.read_options import ReadOptions, check_choice
 from ..plan.repository import as_names
-from ..read.exports.export_description import CATALOG, DESCRIPTION, ExportDescription
+from ..read.exports.export_description import ExportDescription
+from ..read.exports.export_files import CATALOG, DESCRIPTION
 from ..read.options import ReaderOptions
 from ..sky.geometry import YX
 from .estimate import ExportEstimate, estimate_export

@@ -18,7 +18,7 @@ from ..errors.secrets import is_signed
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.parquet import to_arrow
 from ..plan.quality import Outcome
-from ..read.exports.export_description import FINISHED, META
+from ..read.exports.export_files import FINISHED, META
 from ..source.writing import atomic_file
 
 __all__ = ["OutputFile", "PartitionResult", "finished_path", "read_results", "write_finished", "write_result"]

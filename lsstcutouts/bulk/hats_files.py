@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from ..catalog.healpix import Cell
 from ..errors import WriteError
 from .finished import OutputFile, PartitionResult
-from .part_writer import GROUP_ROWS
 
 __all__ = ["partition_path", "write_hats"]
 
@@ -110,9 +109,10 @@ def write_hats(
 
 
 def _chunk_count(root: Path, files: Sequence[OutputFile]) -> int:
-    """Return the number of column chunks of all files, about: row groups of files without pixels are larger."""
-    columns = int(pq.read_metadata(root / files[0].path).num_columns)
-    return columns * sum(-(-file.rows // GROUP_ROWS) for file in files)
+    """Return the number of column chunks of all files, about: from the rows of the first row group."""
+    first = pq.read_metadata(root / files[0].path)
+    rows = max(1, first.row_group(0).num_rows)
+    return int(first.num_columns * sum(-(-file.rows // rows) for file in files))
 
 
 def _has_unsigned(path: Path) -> bool:

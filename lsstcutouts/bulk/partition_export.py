@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,18 +13,20 @@ from numpy.typing import NDArray
 
 from ..catalog.healpix import Cell, divide
 from ..catalog.partitions import LargeCatalog, Partition, PartitionRows, to_arrow_column
+from ..catalog.row_sources import FrameRows
 from ..errors import EmptyCatalogError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome, Quality
 from ..plan.read_options import ReadOptions
 from ..read.batch_report import BatchReport
-from ..read.exports.export_description import CATALOG, ExportDescription
+from ..read.exports.export_description import ExportDescription
+from ..read.exports.export_files import CATALOG
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from .export_rows import export_table, row_bytes
 from .finished import OutputFile, PartitionResult, finished_path, read_results, write_finished, write_result
 from .hats_files import partition_path
-from .part_writer import GROUP_ROWS, part_writer
+from .part_writer import group_rows, part_writer
 from .planners import fingerprint_of, numbered_plan, plan_rows, process_cache
 
 __all__ = ["PartitionExport"]
@@ -98,6 +101,29 @@ class PartitionExport:
         )
         return result
 
+    def of_frame(self, frame: Any, pixel: Any) -> Any:
+        """Write a partition of which LSDB has the rows: for ``map_partitions(work.of_frame, include_pixel=True, meta=...)``.
+
+        Parameters
+        ----------
+        frame
+            Rows of the catalog, a pandas frame; an empty one writes nothing.
+        pixel
+            Its ``HealpixPixel``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row: ``order``, ``pixel``, ``rows``, ``delivered`` and ``bytes`` of the partition; none for an empty frame.
+        """
+        from pandas import DataFrame
+
+        names = ("order", "pixel", "rows", "delivered", "bytes")
+        if not len(frame):
+            return DataFrame({name: np.zeros(0, np.int64) for name in names})
+        result = self(Partition(Cell(pixel.order, pixel.pixel), FrameRows(frame)))
+        return DataFrame({name: np.array([getattr(result, name)], np.int64) for name in names})
+
     def options(self) -> ReaderOptions:
         """Return the options of the reader."""
         return ReaderOptions.of(self.read, planes=self.description.planes)
@@ -130,7 +156,8 @@ class _Work:
         small = width - row_bytes(replace(job.description, planes=()))
         weights = np.where(self.target >= 0, width, width - small) + self.rows.copied_bytes
         weights = np.maximum(weights, job.most_bytes // _MOST_ROWS)
-        chunk = GROUP_ROWS * max(1, _CHUNK_BYTES // (width * GROUP_ROWS))
+        group = group_rows(job.description)
+        chunk = group * max(1, _CHUNK_BYTES // (width * group))
         pieces = []
         for cell in divide(self.rows.healpix, weights, job.most_bytes, self.cell):
             low, high = np.searchsorted(self.rows.healpix, cell.bounds).tolist()
@@ -156,7 +183,7 @@ class _Work:
         path = partition_path(CATALOG, cell)
         full = Path(self.job.folder) / path
         number, first, last = len(self.files), chunks[0][0], chunks[-1][1]
-        group = GROUP_ROWS if len(self._targets(first, last)) else _EMPTY_ROWS
+        group = group_rows(self.job.description) if len(self._targets(first, last)) else _EMPTY_ROWS
         with (
             part_writer(full, group) as writer,
             ThreadPoolExecutor(1) as thread,

@@ -14,7 +14,7 @@ from ..catalog.healpix import Cell
 from ..catalog.partitions import LargeCatalog, Partition, PartitionRows
 from ..errors import ConfigurationError, EmptyCatalogError, WriteError
 from ..plan.read_options import check_choice
-from ..read.exports.export_description import FILES, FINISHED
+from ..read.exports.export_files import FILES, FINISHED
 from ..source.writing import atomic_file
 from .engines import ENGINES, dask_client, run_here, run_on_dask, workers_of_a_node
 from .finished import PartitionResult, read_results
@@ -187,7 +187,7 @@ class PartitionJob(ABC):
         here = engine == "threads" and scheduler is None
         if todo:
             self.check_work(here=here)
-        self._create()
+        self.prepare()
         if todo:
             (self.folder / FILES).unlink(missing_ok=True)  # it is not complete
             partitions = map(self.catalog.partition, todo)
@@ -266,8 +266,8 @@ class PartitionJob(ABC):
     def _nothing_finished(self) -> bool:
         return not any((self.folder / FINISHED).glob("*.parquet"))
 
-    def _create(self) -> None:
-        """Create the folder with the description, unless another process has done it."""
+    def prepare(self) -> None:
+        """Create the folder with the description, unless another process has done it; `run` does this itself."""
         try:
             (self.folder / FINISHED).mkdir(parents=True, exist_ok=True)
         except OSError as error:

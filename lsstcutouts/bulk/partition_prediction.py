@@ -1,7 +1,6 @@
 """Predicts for the rows of one partition of a catalog: the unit of work of a prediction."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from ..catalog.healpix import Cell
 from ..catalog.ids import Values
 from ..catalog.partitions import LargeCatalog, Partition, PartitionRows, to_arrow_column
-from ..catalog.row_sources import frame_to_arrow
+from ..catalog.row_sources import FrameRows, frame_to_arrow
 from ..catalog.targets import Catalog
 from ..errors import EmptyCatalogError
 from ..loader.datamodule.module import CutoutDataModule
@@ -139,7 +138,7 @@ class PartitionPrediction:
         from pandas import ArrowDtype
 
         try:
-            rows = self.catalog.read(Partition(Cell(pixel.order, pixel.pixel), _FrameRows(frame)))
+            rows = self.catalog.read(Partition(Cell(pixel.order, pixel.pixel), FrameRows(frame)))
         except EmptyCatalogError:
             rows = self._no_rows(frame)
         table, _ = self._predicted(rows, self._plan(rows))
@@ -213,17 +212,3 @@ class PartitionPrediction:
         arrays = {**{name: np.zeros(1, np.float32) for name in self.catalog.columns}, **arrays}
         batch = Form(wire=self.data.transfer.wire).tensors({**arrays, "is_padding": np.ones(1, bool)})
         return DirectTransfer(predictor.device).begin(batch)()
-
-
-@dataclass(frozen=True, eq=False)
-class _FrameRows:
-    """Rows of a pandas frame."""
-
-    frame: Any
-
-    def read(self, names: Sequence[str]) -> pa.Table:
-        """Return columns of all rows."""
-        return frame_to_arrow(self.frame, names)
-
-    def stream(self, names: Sequence[str]) -> None:  # the frame is in memory
-        """Return None."""

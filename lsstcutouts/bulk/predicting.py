@@ -19,7 +19,7 @@ from ..loader.datamodule.module import CutoutDataModule
 from ..loader.datamodule.portable import prediction_settings, ready_to_predict
 from ..plan.arguments import AngularSize
 from ..plan.repository import as_names
-from ..read.exports.export_description import is_export
+from ..read.exports.export_files import is_export
 from ..source.writing import atomic_file
 from .finished import PartitionResult
 from .partition_job import JobResult, PartitionJob, check_run, run_job

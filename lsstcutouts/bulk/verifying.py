@@ -16,7 +16,8 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.parquet import from_arrow
 from ..plan.quality import Outcome
 from ..plan.read_options import ReadOptions
-from ..read.exports.export_description import FINISHED, ExportDescription
+from ..read.exports.export_description import ExportDescription
+from ..read.exports.export_files import FINISHED
 from ..read.exports.multimodal import array_of_lists
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import CatalogError
 from .hats_table import translated
 
-__all__ = ["HatsRows", "LsdbRows", "RowSource", "StreamedRows", "TableRows", "frame_to_arrow"]
+__all__ = ["FrameRows", "HatsRows", "LsdbRows", "RowSource", "StreamedRows", "TableRows", "frame_to_arrow"]
 
 _REMEDY = "the list of partitions names this file; copy the catalog again, or repair it with hats-import"
 
@@ -153,6 +153,21 @@ class TableRows:
         return self.table.select(list(names))
 
     def stream(self, names: Sequence[str]) -> Iterator[pa.Table] | None:  # noqa: ARG002 - the table is in memory
+        """Return None."""
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class FrameRows:
+    """Rows of a pandas frame, as ``map_partitions`` of LSDB hands them over."""
+
+    frame: Any
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """Return columns of all rows."""
+        return frame_to_arrow(self.frame, names)
+
+    def stream(self, names: Sequence[str]) -> Iterator[pa.Table] | None:  # noqa: ARG002 - the frame is in memory
         """Return None."""
         return None
 

@@ -116,7 +116,7 @@ def test_the_help_of_a_verb_shows_examples_and_every_setting(verb: str, capsys: 
 
 
 def test_the_help_lists_the_groups() -> None:
-    assert "data=demo (or custom, dp1, dp2)" in verb_help("train")
+    assert "data=demo (or custom, dp1, dp2, export)" in verb_help("train")
     assert "Groups" not in verb_help("plan")
 
 

@@ -1,25 +1,30 @@
 """The rows and pixels of exported partitions are those of the reader and of the Butler; policies; memory."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hats
 import lsdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from lsst.daf.butler import Butler
 
 from lsstcutouts import QualityPolicy, ReadOptions, build_plan, export
-from lsstcutouts.bulk import part_writer as writer_module
+from lsstcutouts.bulk.exporting import Export
+from lsstcutouts.bulk.part_writer import group_rows
 from lsstcutouts.catalog.healpix import healpix_of
 from lsstcutouts.plan.quality import Outcome, Quality
+from lsstcutouts.read.exports.export_description import ExportDescription
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.read.reader import CutoutReader
+from lsstcutouts.sky.geometry import YX
 from lsstcutouts.testing import SimulatedRepository
 
-from ..support.exports import by_id, files_of, planes_of, rows_of
+from ..support.exports import by_id, files_of, planes_of, rows_of, same, tables_of
 from ..support.faulty import copied, file_of, spoil_tile
 from ..support.hats import divided, write_catalog
 from ..support.oracle import expected
@@ -260,12 +265,35 @@ def test_streamed_columns_equal_the_whole_table(
     assert len(found[1]) < 140
 
 
+@pytest.mark.parametrize(("size", "rows"), [(1, 8192), (32, 256), (64, 64), (500, 64)])
+def test_row_groups_hold_some_mb_of_a_plane(exported: Exported, size: int, rows: int) -> None:
+    description = replace(ExportDescription.load(exported.folder), size=YX(size, size))
+    assert group_rows(description) == rows
+
+
 def test_row_groups_are_small_and_not_compressed(exported: Exported) -> None:
     for file in files_of(exported.folder):
         footer = pq.read_metadata(file)
-        assert all(footer.row_group(n).num_rows <= writer_module.GROUP_ROWS for n in range(footer.num_row_groups))
+        most = group_rows(ExportDescription.load(exported.folder))
+        assert all(footer.row_group(n).num_rows <= most for n in range(footer.num_row_groups))
         group = footer.row_group(0)
         columns = {group.column(n).path_in_schema.split(".")[0]: group.column(n) for n in range(footer.num_columns)}
         assert columns["flux"].compression == "UNCOMPRESSED"
         assert columns["flux"].statistics is None or not columns["flux"].statistics.has_min_max
         assert columns["ra"].statistics.has_min_max
+
+
+@pytest.mark.filterwarnings("ignore")  # of Dask
+def test_the_work_runs_under_map_partitions_of_lsdb(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    table = pq.read_table(dp2_repo.truth, columns=["object_id", "ra", "dec", "label"])
+    folder = write_catalog(tmp_path / "objects", divided(table, 20))
+    with Export(folder, dp2_repo.root, tmp_path / "mapped", **SETTINGS) as one:
+        assert one.begin() == []
+        one.prepare()
+        meta = one.work().of_frame(pd.DataFrame(), None)
+        catalog = lsdb.open_catalog(folder)
+        done = catalog.map_partitions(one.work().of_frame, include_pixel=True, meta=meta).compute()
+        assert one.finish()
+    assert done["rows"].sum() == len(table)
+    export(folder, dp2_repo.root, tmp_path / "plain", **SETTINGS)
+    assert same(tables_of(tmp_path / "plain"), tables_of(tmp_path / "mapped"))

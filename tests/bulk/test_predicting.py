@@ -19,7 +19,7 @@ from lsstcutouts.bulk.finished import PartitionResult
 from lsstcutouts.bulk.predicting import Prediction, predict
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
-from lsstcutouts.read.exports.export_description import FILES
+from lsstcutouts.read.exports.export_files import FILES
 from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 
 from ..catalog.test_hats_table import partitions

@@ -12,7 +12,8 @@ import torch
 
 from lsstcutouts import CutoutDataModule, export
 from lsstcutouts.errors import PlanError, ReadError, WriteError
-from lsstcutouts.read.exports.remote_copy import is_remote_export, local_export
+from lsstcutouts.read.exports.export_files import is_remote_export
+from lsstcutouts.read.exports.remote_copy import local_export
 from lsstcutouts.source.disk.cache_settings import EXPORTS, FOLDER_VARIABLE
 from lsstcutouts.source.disk.upkeep import clear
 from lsstcutouts.testing import SimulatedRepository

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lsstcutouts import ReadOptions, export
 from lsstcutouts.read.batch_report import BatchReport
@@ -17,7 +18,7 @@ ALL_PLANES = ("image", "variance", "mask", "valid", "psf")
 
 
 def exported(repo: SimulatedRepository, folder: Path, catalog: Any = None, **changes: Any) -> Path:
-    """Return the folder of a new export with all planes, in several files."""
+    """Return the folder of a new export with all planes, in several files of several row groups."""
     settings: dict[str, Any] = {
         "collections": repo.collections,
         "bands": "gri",
@@ -28,7 +29,10 @@ def exported(repo: SimulatedRepository, folder: Path, catalog: Any = None, **cha
         "threads": 1,
         **changes,
     }
-    result = export(repo.truth if catalog is None else catalog, repo.root, folder, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsstcutouts.bulk.part_writer._LEAST_ROWS", 16)
+        patch.setattr("lsstcutouts.bulk.part_writer._GROUP_BYTES", 2**17)
+        result = export(repo.truth if catalog is None else catalog, repo.root, folder, **settings)
     assert result.complete
     assert not result.failed
     return folder

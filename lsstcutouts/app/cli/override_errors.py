@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError
-from ...read.exports.export_description import is_export
-from ...read.exports.remote_copy import is_remote_export, local_export
+from ...read.exports.export_files import names_export
 from ..signatures import located, nearest, parameters
 from .quoting import SWEEP, hydra_arguments, split_arguments
 from .verbs import CONFIGS, VERBS
@@ -83,10 +82,7 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     # A checkpoint provides the rest when resuming; with resume=auto there may be none yet.
     wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
     repo = (given.get("data.repo") or "").strip("'\"")
-    if verb in {"train", "normalise", "predict"} and is_remote_export(repo):
-        repo = str(local_export(repo))
-        overrides = [f"data.repo={repo}" if _parts(one)["key"] == "data.repo" else one for one in overrides]
-    if verb in {"train", "normalise", "predict"} and "data" not in given and is_export(repo):
+    if verb in {"train", "normalise", "predict"} and "data" not in given and names_export(repo):
         overrides = ["data=export", *overrides]
     elif verb in {"train", "normalise"} and "data" not in given and len(own) >= wanted:
         overrides = ["data=custom", *overrides]

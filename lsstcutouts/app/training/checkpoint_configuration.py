@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ...errors import ConfigurationError
 from ...loader.checkpoint_state import absolute_path, data_state, public_values
 from ...plan.arguments import parse_bands, parse_size
-from ...read.exports.export_description import is_export
+from ...read.exports.export_files import names_export
 
 __all__ = ["merge_with_checkpoint", "plain_configuration"]
 
@@ -254,7 +254,7 @@ def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
         return stored
     if not settings:
         return {}
-    if settings["catalog"] is None and not is_export(settings["repo"]):
+    if settings["catalog"] is None and not names_export(settings["repo"]):
         settings["catalog"] = "???"
     return {"data": {"_target_": _OWN, "_convert_": "all", **settings}}
 
@@ -312,7 +312,7 @@ def _for_prediction(cfg: DictConfig) -> DictConfig:
         wanted = " ".join(f"{key}=..." for key in missing)
         raise ConfigurationError(f"the checkpoint has no value for {', '.join(missing)}; add {wanted}")
     catalog = result.data.catalog
-    if catalog is None and is_export(result.data.repo):  # an export has its own
+    if catalog is None and names_export(result.data.repo):  # an export has its own
         return result
     if not isinstance(catalog, DictConfig) or "path" in catalog:
         result.data.catalog = {"predict": catalog}

@@ -23,8 +23,10 @@ from ...loader.datamodule.module import CutoutDataModule
 from ...models.labels import Labels, class_values, median_and_spread
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.splits.split_options import OWN_COLUMNS
-from ...read.exports.export_description import ExportDescription, is_export
+from ...read.exports.export_description import ExportDescription
+from ...read.exports.export_files import is_remote_export, names_export
 from ...read.exports.plans import export_catalog, export_plan
+from ...read.exports.remote_copy import local_export
 from ..signatures import fits, located, nearest, parameters, shown_type
 
 __all__ = [
@@ -75,9 +77,9 @@ def drop_replaced_defaults(cfg: DictConfig, given: Sequence[str] | None = None) 
 def complete_from_export(cfg: DictConfig) -> None:
     """Set the bands and the size of the data to those of the export that they are read from, where they are null."""
     data = cfg.get("data")
-    if data is None or not is_export(repo := OmegaConf.select(cfg, "data.repo", throw_on_missing=False)):
+    if data is None or not names_export(repo := OmegaConf.select(cfg, "data.repo", throw_on_missing=False)):
         return
-    description = ExportDescription.load(repo)
+    description = ExportDescription.load(local_export(repo) if is_remote_export(repo) else repo)
     for name, value in (("bands", list(description.bands)), ("size", list(description.size))):
         if name in data and data[name] is None:
             data[name] = value

@@ -20,7 +20,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
 from ...plan.splits.split_options import SplitOptions
-from ...read.exports.export_description import is_export
+from ...read.exports.export_files import names_export
 from ...sky.geometry import YX
 from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
@@ -298,7 +298,7 @@ def read_arguments(
     if (
         settings["catalog"] is None
         and "catalog" not in changes
-        and not is_export(changes.get("repo", settings["repo"]))
+        and not names_export(changes.get("repo", settings["repo"]))
     ):
         raise ConfigurationError(
             "the catalog of the training was a table in memory, which is not in the checkpoint; give catalog="

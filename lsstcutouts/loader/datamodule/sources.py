@@ -9,9 +9,10 @@ from ...errors import ConfigurationError
 from ...plan.arguments import AngularSize, SizeLike, parse_bands, parse_size
 from ...plan.read_options import ReadOptions
 from ...plan.repository import as_names
-from ...read.exports.export_description import ExportDescription, is_export
+from ...read.exports.export_description import ExportDescription
+from ...read.exports.export_files import is_export, is_remote_export
 from ...read.exports.plans import stored_channels, stored_size
-from ...read.exports.remote_copy import is_remote_export, local_export
+from ...read.exports.remote_copy import local_export
 from ...read.exports.stored_planes import check_stored
 from ...read.options import ReaderOptions
 from ...sky.geometry import YX

@@ -22,7 +22,7 @@ from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
 from ...plan.splits.assignment import SplitAssignment, assign_plans, assign_splits
 from ...plan.splits.split_options import SPLITS, SplitOptions
-from ...read.exports.export_description import is_export
+from ...read.exports.export_files import is_export
 from ...read.exports.plans import export_plan, state_of_export
 from ...sky.geometry import YX
 

@@ -10,23 +10,9 @@ from typing import Any, Self
 from ...errors import PlanError
 from ...sky.geometry import YX
 from ...source.writing import atomic_file
+from .export_files import DESCRIPTION
 
-__all__ = ["CATALOG", "DESCRIPTION", "FILES", "FINISHED", "META", "PLANE_COLUMNS", "ExportDescription", "is_export"]
-
-DESCRIPTION = "export.json"
-"""File of the description in the folder of an export."""
-
-FINISHED = "finished"
-"""Folder of the plans of finished partitions of the catalog."""
-
-FILES = "files.json"
-"""File with the names and bytes of all files of a complete export, since a web server can't list them."""
-
-CATALOG = "cutouts"
-"""Folder of the HATS catalog."""
-
-META = b"lsstcutouts.finished"
-"""Key of the Parquet metadata of such a plan with what happened to the partition, as JSON."""
+__all__ = ["PLANE_COLUMNS", "ExportDescription"]
 
 PLANE_COLUMNS = {
     "image": "flux",
@@ -119,8 +105,3 @@ class ExportDescription:
         psf = values["psf_shape"]
         values |= {"size": YX(*values["size"]), "psf_shape": None if psf is None else YX(*psf)}
         return cls(**values | {"fill": float(values["fill"])})
-
-
-def is_export(folder: Any) -> bool:
-    """Return whether a path is the folder of an export."""
-    return isinstance(folder, str | os.PathLike) and "://" not in str(folder) and (Path(folder) / DESCRIPTION).is_file()

@@ -20,7 +20,8 @@ from ...plan.parquet import from_arrow
 from ...plan.quality import Outcome
 from ...plan.stored_pixels import StoredPixels, hash_of_ids
 from ...plan.tables import FileTable, PatchTable, Rejected
-from .export_description import CATALOG, FILES, FINISHED, META, ExportDescription
+from .export_description import ExportDescription
+from .export_files import CATALOG, FILES, FINISHED, META
 
 __all__ = ["JoinedPlan", "finished_files", "join_partitions", "numbered_tables", "taken_lists", "taken_rejected"]
 

@@ -20,7 +20,8 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.stored_pixels import StoredPixels
 from ...plan.tables import Reason, Rejected
 from ...sky.geometry import YX, box_start
-from .export_description import DESCRIPTION, ExportDescription
+from .export_description import ExportDescription
+from .export_files import DESCRIPTION
 from .partition_plans import (
     JoinedPlan,
     finished_files,

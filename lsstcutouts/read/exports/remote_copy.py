@@ -9,25 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from typing import Any
 
 from ...errors import PlanError, ReadError, WriteError
 from ...source.amounts import shown_bytes
 from ...source.disk.cache_settings import EXPORTS, FOLDER_VARIABLE, cache_folder
 from ...source.writing import atomic_file
-from .export_description import DESCRIPTION, FILES
+from .export_files import DESCRIPTION, FILES
 
-__all__ = ["is_remote_export", "local_export"]
+__all__ = ["local_export"]
 
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 """Files that are copied side by side."""
-
-
-def is_remote_export(repo: Any) -> bool:
-    """Return whether something is the URL of an export: one that ends in ``/export.json``."""
-    return isinstance(repo, str) and "://" in repo and repo.rstrip("/").endswith(f"/{DESCRIPTION}")
 
 
 def local_export(url: str, progress: Callable[[int, int], None] | None = None) -> Path:
