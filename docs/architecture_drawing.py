@@ -30,7 +30,7 @@ PLACES = {
     "loader": (2, 6),
     "models": (3, 7),
     "bulk": (1, 7),
-    "app": (1.5, 8),
+    "app": (2, 8),
 }
 """Column and row of each room."""
 
@@ -107,7 +107,7 @@ def draw(ax: Axes) -> None:
         ax.add_patch(arrow)
     for room in PLACES:
         x, y = centre(room)
-        colour = GREEN if room in {"transforms", "loader", "models", "app"} else BLUE
+        colour = GREEN if room in {"transforms", "loader", "bulk", "models", "app"} else BLUE
         box = FancyBboxPatch(
             (x - WIDTH / 2, y - HEIGHT / 2),
             WIDTH,
@@ -123,11 +123,11 @@ def draw(ax: Axes) -> None:
         if room in number:
             badge(ax, x - WIDTH / 2, y + HEIGHT / 2, number[room])
     ax.set_xlim(-WIDTH, 3 * STEP_X + WIDTH)
-    ax.set_ylim(-7 * STEP_Y - 1.3, FLOW_Y + 0.4)
+    ax.set_ylim(-8 * STEP_Y - 1.3, FLOW_Y + 0.4)
     ax.axis("off")
     ax.text(
         -WIDTH / 2,
-        -7 * STEP_Y - 1.0,
+        -8 * STEP_Y - 1.0,
         "Top: the way of a batch, and what each room adds to it. Below: the rooms. A grey arrow points to a room that is imported, as the\n"
         "code has it; imports that a chain of arrows implies are left out, and a wide arrow is many files. Only green rooms need torch.",
         fontsize=9,

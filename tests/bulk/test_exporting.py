@@ -292,6 +292,7 @@ def test_outputs_that_cannot_be(dp2_repo: SimulatedRepository, targets: Path, tm
         export(targets, dp2_repo.root, tmp_path / "out", **PLAIN, read=ReadOptions(missing_band="nan"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_export(
     dp2_repo: SimulatedRepository, targets: Path, plain: pa.Table, tmp_path: Path
 ) -> None:
@@ -303,6 +304,7 @@ def test_two_processes_share_an_export(
     assert not list((tmp_path / "out").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run(dp2_repo: SimulatedRepository, targets: Path, tmp_path: Path) -> None:
     arguments = [dp2_repo.root, targets, tmp_path / "out"]
     with pytest.raises(AssertionError, match=r"WriteError.*cannot be written") as caught:

@@ -99,7 +99,12 @@ def result(capsys: pytest.CaptureFixture[str], given: list[str], status: int = 0
 
 
 @pytest.mark.parametrize(
-    ("batch", "precision"), [(1, "32-true"), (16, "32-true"), (1, "bf16-mixed"), (1, "bf16-true"), (1, "64-true")]
+    ("batch", "precision"),
+    [
+        (1, "32-true"),
+        (16, "32-true"),
+        *(pytest.param(1, precision, marks=pytest.mark.slow) for precision in ("bf16-mixed", "bf16-true", "64-true")),
+    ],
 )
 def test_partitions_hold_the_rows_of_the_single_file(
     hats: Path, checkpoint: Path, tmp_path: Path, batch: int, precision: str, capsys: pytest.CaptureFixture[str]
@@ -266,6 +271,7 @@ def test_string_ids_embeddings_and_frames_of_lsdb(dp2_repo: SimulatedRepository,
     assert set(written_rows["kind"]) == set(table["kind"].to_pylist())
 
 
+@pytest.mark.slow
 def test_parts_of_a_table_in_memory_complete_one_prediction(
     dp2_repo: SimulatedRepository, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_ranks_read_the_same(dp2_repo: SimulatedRepository, folder: Path, rank: 
     assert loaders[0].report.as_dict() == loaders[1].report.as_dict()
 
 
+@pytest.mark.slow
 def test_worker_processes_read_exports(folder: Path) -> None:
     data = CutoutDataModule(str(folder), **COMMON | {"num_workers": 0})
     workers = CutoutDataModule(str(folder), **COMMON | {"num_workers": 2, "threads": 1})
