@@ -12,7 +12,6 @@ its own, with one decoding thread for each worker. A rate of an export counts fr
 import multiprocessing
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -414,12 +413,8 @@ def _draw(settings: BulkSettings, last: dict[str, Measured]) -> None:
         above.plot(*_rate(times - begin, count), label=name, color=colour)
         when, nbytes = np.array(one.resident, np.float64).T
         below.plot(when - begin, nbytes / 1e9, label=name, color=colour)
-    above.set_ylabel("rows/s")
-    above.set_ylim(0)
-    below.set_ylabel("memory with workers, GB")
-    below.set_ylim(0)
-    below.set_xlim(0)
-    below.set_xlabel("seconds")
+    above.set(ylabel="rows/s", ylim=(0, None))
+    below.set(xlabel="seconds", ylabel="memory with workers, GB", xlim=(0, None), ylim=(0, None))
     above.legend(frameon=False, ncols=2)
     above.set_title(
         f"{settings.rows:,} rows of {settings.bands}, {settings.size} px, {', '.join(settings.planes)}", loc="left"
@@ -440,7 +435,7 @@ def _rate(times: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[NDArra
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the figures."""
     names = BulkSettings.__dataclass_fields__
-    general, own = settings_of(__doc__, {name: one.default for name, one in names.items()}, arguments)
+    _, own = settings_of(__doc__, {name: one.default for name, one in names.items()}, arguments)
     load = own.pop("load")
     settings = BulkSettings(**own)
     Path(settings.folder).mkdir(parents=True, exist_ok=True)
@@ -448,8 +443,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = repository_of(settings).config
     about = f"{len(config.patch_ids)} patches, {config.compression} (RICE), planes {', '.join(settings.planes)}, one decoding thread per worker"
     report(figures, packages=("hats", "lsdb", "distributed"), load=f"{about}\n{load}")
-    sys.stderr.write(f"{settings.image}\n" * ("rates" in settings.only))
-    del general
 
 
 if __name__ == "__main__":
