@@ -124,7 +124,8 @@ def estimate_export(job: PartitionExport, catalog: Any, cells: Sequence[Cell], r
 
 def _rate(job: PartitionExport, plan: CutoutPlan) -> float:
     """Return cutouts a second, measured after a first batch; 0 if they cannot be read."""
-    reader = CutoutReader(plan, job.options(), cache=process_cache(job.cache_bytes, job.workers, job.run_id))
+    cache, files = process_cache(job.cache_bytes, job.workers, job.run_id)
+    reader = CutoutReader(plan, job.options(), cache=cache, files=files)
     targets = np.arange(min(len(plan), 2 * _READ))
     warm, timed = targets[: len(targets) // 2], targets[len(targets) // 2 :]
     try:

@@ -166,8 +166,8 @@ class _Work:
             Request(targets) for _, chunks in pieces for low, high in chunks if len(targets := self._targets(low, high))
         )
         threads = job.threads or max(1, default_threads() // job.workers)
-        cache = process_cache(job.cache_bytes, job.workers, job.run_id)
-        reader = CutoutReader(self.plan, job.options(), cache=cache)
+        cache, files = process_cache(job.cache_bytes, job.workers, job.run_id)
+        reader = CutoutReader(self.plan, job.options(), cache=cache, files=files)
         deliveries = stream(reader, requests, threads=threads, ahead=max(2, threads), then=_itself)
         try:
             for cell, chunks in pieces:

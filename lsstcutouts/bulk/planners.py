@@ -15,6 +15,7 @@ from ..plan.planner import Planner
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository
 from ..read.cache.tile_cache import TileCache
+from ..read.open_files import OpenFiles
 from ..sky.geometry import YX
 
 __all__ = ["Images", "close_planner", "fingerprint_of", "numbered_plan", "open_planner", "plan_rows", "process_cache"]
@@ -110,13 +111,13 @@ def fingerprint_of(plan: CutoutPlan) -> str:
     return hashlib.sha256(f"{plan.fingerprint()} {plan.files.size}".encode()).hexdigest()
 
 
-def process_cache(cache_bytes: float | str, workers: int, run_id: str = "") -> TileCache:
-    """Return the cache of tiles of this process and run: a repository that is made again may have the same UUIDs."""
+def process_cache(cache_bytes: float | str, workers: int, run_id: str = "") -> tuple[TileCache, OpenFiles]:
+    """Return the cache of tiles and the indices of files of this process and run: images made again may have the same UUIDs."""
     return _cache((os.getpid(), run_id), cache_bytes, workers)
 
 
 @lru_cache(maxsize=1)
-def _cache(_process: tuple[int, str], cache_bytes: float | str, workers: int) -> TileCache:
+def _cache(_process: tuple[int, str], cache_bytes: float | str, workers: int) -> tuple[TileCache, OpenFiles]:
     cache = TileCache(cache_bytes)
     cache.share_among(workers)
-    return cache
+    return cache, OpenFiles(cache)  # neighbouring partitions lie on the same files
