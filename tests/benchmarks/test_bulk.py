@@ -11,7 +11,7 @@ from benchmarks.bulk import main
 TINY = ("rows=300", "partition_rows=60", "patches=2", "cells=2", "cell=60", "size=12", "bands=gr", "wide_rows=1500")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.system
 def test_the_benchmark_of_exports_prints_figures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     more = ("memory_rows=[1500,3000]", "memory_partition_rows=1000", "tasks=20", f"image={tmp_path / 'image.png'}")

@@ -103,7 +103,7 @@ def result(capsys: pytest.CaptureFixture[str], given: list[str], status: int = 0
     [
         (1, "32-true"),
         (16, "32-true"),
-        *(pytest.param(1, precision, marks=pytest.mark.slow) for precision in ("bf16-mixed", "bf16-true", "64-true")),
+        *(pytest.param(1, precision, marks=pytest.mark.long) for precision in ("bf16-mixed", "bf16-true", "64-true")),
     ],
 )
 def test_partitions_hold_the_rows_of_the_single_file(
@@ -335,7 +335,7 @@ def test_wrong_settings_are_explained(
     assert not (tmp_path / "scores").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_workers_of_dask_write_the_same(dp2_repo: SimulatedRepository, hats: Path, tmp_path: Path) -> None:
     data = data_of(dp2_repo, str(hats))
     assert predict(data, make, tmp_path / "here").complete
