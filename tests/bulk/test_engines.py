@@ -213,6 +213,8 @@ def exporting(arguments: list[Any], folder: Path, **more: str) -> Iterator[tuple
     finally:
         process.kill()
         process.wait(30)
+        with process:  # closes its connection
+            pass
 
 
 class Killing:
