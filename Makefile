@@ -60,7 +60,7 @@ lint: venv ## ruff: habits and format; spelling; plain words
 types: venv ## mypy
 	$(RUN) -m mypy
 
-check: lint types test slow ## all that must pass before a commit
+check: lint types test lowest slow ## all that must pass before a commit
 
 docs: venv ## build docs/_build/index.html
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e '.[docs]'
