@@ -90,18 +90,20 @@ def _sky(figure: "Figure", axes: "WCSAxes", coverage: Coverage) -> None:
     )
     axes.add_collection(patches)
     bar = figure.colorbar(patches, ax=axes, location="bottom", shrink=0.6, aspect=30)
-    bar.set_ticks(np.arange(bands + 1))
+    bar.set_ticks(list(range(bands + 1)))
     bar.set_label("bands with a coadd in the patch")
     for layer in coverage.layers:
         _targets(axes, coverage, layer)
     x0, x1, y0, y1 = coverage.view
-    axes.set(xlim=(x0, x1), ylim=(y0, y1))
+    axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
     for coordinate, name in zip(axes.coords, ("RA (ICRS, degrees)", "Dec (ICRS, degrees)"), strict=True):
         coordinate.set_axislabel(name)
         coordinate.set_format_unit("deg", decimal=True)
     axes.coords.grid(color="0.6", linewidth=0.4, linestyle=":")
     outside = f"; {coverage.outside} rejected outside this view" if coverage.outside else ""
-    axes.set_title(f"{coverage.targets.sum()} targets in {len(np.unique(coverage.tract))} tracts{outside}", fontsize=11)
+    count = len(np.unique(coverage.tract))
+    # Above a map of a pole are labels of RA, which a title of the axes would cover.
+    figure.suptitle(f"{coverage.targets.sum()} targets; tracts: {count}{outside}", fontsize=11)
     if coverage.layers:
         figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False, markerscale=2)
 
@@ -112,9 +114,17 @@ def _targets(axes: "Axes", coverage: Coverage, layer: Layer) -> None:
     label = f"{layer.name}: {len(layer.x)}"
     marker, size = ("x", 14) if layer.rejected else ("o", 5)
     if len(layer.x) <= DRAWN_AS_POINTS:
-        axes.scatter(layer.x, layer.y, size, layer.colour, marker, linewidths=0.8 if layer.rejected else 0, label=label)
+        axes.scatter(
+            layer.x,
+            layer.y,
+            s=size,
+            c=layer.colour,
+            marker=marker,
+            linewidths=0.8 if layer.rejected else 0,
+            label=label,
+        )
         return
-    axes.scatter([], [], size, layer.colour, marker, label=f"{label}, as density")
+    axes.scatter([], [], s=size, c=layer.colour, marker=marker, label=f"{label}, as density")
     counts = coverage.density(layer)
     if np.isfinite(counts).any():
         shades = LinearSegmentedColormap.from_list(layer.name, [f"{layer.colour}40", f"{layer.colour}ff"])
@@ -123,13 +133,19 @@ def _targets(axes: "Axes", coverage: Coverage, layer: Layer) -> None:
 
 
 def _band(axes: "Axes", coverage: Coverage, number: int, band: str) -> None:
-    """Draw the patches with a band filled, those without it hatched."""
+    """Draw the patches with a band filled, those with other bands only hatched, those without coadds empty."""
     from matplotlib.collections import PolyCollection
 
     there = coverage.present[:, number]
-    axes.add_collection(PolyCollection(coverage.corners[there], facecolors="0.6", edgecolors="0.3", linewidths=0.5))
-    without = coverage.corners[~there]
+    axes.add_collection(
+        PolyCollection(list(coverage.corners[there]), facecolors="0.6", edgecolors="0.3", linewidths=0.5)
+    )
+    covered = coverage.present.any(axis=1)
+    without = list(coverage.corners[covered & ~there])
+    axes.add_collection(
+        PolyCollection(list(coverage.corners[~covered]), facecolors="none", edgecolors="0.8", linewidths=0.5)
+    )
     axes.add_collection(PolyCollection(without, facecolors="none", edgecolors=_MISSING, hatch="////", linewidths=0.7))
     x0, x1, y0, y1 = coverage.view
     axes.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal", xticks=[], yticks=[])
-    axes.set_title(f"{band}: missing in {len(without)} of {len(there)}", fontsize=9)
+    axes.set_title(f"{band}: missing in {len(without)} of {covered.sum()}", fontsize=9)

@@ -36,8 +36,8 @@ def write_page(path: str | os.PathLike[str], coverage: Coverage) -> None:
     title = f"{coverage.targets.sum()} targets; {coverage.outside} rejected outside the first view"
     page = figure(
         title=title,
-        x_range=Range1d(x0, x1),
-        y_range=Range1d(y0, y1),
+        x_range=Range1d(start=x0, end=x1),
+        y_range=Range1d(start=y0, end=y1),
         match_aspect=True,
         sizing_mode="stretch_both",
         tools="pan,wheel_zoom,box_zoom,reset,save",
