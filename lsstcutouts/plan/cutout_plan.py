@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,16 @@ from ..order.blocks import block_ids
 from ..order.lanes import lane_ids
 from ..sky.geometry import YX, TanProjection
 from ..source.writing import atomic_file
+from .coverage import Coverage
+from .coverage_figure import coverage_figure
 from .parquet import from_arrow, to_arrow
 from .stored_pixels import StoredPixels
 from .tables import FileTable, PatchTable, PlanSummary, Rejected, SharedReading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .splits.assignment import SplitAssignment
 
 __all__ = ["CutoutPlan"]
 
@@ -208,6 +215,16 @@ class CutoutPlan:
             per_patch=dict(zip(names, per_patch.tolist(), strict=True)),
             shared=self.shared_reading(ranks) if ranks > 1 else None,
         )
+
+    def plot(self, splits: "SplitAssignment | None" = None) -> "Figure":
+        """Return a figure of the sky: patches, which bands they have, targets, and rejected targets by reason.
+
+        Parameters
+        ----------
+        splits
+            From `assign_splits` of this plan: each split gets its own colour.
+        """
+        return coverage_figure(Coverage.of(self, splits))
 
     def patches_under(self, targets: NDArray[np.int64]) -> int:
         """Return the number of patches with a coadd under the boxes of targets ``(n,)``."""

@@ -11,6 +11,8 @@ from rich.table import Table
 
 from ...catalog.targets import Catalog
 from ...errors import ConfigurationError
+from ...plan.coverage import Coverage
+from ...plan.coverage_figure import picture_format, write_coverage
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
@@ -119,6 +121,8 @@ def run(cfg: DictConfig) -> PlanResult:
             raise ConfigurationError(
                 f"{name}={settings[name]} must be a dictionary; did you mean {name}.{example}={settings[name]}?"
             )
+    if settings["picture"] is not None:
+        picture_format(str(settings["picture"]))
     options, read = _split_options(settings["splits"]), reader_options(settings["planes"])
     needed = [*(settings["columns"] or ()), *([] if options is None else options.columns)]
     columns = tuple(dict.fromkeys(needed))
@@ -142,9 +146,11 @@ def run(cfg: DictConfig) -> PlanResult:
     remote = _remote_reading(plan, read) if plan.files.remote else None
     if remote is not None:
         console.print(str(remote), markup=False)
-    if options is None:
+    assignment = None if options is None else assign_splits(plan, options, seed=settings["seed"])
+    if settings["picture"] is not None:
+        write_coverage(str(settings["picture"]), Coverage.of(plan, assignment))
+    if assignment is None:
         return PlanResult(summary, remote, None)
-    assignment = assign_splits(plan, options, seed=settings["seed"])
     result = PlanResult(summary, remote, _counted(plan, assignment))
     console.print(result.table())
     leaks = assignment.leaks or find_leaks(assignment.splits)
