@@ -32,6 +32,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = "remove"  # what Lightning says about the machine
 
 default_role = "py:obj"
 autodoc_typehints = "description"
