@@ -4,6 +4,7 @@ CONSTRAINTS ?= constraints.txt
 PYTHON ?=
 ARGS ?=
 ROOM ?=
+NOTEBOOKS ?=
 
 RUN := .venv/bin/python
 PYTEST := $(RUN) -m pytest -n 3 --dist worksteal
@@ -62,10 +63,10 @@ types: venv ## mypy
 
 check: lint types test lowest slow ## all that must pass before a commit
 
-docs: venv ## build docs/_build/index.html
+docs: venv ## build docs/_build/html/index.html and execute its notebooks (NOTEBOOKS=off: without)
 	$(RUN) -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c "$(CONSTRAINTS)") -e '.[docs]'
-	$(RUN) -m sphinx -W -q docs docs/_build
-	@echo docs/_build/index.html
+	$(if $(NOTEBOOKS),DOCS_NOTEBOOKS=$(NOTEBOOKS)) $(RUN) -m sphinx -W -q -j 2 -d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 clean: ## remove .venv, caches and build products; the demo's data stay
 	rm -rf .venv .venv-lowest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
