@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 
-__all__ = ["batch_wcs", "write_fits"]
+__all__ = ["batch_projection", "batch_wcs", "file_stem", "write_fits"]
 
 type Array = NDArray[Any]
 
@@ -60,7 +60,7 @@ def batch_wcs(batch: Mapping[str, Any], i: int) -> "WCS":
     from astropy.io.fits import Header
     from astropy.wcs import WCS
 
-    projection, shape = _projection(batch, i), _shape(batch)
+    projection, shape = batch_projection(batch, i), _shape(batch)
     wcs = WCS(Header(projection.header()))
     wcs.array_shape = shape
     return wcs
@@ -155,7 +155,7 @@ def _shape(batch: Mapping[str, Any]) -> tuple[int, int]:
     )
 
 
-def _projection(batch: Mapping[str, Any], i: int) -> TanProjection:
+def batch_projection(batch: Mapping[str, Any], i: int) -> TanProjection:
     """Return the projection over the pixels of one cutout, as its files say."""
     if "wcs" not in batch:
         raise ConfigurationError(f"the batch has no 'wcs', only {', '.join(batch)}; use a batch of this package")
@@ -209,18 +209,18 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
 
 
 def _name(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int) -> str:
-    """Return the name of a target's file, with its catalog row if ids repeat.
-
-    Special characters of a text id are written as ``%XX``.
-    """
-    identity = arrays["object_id"][i].item()
-    if isinstance(identity, str):
-        shown = quote(identity, safe="+")
-        identity = (
-            shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hash_ids([identity])[0]) & (2**64 - 1):016x}"
-        )
+    """Return the name of a target's file, with its catalog row if ids repeat."""
+    identity = file_stem(arrays["object_id"][i].item())
     row = f"_row{plan.row[target]}" if plan.repeats_ids else ""
     return f"cutout_{identity}_{int(arrays['tract'][i])}_{int(arrays['patch'][i])}{row}.fits"
+
+
+def file_stem(identity: int | str) -> str:
+    """Return an id as a part of a file name: special characters as ``%XX``, the rest of a long one as a hash."""
+    if not isinstance(identity, str):
+        return str(identity)
+    shown = quote(identity, safe="+")
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}~{int(hash_ids([identity])[0]) & (2**64 - 1):016x}"
 
 
 def _prepare(folder: Path, paths: Mapping[Path, Any], overwrite: bool) -> None:
@@ -338,7 +338,7 @@ def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Hea
 
     start = YX(*arrays["yx0"][i].tolist())
     if "wcs" in arrays and _has_wcs(arrays["wcs"][i]):
-        header = Header(_projection(arrays, i).header())
+        header = Header(batch_projection(arrays, i).header())
     else:
         header = Header(plan.projections[int(arrays["tract"][i])].header(start))
     header["WCSNAMEA"] = "TRACT"

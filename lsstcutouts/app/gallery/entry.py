@@ -48,9 +48,9 @@ class Entry:
     target
         Position of the target.
     north, east
-        Unit vectors ``(x, y)`` towards north and east at the target.
+        Unit vectors ``(x, y)`` towards north and east at the target; None without a WCS, as where no file was read.
     pixel_scale
-        Arcseconds per pixel.
+        Arcseconds per pixel; None without a WCS.
     outlines
         Closed lines ``(n, 2)`` around the pixels of each mask plane, by its name.
     """
@@ -61,7 +61,7 @@ class Entry:
     values: Mapping[str, Any]
     panels: tuple[Panel, ...]
     target: tuple[float, float]
-    north: tuple[float, float]
-    east: tuple[float, float]
-    pixel_scale: float
+    north: tuple[float, float] | None
+    east: tuple[float, float] | None
+    pixel_scale: float | None
     outlines: Mapping[str, tuple[NDArray[np.float32], ...]]

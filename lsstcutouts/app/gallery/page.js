@@ -303,7 +303,7 @@ function marks(entry, scale, width, height) {
   const radius = Math.max(5, width * 0.09);
   const lines = [`M${x - radius},${y}a${radius},${radius} 0 1 0 ${2 * radius},0a${radius},${radius} 0 1 0 ${-2 * radius},0`];
   const texts = [];
-  if (width >= 80) {
+  if (width >= 80 && entry.scale) { // null: no file of this target was read
     // Where the arrows start, so that both lie in the lower right corner, however the sky is turned.
     const length = width < 200 ? 12 : 26;
     const sx = width - length / 2 - 10 - ((entry.north[0] + entry.east[0]) * length) / 2;

@@ -94,9 +94,9 @@ def _described(entry: Entry) -> dict[str, Any]:
         "values": [[name, _value(value)] for name, value in entry.values.items()],
         "size": [x, y],
         "target": _rounded(entry.target),
-        "north": _rounded(entry.north),
-        "east": _rounded(entry.east),
-        "scale": float(entry.pixel_scale),
+        "north": entry.north and _rounded(entry.north),
+        "east": entry.east and _rounded(entry.east),
+        "scale": entry.pixel_scale,
         "panels": [[panel.label, panel.missing] for panel in entry.panels],
     }
 

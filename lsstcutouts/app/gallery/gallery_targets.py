@@ -1,0 +1,319 @@
+"""The targets of a gallery: rows of a catalog that are chosen and sorted, and the plan of their cutouts."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bulk.prediction_table import META
+from ...catalog.checks import check_ids, find_id_column, find_position_columns, positions_in_degrees, require_column
+from ...catalog.columns import Column, OpenTable
+from ...catalog.files import open_table
+from ...catalog.ids import Ids, Values, take_rows
+from ...catalog.rows import read_rows
+from ...catalog.subset import Subset
+from ...catalog.targets import Catalog
+from ...errors import CatalogError, ConfigurationError, CoverageError
+from ...plan.arguments import SizeLike
+from ...plan.cutout_plan import CutoutPlan
+from ...plan.planner import build_plan
+from ...plan.read_options import ReadOptions
+from ...read.exports.export_files import is_export
+from ...read.exports.export_description import ExportDescription
+from ...read.exports.plans import export_catalog, export_plan
+
+_EXACT = 2**53
+"""Integers beyond it are not exact as float64."""
+
+__all__ = ["GalleryTargets", "Source", "find_targets"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows and pixels come from; None: from the file of predictions or the export, or the usual value.
+
+    Attributes
+    ----------
+    catalog
+        As in `Catalog.from_any`; None for the rows of an export.
+    repo, collections, bands, size, dataset_type
+        As in `build_plan`; `repo` may be an export.
+    ra, dec, object_id, unit
+        As in `Catalog.from_any`.
+    read
+        Options for reading.
+    """
+
+    catalog: Any
+    repo: Any = None
+    collections: str | Sequence[str] | None = None
+    bands: str | Sequence[str] | None = None
+    size: SizeLike | None = None
+    dataset_type: str | None = None
+    ra: str | None = None
+    dec: str | None = None
+    object_id: str | None = None
+    unit: Any = None
+    read: ReadOptions = ReadOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryTargets:
+    """The n targets of a gallery in its order.
+
+    Attributes
+    ----------
+    plan
+        Plan of their cutouts.
+    target
+        ``(n,)`` number of each in the plan.
+    row
+        ``(n,)`` row of each among those that the catalog has, or that ``select`` and ``cone`` keep.
+    columns
+        All columns of the catalog with one value a row, ``(n,)``.
+    outside
+        Ids of chosen rows that no image covers, or that the export does not hold, with the reason.
+    total
+        Number of rows from which they were chosen.
+    label
+        Name of the catalog.
+    """
+
+    plan: CutoutPlan
+    target: NDArray[np.int64]
+    row: NDArray[np.int64]
+    columns: Mapping[str, Values]
+    outside: Sequence[tuple[int | str, str]]
+    total: int
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def object_id(self, i: int) -> int | str:
+        """Return the id of a target."""
+        (identity,) = _listed(take_rows(self.plan.object_id, self.target[i : i + 1]))
+        return identity  # type: ignore[no-any-return]
+
+    def values(self, i: int) -> dict[str, Any]:
+        """Return position and columns of a target by name; text that is missing is empty, numbers are NaN."""
+        target = self.target[i]
+        position = {"ra": float(self.plan.ra[target]), "dec": float(self.plan.dec[target])}
+        return {**position, **{name: values[i] for name, values in self.columns.items()}}
+
+
+def find_targets(
+    source: Source,
+    *,
+    select: str | None = None,
+    cone: Sequence[float] | None = None,
+    sort: str | Sequence[str] = (),
+    limit: int | None = None,
+) -> GalleryTargets:
+    """Choose and sort the rows of a catalog, and plan their cutouts.
+
+    Parameters
+    ----------
+    source
+        Catalog and repository.
+    select, cone
+        As in `Catalog.from_any`.
+    sort
+        Columns by which rows are sorted, with ``-`` from the largest value on; missing values come last. By default the order of the
+        catalog.
+    limit
+        Most rows.
+
+    Raises
+    ------
+    ConfigurationError
+        If a setting is missing or does not fit.
+    CatalogError, RepositoryError, CoverageError
+        As `Catalog.from_any` and `build_plan`.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigurationError(f"limit={limit!r} must be a number of targets >= 1, or null for all")
+    origin = _origin(source.catalog)
+    repo = source.repo if source.repo is not None else origin.get("repo")
+    if repo is None:
+        raise ConfigurationError(
+            f"repo= is missing: the catalog {source.catalog!r} does not say where its images are; give repo= and collections=, or"
+            " the folder of an export as repo="
+        )
+    if is_export(repo):
+        return _of_export(source, Path(repo), origin, Subset(select, cone), sort, limit)
+    if source.catalog is None:
+        raise ConfigurationError("catalog= is missing; it may be left out only if repo= is the folder of an export")
+    collections = source.collections if source.collections is not None else origin.get("collections")
+    if collections is None:
+        raise ConfigurationError("collections= is missing; give the collection of the images, such as collections=dp2")
+    catalog = _catalog(source, Subset(select, cone))
+    row = _sorted_rows(catalog, sort)[:limit]
+    chosen = catalog.take(row)
+    plan = build_plan(
+        repo,
+        chosen,
+        collections=collections,
+        bands=_first(source.bands, origin.get("bands"), "ugrizy"),
+        size=_first(source.size, origin.get("size"), 64),
+        dataset_type=_first(source.dataset_type, origin.get("dataset_type"), "deep_coadd"),
+        read=source.read,
+    )
+    target = np.argsort(plan.row, kind="stable")
+    place = plan.row[target]
+    lost, number = plan.rejected, plan.rejected.texts()
+    outside = [(identity, number[1][k]) for identity, k in zip(_listed(lost.object_id), number[0].tolist(), strict=True)]
+    return GalleryTargets(
+        plan, target, row[place], _taken(chosen.columns, place), outside, len(catalog), catalog.source
+    )
+
+
+def _of_export(
+    source: Source,
+    folder: Path,
+    origin: Mapping[str, Any],
+    subset: Subset,
+    sort: str | Sequence[str],
+    limit: int | None,
+) -> GalleryTargets:
+    """Find the targets of a gallery among those of an export."""
+    bands = source.bands if source.bands is not None else origin.get("bands")
+    size = source.size if source.size is not None else origin.get("size")
+    if source.catalog is None:
+        names = tuple(ExportDescription.load(folder).catalog["columns"])
+        plan = export_plan(folder, bands=bands, size=size, columns=names)
+        whole = export_catalog(plan)
+        own = {"object_id": whole.object_id, "ra": whole.ra, "dec": whole.dec, "row": np.arange(len(whole))}
+        table = {**{name: v for name, v in whole.columns.items() if _is_scalar(v)}, **own}
+        catalog = _catalog(Source(table, object_id="object_id"), subset, label=str(folder))
+        numbers = np.asarray(catalog.columns.pop("row"), np.int64)
+        order = np.argsort(np.concatenate([plan.row, plan.rejected.row]), kind="stable")
+        target_of = np.where(order < len(plan), order, -1)[numbers]
+    else:
+        plan = export_plan(folder, bands=bands, size=size)
+        catalog = _catalog(source, subset)
+        numbers = np.arange(len(catalog))
+        target_of = plan.targets_of(catalog.object_id)
+    row = _sorted_rows(catalog, sort)[:limit]
+    chosen = catalog.take(row)
+    found = target_of[row]
+    there = np.flatnonzero(found >= 0)
+    if not len(there):
+        raise CoverageError(f"the export {folder} holds none of the {len(row)} chosen targets; choose others")
+    gone = _listed(take_rows(chosen.object_id, np.flatnonzero(found < 0)))
+    outside = [(identity, "not in the export, or without pixels there") for identity in gone]
+    return GalleryTargets(
+        plan,
+        found[there],
+        numbers[row[there]],
+        _taken(chosen.columns, there),
+        outside,
+        len(catalog),
+        catalog.source,
+    )
+
+
+def _origin(catalog: Any) -> Mapping[str, Any]:
+    """Return what a table of predictions says about its images; nothing for any other catalog."""
+    import pyarrow.parquet as pq
+
+    metadata: Any = getattr(getattr(catalog, "schema", None), "metadata", None)
+    if isinstance(catalog, str | os.PathLike) and Path(catalog).suffix.lower() in {".parquet", ".pq", ".parq"}:
+        path = Path(catalog)
+        metadata = pq.read_schema(path).metadata if path.is_file() else None
+    found = json.loads(metadata[META.encode()]) if isinstance(metadata, dict) and META.encode() in metadata else {}
+    return {name: value for name, value in found.items() if value}
+
+
+def _catalog(source: Source, subset: Subset, label: str | None = None) -> Catalog:
+    """Read a catalog with all of its columns that have one number, boolean or text a row."""
+    if isinstance(source.catalog, Catalog):
+        if subset.cone is not None:
+            raise ConfigurationError("cone= is for tables; select the rows of a Catalog before")
+        whole = source.catalog if subset.select is None else source.catalog.select(subset.select)
+        return whole
+    table = open_table(source.catalog)
+    position = find_position_columns(table, source.ra, source.dec)[0]
+    identity = find_id_column(table) if source.object_id is None else require_column(table, source.object_id)
+    own = {*position, "ra", "dec", "object_id"} | ({identity} if identity else set())
+    needed = [*position, *([identity] if identity else [])]
+    names = _readable(table, [name for name in table.names if name not in own], subset)
+    found = read_rows(table, [*needed, *names], subset, position, identity, source.unit)
+    in_degrees = "deg" if table.position == position and found[position[0]].unit is None else None
+    pair = (found[name] for name in position)
+    ra, dec = positions_in_degrees(*pair, position, source.unit or in_degrees, table.label)
+    ids: Ids = np.arange(len(ra)) if identity is None else check_ids(found[identity], identity, table.label)
+    columns = {name: _filled(found[name]) for name in names}
+    columns = {name: values for name, values in columns.items() if _is_scalar(values)}
+    return Catalog(ids, ra, dec, columns, label or table.label)
+
+
+def _readable(table: OpenTable, names: list[str], subset: Subset) -> list[str]:
+    """Return the columns that can be read: dates, structures and lists of various lengths cannot."""
+    first = next(iter(table.divided(names, subset)), table)
+    try:
+        first.read(names)
+    except CatalogError:
+        return [name for name in names if _can_be_read(first, name)]
+    return names
+
+
+def _can_be_read(table: OpenTable, name: str) -> bool:
+    try:
+        table.read([name])
+    except CatalogError:
+        return False
+    return True
+
+
+def _filled(column: Column) -> Values:
+    """Return the values of a column: missing numbers are NaN, missing texts are empty."""
+    values, null = column.values, column.null
+    if null is None or (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
+        return values
+    missing = null.tolist()
+    if isinstance(values, list):
+        return ["" if gone else text for text, gone in zip(values, missing, strict=True)]
+    if values.dtype.kind != "b" and len(values) and np.abs(values[~null]).max(initial=0) > _EXACT:
+        return ["" if gone else str(number) for number, gone in zip(values.tolist(), missing, strict=True)]
+    return np.where(null, np.nan, values.astype(np.float64))
+
+
+def _is_scalar(values: Values) -> bool:
+    return isinstance(values, list) or np.ndim(values) == 1
+
+
+def _sorted_rows(catalog: Catalog, sort: str | Sequence[str]) -> NDArray[np.int64]:
+    """Return the rows of a catalog in the order of some columns; equal ones in the order of the catalog."""
+    order = np.arange(len(catalog))
+    known = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec, **catalog.columns}
+    for key in reversed([sort] if isinstance(sort, str) else list(sort)):
+        name = key.removeprefix("-")
+        if name not in known:
+            raise ConfigurationError(f"sort={key!r}: the catalog has no column {name!r}; it has {', '.join(known)}")
+        values = take_rows(known[name], order)
+        _, rank = np.unique(np.asarray(values), return_inverse=True, equal_nan=False)
+        rank = np.asarray(-rank if key.startswith("-") else rank)
+        array = np.asarray(values)
+        missing = np.isnan(array) if array.dtype.kind == "f" else np.zeros(len(array), bool)
+        rank[missing] = len(array)
+        order = order[np.argsort(rank, kind="stable")]
+    return order
+
+
+def _taken(columns: Mapping[str, Values], rows: NDArray[np.int64]) -> dict[str, Values]:
+    return {name: take_rows(values, rows) for name, values in columns.items() if _is_scalar(values)}
+
+
+def _listed(ids: Ids) -> list[Any]:
+    return ids if isinstance(ids, list) else ids.tolist()
+
+
+def _first(*values: Any) -> Any:
+    """Return the first value that is given."""
+    return next(value for value in values if value is not None)
