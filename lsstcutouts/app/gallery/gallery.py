@@ -196,6 +196,7 @@ def gallery(
         aspect=plan.size.y / plan.size.x,
         lines=max(text.count("\n") + 1 for text in captions),
         circle=circle,
+        outline=outlined,
     )
     title = title or _title(targets, keys)
     entries = _read(targets, captions, pictures, reader, outlined, threads or default_threads(), report)

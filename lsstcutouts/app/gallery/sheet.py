@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["OUTLINE_COLOURS", "Layout", "draw_sheet"]
+__all__ = ["Layout", "draw_sheet"]
 
-OUTLINE_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
+_OUTLINES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 """Okabe and Ito's colours, for mask planes in the order in which they are given."""
 
 _MISSING = "#E69F00"
@@ -52,8 +52,8 @@ class Layout:
         Around all, and between two panels.
     circle
         Radius of the circle around a target, arcsec; None: no circle.
-    marks
-        Whether scale bar and arrows are drawn.
+    outline
+        Mask planes that are outlined.
     """
 
     width: float
@@ -66,7 +66,7 @@ class Layout:
     margin: float = 0.45
     gap: float = 0.05
     circle: float | None = None
-    marks: bool = True
+    outline: tuple[str, ...] = ()
 
     @property
     def targets_across(self) -> int:
@@ -137,13 +137,18 @@ def draw_sheet(
     sheet = _Sheet(axes, layout, raw=raw)
     if title:
         sheet.write(layout.margin, height - layout.margin, title, layout.text + 2.5, ha="left", va="center")
+    for i, name in enumerate(reversed(layout.outline)):
+        # From the right; what a name takes is estimated.
+        right = layout.width - layout.margin - sum(len(n) + 2 for n in layout.outline[len(layout.outline) - i :]) * 0.055
+        colour = _outline_colour(layout, name)
+        sheet.write(right, height - layout.margin, name, layout.text, colour, ha="right", va="center")
     if foot:
         sheet.write(layout.width / 2, layout.margin / 2, foot, layout.text, va="center")
     for i, entry in enumerate(entries):
         row, place = divmod(i, across)
         left = layout.margin + place * layout.panels * (layout.panel[0] + layout.gap)
         top = height - layout.margin - head - row * layout.row
-        sheet.target(entry, left, top, colours[i] if colours else "black")
+        sheet.target(entry, left, top, colours[i] if colours else "black", named=row == 0)
     sheet.finish()
     return figure
 
@@ -158,51 +163,59 @@ class _Sheet:
 
     def write(self, x: float, y: float, text: str, size: float, colour: str = "black", **where: str) -> None:
         """Write text; an id may contain dollar signs."""
-        where = {"ha": "center", "va": "bottom", **where}
-        self._axes.text(x, y, text, fontsize=size, color=colour, parse_math=False, **where)  # type: ignore[arg-type]
+        from matplotlib.patheffects import withStroke
 
-    def target(self, entry: Entry, left: float, top: float, colour: str) -> None:
-        """Draw the panels of one target from its upper left corner, and its caption below them."""
-        layout = self._layout
+        where = {"ha": "center", "va": "bottom", **where}
+        edge = [withStroke(linewidth=1.2, foreground="black")] if colour == "white" else None
+        self._axes.text(x, y, text, fontsize=size, color=colour, parse_math=False, path_effects=edge, **where)  # type: ignore[arg-type]
+
+    def target(self, entry: Entry, left: float, top: float, colour: str, *, named: bool) -> None:
+        """Draw the panels of one target from its upper left corner, its caption, and perhaps the names of the panels."""
+        from matplotlib.image import AxesImage
+
+        layout, panels = self._layout, entry.panels
         width, height = layout.panel
-        for i, panel in enumerate(entry.panels):
-            self._panel(entry, panel, left + i * (width + layout.gap), top - height, first=i == 0)
-        whole = len(entry.panels) * (width + layout.gap) - layout.gap
+        y, x = panels[0].image.shape[:2]
+        scale = width / x
+        step = x + round(layout.gap / scale)  # of all panels one image is made: 14,000 small ones would take minutes
+        strip = np.full((y, step * len(panels) - (step - x), 3), 255, np.uint8)
+        for i, panel in enumerate(panels):
+            strip[:, i * step : i * step + x] = panel.image
+        whole = strip.shape[1] * scale
+        image = AxesImage(
+            self._axes,
+            extent=(left, left + whole, top - height, top),
+            origin="lower",  # the first row of a cutout is the southern one
+            interpolation="none" if self._raw else "nearest",
+        )
+        image.set_data(strip)
+        self._axes.add_image(image)
+        for i, panel in enumerate(panels):
+            self._panel(entry, panel, left + i * step * scale, top - height, scale, named=named and len(panels) > 1)
+        if entry.pixel_scale is not None and width > 0.5:
+            self._marks(entry, left, top - height, scale)
         most = max(8, int(whole * 72 / (layout.text * _LETTER)))
         text = "\n".join(_shortened(line, most) for line in entry.caption.split("\n"))
         if text:
             self.write(left + whole / 2, top - height - 0.03, text, layout.text, colour, va="top")
 
-    def _panel(self, entry: Entry, panel: Panel, x0: float, y0: float, *, first: bool) -> None:
-        from matplotlib.image import AxesImage
-
+    def _panel(self, entry: Entry, panel: Panel, x0: float, y0: float, scale: float, *, named: bool) -> None:
+        """Draw what is on one panel: its name, missing bands, outlines and the circle."""
         width, height = self._layout.panel
-        image = AxesImage(
-            self._axes,
-            extent=(x0, x0 + width, y0, y0 + height),
-            origin="lower",  # the first row of a cutout is the southern one
-            interpolation="none" if self._raw else "nearest",
-        )
-        image.set_data(panel.image)
-        self._axes.add_image(image)
         text, shift = self._layout.text, np.array([x0, y0])
-        scale = width / panel.image.shape[1]
         if panel.missing:
-            self.write(x0 + width / 2, y0 + height / 2, f"no {', '.join(panel.missing)}", text + 1, _MISSING, va="center")
-        if len(entry.panels) > 1:
+            missing = f"no {', '.join(panel.missing)}"
+            self.write(x0 + width / 2, y0 + height * 0.7, missing, text + 1, _MISSING, va="center")
+        if named:
             self.write(x0 + 0.04, y0 + height - 0.03, panel.label, text + 1, "white", ha="left", va="top")
-        for number, lines in enumerate(entry.outlines.values()):
-            colour = OUTLINE_COLOURS[number % len(OUTLINE_COLOURS)]
+        for name, lines in entry.outlines.items():
+            colour = _outline_colour(self._layout, name)
             self._outlines += [((line + 0.5) * scale + shift, colour) for line in lines]
-        if entry.pixel_scale is None:
-            return
-        if self._layout.circle is not None:
+        if self._layout.circle is not None and entry.pixel_scale is not None:
             angle = np.linspace(0, 2 * np.pi, 49)
             centre = (np.array(entry.target) + 0.5) * scale + shift
             radius = self._layout.circle / entry.pixel_scale * scale
             self._lines.append(centre + radius * np.column_stack([np.cos(angle), np.sin(angle)]))
-        if first and self._layout.marks and width > 0.5:
-            self._marks(entry, x0, y0, scale)
 
     def _marks(self, entry: Entry, x0: float, y0: float, scale: float) -> None:
         """Draw a bar of 1, 2 or 5 times a power of ten arcseconds, and arrows to north and east."""
@@ -234,6 +247,10 @@ class _Sheet:
             self._axes.add_collection(LineCollection(self._lines, colors=colour, linewidths=width), autolim=False)
         lines, colours = [line for line, _ in self._outlines], [colour for _, colour in self._outlines]
         self._axes.add_collection(LineCollection(lines, colors=colours, linewidths=0.7), autolim=False)
+
+
+def _outline_colour(layout: Layout, name: str) -> str:
+    return _OUTLINES[layout.outline.index(name) % len(_OUTLINES)]
 
 
 def _shortened(line: str, most: int) -> str:
