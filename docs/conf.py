@@ -109,8 +109,10 @@ def _table(settings: str) -> nodes.table:
     lines = [
         nodes.row(
             "",
-            *(nodes.entry("", nodes.paragraph("", "", nodes.literal(text, text)) if text else nodes.paragraph())
-              for text in row[:2]),
+            *(
+                nodes.entry("", nodes.paragraph("", "", nodes.literal(text, text)) if text else nodes.paragraph())
+                for text in row[:2]
+            ),
             nodes.entry("", nodes.paragraph(row[2], row[2])),
         )
         for row in rows
@@ -119,7 +121,7 @@ def _table(settings: str) -> nodes.table:
     return nodes.table("", group)
 
 
-def attributes_as_parameters(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def attributes_as_parameters(_app: Sphinx, what: str, _name: str, obj: Any, _options: Any, lines: list[str]) -> None:
     """Give the fields of a dataclass their types: what its docstring calls attributes are its arguments, too."""
     if what == "class" and dataclasses.is_dataclass(obj) and "Parameters" not in lines and "Attributes" in lines:
         lines[lines.index("Attributes")] = "Parameters"

@@ -14,6 +14,8 @@ from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..source.promise import Promise
+from ..source.promise import wait as wait_for
 
 __all__ = ["Again", "Job", "Pending", "Steps", "Threads", "run_here"]
 
@@ -26,7 +28,7 @@ type Job = Callable[[], Again]
 type Steps[T] = Generator[list[Job], None, T]
 """Work that goes on, after each list of jobs that it yields, when all of them are done; they may be done side by side."""
 
-type _Item = tuple[int, int, Callable[[], None], Future[None]]
+type _Item = tuple[int, int, Callable[[], None], Promise[None]]
 """Rank, number, function, and what comes of it."""
 
 _NAP = 0.0005
@@ -101,7 +103,7 @@ class Threads:
         """Return a number that is higher than those before."""
         return next(self._numbers)
 
-    def submit(self, function: Callable[[], None], rank: int = 0) -> Future[None]:
+    def submit(self, function: Callable[[], None], rank: int = 0) -> Promise[None]:
         """Call a function in one of the threads; what waits is called in the order of its rank.
 
         Raises
@@ -112,8 +114,8 @@ class Threads:
         pool = self._pool
         if pool is None:
             raise CancelledError
-        future: Future[None] = Future()
-        item = rank, self.next_number(), function, future
+        promise: Promise[None] = Promise()
+        item = rank, self.next_number(), function, promise
         heapq.heappush(self._waiting, item)
         try:
             pool.submit(self._run)
@@ -126,7 +128,7 @@ class Threads:
             pool.shutdown(wait=False)
             self._pool = None if self._pool is None else self._new_pool()
             raise
-        return future
+        return promise
 
     def stop(self) -> None:
         """Call off what has not begun, and return at once.
@@ -148,18 +150,18 @@ class Threads:
 
     def _run(self) -> None:
         try:
-            _, _, function, future = heapq.heappop(self._waiting)
+            _, _, function, promise = heapq.heappop(self._waiting)
         except IndexError:  # called off by Ctrl-C
             return
         try:
             if self._pool is not None:
                 function()
         except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
-            future.set_exception(error)
+            promise.set_exception(error)
         else:
-            future.set_result(None)
+            promise.set_result(None)
         finally:
-            del function, future  # the error refers to this frame
+            del function, promise  # the error refers to this frame
             if self._pool is None and self._after_stop is not None:
                 self._after_stop()
 
@@ -186,10 +188,10 @@ class Pending[T]:
         self._left: list[int] = []
         self._failed = False
         self._finished: list[T] = []
-        self._futures: deque[Future[None]] = deque()
+        self._promises: deque[Promise[None]] = deque()
         self._rank = threads.next_number()  # what was begun first is finished first
         with _until_exit():
-            self._futures.append(threads.submit(self._next_step, self._rank))
+            self._promises.append(threads.submit(self._next_step, self._rank))
 
     def result(self) -> T:
         """Wait for the batch and return it; what a job raised is raised here.
@@ -208,12 +210,12 @@ class Pending[T]:
             )
         try:
             with _until_exit():
-                while self._futures:  # a job adds those of the next step before its own is done
-                    while not self._futures[0].done() and not self._threads.stopped:
-                        wait([self._futures[0]], _LOOK)
-                    if not self._futures[0].done():  # may wait for bytes
+                while self._promises:  # a job adds those of the next step before its own is done
+                    while not self._promises[0].done() and not self._threads.stopped:
+                        wait_for([self._promises[0]], _LOOK)
+                    if not self._promises[0].done():  # may wait for bytes
                         break
-                    self._futures.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
+                    self._promises.popleft().result()  # no name for it: a traceback in a ring with its own exception keeps the batch
         except BaseException:  # after Ctrl-C, too, nobody wants the rest; it is raised again
             self.call_off()
             raise
@@ -250,7 +252,7 @@ class Pending[T]:
     def _submit(self, jobs: list[Job], rank: int) -> None:
         try:
             for job in jobs:
-                self._futures.append(self._threads.submit(partial(self._run, job), rank))
+                self._promises.append(self._threads.submit(partial(self._run, job), rank))
         except CancelledError:  # stopped: `result` finds that nothing came of it
             self._failed = True
         if self._failed:
@@ -258,8 +260,8 @@ class Pending[T]:
 
     def _submit_after(self, futures: Sequence[Future[Any]], job: Job) -> None:
         """Have a job called again when one of some futures is done."""
-        called: Future[None] = Future()
-        self._futures.append(called)
+        called: Promise[None] = Promise()
+        self._promises.append(called)
         jobs = [job]
 
         def call(_: Future[Any]) -> None:

@@ -174,4 +174,3 @@ def _check_call(block: Block, node: ast.Call, called: Any) -> None:
         inspect.signature(called).bind_partial(*([] if starred else given), **named)
     except TypeError as error:
         raise AssertionError(f"{block}, line {node.lineno}: {ast.unparse(node)}: {error}") from None
-

@@ -58,9 +58,7 @@ def entries_of(
     images = as_array(batch["image"])
     if len(captions) != len(images):
         raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
-    present = (
-        as_array(batch["band_present"]) if "band_present" in batch else (images != 0).any(axis=(2, 3))
-    )
+    present = as_array(batch["band_present"]) if "band_present" in batch else (images != 0).any(axis=(2, 3))
     mask = as_array(batch["mask"]) if outline else None
     middle = ((images.shape[3] - 1) / 2, (images.shape[2] - 1) / 2)
     for i, image in enumerate(images):

@@ -1,7 +1,7 @@
 """Galleries: cutouts of chosen targets with captions, for print, as image files, or as a page for the browser."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import batched
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from ...catalog.ids import take_rows
 from ...errors import ConfigurationError, CoverageError
@@ -118,7 +118,7 @@ def gallery(
     threads: int | None = None,
     progress: bool = True,
 ) -> GalleryResult:
-    """Draw the cutouts of some rows of a catalog with captions.
+    r"""Draw the cutouts of some rows of a catalog with captions.
 
     Parameters
     ----------
@@ -201,8 +201,8 @@ def gallery(
     title = title or _title(targets, keys)
     entries = _read(targets, captions, pictures, reader, outlined, threads or default_threads(), report)
     console = Console(stderr=True, quiet=not progress)
-    shown = track(entries, "drawing", total=len(targets), console=console, transient=True)
-    with closing(entries), closing(shown):
+    with closing(entries), Progress(console=console, transient=True) as bar:
+        shown = bar.track(entries, total=len(targets), description="drawing")
         if kind == "html":
             files = [write_page(output, shown, title=title, total=targets.total)]
         elif kind == "folder":
@@ -251,7 +251,9 @@ def _captions(targets: GalleryTargets, caption: str | Sequence[str] | None, sort
     template = caption.replace("\\n", "\n") if isinstance(caption, str) and "{" in caption else None
     named = _names(caption)
     try:
-        used = named if template is None else [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        used = (
+            named if template is None else [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+        )
     except ValueError as error:
         raise ConfigurationError(f"caption={caption!r} is not a valid format: {error}") from error
     known = ["object_id", *targets.values(0), "row"]
@@ -289,7 +291,7 @@ def _read(
     outline: Sequence[str],
     threads: int,
     report: Report,
-) -> Iterator[Entry]:
+) -> Generator[Entry]:
     """Yield the entries of a gallery in its order, read and made in threads; add what happened to a report."""
 
     def made(delivery: Delivery) -> tuple[Delivery, list[Entry]]:
@@ -310,7 +312,7 @@ def _read(
 
     parts = np.split(np.arange(len(targets)), range(_BATCH, len(targets), _BATCH))
     requests = (Request(targets.target[part], columns={"place": part}) for part in parts)
-    with closing(stream(reader, requests, threads=threads, ahead=2, then=made)) as batches:
+    with closing(stream(reader, requests, threads=threads, ahead=2, then=made)) as batches:  # type: ignore[type-var]
         for delivery, entries in batches:
             report.add(delivery.batch_report)
             yield from entries
@@ -329,9 +331,7 @@ def _write_each(folder: Path, entries: Iterable[Entry], layout: Layout, *, repea
         yield path
 
 
-def _write_sheets(
-    path: Path, entries: Iterable[Entry], layout: Layout, title: str, count: int
-) -> Iterator[Path]:
+def _write_sheets(path: Path, entries: Iterable[Entry], layout: Layout, title: str, count: int) -> Iterator[Path]:
     """Write pages of a PDF, or of PNG files, and yield the paths."""
     from matplotlib.backends.backend_pdf import PdfPages
 

@@ -23,14 +23,14 @@ from ...plan.arguments import SizeLike
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
-from ...read.exports.export_files import is_export
 from ...read.exports.export_description import ExportDescription
+from ...read.exports.export_files import is_export
 from ...read.exports.plans import export_catalog, export_plan
+
+__all__ = ["GalleryTargets", "Source", "find_targets"]
 
 _EXACT = 2**53
 """Integers beyond it are not exact as float64."""
-
-__all__ = ["GalleryTargets", "Source", "find_targets"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,9 @@ def find_targets(
     target = np.argsort(plan.row, kind="stable")
     place = plan.row[target]
     lost, number = plan.rejected, plan.rejected.texts()
-    outside = [(identity, number[1][k]) for identity, k in zip(_listed(lost.object_id), number[0].tolist(), strict=True)]
+    outside = [
+        (identity, number[1][k]) for identity, k in zip(_listed(lost.object_id), number[0].tolist(), strict=True)
+    ]
     return GalleryTargets(
         plan, target, row[place], _taken(chosen.columns, place), outside, len(catalog), catalog.source
     )
@@ -235,8 +237,7 @@ def _catalog(source: Source, subset: Subset, label: str | None = None) -> Catalo
     if isinstance(source.catalog, Catalog):
         if subset.cone is not None:
             raise ConfigurationError("cone= is for tables; select the rows of a Catalog before")
-        whole = source.catalog if subset.select is None else source.catalog.select(subset.select)
-        return whole
+        return source.catalog if subset.select is None else source.catalog.select(subset.select)
     table = open_table(source.catalog)
     position = find_position_columns(table, source.ra, source.dec)[0]
     identity = find_id_column(table) if source.object_id is None else require_column(table, source.object_id)
@@ -245,8 +246,8 @@ def _catalog(source: Source, subset: Subset, label: str | None = None) -> Catalo
     names = _readable(table, [name for name in table.names if name not in own], subset)
     found = read_rows(table, [*needed, *names], subset, position, identity, source.unit)
     in_degrees = "deg" if table.position == position and found[position[0]].unit is None else None
-    pair = (found[name] for name in position)
-    ra, dec = positions_in_degrees(*pair, position, source.unit or in_degrees, table.label)
+    first, second = (found[name] for name in position)
+    ra, dec = positions_in_degrees(first, second, position, source.unit or in_degrees, table.label)
     ids: Ids = np.arange(len(ra)) if identity is None else check_ids(found[identity], identity, table.label)
     columns = {name: _filled(found[name]) for name in names}
     columns = {name: values for name, values in columns.items() if _is_scalar(values)}

@@ -139,7 +139,9 @@ def draw_sheet(
         sheet.write(layout.margin, height - layout.margin, title, layout.text + 2.5, ha="left", va="center")
     for i, name in enumerate(reversed(layout.outline)):
         # From the right; what a name takes is estimated.
-        right = layout.width - layout.margin - sum(len(n) + 2 for n in layout.outline[len(layout.outline) - i :]) * 0.055
+        right = (
+            layout.width - layout.margin - sum(len(n) + 2 for n in layout.outline[len(layout.outline) - i :]) * 0.055
+        )
         colour = _outline_colour(layout, name)
         sheet.write(right, height - layout.margin, name, layout.text, colour, ha="right", va="center")
     if foot:
@@ -237,7 +239,8 @@ class _Sheet:
             end, aside = start + way * length, np.array([-way[1], way[0]])
             back = end - way * 0.3 * length
             self._lines.append(np.array([start, end, back + aside * 0.15 * length, end, back - aside * 0.15 * length]))
-            self.write(*(end + way * 0.05), letter, text, "white", va="center")
+            x, y = end + way * 0.05
+            self.write(x, y, letter, text, "white", va="center")
 
     def finish(self) -> None:
         """Draw the lines: white with a dark edge, so that they are seen on any picture."""

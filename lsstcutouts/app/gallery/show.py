@@ -65,19 +65,25 @@ def show(
         If the batch has no cutouts, or the arguments do not fit it.
     """
     if "image" not in batch:
-        raise ConfigurationError(f"the batch has no 'image', only {', '.join(batch)}; read it with planes=('image', ...)")
+        raise ConfigurationError(
+            f"the batch has no 'image', only {', '.join(batch)}; read it with planes=('image', ...)"
+        )
     images = as_array(batch["image"])
     if images.ndim != 4 or not len(images):
         raise ConfigurationError(f"image of the batch must be (N, B, Y, X) with N >= 1, got {images.shape}")
     names = tuple(map(str, range(images.shape[1]))) if bands is None else parse_bands(bands)
     if len(names) != images.shape[1]:
-        raise ConfigurationError(f"bands={bands!r} are {len(names)} names, but the batch has {images.shape[1]} channels")
+        raise ConfigurationError(
+            f"bands={bands!r} are {len(names)} names, but the batch has {images.shape[1]} channels"
+        )
     real = ~as_array(batch["is_padding"]).astype(bool) if "is_padding" in batch else np.ones(len(images), bool)
     kept = np.flatnonzero(real)[:limit]
     if not len(kept):
         raise ConfigurationError("the batch holds only padding")
     if captions is None:
-        captions = [str(one) for one in as_array(batch["object_id"]).tolist()] if "object_id" in batch else [""] * len(images)
+        captions = (
+            [str(one) for one in as_array(batch["object_id"]).tolist()] if "object_id" in batch else [""] * len(images)
+        )
     elif len(captions) != len(images):
         raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
     chosen = {
