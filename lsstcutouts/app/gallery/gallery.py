@@ -144,7 +144,7 @@ def gallery(
     panels, rgb, stretch, scale
         As in `PictureStyle`.
     outline
-        Mask planes whose pixels are outlined, such as ``["SATURATED", "COSMIC_RAY"]``.
+        Mask planes whose pixels, in any band, are outlined, such as ``["SATURATED", "COSMIC_RAY"]``.
     circle
         Radius of a circle around each target, arcsec; by default there is none.
     columns
