@@ -45,23 +45,25 @@ class GalleryResult:
 
     Attributes
     ----------
-    targets
-        Number of targets that are shown.
+    report
+        What happened to each chosen target that has pixels.
     total
         Rows of the catalog that ``select`` and ``cone`` keep.
     outside
         Ids of chosen rows without pixels, with the reason.
-    losses
-        What could not be read, in one line; empty if all was read.
     files
         Files that were written, in order.
     """
 
-    targets: int
+    report: Report
     total: int
     outside: tuple[tuple[int | str, str], ...]
-    losses: str
     files: tuple[str, ...]
+
+    @property
+    def targets(self) -> int:
+        """Number of targets that are shown."""
+        return self.report.delivered
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -70,8 +72,8 @@ class GalleryResult:
             "targets": self.targets,
             "total": self.total,
             "outside": outside,
-            "losses": self.losses,
             "files": list(self.files),
+            "report": self.report.as_dict(),
         }
 
     def __str__(self) -> str:
@@ -82,8 +84,8 @@ class GalleryResult:
             ids = [str(identity) for identity, other in self.outside if other == reason]
             rest = f" and {len(ids) - 5:,} more" if len(ids) > 5 else ""
             lines.append(f"  {len(ids):,} not shown ({reason}): {', '.join(ids[:5])}{rest}")
-        if self.losses:
-            lines.append(f"  {self.losses}")
+        if losses := self.report.losses():
+            lines.append(f"  {losses}")
         return "\n".join(lines)
 
 
@@ -209,9 +211,7 @@ def gallery(
             files = list(_write_each(Path(output), shown, layout, repeats=bool(plan.repeats_ids)))
         else:
             files = list(_write_sheets(Path(output), shown, layout, title, len(targets)))
-    return GalleryResult(
-        report.delivered, targets.total, tuple(targets.outside), report.losses(), tuple(map(str, files))
-    )
+    return GalleryResult(report, targets.total, tuple(targets.outside), tuple(map(str, files)))
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -310,12 +310,11 @@ def _sorted_rows(catalog: Catalog, sort: str | Sequence[str]) -> NDArray[np.int6
         name = key.removeprefix("-")
         if name not in known:
             raise ConfigurationError(f"sort={key!r}: the catalog has no column {name!r}; it has {', '.join(known)}")
-        values = take_rows(known[name], order)
-        _, rank = np.unique(np.asarray(values), return_inverse=True, equal_nan=False)
+        values = np.asarray(take_rows(known[name], order))
+        _, rank = np.unique(values, return_inverse=True, equal_nan=False)
         rank = np.asarray(-rank if key.startswith("-") else rank)
-        array = np.asarray(values)
-        missing = np.isnan(array) if array.dtype.kind == "f" else np.zeros(len(array), bool)
-        rank[missing] = len(array)
+        missing = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind == "U" else False
+        rank[missing] = len(values)
         order = order[np.argsort(rank, kind="stable")]
     return order
 
