@@ -10,6 +10,7 @@ from string import Formatter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -34,7 +35,8 @@ __all__ = ["GalleryResult", "gallery"]
 _PAPER = {"a4": (8.27, 11.69), "letter": (8.5, 11.0)}
 """Width and height, inches."""
 
-_BATCH = 40
+_BATCH, _BATCH_BYTES = 40, 64e6
+"""Most targets of a batch, and about the most bytes of its pixels."""
 _SAMPLE = 48
 """Targets from which the scale of all is measured."""
 
@@ -187,7 +189,8 @@ def gallery(
         replace(read, mask_planes=outlined), planes=("image", "valid", *(["mask"] if outlined else [])), columns=()
     )
     reader = CutoutReader(plan, options, whole_tiles=True)
-    spread = np.unique(np.linspace(0, len(targets) - 1, min(_SAMPLE, len(targets))).astype(np.int64))
+    most = max(1, int(_BATCH_BYTES / (4 * len(plan.bands) * plan.size.y * plan.size.x)))
+    spread = np.unique(np.linspace(0, len(targets) - 1, min(_SAMPLE, most, len(targets))).astype(np.int64))
     sample = valid_pixels(reader.read(targets.target[spread])) if scale == "all" else None
     pictures = Pictures(plan.bands, style, sample)
     report = Report(plan, targets.target)
@@ -201,7 +204,8 @@ def gallery(
         outline=outlined,
     )
     title = title or _title(targets, keys)
-    entries = _read(targets, captions, pictures, reader, outlined, threads or default_threads(), report)
+    parts = np.split(np.arange(len(targets)), range(min(_BATCH, most), len(targets), min(_BATCH, most)))
+    entries = _read(targets, parts, captions, pictures, reader, outlined, threads or default_threads(), report)
     console = Console(stderr=True, quiet=not progress)
     with closing(entries), Progress(console=console, transient=True) as bar:
         shown = bar.track(entries, total=len(targets), description="drawing")
@@ -285,6 +289,7 @@ def _shown(value: Any) -> str:
 
 def _read(
     targets: GalleryTargets,
+    parts: Sequence[NDArray[np.int64]],
     captions: Sequence[str],
     pictures: Pictures,
     reader: CutoutReader,
@@ -292,7 +297,7 @@ def _read(
     threads: int,
     report: Report,
 ) -> Generator[Entry]:
-    """Yield the entries of a gallery in its order, read and made in threads; add what happened to a report."""
+    """Yield the entries of a gallery in its order, a part at a time read and made in threads; add what happened to a report."""
 
     def made(delivery: Delivery) -> tuple[Delivery, list[Entry]]:
         batch = delivery.batch
@@ -310,7 +315,6 @@ def _read(
             )
         )
 
-    parts = np.split(np.arange(len(targets)), range(_BATCH, len(targets), _BATCH))
     requests = (Request(targets.target[part], columns={"place": part}) for part in parts)
     with closing(stream(reader, requests, threads=threads, ahead=2, then=made)) as batches:  # type: ignore[type-var]
         for delivery, entries in batches:

@@ -136,7 +136,10 @@ def draw_sheet(
     axes.set_axis_off()
     sheet = _Sheet(axes, layout, raw=raw)
     if title:
-        sheet.write(layout.margin, height - layout.margin, title, layout.text + 2.5, ha="left", va="center")
+        names = sum(len(name) + 2 for name in layout.outline) * layout.text
+        most = int(((layout.width - 2 * layout.margin) * 72 / _LETTER - names) / (layout.text + 2.5))
+        text = _shortened(title, max(8, most))
+        sheet.write(layout.margin, height - layout.margin, text, layout.text + 2.5, ha="left", va="center")
     for i, name in enumerate(reversed(layout.outline)):
         # From the right; what a name takes is estimated.
         right = (
@@ -214,10 +217,11 @@ class _Sheet:
             colour = _outline_colour(self._layout, name)
             self._outlines += [((line + 0.5) * scale + shift, colour) for line in lines]
         if self._layout.circle is not None and entry.pixel_scale is not None:
-            angle = np.linspace(0, 2 * np.pi, 49)
-            centre = (np.array(entry.target) + 0.5) * scale + shift
-            radius = self._layout.circle / entry.pixel_scale * scale
-            self._lines.append(centre + radius * np.column_stack([np.cos(angle), np.sin(angle)]))
+            angle = np.linspace(0, 2 * np.pi, 97)
+            centre, radius = (np.array(entry.target) + 0.5) * scale, self._layout.circle / entry.pixel_scale * scale
+            circle = centre + radius * np.column_stack([np.cos(angle), np.sin(angle)])
+            circle[((circle < 0) | (circle > (width, height))).any(axis=1)] = np.nan  # only what is on this panel
+            self._lines.append(circle + shift)
 
     def _marks(self, entry: Entry, x0: float, y0: float, scale: float) -> None:
         """Draw a bar of 1, 2 or 5 times a power of ten arcseconds, and arrows to north and east."""
