@@ -22,7 +22,7 @@ from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from ...read.report import Report
 from ...source.writing import atomic_file
-from .entries import entries_of
+from .entries import entries_of, valid_pixels
 from .entry import Entry
 from .gallery_targets import GalleryTargets, Source, find_targets
 from .page import write_page
@@ -78,10 +78,10 @@ class GalleryResult:
         lines = [f"{self.targets:,} targets of {self.total:,} rows"]
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
         lines.append(f"  written: {self.files[0]}{more}")
-        if self.outside:
-            named = ", ".join(f"{identity} ({reason})" for identity, reason in self.outside[:5])
-            rest = f" and {len(self.outside) - 5} more" if len(self.outside) > 5 else ""
-            lines.append(f"  not shown, {len(self.outside)}: {named}{rest}")
+        for reason in dict.fromkeys(reason for _, reason in self.outside):
+            ids = [str(identity) for identity, other in self.outside if other == reason]
+            rest = f" and {len(ids) - 5:,} more" if len(ids) > 5 else ""
+            lines.append(f"  {len(ids):,} not shown ({reason}): {', '.join(ids[:5])}{rest}")
         if self.losses:
             lines.append(f"  {self.losses}")
         return "\n".join(lines)
@@ -182,11 +182,11 @@ def gallery(
     plan = targets.plan
     captions = _captions(targets, caption, keys)
     options = ReaderOptions.of(
-        replace(read, mask_planes=outlined), planes=("image", "mask") if outlined else ("image",), columns=()
+        replace(read, mask_planes=outlined), planes=("image", "valid", *(["mask"] if outlined else [])), columns=()
     )
     reader = CutoutReader(plan, options, whole_tiles=True)
     spread = np.unique(np.linspace(0, len(targets) - 1, min(_SAMPLE, len(targets))).astype(np.int64))
-    sample = np.asarray(reader.read(targets.target[spread])["image"]) if scale == "all" else np.zeros((0,), np.float32)
+    sample = valid_pixels(reader.read(targets.target[spread])) if scale == "all" else None
     pictures = Pictures(plan.bands, style, sample)
     report = Report(plan, targets.target)
     layout = Layout(
@@ -348,5 +348,6 @@ def _write_sheets(path: Path, entries: Iterable[Entry], layout: Layout, title: s
         alone = path if pages == 1 else path.with_name(f"{path.stem}-{number:03d}{path.suffix}")
         foot = "" if pages == 1 else f"{number} of {pages}"
         with atomic_file(alone) as part:
-            draw_sheet(some, replace(layout, height=None), title=title, foot=foot).savefig(part, format="png", dpi=200)
+            image = replace(layout, height=None, margin=0.2)
+            draw_sheet(some, image, title=title, foot=foot).savefig(part, format="png", dpi=200)
         yield alone

@@ -22,7 +22,7 @@ _OUTLINES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 _MISSING = "#E69F00"
 _LINE = 1.25
 """Height of a line of text, in units of its size."""
-_LETTER = 0.55
+_LETTER = 0.62
 """Mean width of a letter, in units of the text's size."""
 _HEAD = 0.28
 """Inches of the title above the pictures."""
@@ -128,7 +128,7 @@ def draw_sheet(
 
     across = layout.targets_across
     rows = -(-len(entries) // across)
-    head = _HEAD if title else 0.0
+    head = _HEAD if title or layout.outline else 0.0
     height = layout.height or 2 * layout.margin + head + rows * layout.row
     figure = Figure(figsize=(layout.width, height), facecolor="white")
     FigureCanvasAgg(figure)

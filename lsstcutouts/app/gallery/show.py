@@ -7,7 +7,7 @@ import numpy as np
 
 from ...errors import ConfigurationError
 from ...plan.arguments import parse_bands
-from .entries import as_array, entries_of
+from .entries import as_array, entries_of, valid_pixels
 from .pictures import Pictures, PictureStyle
 from .sheet import Layout, draw_sheet
 
@@ -88,10 +88,10 @@ def show(
         raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
     chosen = {
         name: as_array(batch[name])[kept]
-        for name in ("image", "object_id", "ra", "dec", "wcs", "band_present")
+        for name in ("image", "valid", "object_id", "ra", "dec", "wcs")
         if name in batch
     }
-    pictures = Pictures(names, PictureStyle(panels, rgb, stretch, scale), chosen["image"])
+    pictures = Pictures(names, PictureStyle(panels, rgb, stretch, scale), valid_pixels(chosen))
     entries = list(entries_of(chosen, pictures, captions=[captions[i] for i in kept.tolist()]))
     layout = Layout(
         width,
