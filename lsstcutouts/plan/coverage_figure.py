@@ -10,6 +10,7 @@ from ..errors import ConfigurationError
 from ..source.writing import atomic_file
 from .coverage import DRAWN_AS_POINTS, Coverage, Layer
 from .coverage_page import write_page
+from .notebook_figure import notebook_figure
 
 if TYPE_CHECKING:
     from astropy.visualization.wcsaxes import WCSAxes
@@ -59,11 +60,7 @@ def write_coverage(path: str | os.PathLike[str], coverage: Coverage) -> None:
 
 def coverage_figure(coverage: Coverage) -> "Figure":
     """Return a figure: the sky on the left, and a small panel for each band on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11.0, 7.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = notebook_figure(figsize=(11.0, 7.2), layout="constrained")
     rows = -(-len(coverage.bands) // 2)
     grid = figure.add_gridspec(max(rows, 3), 4, width_ratios=[1, 1, 0.48, 0.48])
     axes = figure.add_subplot(grid[:, :2], projection=coverage.wcs)

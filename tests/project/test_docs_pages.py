@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
 from lsstcutouts.app.cli import main
@@ -268,3 +270,20 @@ def test_a_notebook_is_stored_without_outputs_and_names_what_there_is(path: Path
     assert all((cell["outputs"], cell["execution_count"]) == ([], None) for cell in code)
     text = "\n".join("".join(cell["source"]) for cell in code)
     check_block(Block(path.name, 0, "python", text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem != "science-platform"], ids=lambda path: path.stem
+)
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about a sky as small as this one
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fewer targets and in fewer epochs; tests/project/test_docs_remote.py runs the one of the platform."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    text, simulations = re.subn(r"targets=\d+", "targets=160", text)
+    assert simulations == 1
+    exec(compile(re.sub(r"max_epochs=\d+", "max_epochs=1", text), path.name, "exec"), {"__name__": "__main__"})
+    plt.close("all")
