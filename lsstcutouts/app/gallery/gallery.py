@@ -200,8 +200,8 @@ def gallery(
     )
     title = title or _title(targets, keys)
     entries = _read(targets, captions, pictures, reader, outlined, threads or default_threads(), report)
-    console = Console(stderr=True, quiet=not progress)
-    with closing(entries), Progress(console=console, transient=True) as bar:
+    # A quiet console would still leave an empty widget in a notebook.
+    with closing(entries), Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         shown = bar.track(entries, total=len(targets), description="drawing")
         if kind == "html":
             files = [write_page(output, shown, title=title, total=targets.total)]
