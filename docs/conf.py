@@ -101,7 +101,9 @@ def _table(settings: str) -> nodes.table:
             continue
         depth = len(setting[1])
         above = [*(one for one in above if one[0] < depth), (depth, setting[2])]
-        rows.append([".".join(name for _, name in above), (setting[3] or "").replace("???", "required"), setting[4] or ""])
+        rows.append(
+            [".".join(name for _, name in above), (setting[3] or "").replace("???", "required"), setting[4] or ""]
+        )
     group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in (1, 1, 3)), cols=3)
     head = nodes.row("", *(nodes.entry("", nodes.paragraph(t, t)) for t in ("setting", "default", "meaning")))
     lines = [
