@@ -23,8 +23,6 @@ exclude_patterns = ["_build", "images", "slurm"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Links to files of the checkout, in the README's style, are downloads and sources outside the site.
-suppress_warnings = ["myst.xref_missing"]
 
 nb_execution_mode = os.environ.get("DOCS_NOTEBOOKS", "force")
 nb_execution_excludepatterns = ["notebooks/science-platform.ipynb"]  # needs Rubin's servers
@@ -103,7 +101,9 @@ def _table(settings: str) -> nodes.table:
             continue
         depth = len(setting[1])
         above = [*(one for one in above if one[0] < depth), (depth, setting[2])]
-        rows.append([".".join(name for _, name in above), setting[3] or "", setting[4] or ""])
+        rows.append(
+            [".".join(name for _, name in above), (setting[3] or "").replace("???", "required"), setting[4] or ""]
+        )
     group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in (1, 1, 3)), cols=3)
     head = nodes.row("", *(nodes.entry("", nodes.paragraph(t, t)) for t in ("setting", "default", "meaning")))
     lines = [

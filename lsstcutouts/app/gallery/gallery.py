@@ -206,8 +206,8 @@ def gallery(
     title = title or _title(targets, keys)
     parts = np.split(np.arange(len(targets)), range(min(_BATCH, most), len(targets), min(_BATCH, most)))
     entries = _read(targets, parts, captions, pictures, reader, outlined, threads or default_threads(), report)
-    console = Console(stderr=True, quiet=not progress)
-    with closing(entries), Progress(console=console, transient=True) as bar:
+    # A quiet console would still leave an empty widget in a notebook.
+    with closing(entries), Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         shown = bar.track(entries, total=len(targets), description="drawing")
         if kind == "html":
             files = [write_page(output, shown, title=title, total=targets.total)]

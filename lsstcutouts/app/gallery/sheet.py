@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...source.notebook import new_figure
 from .entry import Entry, Panel
 
 if TYPE_CHECKING:
@@ -122,16 +123,11 @@ def draw_sheet(
     raw
         Whether pixels are kept as they are, for formats that are enlarged by their viewer.
     """
-    # The object-oriented interface opens no window, has no global state and works in any thread.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = layout.targets_across
     rows = -(-len(entries) // across)
     head = _HEAD if title or layout.outline else 0.0
     height = layout.height or 2 * layout.margin + head + rows * layout.row
-    figure = Figure(figsize=(layout.width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(layout.width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.width), ylim=(0, height), autoscale_on=False)
     axes.set_axis_off()
     sheet = _Sheet(axes, layout, raw=raw)
