@@ -24,11 +24,12 @@ exclude_patterns = ["_build", "images", "slurm"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # notebooks run side by side: threads of torch would wait for each other
 nb_execution_mode = os.environ.get("DOCS_NOTEBOOKS", "force")
 nb_execution_excludepatterns = ["notebooks/science-platform.ipynb"]  # needs Rubin's servers
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # of a cell, on a machine that is busy
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what Lightning says about the machine
 
