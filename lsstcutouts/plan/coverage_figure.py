@@ -125,7 +125,7 @@ def _targets(axes: "Axes", coverage: Coverage, layer: Layer) -> None:
     axes.scatter([], [], s=size, c=layer.colour, marker=marker, label=f"{label}, as density")
     counts = coverage.density(layer)
     if np.isfinite(counts).any():
-        shades = LinearSegmentedColormap.from_list(layer.name, [f"{layer.colour}40", f"{layer.colour}ff"])
+        shades = LinearSegmentedColormap.from_list(layer.name, [f"{layer.colour}40", f"{layer.colour}c0"])
         norm = LogNorm(1, max(2.0, float(np.nanmax(counts))))
         axes.imshow(counts, cmap=shades, norm=norm, extent=coverage.view, origin="lower", zorder=2, aspect="equal")
 
