@@ -184,7 +184,7 @@ def predict(
     scheduler: Any = None,
     workers: int | None = None,
     part: tuple[int, int] = (1, 1),
-    progress: Callable[[PartitionResult], None] | None = None,
+    progress: bool | Callable[[PartitionResult], None] = True,
 ) -> JobResult:
     """Predict for all rows of a catalog of any size, and write a HATS collection with the partitions of the catalog.
 
@@ -218,7 +218,7 @@ def predict(
     part
         ``(i, n)``: only the ``i``-th of ``n`` parts of the partitions, ``i`` from 1, for a Slurm array.
     progress
-        Called with the result of each partition.
+        Whether a bar is shown, or what is called with the result of each partition.
 
     Raises
     ------

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from ...catalog.ids import take_rows
 from ...errors import ConfigurationError, CoverageError
@@ -22,6 +20,7 @@ from ...read.export import file_stem
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from ...read.report import Report
+from ...source.progress import Update, progress_bar
 from ...source.writing import atomic_file
 from .entries import entries_of, valid_pixels
 from .entry import Entry
@@ -206,9 +205,8 @@ def gallery(
     title = title or _title(targets, keys)
     parts = np.split(np.arange(len(targets)), range(min(_BATCH, most), len(targets), min(_BATCH, most)))
     entries = _read(targets, parts, captions, pictures, reader, outlined, threads or default_threads(), report)
-    # A quiet console would still leave an empty widget in a notebook.
-    with closing(entries), Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
-        shown = bar.track(entries, total=len(targets), description="drawing")
+    with closing(entries), progress_bar("drawing", len(targets), shown=progress) as update:
+        shown = _counting(entries, update)
         if kind == "html":
             files = [write_page(output, shown, title=title, total=targets.total)]
         elif kind == "folder":
@@ -322,6 +320,12 @@ def _read(
             yield from entries
     if not report.delivered:
         raise CoverageError(f"none of the {len(targets)} targets is left to show: {report.losses()}")
+
+
+def _counting(entries: Iterable[Entry], update: Update) -> Iterator[Entry]:
+    for done, entry in enumerate(entries, 1):
+        yield entry
+        update(done)
 
 
 def _write_each(folder: Path, entries: Iterable[Entry], layout: Layout, *, repeats: bool) -> Iterator[Path]:

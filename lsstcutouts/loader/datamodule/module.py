@@ -298,14 +298,14 @@ class CutoutDataModule(L.LightningDataModule):
         return self._statistics.statistics
 
     def fit_statistics(
-        self, progress: Callable[[int, int], None] | None = None, *, sample: int | None = None
+        self, progress: bool | Callable[[int, int], None] = True, *, sample: int | None = None
     ) -> Statistics:
         """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
 
         Parameters
         ----------
         progress
-            Called with the number of targets that are done and of all targets.
+            Whether a bar is shown, or what is called with the number of targets that are done and of all targets.
         sample
             Number of targets; by default that of ``normalisation``.
         """
