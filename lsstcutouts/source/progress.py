@@ -38,7 +38,7 @@ def progress_bar(
     """
     count = DownloadColumn() if of_bytes else MofNCompleteColumn()
     columns = (
-        TextColumn(title),
+        TextColumn(title, markup=False),
         BarColumn(),
         count,
         TimeElapsedColumn(),
