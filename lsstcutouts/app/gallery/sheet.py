@@ -135,14 +135,14 @@ def draw_sheet(
         names = sum(len(name) + 2 for name in layout.outline) * layout.text
         most = int(((layout.width - 2 * layout.margin) * 72 / _LETTER - names) / (layout.text + 2.5))
         text = _shortened(title, max(8, most))
-        sheet.write(layout.margin, height - layout.margin, text, layout.text + 2.5, ha="left", va="center")
+        sheet.write(layout.margin, height - layout.margin - 0.05, text, layout.text + 2.5, ha="left", va="center")
     for i, name in enumerate(reversed(layout.outline)):
         # From the right; what a name takes is estimated.
         right = (
             layout.width - layout.margin - sum(len(n) + 2 for n in layout.outline[len(layout.outline) - i :]) * 0.055
         )
         colour = _outline_colour(layout, name)
-        sheet.write(right, height - layout.margin, name, layout.text, colour, ha="right", va="center")
+        sheet.write(right, height - layout.margin - 0.05, name, layout.text, colour, ha="right", va="center")
     if foot:
         sheet.write(layout.width / 2, layout.margin / 2, foot, layout.text, va="center")
     for i, entry in enumerate(entries):
@@ -239,7 +239,7 @@ class _Sheet:
             end, aside = start + way * length, np.array([-way[1], way[0]])
             back = end - way * 0.3 * length
             self._lines.append(np.array([start, end, back + aside * 0.15 * length, end, back - aside * 0.15 * length]))
-            x, y = end + way * 0.05
+            x, y = end + way * 0.075
             self.write(x, y, letter, text, "white", va="center")
 
     def finish(self) -> None:
