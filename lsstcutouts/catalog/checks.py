@@ -81,8 +81,13 @@ ID_NAMES = (
     "sourceId",  # in any capitalisation: SourceID
     "source_id",
     "source",
+    "id",
+    "name",
 )
 """Names of id columns, in order of priority."""
+
+_PERHAPS = ("source", "id", "name")
+"""Often something else: an id column only if its values are ids and all differ."""
 
 type Unit = str | Sequence[str] | None
 """Unit of both RA and Dec, or one unit each: ``"hourangle,deg"`` or ``("hourangle", "deg")``."""
@@ -128,14 +133,20 @@ def require_column(table: OpenTable, name: str) -> str:
 def missing_column_message(label: str, name: str, names: tuple[str, ...]) -> str:
     """Return the error message for a column that a table does not have."""
     by_lower = {other.lower(): other for other in names}
-    close = [by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=3)]
+    within = [
+        lower
+        for lower in by_lower
+        if min(len(lower), len(name)) > 1 and (name.lower() in lower or lower in name.lower())
+    ]
+    similar = dict.fromkeys([*get_close_matches(name.lower(), by_lower, n=3), *within])
+    close = [by_lower[match] for match in list(similar)[:3]]
     hint = f"did you mean {', '.join(map(repr, close))}? " if close else ""
     return f"{label}: no column {name!r}; {hint}{_column_list(names)}"
 
 
 def _column_list(names: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"The columns are: {', '.join(names[:most]) or 'none'}{more}."
+    return f"the columns are: {', '.join(names[:most]) or 'none'}{more}."
 
 
 def find_id_column(table: OpenTable) -> str | None:
@@ -145,15 +156,15 @@ def find_id_column(table: OpenTable) -> str | None:
         if not alike:
             continue
         name = candidate if candidate in alike else alike[0]
-        if candidate != "source":
+        if candidate not in _PERHAPS:
             return name
         if table.position is not None:  # a HATS catalog, of which a whole column can be too much
             return None
-        try:  # a column named "source" often holds the origin of a row, not an id
-            ids = check_ids(table.read([name])[name], name, table.label)
+        try:
+            if not repeats_ids(check_ids(table.read([name])[name], name, table.label)):
+                return name
         except CatalogError:
-            return None
-        return None if repeats_ids(ids) else name
+            continue
     return None
 
 
@@ -177,7 +188,7 @@ def find_position_columns(table: OpenTable, ra: str | None, dec: str | None) -> 
     known = ", ".join("/".join(pair) for pair in _POSITION_NAMES[:4])
     raise CatalogError(
         f"{table.label}: no position columns found ({known}...); name them with ra= and dec= of "
-        f"{_WHERE}. {_column_list(table.names)}"
+        f"{_WHERE}; {_column_list(table.names)}"
     )
 
 

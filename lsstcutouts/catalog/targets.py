@@ -189,7 +189,9 @@ class Catalog:
             ra, dec = degrees_icrs(ra)
             unit = "deg"
         elif dec is None:
-            raise CatalogError("dec= is missing; give ra= and dec=, or a SkyCoord.")
+            raise CatalogError(
+                "dec= is missing; give ra= and dec=, or a SkyCoord. A table is planned: fetch_plan(plan(table))."
+            )
         arrays: dict[str, Any] = {"ra": np.atleast_1d(ra), "dec": np.atleast_1d(dec), **extra}
         if object_id is not None:
             one = isinstance(object_id, str | bytes) or np.ndim(object_id) == 0

@@ -31,7 +31,11 @@ def check_binary(values: Labels, name: str) -> None:
     ConfigurationError
         If there is any other value.
     """
-    numbers = _numbers(values, name, "task=binary needs 0 and 1; use task=classes for strings")
+    numbers = _numbers(
+        values,
+        name,
+        "task=binary needs 0 and 1; use task=classes for strings, where score_CLASS is the score of one class",
+    )
     other = np.unique(numbers[(numbers != 0) & (numbers != 1)])
     if len(other):
         better = "regression" if _has_fractions(other) else "classes"

@@ -170,8 +170,8 @@ def _band_statistics(band: str, found: Iterable[Floats], quantiles: Sequence[flo
     parts = [part for part in found if part.size]
     if not parts:
         raise StatisticsError(
-            f"band {band} has no valid pixel in the sample of {sample} targets of the training split; use a larger sample, "
-            f"leave {band} out of bands, or give statistics= with band {band}"
+            f"band {band} has no valid pixel in the sample of {sample} targets of the training split; leave {band} out of bands, "
+            f"use a larger sample if some targets have it, or give statistics= with band {band}"
         )
     pixels = np.concatenate(parts)
     median = float(np.median(pixels))

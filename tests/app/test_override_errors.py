@@ -219,3 +219,13 @@ def test_arguments_of_constructors_that_no_file_lists() -> None:
     assert corrected_arguments("train", own, error) == [own[0], f"++{own[1]}"]
     with pytest.raises(ConfigurationError, match="could not override"):
         corrected_arguments("train", ["seed=1"], error)
+
+
+def test_settings_of_the_data_may_be_short() -> None:
+    given = ["repo=sky", "collections=dp2", "catalog=my table.csv", "bands=gri", "size=32", "label=kind"]
+    want = ["data=custom", "data.repo=sky", "data.collections=dp2", "data.catalog=my table.csv", "data.bands=gri"]
+    assert complete_arguments("train", given) == [*want, "data.size=32", "label=kind"]
+    named = complete_arguments("train", [*given, "object_id=NAME", "data.ra=my ra", "select=mag > 3"])
+    assert named[-1] == "data.catalog={path: 'my table.csv', object_id: 'NAME', ra: 'my ra', select: 'mag > 3'}"
+    with_plan = complete_arguments("train", ["data.repo=sky", "data.plan=plan.parquet"])
+    assert with_plan == ["data=custom", "data.repo=sky", "data.plan=plan.parquet", "data.catalog=null"]

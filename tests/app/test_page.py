@@ -27,7 +27,7 @@ SHAPE = (20, 28)
 def entry(row: int, object_id: Any, **values: Any) -> Entry:
     rng = np.random.default_rng(row)
     panels = tuple(
-        Panel(label, rng.integers(0, 256, (*SHAPE, 3), np.uint8), ("u",) if label == "u" and row == 1 else ())
+        Panel(label, rng.integers(0, 256, (*SHAPE, 3), np.uint8), "no u" if label == "u" and row == 1 else "")
         for label in ("gri", "u", "g")
     )
     square = np.array([(2, 3), (6, 3), (6, 8), (2, 8)], np.float32) - 0.5

@@ -153,7 +153,7 @@ def test_reserved_names(name):
     [
         ({"ra": [], "dec": []}, {}, "empty"),
         (pa.table({"ra": pa.array([], pa.float64()), "dec": pa.array([], pa.float64())}), {}, "empty"),
-        ({"x": [1.0], "declination": [1.0]}, {}, r"no position columns.*ra= and dec=.*The columns are: x, declination"),
+        ({"x": [1.0], "declination": [1.0]}, {}, r"no position columns.*ra= and dec=.*the columns are: x, declination"),
         ({"ra": [10.0], "dec": [1.0]}, {"ra": "ra"}, "give both ra= and dec="),
         ({"ra": [10.0], "dec": [1.0]}, {"ra": "raa", "dec": "dec"}, "no column 'raa'; did you mean 'ra'"),
         ({"ra": [10.0], "dec": [1.0]}, {"object_id": "id"}, "no column 'id'"),

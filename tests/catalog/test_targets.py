@@ -268,7 +268,13 @@ def test_columns_can_be_named():
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [(("diaObjectId", "objectId"), 1), (("OBJECT_ID", "objectId"), 0), (("objectid", "OBJECTID"), 0), (("id",), None)],
+    [
+        (("diaObjectId", "objectId"), 1),
+        (("OBJECT_ID", "objectId"), 0),
+        (("objectid", "OBJECTID"), 0),
+        (("id",), 0),
+        (("other",), None),
+    ],
 )
 def test_ids_are_found_by_priority(names, expected):
     table = {name: [10 * i + 5, 10 * i + 6] for i, name in enumerate(names)} | {"ra": [10.0, 11.0], "dec": [1.0, 2.0]}

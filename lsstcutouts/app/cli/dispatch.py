@@ -71,7 +71,7 @@ def _unknown_verb(name: str) -> str:
         return f"lsstcutouts: {name!r} needs a verb before it: one of {verbs}. See lsstcutouts --help."
     close = get_close_matches(name, VERBS, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"lsstcutouts: no verb {name!r}; {hint}There are {verbs}. See lsstcutouts --help."
+    return f"lsstcutouts: no verb {name!r}; {hint}there are {verbs}. See lsstcutouts --help."
 
 
 def _run(name: str, arguments: list[str]) -> int:

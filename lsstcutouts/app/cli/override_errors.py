@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import ConfigurationError
 from ...read.exports.export_files import names_export
 from ..signatures import located, nearest, parameters
-from .quoting import SWEEP, hydra_arguments, split_arguments
+from .quoting import SWEEP, hydra_arguments, quoted, split_arguments
 from .verbs import CONFIGS, VERBS
 
 __all__ = ["complete_arguments", "corrected_arguments", "short_message"]
@@ -47,6 +47,8 @@ _OPTIONS = frozenset(
 )
 """Options of hydra."""
 
+_OF_DATA = ("repo", "collections", "catalog", "bands", "size", "dataset_type", "columns")
+_OF_CATALOG = ("ra", "dec", "object_id", "unit", "select", "cone")
 _SPLITS = ("train", "val", "test")
 _KEY = re.compile(r"(?P<prefix>[+~]{0,2})(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
@@ -58,7 +60,9 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     ``data.repo`` and ``data.catalog`` imply ``data=custom``, and ``data.repo`` of an export ``data=export``. Splits that ``data.splits.shares={...}`` does not name are empty:
     hydra would keep their shares of the configuration file. A model of the user, ``model=my_model.Net`` or
     ``model._target_=my_model.Net``, implies ``model=custom`` without the optimizer and schedule of the example model. The
-    first word after ``cache`` is its action. Of a prediction ``catalog`` is that of the data.
+    first word after ``cache`` is its action. Of what trains and predicts ``repo=x`` is short for ``data.repo=x``, as for other
+    settings of the data; ``ra=``, ``object_id=`` and others of a catalog become part of ``data.catalog={path: ...}``. A plan needs
+    no catalog.
 
     Raises
     ------
@@ -67,8 +71,8 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
     """
     options, overrides = split_arguments(arguments)
     overrides = _with_action(verb, overrides)
-    if verb == "predict":
-        overrides = [_for_prediction(override) for override in overrides]
+    if verb in {"train", "normalise", "predict"}:
+        overrides = _with_catalog([_of_data(override) for override in overrides])
     for option in options:
         if option.startswith("-") and option.partition("=")[0] not in _OPTIONS:
             following = arguments[arguments.index(option) + 1 :][:1]
@@ -78,6 +82,8 @@ def complete_arguments(verb: str, arguments: Sequence[str]) -> list[str]:
             raise ConfigurationError(_no_setting(verb, override, overrides[i + 1 :], options))
     overrides = [_with_all_splits(override) for override in overrides]
     given = {match["key"]: match["value"] for match in map(_parts, overrides)}
+    if (given.get("data.plan") or "null") != "null" and "data.catalog" not in given:
+        overrides, given["data.catalog"] = [*overrides, "data.catalog=null"], "null"
     own = given.keys() & {"data.repo", "data.catalog"}
     # A checkpoint provides the rest when resuming; with resume=auto there may be none yet.
     wanted = {"null": 1, "auto": 2}.get(given.get("resume") or "null", 3)
@@ -113,11 +119,25 @@ def _with_action(verb: str, overrides: Sequence[str]) -> list[str]:
     return [f"action={word}", *rest]
 
 
-def _for_prediction(override: str) -> str:
-    """Return ``catalog=...`` as a setting of the data, and the address of a scheduler of Dask, not a schedule, by its name."""
-    if re.match(r"catalog[.=]", override):
+def _of_data(override: str) -> str:
+    """Return ``repo=...`` and the like as a setting of the data, and the address of a scheduler of Dask, not a schedule, by its name."""
+    if re.match(rf"({'|'.join(_OF_DATA)})[.=]", override):
         return f"data.{override}"
     return f"dask_{override}" if re.match(r"scheduler=[^=]*:", override) else override
+
+
+def _with_catalog(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with ``object_id=NAME`` and the like in ``data.catalog={path: ..., object_id: NAME}``."""
+    path = re.compile(r"data\.catalog=(?!\{|null$)(.+)", re.DOTALL)
+    of_catalog = re.compile(rf"(?:data\.)?({'|'.join(_OF_CATALOG)})=(.+)", re.DOTALL)
+    found = [match for override in overrides if (match := of_catalog.fullmatch(override))]
+    paths = [match[1] for override in overrides if (match := path.fullmatch(override))]
+    if not found or len(paths) != 1:
+        return list(overrides)
+    items = {"path": paths[0], **{match[1]: match[2] for match in found}}
+    inner = ", ".join(f"{name}: {value if value[0] in '[\'"' else quoted(value)}" for name, value in items.items())
+    kept = [override for override in overrides if not (path.fullmatch(override) or of_catalog.fullmatch(override))]
+    return [*kept, f"data.catalog={{{inner}}}"]
 
 
 def _with_all_splits(override: str) -> str:

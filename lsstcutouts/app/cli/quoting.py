@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
+__all__ = ["SWEEP", "hydra_arguments", "quoted", "split_arguments", "with_run_folder"]
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
@@ -60,7 +60,7 @@ def _quote_override(argument: str, *, sweep: bool) -> str:
         return argument
     key, value = match["key"], _expand_home(match["value"])
     text = key in _TEXTS and value != "null" and not value.startswith(("[", "'", '"'))
-    return f"{key}={_quoted(value)}" if text or _is_literal(value, sweep=sweep) else f"{key}={value}"
+    return f"{key}={quoted(value)}" if text or _is_literal(value, sweep=sweep) else f"{key}={value}"
 
 
 def _expand_home(value: str) -> str:
@@ -101,7 +101,8 @@ def _is_path_with_comma(value: str) -> bool:
     return outside and "/" in value and "," in value
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """Return a value in quotes for hydra, which then takes it literally."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(text=value, quote=Quote.single).with_quotes()

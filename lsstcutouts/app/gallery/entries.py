@@ -64,7 +64,7 @@ def entries_of(
     images = valid_pixels(batch)
     if len(captions) != len(images):
         raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
-    present = (images != 0).any(axis=(2, 3))
+    valid = ((images != 0) & np.isfinite(images)).mean(axis=(2, 3))
     mask = as_array(batch["mask"]) if outline else None
     middle = ((images.shape[3] - 1) / 2, (images.shape[2] - 1) / 2)
     for i, image in enumerate(images):
@@ -75,7 +75,7 @@ def entries_of(
             row=i if rows is None else rows[i],
             caption=captions[i],
             values=_position(batch, i) if values is None else values[i],
-            panels=pictures.panels(image, present[i]),
+            panels=pictures.panels(image, valid[i]),
             target=target,
             north=north,
             east=east,

@@ -21,12 +21,13 @@ class Panel:
     image
         ``(Y, X, 3)`` uint8; the first row is the southern one.
     missing
-        Bands of it without a valid pixel: the repository has no image there, or the image has no data.
+        What it lacks: ``"no u"`` for a band without a valid pixel, since the repository has no image there or the image has no
+        data; ``"part of u"`` where less than nine tenths of the pixels are valid; ``"no data"`` for a panel without any.
     """
 
     label: str
     image: NDArray[np.uint8]
-    missing: tuple[str, ...] = ()
+    missing: str = ""
 
 
 @dataclass(frozen=True, eq=False)

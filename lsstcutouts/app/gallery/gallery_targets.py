@@ -254,10 +254,9 @@ def _catalog(source: Source, subset: Subset, label: str | None = None) -> Catalo
     table = open_table(source.catalog)
     position = find_position_columns(table, source.ra, source.dec)[0]
     identity = find_id_column(table) if source.object_id is None else require_column(table, source.object_id)
-    own = {*position, "ra", "dec", "object_id"} | ({identity} if identity else set())
     needed = [*position, *([identity] if identity else [])]
-    names = _readable(table, [name for name in table.names if name not in own], subset)
-    found = read_rows(table, [*needed, *names], subset, position, identity, source.unit)
+    names = _readable(table, [name for name in table.names if name not in {"ra", "dec", "object_id"}], subset)
+    found = read_rows(table, list(dict.fromkeys([*needed, *names])), subset, position, identity, source.unit)
     in_degrees = "deg" if table.position == position and found[position[0]].unit is None else None
     first, second = (found[name] for name in position)
     ra, dec = positions_in_degrees(first, second, position, source.unit or in_degrees, table.label)

@@ -293,7 +293,7 @@ function picture(entry, { panels, outlines }, number, width) {
   }
   if ($("marks").checked) svg.append(...marks(entry, scale, width, width * (down / across)));
   node.append(svg);
-  if (missing.length) node.append(make("span", { className: "missing", textContent: `no ${missing.join(", ")}` }));
+  if (missing) node.append(make("span", { className: "missing", textContent: missing }));
   return node;
 }
 

@@ -32,6 +32,9 @@ _PANELS = ("colour", "bands", "both")
 _STRETCHES = ("asinh", "linear", "zscale")
 _SCALES = ("all", "each")
 
+_PARTLY = 0.9
+"""Smallest share of valid pixels of a band that is not said."""
+
 _NO_DATA = 70
 """Grey level of pixels that no image covers."""
 
@@ -109,18 +112,26 @@ class Pictures:
         """Number of panels of a target."""
         return {"colour": 1, "bands": len(self.bands), "both": len(self.bands) + 1}[self.style.panels]
 
-    def panels(self, image: NDArray[np.float32], present: NDArray[np.bool_]) -> tuple[Panel, ...]:
-        """Return the panels of one cutout ``(B, Y, X)``; ``present`` ``(B,)``: bands with a pixel."""
+    def panels(self, image: NDArray[np.float32], valid: NDArray[np.float64]) -> tuple[Panel, ...]:
+        """Return the panels of one cutout ``(B, Y, X)``; ``valid`` ``(B,)`` is the share of its pixels with data."""
         scale = self._scale or [self._measured(channel) for channel in image]
         made = []
         if self.style.panels != "bands":
             index = list(dict.fromkeys(self._rgb))
-            missing = tuple(self.bands[b] for b in index if not present[b])
-            made.append(Panel("".join(self.bands[b] for b in index), self._composite(image, scale), missing))
+            label = "".join(self.bands[b] for b in index)
+            made.append(Panel(label, self._composite(image, scale), self._missing(index, valid)))
         if self.style.panels != "colour":
             for b, band in enumerate(self.bands):
-                made.append(Panel(band, _grey(image[b], scale[b]), () if present[b] else (band,)))
+                made.append(Panel(band, _grey(image[b], scale[b]), self._missing([b], valid)))
         return tuple(made)
+
+    def _missing(self, index: Sequence[int], valid: NDArray[np.float64]) -> str:
+        """Return what a panel of some bands lacks."""
+        if len(index) > 1 and not valid[index].any():
+            return "no data"
+        none = ", ".join(self.bands[b] for b in index if valid[b] == 0)
+        some = ", ".join(self.bands[b] for b in index if 0 < valid[b] < _PARTLY)
+        return "; ".join([*([f"no {none}"] if none else []), *([f"part of {some}"] if some else [])])
 
     def _measured(self, channel: NDArray[np.float32]) -> tuple[float, ImageNormalize]:
         """Return noise and normalisation of pixels of one band ``(..., Y, X)``."""

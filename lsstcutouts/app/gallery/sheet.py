@@ -205,8 +205,7 @@ class _Sheet:
         width, height = self._layout.panel
         text, shift = self._layout.text, np.array([x0, y0])
         if panel.missing:
-            missing = f"no {', '.join(panel.missing)}"
-            self.write(x0 + width / 2, y0 + height * 0.9, missing, text + 1, _MISSING, va="center")
+            self.write(x0 + width / 2, y0 + height * 0.9, panel.missing, text + 1, _MISSING, va="center")
         if named:
             self.write(x0 + 0.04, y0 + height - 0.03, panel.label, text + 1, "white", ha="left", va="top")
         for name, lines in entry.outlines.items():

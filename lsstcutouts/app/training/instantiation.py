@@ -252,7 +252,7 @@ def explain_missing_label(label: str) -> Iterator[None]:
     except CatalogError as error:
         if f"no column {label!r}" not in str(error):
             raise
-        message = f"{error} Give label=NAME, the column to learn; a model that needs no label: data.columns=[]"
+        message = f"{error} Set label= to the column to learn; a model that needs no label takes data.columns=[]"
         raise CatalogError(message) from error
 
 

@@ -115,13 +115,10 @@ def _caption(i: int, score: Array | None, predicted: Sequence[Any] | None, truth
     text = f"{score[i]:.2f}" if score is not None else ""
     if predicted is not None:
         text = f"{predicted[i]:.3g}" if isinstance(predicted[i], float) else f"{predicted[i]} {text}"
-    return (
-        text
-        if truth is None
-        else f"{text}, is {truth[i]:.3g}"
-        if isinstance(truth[i], float | np.floating)
-        else f"{text}, is {truth[i]}"
-    )
+    if truth is None:
+        return text
+    shown = f"{truth[i]:.3g}" if isinstance(truth[i], float | np.floating) else str(truth[i])
+    return f"{text}, is {shown}" if len(text) + len(shown) < 12 else f"{text}\nis {shown}"
 
 
 def _colour(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
@@ -150,9 +147,12 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
         plan, ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns), cache=data.cache
     ).read(targets)
     # A file may have become unreadable since; captions follow the targets that were read.
-    score_of = dict(zip(targets.tolist(), scores[order].tolist(), strict=True))
-    captions = [f"{score_of[target]:.3f}\n{plan.object_id[target]}" for target in plan.targets_in(batch).tolist()]
-    title = f"highest scores, {''.join(plan.bands)}: score and object_id"
+    classes = table["predicted"].to_pylist() if "predicted" in table.column_names else [""] * len(scores)
+    shown = [f"{classes[row]} {scores[row]:.3f}".strip() for row in order.tolist()]
+    text_of = dict(zip(targets.tolist(), shown, strict=True))
+    captions = [f"{text_of[target]}\n{plan.object_id[target]}" for target in plan.targets_in(batch).tolist()]
+    kind = "most certain classes" if "predicted" in table.column_names else "highest scores"
+    title = f"{kind}, {''.join(plan.bands)}: score and object_id"
     path.parent.mkdir(parents=True, exist_ok=True)
     show(batch, plan.bands, captions=captions, title=title).savefig(path, dpi=150)
     return path
