@@ -221,10 +221,15 @@ def open_butler(repo: str | os.PathLike[str]) -> Butler:
         except FileNotFoundError as error:
             if error_kind(error) is not ErrorKind.MISSING:  # over HTTP, another error status for butler.yaml
                 raise
-            hint = ": the folder contains no butler.yaml" if Path(name).is_dir() else ""
+            hint, more = "", ""
+            if Path(name).is_dir():
+                hint = ": the folder contains no butler.yaml"
+            elif "/" in name and "://" not in name and not Path(name).exists():
+                hint = ": there is no such folder"
+            else:
+                more = f" ({error_text(error)})"
             raise RepositoryNotFoundError(
-                f"no Butler repository {shown!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX"
-                f" ({error_text(error)})"
+                f"no Butler repository {shown!r}{hint}; give a path, a URL, or a label of DAF_BUTLER_REPOSITORY_INDEX{more}"
             ) from error
 
 

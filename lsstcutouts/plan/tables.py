@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.ids import Ids, Values, concatenate_columns
+from ..catalog.ids import Ids, Values, concatenate_columns, take_rows
 from ..sky.geometry import Box
+from ..source.notebook import html_table
 
 __all__ = ["FileTable", "PatchTable", "PlanSummary", "Reason", "Rejected", "SharedReading", "ragged"]
 
@@ -61,6 +62,19 @@ class Rejected:
     def __len__(self) -> int:
         return len(self.row)
 
+    def __repr__(self) -> str:
+        return f"<Rejected: {'; '.join(self.lines()) or 'no rows'}>"
+
+    def _repr_html_(self) -> str:
+        number, texts = self.texts()
+        first = take_rows(self.object_id, np.arange(min(_ROWS_SHOWN, len(self))))
+        rows = [
+            (str(self.row[i]), str(identity), f"{self.ra[i]:.6f}", f"{self.dec[i]:.6f}", texts[number[i]])
+            for i, identity in enumerate(first if isinstance(first, list) else first.tolist())
+        ]
+        more = f", the first {_ROWS_SHOWN}" if len(self) > _ROWS_SHOWN else ""
+        return html_table(f"{len(self):,} rejected rows{more}", rows, ("row", "object_id", "ra", "dec", "reason"))
+
     @classmethod
     def joined(cls, parts: "Sequence[Rejected]") -> "Rejected":
         """Return the rows of several in one."""
@@ -102,6 +116,9 @@ class Rejected:
                 lines.append(f"{sum(more)} rows, {what} in {len(more)} more tracts")
         return lines
 
+
+_ROWS_SHOWN = 20
+"""Rows in a notebook's table."""
 
 _TRACTS_NAMED = 5
 """Number of tracts that a summary names for each reason."""

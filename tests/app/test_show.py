@@ -73,6 +73,7 @@ def test_tensors_of_any_type_and_device_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("batch", "given", "words"),
     [
+        (np.zeros((1, 3, 4, 4)), {}, "show takes a batch, a dictionary with 'image', got ndarray"),
         ({"variance": np.zeros((1, 3, 4, 4))}, {}, "the batch has no 'image', only variance"),
         ({"image": np.zeros((3, 4, 4))}, {}, "must be (N, B, Y, X) with N >= 1, got (3, 4, 4)"),
         ({"image": np.zeros((0, 3, 4, 4))}, {}, "must be (N, B, Y, X) with N >= 1"),

@@ -238,3 +238,16 @@ def test_whether_files_are_remote_is_found_out_once() -> None:
     files = FileTable(Uris(("/a/b.fits", "https://host/c.fits")), (1, 2), ("x", "y"))
     assert [files.remote for _ in range(3)] == [True] * 3
     assert Uris.walks == 1
+
+
+def test_rejected_rows_are_shown_as_a_table(dp2_repo: SimulatedRepository) -> None:
+    table = {"object_id": ["in", "<b>", "far"], "ra": [0.0, 10.0, 11.0], "dec": [0.0, 80.0, 81.0]}
+    truth = pyarrow.parquet.read_table(dp2_repo.truth)
+    table["ra"][0], table["dec"][0] = truth["ra"][0].as_py(), truth["dec"][0].as_py()
+    rejected = build_plan(dp2_repo.root, table, collections=dp2_repo.collections, bands="gri", size=8).rejected
+    assert repr(rejected) == "<Rejected: 2 rows, in no tract that has coadds>"
+    shown = rejected._repr_html_()
+    assert "2 rejected rows" in shown
+    assert "&lt;b&gt;" in shown
+    assert "81.000000" in shown
+    assert shown.count("in no tract that has coadds") == 2

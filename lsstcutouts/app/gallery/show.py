@@ -64,6 +64,8 @@ def show(
     ConfigurationError
         If the batch has no cutouts, or the arguments do not fit it.
     """
+    if not isinstance(batch, Mapping):
+        raise ConfigurationError(f"show takes a batch, a dictionary with 'image', got {type(batch).__name__}")
     if "image" not in batch:
         raise ConfigurationError(
             f"the batch has no 'image', only {', '.join(batch)}; read it with planes=('image', ...)"
