@@ -19,6 +19,7 @@ from lsstcutouts.app.cli import main
 from lsstcutouts.errors import ConfigurationError, CoverageError, ReadError, WriteError
 from lsstcutouts.testing import SimulatedRepository
 
+from ..support.exported import exported
 from ..support.faulty import copied, file_of
 from ..support.oracle import expected
 
@@ -196,3 +197,9 @@ def test_the_command(dp2_repo: SimulatedRepository, tmp_path: Path, capsys: pyte
     assert [entry["caption"] for entry in entries_of_page(output)] == ["score 1", "score 0.875"]
     assert main([*given, f"output={output}", "read=strict"]) == 2
     assert "did you mean read.tract=strict?" in capsys.readouterr().err
+
+
+def test_an_export_without_valid_pixels(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    folder = exported(dp2_repo, tmp_path / "cut", planes=("image",), read=ReadOptions())
+    result = gallery(None, tmp_path / "x.html", repo=folder, limit=9, progress=False)
+    assert result.targets == len(entries_of_page(tmp_path / "x.html")) == 9

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ...catalog.ids import Values, concatenate_columns, take_rows
 from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
+from ..gallery.entries import with_valid
 from ..gallery.show import show
 from .ranks import gather_on_first_rank
 
@@ -107,7 +109,8 @@ class WorstPredictions(Callback):
             _log.warning("no picture of the worst predictions: several targets have one id")
             return
         ids = np.asarray(found["object_id"]).tolist()
-        batch = CutoutReader(plan, dataset.options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
+        options = replace(dataset.options, planes=with_valid(plan, dataset.options.planes))
+        batch = CutoutReader(plan, options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
         row_of = {identity: i for i, identity in enumerate(ids)}
         rows = [row_of[identity] for identity in np.asarray(batch["object_id"]).tolist()]
         captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{ids[i]}" for i in rows]

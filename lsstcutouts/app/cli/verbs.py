@@ -82,10 +82,12 @@ VERBS = {
         target="lsstcutouts.app.training:train",
         summary="train a network on cutouts that are streamed from a repository",
         details="Without settings: the demo, on a simulated repository that is written first. Relative paths start at"
-        " the current folder; results go to output=.",
+        " the current folder; results go to output=. repo=, collections=, catalog=, bands=, size= and columns= are short for"
+        " data.repo= and so on; ra=, dec=, object_id= and select= describe the catalog.",
         examples=(
             "lsstcutouts train",
-            "lsstcutouts train data=dp2 data.catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
+            "lsstcutouts train repo=sky collections=dp2 catalog=my.csv bands=gri task=classes label=kind output=outputs/kinds",
+            "lsstcutouts train data=dp2 catalog=lenses.parquet trainer=gpu trainer.max_epochs=20",
             "lsstcutouts train resume=outputs/train/last.ckpt trainer.max_epochs=30",
             "lsstcutouts train -m seed=0,1,2",
             "lsstcutouts train hparams_search=lr_width",

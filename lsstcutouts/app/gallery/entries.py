@@ -7,11 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigurationError
+from ...plan.cutout_plan import CutoutPlan
 from ...read.export import batch_projection
+from ...read.exports.export_description import ExportDescription
 from .entry import Entry
 from .pictures import Pictures
 
-__all__ = ["as_array", "entries_of", "valid_pixels"]
+__all__ = ["as_array", "entries_of", "valid_pixels", "with_valid"]
 
 _ARCSEC = 1 / 3600
 
@@ -23,6 +25,12 @@ def as_array(values: Any) -> NDArray[Any]:
         if values.is_floating_point():
             values = values.float()
     return np.asarray(values)
+
+
+def with_valid(plan: CutoutPlan, planes: Sequence[str]) -> tuple[str, ...]:
+    """Return planes to read, with ``valid`` unless the pixels are those of an export without it."""
+    there = plan.pixels is None or "valid" in ExportDescription.load(plan.pixels.folder).planes
+    return tuple(dict.fromkeys([*planes, *(["valid"] if there else [])]))
 
 
 def valid_pixels(batch: Mapping[str, Any]) -> NDArray[Any]:

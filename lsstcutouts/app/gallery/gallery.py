@@ -22,7 +22,7 @@ from ...read.reader import CutoutReader, Delivery, Request, default_threads, str
 from ...read.report import Report
 from ...source.progress import Update, progress_bar
 from ...source.writing import atomic_file
-from .entries import entries_of, valid_pixels
+from .entries import entries_of, valid_pixels, with_valid
 from .entry import Entry
 from .gallery_targets import GalleryTargets, Source, find_targets
 from .page import write_page
@@ -185,7 +185,9 @@ def gallery(
     plan = targets.plan
     captions = _captions(targets, caption, keys)
     options = ReaderOptions.of(
-        replace(read, mask_planes=outlined), planes=("image", "valid", *(["mask"] if outlined else [])), columns=()
+        replace(read, mask_planes=outlined),
+        planes=with_valid(plan, ("image", "mask") if outlined else ("image",)),
+        columns=(),
     )
     reader = CutoutReader(plan, options, whole_tiles=True)
     most = max(1, int(_BATCH_BYTES / (4 * len(plan.bands) * plan.size.y * plan.size.x)))

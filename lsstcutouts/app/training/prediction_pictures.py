@@ -14,6 +14,7 @@ from ...catalog.ids import rows_of_ids, take_rows
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
+from ..gallery.entries import with_valid
 from ..gallery.show import show
 
 __all__ = ["picture_of_highest", "picture_of_validation"]
@@ -57,7 +58,7 @@ def picture_of_validation(
     try:
         batch = CutoutReader(
             plan,
-            ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns),
+            ReaderOptions.of(data.read, planes=with_valid(plan, data.planes), seed=data.seed, columns=data.columns),
             cache=data.cache,
         ).read(chosen)
         if not len(batch["object_id"]):
@@ -82,7 +83,8 @@ def _predictions(
     model: L.LightningModule, data: CutoutDataModule, batch: Mapping[str, Any]
 ) -> tuple[Array | None, Sequence[Any] | None]:
     """Return score and predicted class of each target of a batch, each None if ``predict_step`` does not return it."""
-    tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in batch.items()}
+    own = {name: values for name, values in batch.items() if name != "valid" or name in data.planes}  # as in training
+    tensors = {k: v if isinstance(v, list) else torch.from_numpy(v).to(model.device) for k, v in own.items()}
     model.eval()
     try:
         with torch.inference_mode():
@@ -144,7 +146,9 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
     plan, _ = data.splits["predict"]
     targets = rows_of_ids(plan.row, table["row"].to_numpy()[order])
     batch = CutoutReader(
-        plan, ReaderOptions.of(data.read, planes=data.planes, seed=data.seed, columns=data.columns), cache=data.cache
+        plan,
+        ReaderOptions.of(data.read, planes=with_valid(plan, data.planes), seed=data.seed, columns=data.columns),
+        cache=data.cache,
     ).read(targets)
     # A file may have become unreadable since; captions follow the targets that were read.
     classes = table["predicted"].to_pylist() if "predicted" in table.column_names else [""] * len(scores)
