@@ -220,7 +220,7 @@ class _Sheet:
 
     def _marks(self, entry: Entry, x0: float, y0: float, scale: float) -> None:
         """Draw a bar of 1, 2 or 5 times a power of ten arcseconds, and arrows to north and east."""
-        width, text = self._layout.panel[0], self._layout.text - 1.5
+        width, text = self._layout.panel[0], self._layout.text - 1.0
         inch = scale / (entry.pixel_scale or 1.0)  # inches per arcsecond
         power = 10.0 ** math.floor(math.log10(0.4 * width / inch))
         arcsec = power * next(step for step in (5, 2, 1) if step * power * inch <= 0.4 * width or step == 1)
@@ -238,7 +238,7 @@ class _Sheet:
             end, aside = start + way * length, np.array([-way[1], way[0]])
             back = end - way * 0.3 * length
             self._lines.append(np.array([start, end, back + aside * 0.15 * length, end, back - aside * 0.15 * length]))
-            x, y = end + way * 0.075
+            x, y = end + way * 0.085
             self.write(x, y, letter, text, "white", va="center")
 
     def finish(self) -> None:
