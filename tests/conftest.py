@@ -1,5 +1,6 @@
 """The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -72,6 +73,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords)))
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through torch's modules and the tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
