@@ -61,7 +61,7 @@ lint: venv ## ruff: habits and format; spelling; plain words
 	$(RUN) -m tools.words
 
 types: venv ## mypy
-	$(RUN) -m mypy
+	$(RUN) -m mypy --num-workers 2
 
 check: lint types test lowest slow ## all that must pass before a commit
 
