@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from torch import nn
 
 from lsstcutouts import LsstDataFetcher
-from lsstcutouts.app.mosaic import rgb
+from lsstcutouts.app.gallery.pictures import Pictures, PictureStyle
 from lsstcutouts.testing import SimulationConfig, simulate
 from lsstcutouts.transforms import AddNoise, BandDropout, Compose, RandomD4, RandomRotation, RandomShift
 
@@ -34,8 +34,8 @@ ROWS: dict[str, nn.Module] = {
 }
 
 
-def read() -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Return a bright target of a simulated repository, and the noise of its bands."""
+def read() -> dict[str, torch.Tensor]:
+    """Return a bright target of a simulated repository."""
     with tempfile.TemporaryDirectory() as folder:
         config = SimulationConfig(release="dp2", cells=4, patches=2, bands=BANDS, targets=200, seed=3)
         repo = simulate(Path(folder) / "repo", config)
@@ -48,13 +48,13 @@ def read() -> tuple[dict[str, torch.Tensor], list[float]]:
     whole = np.asarray(batch["valid"]).all((1, 2, 3))
     order = np.argsort(np.where(whole, image[:, :, 40:65, 40:65].sum((1, 2, 3)), -np.inf))
     row = order[-4:-3]
-    one = {name: torch.from_numpy(np.asarray(v)[row]) for name, v in batch.items() if isinstance(v, np.ndarray)}
-    return one, np.sqrt(np.median(np.asarray(batch["variance"])[row], axis=(0, 2, 3))).tolist()
+    return {name: torch.from_numpy(np.asarray(v)[row]) for name, v in batch.items() if isinstance(v, np.ndarray)}
 
 
 def main() -> None:
     """Write the figure."""
-    batch, noise = read()
+    batch = read()
+    pictures = Pictures(BANDS, PictureStyle(), batch["image"].numpy())
     with mpl.rc_context({"font.size": 10, "font.family": "DejaVu Sans", "text.color": INK}):
         fig, axes = plt.subplots(len(ROWS), EPOCHS, figsize=(1.28 * EPOCHS + 1.5, 1.3 * len(ROWS) + 0.3), squeeze=False)
         fig.subplots_adjust(left=0.19, right=0.995, top=0.97, bottom=0.005, wspace=0.04, hspace=0.04)
@@ -65,7 +65,7 @@ def main() -> None:
                     if hasattr(part, "set_epoch"):
                         part.set_epoch(epoch)
                 image = module(batch)["image"][0].numpy()
-                ax.imshow(rgb(image, BANDS, noise), origin="lower", interpolation="nearest")
+                ax.imshow(pictures.panels(image, image.any((1, 2)))[0].image, origin="lower", interpolation="nearest")
                 ax.set_axis_off()
                 if i == 0:
                     ax.set_title(f"epoch {epoch}", fontsize=9.5, pad=4)

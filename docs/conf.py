@@ -23,14 +23,13 @@ exclude_patterns = ["_build", "images", "slurm"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Links to files of the checkout, in the README's style, are downloads and sources outside the site.
-suppress_warnings = ["myst.xref_missing"]
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # notebooks run side by side: threads of torch would wait for each other
 nb_execution_mode = os.environ.get("DOCS_NOTEBOOKS", "force")
 nb_execution_excludepatterns = ["notebooks/science-platform.ipynb"]  # needs Rubin's servers
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600  # of a cell, on a machine that is busy
 nb_merge_streams = True
 nb_output_stderr = "remove"  # what Lightning says about the machine
 
@@ -103,7 +102,9 @@ def _table(settings: str) -> nodes.table:
             continue
         depth = len(setting[1])
         above = [*(one for one in above if one[0] < depth), (depth, setting[2])]
-        rows.append([".".join(name for _, name in above), setting[3] or "", setting[4] or ""])
+        rows.append(
+            [".".join(name for _, name in above), (setting[3] or "").replace("???", "required"), setting[4] or ""]
+        )
     group = nodes.tgroup("", *(nodes.colspec(colwidth=width) for width in (1, 1, 3)), cols=3)
     head = nodes.row("", *(nodes.entry("", nodes.paragraph(t, t)) for t in ("setting", "default", "meaning")))
     lines = [

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .app.gallery.gallery import gallery
+    from .app.gallery.show import show
     from .bulk.exporting import export
     from .bulk.predicting import predict
     from .catalog.targets import Catalog
@@ -52,6 +54,8 @@ _HOME = {
     "export": "bulk.exporting",
     "predict": "bulk.predicting",
     "export_plan": "read.exports.plans",
+    "gallery": "app.gallery.gallery",
+    "show": "app.gallery.show",
     "write_fits": "read.export",
 }
 _ROOMS = ("errors", "models", "testing", "transforms")
@@ -78,7 +82,9 @@ __all__ = [
     "build_plan",
     "export",
     "export_plan",
+    "gallery",
     "predict",
+    "show",
     "write_fits",
 ]
 

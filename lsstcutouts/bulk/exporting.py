@@ -199,7 +199,7 @@ def export(
     scheduler: Any = None,
     workers: int | None = None,
     part: tuple[int, int] = (1, 1),
-    progress: Callable[[PartitionResult], None] | None = None,
+    progress: bool | Callable[[PartitionResult], None] = True,
     **settings: Any,
 ) -> JobResult:
     """Cut out the targets of a catalog of any size and write them as a HATS collection.
@@ -225,7 +225,7 @@ def export(
     part
         ``(i, n)``: only the ``i``-th of ``n`` parts of the partitions, ``i`` from 1, for a Slurm array.
     progress
-        Called with the result of each partition.
+        Whether a bar is shown, or what is called with the result of each partition.
     settings
         ``collections``, ``bands``, ``size``, ``dataset_type``, ``planes``, ``read``, ``columns``, ``threads``, ``cache_bytes`` as
         in `LsstDataFetcher`; ``ra``, ``dec``, ``object_id``, ``unit``, ``select``, ``cone`` as in `Catalog.from_any`;

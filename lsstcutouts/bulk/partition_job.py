@@ -19,6 +19,7 @@ from ..source.writing import atomic_file
 from .engines import ENGINES, dask_client, run_here, run_on_dask, workers_of_a_node
 from .finished import PartitionResult, read_results
 from .hats_files import write_hats
+from .partition_progress import partition_progress
 from .planners import close_planner
 
 __all__ = ["JobResult", "PartitionJob", "check_run", "run_job"]
@@ -309,7 +310,8 @@ def run_job(
     job: PartitionJob,
     done: Iterable[PartitionResult],
     *,
-    progress: Callable[[PartitionResult], None] | None = None,
+    progress: bool | Callable[[PartitionResult], None] = False,
+    part: tuple[int, int] = (1, 1),
     **run: Any,
 ) -> JobResult:
     """Work on the partitions that are not ``done``, and return what is there then.
@@ -319,13 +321,17 @@ def run_job(
     job, done
         The job, and what its ``begin`` returned.
     progress
-        Called with the result of each partition.
+        Whether a bar is shown, or what is called with the result of each partition.
+    part
+        As for `PartitionJob.run`.
     run
         Further arguments of `PartitionJob.run`.
     """
     start, results = perf_counter(), list(done)
-    for result in job.run(list(results), **run):
-        results.append(result)
-        if progress is not None:
-            progress(result)
+    left = -(-(len(job.catalog) - len(results)) // part[1])
+    with partition_progress(job.noun, left, shown=progress is True) as bar:
+        update = progress if callable(progress) else bar
+        for result in job.run(list(results), part=part, **run):
+            results.append(result)
+            update(result)
     return job.result(results, perf_counter() - start)

@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from .finished import PartitionResult
 from .partition_job import JobResult, PartitionJob, check_run, run_job
 from .partition_prediction import PREDICTIONS, CutImages, PartitionPrediction
 from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows
+from .prediction_table import DESCRIPTION
 from .predictor import CheckpointModel, ModelMaker, check_accelerator, predictor_of
 
 __all__ = ["Prediction", "file_digest", "predict"]
@@ -47,7 +48,7 @@ class Prediction(PartitionJob):
         What else must be equal for it to be continued, by name: what ``model`` and its checkpoint are.
     """
 
-    noun, description_file, hats_name = "prediction", "prediction.json", PREDICTIONS
+    noun, description_file, hats_name = "prediction", DESCRIPTION, PREDICTIONS
 
     def __init__(
         self,
@@ -139,7 +140,13 @@ class Prediction(PartitionJob):
 
     def write_description(self) -> None:
         """Write the description into the folder."""
-        values = {"format": _FORMAT, "version": __version__, "label": self.catalog.label, "settings": self._settings}
+        values = {
+            "format": _FORMAT,
+            "version": __version__,
+            "label": self.catalog.label,
+            "images": asdict(self.images),
+            "settings": self._settings,
+        }
         with atomic_file(self.folder / self.description_file) as part:
             part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -177,7 +184,7 @@ def predict(
     scheduler: Any = None,
     workers: int | None = None,
     part: tuple[int, int] = (1, 1),
-    progress: Callable[[PartitionResult], None] | None = None,
+    progress: bool | Callable[[PartitionResult], None] = True,
 ) -> JobResult:
     """Predict for all rows of a catalog of any size, and write a HATS collection with the partitions of the catalog.
 
@@ -211,7 +218,7 @@ def predict(
     part
         ``(i, n)``: only the ``i``-th of ``n`` parts of the partitions, ``i`` from 1, for a Slurm array.
     progress
-        Called with the result of each partition.
+        Whether a bar is shown, or what is called with the result of each partition.
 
     Raises
     ------

@@ -14,7 +14,10 @@ from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome
 from ..read.report import Report
 
-__all__ = ["META", "joined", "prediction_table", "reserved_names"]
+__all__ = ["DESCRIPTION", "META", "joined", "prediction_table", "reserved_names"]
+
+DESCRIPTION = "prediction.json"
+"""File that describes a prediction by partitions, in its folder."""
 
 META = "lsstcutouts.predictions"
 """Key of the Parquet metadata of prediction files."""
@@ -112,7 +115,8 @@ def prediction_table(
         "version": __version__,
         "plan": plan.fingerprint(),
         "bands": list(plan.bands),
-        "repo": plan.repo,
+        "size": list(plan.size),
+        "repo": plan.repo if plan.pixels is None else plan.pixels.folder,
         "collections": list(plan.collections),
         "dataset_type": plan.dataset_type,
         "rows": len(order),

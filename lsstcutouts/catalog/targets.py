@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CatalogError, ConfigurationError
+from ..source.notebook import html_table
 from .astro import degrees_icrs
 from .checks import (
     Unit,
@@ -35,7 +36,7 @@ from .subset import Subset
 __all__ = ["Catalog"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Catalog:
     """Targets as arrays, in the row order of the table.
 
@@ -233,6 +234,23 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self.object_id)
+
+    def __repr__(self) -> str:
+        return f"Catalog({len(self)} targets of {self.source!r}, columns {','.join(self.columns) or 'none'})"
+
+    def _repr_html_(self) -> str:
+        # A catalog across RA 0 is shown from -1 to 1 degrees, not from 0 to 360.
+        ra = self.ra if not len(self) or np.ptp(self.ra) < 180 else (self.ra + 180) % 360 - 180
+        ends = [f"{one.min():.4f} to {one.max():.4f}" if len(self) else None for one in (ra, self.dec)]
+        rows: list[tuple[str, object]] = [
+            ("targets", len(self)),
+            ("ids", "text" if isinstance(self.object_id, list) else str(self.object_id.dtype)),
+            ("RA, degrees", ends[0]),
+            ("Dec, degrees", ends[1]),
+            ("columns", list(self.columns)),
+            ("source", self.source),
+        ]
+        return html_table("Catalog", rows)
 
     def __getitem__(self, rows: slice | ArrayLike) -> "Catalog":
         return self.take(rows)

@@ -13,6 +13,7 @@ from threading import Thread, Timer
 from typing import Any
 
 from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import LsstCutoutsError, WorkerError
@@ -50,6 +51,11 @@ _LEFT = "It was interrupted (Ctrl-C reaches worker processes, too) or ended by i
 
 class WorkerIterator(_MultiProcessingDataLoaderIter):
     """torch's iterator of worker processes, which ends those that do not end soon, together: Ctrl-C takes a second or two."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        # torch sets this last, and needs it to end workers when Ctrl-C comes while they are started.
+        self._workers_status = [True] * loader.num_workers
+        super().__init__(loader)
 
     def _shutdown_workers(self) -> None:
         if getattr(self, "_shutdown", True):  # again, or after an error while the workers were started

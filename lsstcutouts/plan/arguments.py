@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..sky.geometry import YX
 from .cutout_plan import CutoutPlan
 
-__all__ = ["AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size"]
+__all__ = ["AngularSize", "SizeLike", "has_size", "parse_bands", "parse_size", "shown_size"]
 
 _DECIMALS = 6
 """Decimals to which a size in pixels is rounded first; the pixel scale of a tract, from its corners, is accurate to 1e-9."""
@@ -42,6 +42,11 @@ class AngularSize:
 
 type SizeLike = int | str | AngularSize | units.Quantity | Sequence[int | str | units.Quantity]
 """Pixels, an angle, or ``(height, width)`` of either."""
+
+
+def shown_size(size: YX[int] | AngularSize) -> str:
+    """Return height and width for people: ``64 x 64 pixels``, ``12 x 12 arcsec``."""
+    return f"{size.y} x {size.x} pixels" if isinstance(size, YX) else str(size)
 
 
 def _nearest(pixels: float) -> int:

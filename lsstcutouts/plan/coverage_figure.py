@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigurationError
+from ..source.notebook import new_figure
 from ..source.writing import atomic_file
 from .coverage import DRAWN_AS_POINTS, Coverage, Layer
 from .coverage_page import write_page
@@ -59,11 +60,8 @@ def write_coverage(path: str | os.PathLike[str], coverage: Coverage) -> None:
 
 def coverage_figure(coverage: Coverage) -> "Figure":
     """Return a figure: the sky on the left, and a small panel for each band on the right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11.0, 7.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11.0, 7.2)
+    figure.set_layout_engine("constrained")
     rows = -(-len(coverage.bands) // 2)
     grid = figure.add_gridspec(max(rows, 3), 4, width_ratios=[1, 1, 0.48, 0.48])
     axes = figure.add_subplot(grid[:, :2], projection=coverage.wcs)
@@ -127,7 +125,7 @@ def _targets(axes: "Axes", coverage: Coverage, layer: Layer) -> None:
     axes.scatter([], [], s=size, c=layer.colour, marker=marker, label=f"{label}, as density")
     counts = coverage.density(layer)
     if np.isfinite(counts).any():
-        shades = LinearSegmentedColormap.from_list(layer.name, [f"{layer.colour}40", f"{layer.colour}ff"])
+        shades = LinearSegmentedColormap.from_list(layer.name, [f"{layer.colour}40", f"{layer.colour}c0"])
         norm = LogNorm(1, max(2.0, float(np.nanmax(counts))))
         axes.imshow(counts, cmap=shades, norm=norm, extent=coverage.view, origin="lower", zorder=2, aspect="equal")
 

@@ -16,12 +16,13 @@ from ..errors.secrets import is_signed
 from ..order.blocks import block_ids
 from ..order.lanes import lane_ids
 from ..sky.geometry import YX, TanProjection
+from ..source.notebook import html_table
 from ..source.writing import atomic_file
 from .coverage import Coverage
 from .coverage_figure import coverage_figure
 from .parquet import from_arrow, to_arrow
 from .stored_pixels import StoredPixels
-from .tables import FileTable, PatchTable, PlanSummary, Rejected, SharedReading
+from .tables import FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,6 +123,24 @@ class CutoutPlan:
             f"CutoutPlan({len(self)} targets, {len(self.rejected)} rejected, {self.size.y} x {self.size.x} px, bands "
             f"{','.join(self.bands)}, {len(self.files)} files of {self.dataset_type!r} in {self.repo!r})"
         )
+
+    def _repr_html_(self) -> str:
+        reasons, counts = np.unique(self.rejected.reason, return_counts=True)
+        rejected = [f"{n:,} {Reason(one).text}" for one, n in zip(reasons.tolist(), counts.tolist(), strict=True)]
+        missing = [f"{band}: {count:,}" for band, count in self.bands_missing().items() if count]
+        rows: list[tuple[str, object]] = [
+            ("targets", len(self)),
+            ("rejected", rejected),
+            ("size", f"{self.size.y} x {self.size.x} pixels"),
+            ("bands", self.bands),
+            ("targets without a band", missing),
+            ("tracts", len(np.unique(self.patches.tract[np.unique(self.primary)]))),
+            ("files", len(self.files)),
+            ("dataset type", self.dataset_type),
+            ("repository", self.repo),
+            ("collections", self.collections),
+        ]
+        return html_table("CutoutPlan", rows)
 
     @property
     def tract(self) -> NDArray[np.int64]:

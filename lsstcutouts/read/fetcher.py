@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike
 from ..catalog.ids import Values, concatenate_columns, hash_ids, take_rows
 from ..catalog.targets import Catalog
 from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
-from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size
+from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size, shown_size
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.planner import Planner
 from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository, as_names
-from ..sky.geometry import YX
 from ..source.limits import available_memory
+from ..source.notebook import html_table
 from ..source.web.byte_parts import URGENT
 from ..source.web.process import forget_requests, start_afresh
 from .cache.stats import CacheStats
@@ -112,6 +112,20 @@ class LsstDataFetcher:
         self.threads = threads or default_threads()
         self.cache = TileCache(cache_bytes)
         self._start()
+
+    def _repr_html_(self) -> str:
+        latest = self._report
+        rows: list[tuple[str, object]] = [
+            ("repository", str(self.repo) if isinstance(self.repo, os.PathLike) else self.repo),
+            ("collections", self.collections),
+            ("dataset type", self.dataset_type),
+            ("bands", self.bands),
+            ("size", shown_size(self.size)),
+            ("planes", tuple(self.options.planes)),
+            ("threads", self.threads),
+            ("latest fetch", f"{latest.delivered:,} of {len(latest):,} rows delivered" if latest is not None else None),
+        ]
+        return html_table("LsstDataFetcher", rows)
 
     def _start(self) -> None:
         """Start without threads, open files and Butler answers, as after construction, a fork or unpickling."""
@@ -225,10 +239,9 @@ class LsstDataFetcher:
             If the plan is for other bands or another size than this fetcher.
         """
         if plan.bands != self.bands or not has_size(plan, self.size):
-            wanted = f"{self.size.y} x {self.size.x} pixels" if isinstance(self.size, YX) else str(self.size)
             raise PlanError(
-                f"the plan is for bands {','.join(plan.bands)} and {plan.size.y} x {plan.size.x} pixels, but this fetcher is for "
-                f"{','.join(self.bands)} and {wanted}; make the plan with fetcher.plan()"
+                f"the plan is for bands {','.join(plan.bands)} and {shown_size(plan.size)}, but this fetcher is for "
+                f"{','.join(self.bands)} and {shown_size(self.size)}; make the plan with fetcher.plan()"
             )
         targets = checked_targets(rows, plan)
         self._in_this_process()

@@ -19,6 +19,7 @@ from ..plan.cutout_plan import CutoutPlan
 from ..source.amounts import shown_bytes
 from ..source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from ..source.disk.disk_cache import DiskCache
+from ..source.progress import progress_bar
 from ..source.web.byte_parts import Part
 from ..source.web.process import WebFigures, forget_bytes, web_of_process
 from .download import Download, estimate_download, on_web
@@ -40,6 +41,8 @@ _MOST_AGAIN = 2.0
 """Bytes that are fetched at most, in parts of what is needed. The oldest segments, which are removed to make room, may hold bytes of
 the same plan: another pass fetches them again, until all of them are newer than what others have stored."""
 
+_SPEED_CALLS = 15
+"""Calls over which a speed is shown: three seconds."""
 _PROGRESS_SECONDS = 0.2
 
 _STORED = 0.05
@@ -100,7 +103,7 @@ def fill_cache(
     plan: CutoutPlan,
     options: ReaderOptions | None = None,
     threads: int | None = None,
-    progress: Callable[[FillProgress], None] | None = None,
+    progress: bool | Callable[[FillProgress], None] = True,
 ) -> FillResult:
     """Fetch all bytes that an epoch of a plan reads into the disk cache, targets near each other together.
 
@@ -116,7 +119,7 @@ def fill_cache(
     threads
         How many compute what is needed; by default as many as decode.
     progress
-        Called five times a second, from another thread.
+        Whether a bar is shown, or what is called five times a second, from another thread.
 
     Raises
     ------
@@ -137,8 +140,11 @@ def fill_cache(
     download, _ = estimate_download(plan, chosen)
     _check_room(disk, download)
     filling = _Filling(plan, chosen, threads or default_threads(), disk, download, before)
-    with filling.told(progress):
-        unread = filling.run()
+    with progress_bar("fetching", shown=progress is True, of_bytes=True) as bar:
+        speed = _Speed()
+        update = progress if callable(progress) else lambda now: bar(now.bytes, now.all_bytes, speed.state(now))
+        with filling.told(update if progress else None):
+            unread = filling.run()
     disk.close()
     after = web_of_process().figures
     return FillResult(
@@ -184,6 +190,21 @@ def _check_room(disk: DiskCache, download: Download) -> None:
             f"the plan needs about {needed}, of which {shown_bytes(download.bytes)} are to be downloaded, but the disk of "
             f"{disk.folder} has {shown_bytes(free)} free; set {FOLDER_VARIABLE} to a folder on a larger disk"
         )
+
+
+class _Speed:
+    """Says what fetching does now: its speed over the last seconds, or what is waited for."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=_SPEED_CALLS)
+
+    def state(self, now: FillProgress) -> str:
+        self._seen.append((time.monotonic(), now.bytes))
+        if now.web.waiting_for:
+            return f"waiting for {now.web.waiting_for}"
+        (first, old), (last, new) = self._seen[0], self._seen[-1]
+        rate = (new - old) / max(last - first, 1e-3) / 1e6
+        return f"{rate:.1f} MB/s, {now.web.active} connections, {now.targets} of {now.all_targets} targets"
 
 
 class _Filling:

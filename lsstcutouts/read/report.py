@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,13 @@ from ..catalog.ids import concatenate_columns, take_rows
 from ..errors import ConfigurationError
 from ..plan.cutout_plan import CutoutPlan
 from ..plan.quality import Outcome, Quality
+from ..source.notebook import html_table
 from ..source.writing import atomic_file
 from .batch_report import BatchReport, Failure
+from .report_figure import report_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Report"]
 
@@ -70,6 +75,15 @@ class Report:
 
     def __repr__(self) -> str:
         return f"<Report of {self}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("rows", len(self))]
+        rows += [(outcome.text, count) for outcome, count in self.counts().items()]
+        for band, found in self.by_band().items():
+            words = [f"{count:,} {str(flag.name).lower().replace('_', ' ')}" for flag, count in found.items()]
+            rows += [(f"band {band}", words)] if words else []
+        rows += [("read errors", len(self._rows_of))] if self._rows_of else []
+        return html_table("Report", rows)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -194,6 +208,10 @@ class Report:
             cause = failure.cause.removeprefix(failure.uri).lstrip(": ")
             lines.append(f"  unreadable, {rows} rows: {failure.plane or 'file'} of {failure.uri}: {cause}")
         return "\n".join(lines)
+
+    def plot(self) -> "Figure":
+        """Return a figure of rows by outcome, of what is wrong in each band, and of the read errors that affected most rows."""
+        return report_figure(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file with a row for each row of the report: outcome by name, quality bits by band.

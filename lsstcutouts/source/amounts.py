@@ -1,10 +1,10 @@
-"""Amounts of bytes as people write and read them."""
+"""Amounts of bytes and time as people write and read them."""
 
 import re
 
 from ..errors import ConfigurationError
 
-__all__ = ["parse_bytes", "shown_bytes"]
+__all__ = ["parse_bytes", "shown_bytes", "shown_seconds"]
 
 _UNITS = {
     "": 1,
@@ -37,3 +37,10 @@ def parse_bytes(amount: str) -> int:
 def shown_bytes(nbytes: int) -> str:
     """Return bytes for people: ``55 MB``, ``1.2 GB``."""
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a time for people: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 120:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -22,9 +22,9 @@ from lsst.daf.butler import (  # type: ignore[attr-defined]
     FileDataset,
     FormatterV2,
 )
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import ConfigurationError, RepositoryNotFoundError
+from ..source.progress import progress_bar
 from . import dp1, dp2
 from .config import KNOWN_BANDS, SimulationConfig
 from .exposure import CoaddPixels, expose_patch
@@ -212,18 +212,19 @@ def _write_butler(folder: Path, config: SimulationConfig, skymap: SimulatedSkyMa
     settings = Config()
     settings["datastore", "formatters"] = dp2.datastore_formatter(config.compression)
     Butler.makeRepo(str(folder), config=settings)
+    files = len(config.patch_ids) * len(config.band_names) - len(config.missing_files)
     with (
         closing(Butler.from_config(str(folder), run=_RUN[config.release], writeable=True)) as butler,
         ThreadPoolExecutor(max_workers=1) as pool,
-        _shown(config, progress) as step,
+        progress_bar(f"Writing {config.release} coadds", files, shown=progress, stays=True) as update,
     ):
         _register(butler, config, skymap)
         writer = _Writer(butler, _dataset_type(butler, config), config, skymap, folder)
         write = writer.put if config.release == "dp2" else writer.ingest
-        for pixels in _exposures(config, skymap, sky, pool):
+        for done, pixels in enumerate(_exposures(config, skymap, sky, pool), 1):
             # In this thread: astropy changes the process's warning filters while it writes.
             write(punched(pixels, config))
-            step()
+            update(done)
 
 
 def _dataset_type(butler: Butler, config: SimulationConfig) -> DatasetType:
@@ -258,19 +259,6 @@ def _exposures(
     while (pixels := pending.result()) is not None:
         pending = pool.submit(next, files, None)
         yield pixels
-
-
-@contextmanager
-def _shown(config: SimulationConfig, progress: bool) -> Iterator[Callable[[], None]]:
-    """Show a progress bar; yields the function to call after each file."""
-    if not progress:
-        yield lambda: None
-        return
-    total = len(config.patch_ids) * len(config.band_names) - len(config.missing_files)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(f"Writing {config.release} coadds", total=total)
-        yield lambda: bar.advance(task)
 
 
 class _AfwFormatter(FormatterV2):

@@ -13,6 +13,7 @@ from ..plan.read_options import ReadOptions
 from ..read.cache.tile_cache import TileCache
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
+from ..source.progress import counted
 from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 
 __all__ = ["MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
@@ -55,7 +56,7 @@ def fit_statistics(
     max_pixels: int = MAX_PIXELS,
     cache: TileCache | None = None,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool | Callable[[int, int], None] = True,
 ) -> Statistics:
     """Return the statistics of the pixels of each band in a sample of targets.
 
@@ -80,7 +81,7 @@ def fit_statistics(
     cache, threads
         As in `LsstDataFetcher`.
     progress
-        Called with the number of targets done and the total.
+        Whether a bar is shown, or what is called with the number of targets done and the total.
 
     Raises
     ------
@@ -98,10 +99,11 @@ def fit_statistics(
     scale = next((one.pixel_scale for one in plan.projections.values()), None)
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
-    for done, batch in _read_pixels(plan, targets, options, seed, per_target, cache, threads):
-        found += batch
-        if progress is not None:
-            progress(done, len(targets))
+    with counted("reading targets", progress) as update:
+        for done, batch in _read_pixels(plan, targets, options, seed, per_target, cache, threads):
+            found += batch
+            if update is not None:
+                update(done, len(targets))
     return Statistics(
         bands={b: _band_statistics(b, [one[i] for one in found], quantiles, sample) for i, b in enumerate(plan.bands)},
         unit=options.flux_unit,

@@ -10,6 +10,7 @@ from typing import Any, Self
 import yaml
 
 from ..errors import StatisticsError
+from ..source.notebook import html_table
 from ..source.writing import atomic_file
 
 __all__ = ["DEFAULT_SAMPLE", "QUANTILES", "BandStatistics", "Statistics"]
@@ -105,6 +106,11 @@ class Statistics:
     pixels_per_target: int
     plan: str
     pixel_scale: tuple[float, float] | None = None
+
+    def _repr_html_(self) -> str:
+        title = f"Statistics of {self.targets:,} targets of {self.size[0]} x {self.size[1]} pixels, in {self.unit}"
+        rows = [(band, one.median, one.noise, one.pixels, one.targets) for band, one in self.bands.items()]
+        return html_table(title, rows, ("band", "median", "noise", "pixels", "targets"))
 
     def ordered(
         self,

@@ -1,20 +1,18 @@
 """The verb ``cache`` on a real repository behind a Butler server."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lsstcutouts.app.cli import main
-from lsstcutouts.app.cli.caching import CacheFilled, _Speed, reader_options
+from lsstcutouts.app.cli.caching import CacheFilled, reader_options
 from lsstcutouts.app.cli.override_errors import complete_arguments
 from lsstcutouts.errors import ConfigurationError
-from lsstcutouts.read.fill_cache import FillProgress, FillResult
+from lsstcutouts.read.fill_cache import FillResult
 from lsstcutouts.source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from lsstcutouts.source.disk.disk_cache import DiskCache
-from lsstcutouts.source.web.process import WebFigures
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.remote import dataset_of, epoch, remote_plan
@@ -155,11 +153,3 @@ def test_a_mask_needs_no_names() -> None:
     assert reader_options(["image", "mask"]).mask_planes == ("NO_DATA",)
     assert reader_options(["mask"], ["BAD"], on_read_error="mask").mask_planes == ("BAD",)
     assert reader_options("image").mask_planes == ()
-
-
-def test_what_the_bar_says() -> None:
-    figures = WebFigures(9, 100, 1, 7, 0, 5e6, 0.05, "")
-    speed = _Speed()
-    assert speed.state(FillProgress(3, 80, 0, 10**6, figures)) == "0.0 MB/s, 7 connections, 3 of 80 targets"
-    silent = replace(figures, waiting_for="https://butler.example.org (12 s)")
-    assert speed.state(FillProgress(3, 80, 0, 10**6, silent)) == "waiting for https://butler.example.org (12 s)"

@@ -23,7 +23,7 @@ from lsstcutouts import (
     write_fits,
 )
 from lsstcutouts.app.callbacks import PredictionWriter, WorstPredictions
-from lsstcutouts.app.training.pictures import picture_of_highest
+from lsstcutouts.app.training.prediction_pictures import picture_of_highest
 from lsstcutouts.catalog.ids import concatenate_columns, hash_ids, rows_of_ids, take_rows
 from lsstcutouts.catalog.targets import Catalog
 from lsstcutouts.errors import ConfigurationError, LeakError, PlanError

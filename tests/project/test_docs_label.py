@@ -10,7 +10,6 @@ from playwright.sync_api import Page
 
 from lsstcutouts import Catalog
 from lsstcutouts.app.cli import main
-from lsstcutouts.app.cli.verbs import VERBS
 
 from ..support.browser import browsing, opened
 
@@ -34,7 +33,6 @@ def label_by_kind(page: Page, path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("gallery" not in VERBS, reason="there is no lsstcutouts gallery")
 @pytest.mark.filterwarnings("ignore")  # of Lightning and pandas, about a sky as small as this one
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)

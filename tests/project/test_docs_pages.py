@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.image import imread
 
 from lsstcutouts.app.cli import main
@@ -232,8 +234,17 @@ def score_a_release(shown: str) -> None:
     assert table.sort_by("object_id").equals(rows.sort_by("object_id"))
 
 
+def gallery_pages(shown: str) -> None:
+    assert re.search(r"^\d+ targets of 60 rows\n  written: targets.html$", shown, re.MULTILINE)
+    assert re.search(r"^60 targets of 60 rows\n  written: all.pdf$", shown, re.MULTILINE)
+    assert len(list(Path("pictures").glob("*.png"))) == 5
+    assert imread("batch.png").shape[1] == 1500
+    assert Path("lenses.pdf").read_bytes().startswith(b"%PDF")
+
+
 WRITTEN = {
     "docs/exports.md": exports,
+    "docs/gallery.md": gallery_pages,
     "docs/own-data.md": own_data,
     "docs/score-a-release.md": score_a_release,
     "docs/share-cutouts.md": share_cutouts,
@@ -242,7 +253,10 @@ WRITTEN = {
 
 
 def test_every_page_with_commands_has_its_test() -> None:
-    assert {page for page in pages() if runs_commands(page)} == set(WRITTEN)
+    assert {page for page in pages() if runs_commands(page)} == {
+        *WRITTEN,
+        "docs/label.md",
+    }  # tests/project/test_docs_label.py
 
 
 @pytest.mark.slow
@@ -265,3 +279,20 @@ def test_a_notebook_is_stored_without_outputs_and_names_what_there_is(path: Path
     assert all((cell["outputs"], cell["execution_count"]) == ([], None) for cell in code)
     text = "\n".join("".join(cell["source"]) for cell in code)
     check_block(Block(path.name, 0, "python", text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem != "science-platform"], ids=lambda path: path.stem
+)
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about a sky as small as this one
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fewer targets and in fewer epochs; tests/project/test_docs_remote.py runs the one of the platform."""
+    monkeypatch.chdir(tmp_path)
+    mpl.use("agg")
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    text, simulations = re.subn(r"targets=\d+", "targets=160", text)
+    assert simulations == 1
+    exec(compile(re.sub(r"max_epochs=\d+", "max_epochs=1", text), path.name, "exec"), {"__name__": "__main__"})
+    plt.close("all")

@@ -1,16 +1,17 @@
 """Filling the disk cache: what an epoch reads is there afterwards, or an error says why not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lsstcutouts import ReadOptions
 from lsstcutouts.errors import AccessDeniedError, AuthenticationError, ConfigurationError, WriteError
-from lsstcutouts.read.fill_cache import FillProgress, fill_cache
+from lsstcutouts.read.fill_cache import FillProgress, _Speed, fill_cache
 from lsstcutouts.read.options import ReaderOptions
 from lsstcutouts.source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from lsstcutouts.source.disk.disk_cache import DiskCache
-from lsstcutouts.source.web.process import forget_bytes, web_of_process
+from lsstcutouts.source.web.process import WebFigures, forget_bytes, web_of_process
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.remote import dataset_of, epoch, local_plan, remote_plan, same
@@ -130,3 +131,11 @@ def test_a_disk_that_takes_no_data(platform: Platform, remote_dp2: Published, mo
     with pytest.raises(WriteError, match="does not keep what is fetched; free disk space"):
         fill_cache(remote_plan(remote_dp2), ReaderOptions.of(ReadOptions()))
     assert platform.counters().data_bytes < 2_000_000
+
+
+def test_what_the_bar_says() -> None:
+    figures = WebFigures(9, 100, 1, 7, 0, 5e6, 0.05, "")
+    speed = _Speed()
+    assert speed.state(FillProgress(3, 80, 0, 10**6, figures)) == "0.0 MB/s, 7 connections, 3 of 80 targets"
+    silent = replace(figures, waiting_for="https://butler.example.org (12 s)")
+    assert speed.state(FillProgress(3, 80, 0, 10**6, silent)) == "waiting for https://butler.example.org (12 s)"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsstcutouts import CutoutPlan, LsstDataFetcher, ReadOptions
+from lsstcutouts import CutoutPlan, LsstDataFetcher, ReadOptions, gallery
 from lsstcutouts.source.web.process import forget_bytes, web_of_process
 from lsstcutouts.source.web.rates import Rates
 
@@ -134,3 +134,11 @@ def test_every_request_names_the_package(platform: Platform, remote_dp2: Publish
     ours = [one for one in log if one.port == "data" or one.path.endswith("/download")]
     assert ours
     assert {one.headers["user-agent"].partition("/")[0] for one in ours} == {"lsstcutouts"}
+
+
+def test_a_gallery_equals_that_of_the_local_repository(remote_dp2: Published, tmp_path: Path) -> None:
+    given = {"collections": remote_dp2.collections, "bands": "gri", "size": 20, "panels": "both", "progress": False}
+    for name, repo in (("near", remote_dp2.root), ("far", remote_dp2.url)):
+        result = gallery(remote_dp2.local.truth, tmp_path / f"{name}.html", repo=repo, title="one", **given)
+        assert result.targets == 80
+    assert (tmp_path / "near.html").read_bytes() == (tmp_path / "far.html").read_bytes()

@@ -160,7 +160,7 @@ def _resolved(block: Block, node: ast.expr, names: dict[str, Any]) -> Any:
         return names.get(node.id)
     if not isinstance(node, ast.Attribute) or (owner := _resolved(block, node.value, names)) is None:
         return None
-    if inspect.ismodule(owner) and importlib.util.find_spec(name := f"{owner.__name__}.{node.attr}"):
+    if hasattr(owner, "__path__") and importlib.util.find_spec(name := f"{owner.__name__}.{node.attr}"):
         return importlib.import_module(name)
     assert hasattr(owner, node.attr), f"{block}: {owner} has no {node.attr}"
     return getattr(owner, node.attr)

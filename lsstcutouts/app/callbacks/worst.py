@@ -17,7 +17,7 @@ from ...catalog.ids import Values, concatenate_columns, take_rows
 from ...errors import ConfigurationError
 from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
-from ..mosaic import write_mosaic
+from ..gallery.show import show
 from .ranks import gather_on_first_rank
 
 __all__ = ["WorstPredictions"]
@@ -113,7 +113,8 @@ class WorstPredictions(Callback):
         captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{ids[i]}" for i in rows]
         title = f"largest loss after epoch {trainer.current_epoch + 1}, {''.join(plan.bands)}: score, truth, object_id"
         path = self.folder / f"worst-{trainer.current_epoch + 1:04d}.png"
-        write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title, columns=6)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        show(batch, plan.bands, captions=captions, title=title, columns=6).savefig(path, dpi=150)
         _log_image(trainer, path)
 
 

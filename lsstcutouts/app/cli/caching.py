@@ -1,32 +1,26 @@
 """The verb ``cache``."""
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from ...errors import ConfigurationError, LsstCutoutsError, ReadError
 from ...plan.cutout_plan import CutoutPlan
-from ...read.fill_cache import FillProgress, FillResult, fill_cache
+from ...read.fill_cache import FillResult, fill_cache
 from ...read.options import ReaderOptions
 from ...source.access import trust_origin
 from ...source.amounts import shown_bytes
 from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE, cache_budget, cache_folder
 from ...source.disk.figures import DiskCacheFigures
 from ...source.disk.upkeep import CheckResult, check, clear, summary
+from ...source.progress import progress_bar
 from .plain import plain_settings
 
 __all__ = ["CacheChecked", "CacheCleared", "CacheFilled", "CacheShown", "reader_options", "run"]
-
-_SPEED_CALLS = 15
-"""Calls over which a speed is shown: three seconds."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +165,8 @@ def _clear(folder: Path, _: Mapping[str, Any]) -> CacheCleared:
 
 
 def _check(folder: Path, settings: Mapping[str, Any]) -> CacheChecked:
-    with _bar("checking", quiet=settings["json"]) as update:
-        result = check(folder, lambda done, total: update(done, total, ""))
-    return CacheChecked(folder, result)
+    with progress_bar("checking", shown=not settings["json"], of_bytes=True) as update:
+        return CacheChecked(folder, check(folder, update))
 
 
 def _fill(folder: Path, settings: Mapping[str, Any]) -> CacheFilled:
@@ -183,33 +176,4 @@ def _fill(folder: Path, settings: Mapping[str, Any]) -> CacheFilled:
     if settings["repo"] is not None:
         trust_origin(str(settings["repo"]))
     options = reader_options(settings["planes"], settings["mask_planes"], on_read_error=settings["on_read_error"])
-    speed = _Speed()
-    with _bar("fetching", quiet=settings["json"]) as update:
-        result = fill_cache(
-            plan, options, settings["threads"], lambda now: update(now.bytes, now.all_bytes, speed.state(now))
-        )
-    return CacheFilled(folder, result)
-
-
-class _Speed:
-    """Says what fetching does now: its speed over the last seconds, or what is waited for."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, int]] = deque(maxlen=_SPEED_CALLS)
-
-    def state(self, now: FillProgress) -> str:
-        self._seen.append((time.monotonic(), now.bytes))
-        if now.web.waiting_for:
-            return f"waiting for {now.web.waiting_for}"
-        (first, old), (last, new) = self._seen[0], self._seen[-1]
-        rate = (new - old) / max(last - first, 1e-3) / 1e6
-        return f"{rate:.1f} MB/s, {now.web.active} connections, {now.targets} of {now.all_targets} targets"
-
-
-@contextmanager
-def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar of bytes in the block; yields what takes the bytes done, all bytes, and what else to show."""
-    columns = TextColumn(title), BarColumn(), DownloadColumn(), TextColumn("{task.fields[state]}", markup=False)
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True) as bar:
-        task = bar.add_task("", total=None, state="")
-        yield lambda done, total, state: bar.update(task, completed=done, total=total, state=state)
+    return CacheFilled(folder, fill_cache(plan, options, settings["threads"], not settings["json"]))

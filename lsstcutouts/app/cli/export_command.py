@@ -12,12 +12,13 @@ from rich.console import Console
 from ...bulk.estimate import ExportEstimate
 from ...bulk.exporting import Export
 from ...bulk.partition_job import JobResult, check_run
+from ...bulk.partition_progress import partition_progress
 from ...bulk.verifying import VerifyResult, verify_export
 from ...errors import ConfigurationError
 from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
-from ...source.amounts import shown_bytes
-from .partition_progress import partition_progress, shown_result, shown_seconds, write_report
+from ...source.amounts import shown_bytes, shown_seconds
+from .job_results import shown_result, write_report
 from .plain import plain_settings
 
 __all__ = ["Exported", "Verified", "parse_part", "run"]
@@ -137,9 +138,7 @@ def _export(settings: Mapping[str, Any]) -> Exported:
         estimate.check_disk(one.folder)
         results = list(done)
         # What another process of a Slurm array finishes meanwhile is not counted here.
-        with partition_progress(
-            "exporting", -(-estimate.partitions // part[1]), quiet=bool(settings["json"])
-        ) as update:
+        with partition_progress("exporting", -(-estimate.partitions // part[1]), shown=not settings["json"]) as update:
             for result in one.run(
                 done,
                 engine=settings["engine"],

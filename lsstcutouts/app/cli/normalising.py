@@ -1,7 +1,5 @@
 """The verb ``normalise``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ...loader.datamodule.module import CutoutDataModule
@@ -60,8 +57,7 @@ def run(cfg: DictConfig) -> NormaliseResult:
     data: CutoutDataModule = hydra.utils.instantiate(
         cfg.data, columns=(), sampling={"_target_": "lsstcutouts.Sampling"}
     )
-    with _progress(shown=not cfg.json) as progress:
-        statistics = data.fit_statistics(progress, sample=cfg.sample)
+    statistics = data.fit_statistics(not cfg.json, sample=cfg.sample)
     output = Path(cfg.output)
     statistics.save(output)
     picture = _picture(data, statistics, output.with_suffix(".png")) if cfg.picture else None
@@ -72,17 +68,6 @@ def run(cfg: DictConfig) -> NormaliseResult:
         for path in filter(None, (result.output, result.picture)):
             console.print(f"written: {path}", markup=False)
     return result
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    if not shown:
-        yield None
-        return
-    columns = (TextColumn("reading targets"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path:

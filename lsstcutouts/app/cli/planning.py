@@ -21,11 +21,10 @@ from ...plan.splits.split_options import SplitOptions
 from ...plan.tables import PlanSummary
 from ...read.download import Download, Link, estimate_download, measure_link
 from ...read.options import ReaderOptions
-from ...source.amounts import shown_bytes
+from ...source.amounts import shown_bytes, shown_seconds
 from ...source.disk.cache_settings import BUDGET_VARIABLE, FOLDER_VARIABLE
 from ...source.disk.disk_cache import DiskCache
 from .caching import reader_options
-from .partition_progress import shown_seconds
 from .plain import plain_settings
 
 __all__ = ["PlanResult", "RemoteReading", "run"]

@@ -5,7 +5,8 @@ lists. A value is quoted, and so taken literally, if
 
 1. it contains a special character and is the path of an existing file or folder;
 2. or hydra cannot parse it, unless it starts as a list or dictionary and is not a path: then hydra's message helps;
-3. or it is a path with a comma and there is no ``-m``.
+3. or it is a path with a comma and there is no ``-m``;
+4. or it is the text of a caption or title, with braces or commas, and neither a list nor quoted.
 
 All other values are left to hydra: lists ``[a,b]``, dictionaries ``{a:1}``, sweeps, functions, quoted strings, ``${...}``.
 A leading ``~`` is replaced by the home folder, as in a shell.
@@ -20,6 +21,9 @@ __all__ = ["SWEEP", "hydra_arguments", "split_arguments", "with_run_folder"]
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[\w$][\w./@$:-]*)=(?P<value>.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[^A-Za-z0-9_./+%*@?|$-]")
 """Characters with a meaning in hydra's grammar."""
+
+_TEXTS = frozenset(["caption", "title"])
+"""Settings that are text: ``{score:.3f}`` is no dictionary there."""
 
 _WITH_VALUE = frozenset(
     ["-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-c", "--cfg"]
@@ -55,7 +59,8 @@ def _quote_override(argument: str, *, sweep: bool) -> str:
     if match is None or match["value"] == "":
         return argument
     key, value = match["key"], _expand_home(match["value"])
-    return f"{key}={_quoted(value)}" if _is_literal(value, sweep=sweep) else f"{key}={value}"
+    text = key in _TEXTS and value != "null" and not value.startswith(("[", "'", '"'))
+    return f"{key}={_quoted(value)}" if text or _is_literal(value, sweep=sweep) else f"{key}={value}"
 
 
 def _expand_home(value: str) -> str:

@@ -121,6 +121,19 @@ VERBS = {
         ),
         actions=("run", "verify"),
     ),
+    "gallery": Verb(
+        target="lsstcutouts.app.cli.gallery_command:run",
+        summary="draw cutouts of chosen targets, for print, as image files, or as a page for the browser",
+        details="The catalog is any catalog, or a file of predictions, which knows its repository; repo= may also be an export."
+        " The page for the browser works from the disk: look, filter, sort, label with the keys 1 to 9, and save the labels as"
+        " a catalog for train. What exists at output= is replaced.",
+        examples=(
+            "lsstcutouts gallery catalog=demo/repo/truth.parquet repo=demo/repo collections=dp2 output=demo.html limit=200",
+            "lsstcutouts gallery catalog=scores.parquet output=candidates.html sort=-score limit=2000 panels=both",
+            "lsstcutouts gallery catalog=scores.parquet output=best.pdf select='score > 0.9' caption='{object_id}\\n{score:.3f}' circle=2",
+            "lsstcutouts gallery repo=cutouts output=pictures/ outline=[SATURATED] panels=bands stretch=zscale",
+        ),
+    ),
     "benchmark": Verb(
         target="lsstcutouts.app.benchmark.run:run",
         summary="measure the speed of your own plan on this machine, and say what limits it and which setting to change",

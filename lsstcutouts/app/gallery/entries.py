@@ -11,7 +11,7 @@ from ...read.export import batch_projection
 from .entry import Entry
 from .pictures import Pictures
 
-__all__ = ["as_array", "entries_of"]
+__all__ = ["as_array", "entries_of", "valid_pixels"]
 
 _ARCSEC = 1 / 3600
 
@@ -23,6 +23,12 @@ def as_array(values: Any) -> NDArray[Any]:
         if values.is_floating_point():
             values = values.float()
     return np.asarray(values)
+
+
+def valid_pixels(batch: Mapping[str, Any]) -> NDArray[Any]:
+    """Return the images of a batch ``(N, B, Y, X)``, 0 where ``valid``, if it is there, is false."""
+    images = as_array(batch["image"])
+    return np.where(as_array(batch["valid"]), images, 0) if "valid" in batch else images
 
 
 def entries_of(
@@ -40,7 +46,7 @@ def entries_of(
     ----------
     batch
         ``image`` ``(N, B, Y, X)``; what else there is of a batch is used: ``object_id``, ``ra``, ``dec`` ``(N,)``, ``wcs``
-        ``(N, 8)``, ``band_present`` ``(N, B)``, ``mask`` ``(N, B, Y, X)``.
+        ``(N, 8)``, ``valid`` and ``mask`` ``(N, B, Y, X)``.
     pictures
         Makes the panels.
     captions
@@ -55,10 +61,10 @@ def entries_of(
     ConfigurationError
         If there is not one caption for each row.
     """
-    images = as_array(batch["image"])
+    images = valid_pixels(batch)
     if len(captions) != len(images):
         raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
-    present = as_array(batch["band_present"]) if "band_present" in batch else (images != 0).any(axis=(2, 3))
+    present = (images != 0).any(axis=(2, 3))
     mask = as_array(batch["mask"]) if outline else None
     middle = ((images.shape[3] - 1) / 2, (images.shape[2] - 1) / 2)
     for i, image in enumerate(images):

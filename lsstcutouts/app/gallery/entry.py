@@ -21,7 +21,7 @@ class Panel:
     image
         ``(Y, X, 3)`` uint8; the first row is the southern one.
     missing
-        Bands of it that the repository does not hold for this target.
+        Bands of it without a valid pixel: the repository has no image there, or the image has no data.
     """
 
     label: str

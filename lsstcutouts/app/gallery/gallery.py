@@ -10,8 +10,7 @@ from string import Formatter
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
+from numpy.typing import NDArray
 
 from ...catalog.ids import take_rows
 from ...errors import ConfigurationError, CoverageError
@@ -21,8 +20,9 @@ from ...read.export import file_stem
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from ...read.report import Report
+from ...source.progress import Update, progress_bar
 from ...source.writing import atomic_file
-from .entries import entries_of
+from .entries import entries_of, valid_pixels
 from .entry import Entry
 from .gallery_targets import GalleryTargets, Source, find_targets
 from .page import write_page
@@ -34,7 +34,8 @@ __all__ = ["GalleryResult", "gallery"]
 _PAPER = {"a4": (8.27, 11.69), "letter": (8.5, 11.0)}
 """Width and height, inches."""
 
-_BATCH = 40
+_BATCH, _BATCH_BYTES = 40, 64e6
+"""Most targets of a batch, and about the most bytes of its pixels."""
 _SAMPLE = 48
 """Targets from which the scale of all is measured."""
 
@@ -45,23 +46,25 @@ class GalleryResult:
 
     Attributes
     ----------
-    targets
-        Number of targets that are shown.
+    report
+        What happened to each chosen target that has pixels.
     total
         Rows of the catalog that ``select`` and ``cone`` keep.
     outside
         Ids of chosen rows without pixels, with the reason.
-    losses
-        What could not be read, in one line; empty if all was read.
     files
         Files that were written, in order.
     """
 
-    targets: int
+    report: Report
     total: int
     outside: tuple[tuple[int | str, str], ...]
-    losses: str
     files: tuple[str, ...]
+
+    @property
+    def targets(self) -> int:
+        """Number of targets that are shown."""
+        return self.report.delivered
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -70,20 +73,20 @@ class GalleryResult:
             "targets": self.targets,
             "total": self.total,
             "outside": outside,
-            "losses": self.losses,
             "files": list(self.files),
+            "report": self.report.as_dict(),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.targets:,} targets of {self.total:,} rows"]
         more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
         lines.append(f"  written: {self.files[0]}{more}")
-        if self.outside:
-            named = ", ".join(f"{identity} ({reason})" for identity, reason in self.outside[:5])
-            rest = f" and {len(self.outside) - 5} more" if len(self.outside) > 5 else ""
-            lines.append(f"  not shown, {len(self.outside)}: {named}{rest}")
-        if self.losses:
-            lines.append(f"  {self.losses}")
+        for reason in dict.fromkeys(reason for _, reason in self.outside):
+            ids = [str(identity) for identity, other in self.outside if other == reason]
+            rest = f" and {len(ids) - 5:,} more" if len(ids) > 5 else ""
+            lines.append(f"  {len(ids):,} not shown ({reason}): {', '.join(ids[:5])}{rest}")
+        if losses := self.report.losses():
+            lines.append(f"  {losses}")
         return "\n".join(lines)
 
 
@@ -144,7 +147,7 @@ def gallery(
     panels, rgb, stretch, scale
         As in `PictureStyle`.
     outline
-        Mask planes whose pixels are outlined, such as ``["SATURATED", "COSMIC_RAY"]``.
+        Mask planes whose pixels, in any band, are outlined, such as ``["SATURATED", "COSMIC_RAY"]``.
     circle
         Radius of a circle around each target, arcsec; by default there is none.
     columns
@@ -182,11 +185,12 @@ def gallery(
     plan = targets.plan
     captions = _captions(targets, caption, keys)
     options = ReaderOptions.of(
-        replace(read, mask_planes=outlined), planes=("image", "mask") if outlined else ("image",), columns=()
+        replace(read, mask_planes=outlined), planes=("image", "valid", *(["mask"] if outlined else [])), columns=()
     )
     reader = CutoutReader(plan, options, whole_tiles=True)
-    spread = np.unique(np.linspace(0, len(targets) - 1, min(_SAMPLE, len(targets))).astype(np.int64))
-    sample = np.asarray(reader.read(targets.target[spread])["image"]) if scale == "all" else np.zeros((0,), np.float32)
+    most = max(1, int(_BATCH_BYTES / (4 * len(plan.bands) * plan.size.y * plan.size.x)))
+    spread = np.unique(np.linspace(0, len(targets) - 1, min(_SAMPLE, most, len(targets))).astype(np.int64))
+    sample = valid_pixels(reader.read(targets.target[spread])) if scale == "all" else None
     pictures = Pictures(plan.bands, style, sample)
     report = Report(plan, targets.target)
     layout = Layout(
@@ -199,19 +203,17 @@ def gallery(
         outline=outlined,
     )
     title = title or _title(targets, keys)
-    entries = _read(targets, captions, pictures, reader, outlined, threads or default_threads(), report)
-    console = Console(stderr=True, quiet=not progress)
-    with closing(entries), Progress(console=console, transient=True) as bar:
-        shown = bar.track(entries, total=len(targets), description="drawing")
+    parts = np.split(np.arange(len(targets)), range(min(_BATCH, most), len(targets), min(_BATCH, most)))
+    entries = _read(targets, parts, captions, pictures, reader, outlined, threads or default_threads(), report)
+    with closing(entries), progress_bar("drawing", len(targets), shown=progress) as update:
+        shown = _counting(entries, update)
         if kind == "html":
             files = [write_page(output, shown, title=title, total=targets.total)]
         elif kind == "folder":
             files = list(_write_each(Path(output), shown, layout, repeats=bool(plan.repeats_ids)))
         else:
             files = list(_write_sheets(Path(output), shown, layout, title, len(targets)))
-    return GalleryResult(
-        report.delivered, targets.total, tuple(targets.outside), report.losses(), tuple(map(str, files))
-    )
+    return GalleryResult(report, targets.total, tuple(targets.outside), tuple(map(str, files)))
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -285,6 +287,7 @@ def _shown(value: Any) -> str:
 
 def _read(
     targets: GalleryTargets,
+    parts: Sequence[NDArray[np.int64]],
     captions: Sequence[str],
     pictures: Pictures,
     reader: CutoutReader,
@@ -292,7 +295,7 @@ def _read(
     threads: int,
     report: Report,
 ) -> Generator[Entry]:
-    """Yield the entries of a gallery in its order, read and made in threads; add what happened to a report."""
+    """Yield the entries of a gallery in its order, a part at a time read and made in threads; add what happened to a report."""
 
     def made(delivery: Delivery) -> tuple[Delivery, list[Entry]]:
         batch = delivery.batch
@@ -310,7 +313,6 @@ def _read(
             )
         )
 
-    parts = np.split(np.arange(len(targets)), range(_BATCH, len(targets), _BATCH))
     requests = (Request(targets.target[part], columns={"place": part}) for part in parts)
     with closing(stream(reader, requests, threads=threads, ahead=2, then=made)) as batches:  # type: ignore[type-var]
         for delivery, entries in batches:
@@ -318,6 +320,12 @@ def _read(
             yield from entries
     if not report.delivered:
         raise CoverageError(f"none of the {len(targets)} targets is left to show: {report.losses()}")
+
+
+def _counting(entries: Iterable[Entry], update: Update) -> Iterator[Entry]:
+    for done, entry in enumerate(entries, 1):
+        yield entry
+        update(done)
 
 
 def _write_each(folder: Path, entries: Iterable[Entry], layout: Layout, *, repeats: bool) -> Iterator[Path]:
@@ -348,5 +356,6 @@ def _write_sheets(path: Path, entries: Iterable[Entry], layout: Layout, title: s
         alone = path if pages == 1 else path.with_name(f"{path.stem}-{number:03d}{path.suffix}")
         foot = "" if pages == 1 else f"{number} of {pages}"
         with atomic_file(alone) as part:
-            draw_sheet(some, replace(layout, height=None), title=title, foot=foot).savefig(part, format="png", dpi=200)
+            image = replace(layout, height=None, margin=0.2)
+            draw_sheet(some, image, title=title, foot=foot).savefig(part, format="png", dpi=200)
         yield alone

@@ -3,14 +3,14 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bulk.prediction_table import META
+from ...bulk.prediction_table import DESCRIPTION, META
 from ...catalog.checks import check_ids, find_id_column, find_position_columns, positions_in_degrees, require_column
 from ...catalog.columns import Column, OpenTable
 from ...catalog.files import open_table
@@ -141,12 +141,17 @@ def find_targets(
     origin = _origin(source.catalog)
     repo = source.repo if source.repo is not None else origin.get("repo")
     if repo is None:
+        name = source.catalog if isinstance(source.catalog, str | os.PathLike) else "the catalog"
         raise ConfigurationError(
-            f"repo= is missing: the catalog {source.catalog!r} does not say where its images are; give repo= and collections=, or"
-            " the folder of an export as repo="
+            f"repo= is missing, and {name} does not say where the images are; give repo= and collections=, or the folder of an export"
         )
     if is_export(repo):
-        return _of_export(source, Path(repo), origin, Subset(select, cone), sort, limit)
+        if source.repo is None:
+            bands, size = (_first(getattr(source, name), origin.get(name)) for name in ("bands", "size"))
+            source = replace(
+                source, catalog=None if is_export(source.catalog) else source.catalog, bands=bands, size=size
+            )
+        return _of_export(source, Path(repo), Subset(select, cone), sort, limit)
     if source.catalog is None:
         raise ConfigurationError("catalog= is missing; it may be left out only if repo= is the folder of an export")
     collections = source.collections if source.collections is not None else origin.get("collections")
@@ -178,14 +183,12 @@ def find_targets(
 def _of_export(
     source: Source,
     folder: Path,
-    origin: Mapping[str, Any],
     subset: Subset,
     sort: str | Sequence[str],
     limit: int | None,
 ) -> GalleryTargets:
     """Find the targets of a gallery among those of an export."""
-    bands = source.bands if source.bands is not None else origin.get("bands")
-    size = source.size if source.size is not None else origin.get("size")
+    bands, size = source.bands, source.size
     if source.catalog is None:
         names = tuple(ExportDescription.load(folder).catalog["columns"])
         plan = export_plan(folder, bands=bands, size=size, columns=names)
@@ -221,15 +224,25 @@ def _of_export(
 
 
 def _origin(catalog: Any) -> Mapping[str, Any]:
-    """Return what a table of predictions says about its images; nothing for any other catalog."""
+    """Return what predictions, or an export, say of their images; nothing for any other catalog."""
     import pyarrow.parquet as pq
 
     metadata: Any = getattr(getattr(catalog, "schema", None), "metadata", None)
-    if isinstance(catalog, str | os.PathLike) and Path(catalog).suffix.lower() in {".parquet", ".pq", ".parq"}:
+    if isinstance(catalog, str | os.PathLike):
         path = Path(catalog)
-        metadata = pq.read_schema(path).metadata if path.is_file() else None
-    found = json.loads(metadata[META.encode()]) if isinstance(metadata, dict) and META.encode() in metadata else {}
-    return {name: value for name, value in found.items() if value}
+        if is_export(path):
+            return {"repo": path}
+        for folder in (path, path.parent):  # the HATS catalog in the folder, or the folder
+            if path.is_dir() and (folder / DESCRIPTION).is_file():
+                return _given(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("images", {}))
+        if path.suffix.lower() in {".parquet", ".pq", ".parq"} and path.is_file():
+            metadata = pq.read_schema(path).metadata
+    found = metadata.get(META.encode()) if isinstance(metadata, dict) else None
+    return _given({} if found is None else json.loads(found))
+
+
+def _given(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 def _catalog(source: Source, subset: Subset, label: str | None = None) -> Catalog:
@@ -297,12 +310,11 @@ def _sorted_rows(catalog: Catalog, sort: str | Sequence[str]) -> NDArray[np.int6
         name = key.removeprefix("-")
         if name not in known:
             raise ConfigurationError(f"sort={key!r}: the catalog has no column {name!r}; it has {', '.join(known)}")
-        values = take_rows(known[name], order)
-        _, rank = np.unique(np.asarray(values), return_inverse=True, equal_nan=False)
+        values = np.asarray(take_rows(known[name], order))
+        _, rank = np.unique(values, return_inverse=True, equal_nan=False)
         rank = np.asarray(-rank if key.startswith("-") else rank)
-        array = np.asarray(values)
-        missing = np.isnan(array) if array.dtype.kind == "f" else np.zeros(len(array), bool)
-        rank[missing] = len(array)
+        missing = np.isnan(values) if values.dtype.kind == "f" else values == "" if values.dtype.kind == "U" else False
+        rank[missing] = len(values)
         order = order[np.argsort(rank, kind="stable")]
     return order
 
@@ -316,5 +328,5 @@ def _listed(ids: Ids) -> list[Any]:
 
 
 def _first(*values: Any) -> Any:
-    """Return the first value that is given."""
-    return next(value for value in values if value is not None)
+    """Return the first value that is given, or None."""
+    return next((value for value in values if value is not None), None)

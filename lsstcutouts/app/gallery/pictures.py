@@ -25,6 +25,9 @@ type Image = NDArray[np.uint8]
 _COLOURS = ("irg", "zir", "yzi", "rgu")
 """Bands for red, green and blue, in order of preference."""
 
+_BANDS = "ugrizy"
+"""By wavelength."""
+
 _PANELS = ("colour", "bands", "both")
 _STRETCHES = ("asinh", "linear", "zscale")
 _SCALES = ("all", "each")
@@ -78,7 +81,7 @@ class Pictures:
     style
         How.
     sample
-        ``(n, B, Y, X)`` cutouts from which the scale of all is measured.
+        ``(n, B, Y, X)`` cutouts from which the scale of all is measured; None for a scale of each.
 
     Raises
     ------
@@ -86,17 +89,20 @@ class Pictures:
         If the style names a band that there is not.
     """
 
-    def __init__(self, bands: Sequence[str], style: PictureStyle, sample: NDArray[np.float32]) -> None:
+    def __init__(self, bands: Sequence[str], style: PictureStyle, sample: NDArray[np.float32] | None) -> None:
         self.bands, self.style = tuple(bands), style
         if unknown := [band for band in style.rgb or () if band not in self.bands]:
             raise ConfigurationError(
                 f"rgb={style.rgb!r} names the band {unknown[0]!r}, but the bands are {', '.join(self.bands)}"
             )
         chosen = style.rgb or next((c for c in _COLOURS if set(c) <= set(self.bands)), None)
-        # With fewer bands, and with names of their own: the last are red.
         last = len(self.bands) - 1
-        self._rgb = [self.bands.index(b) for b in chosen] if chosen else [min(k, last) for k in (2, 1, 0)]
-        self._scale = None if style.scale == "each" else [self._measured(sample[:, b]) for b in range(last + 1)]
+        # With fewer bands the reddest is red; of bands with other names, which cannot be ordered, the last one.
+        order = sorted(range(last + 1), key=lambda b: _BANDS.find(self.bands[b]))
+        self._rgb = [self.bands.index(b) for b in chosen] if chosen else [order[min(k, last)] for k in (2, 1, 0)]
+        self._scale = (
+            None if sample is None or style.scale == "each" else [self._measured(sample[:, b]) for b in range(last + 1)]
+        )
 
     @property
     def count(self) -> int:
@@ -104,7 +110,7 @@ class Pictures:
         return {"colour": 1, "bands": len(self.bands), "both": len(self.bands) + 1}[self.style.panels]
 
     def panels(self, image: NDArray[np.float32], present: NDArray[np.bool_]) -> tuple[Panel, ...]:
-        """Return the panels of one cutout ``(B, Y, X)``; ``present`` ``(B,)`` says which bands the repository holds."""
+        """Return the panels of one cutout ``(B, Y, X)``; ``present`` ``(B,)``: bands with a pixel."""
         scale = self._scale or [self._measured(channel) for channel in image]
         made = []
         if self.style.panels != "bands":

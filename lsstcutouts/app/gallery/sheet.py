@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...source.notebook import new_figure
 from .entry import Entry, Panel
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _OUTLINES = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 _MISSING = "#E69F00"
 _LINE = 1.25
 """Height of a line of text, in units of its size."""
-_LETTER = 0.55
+_LETTER = 0.62
 """Mean width of a letter, in units of the text's size."""
 _HEAD = 0.28
 """Inches of the title above the pictures."""
@@ -122,28 +123,26 @@ def draw_sheet(
     raw
         Whether pixels are kept as they are, for formats that are enlarged by their viewer.
     """
-    # The object-oriented interface opens no window, has no global state and works in any thread.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = layout.targets_across
     rows = -(-len(entries) // across)
-    head = _HEAD if title else 0.0
+    head = _HEAD if title or layout.outline else 0.0
     height = layout.height or 2 * layout.margin + head + rows * layout.row
-    figure = Figure(figsize=(layout.width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(layout.width, height)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, layout.width), ylim=(0, height), autoscale_on=False)
     axes.set_axis_off()
     sheet = _Sheet(axes, layout, raw=raw)
     if title:
-        sheet.write(layout.margin, height - layout.margin, title, layout.text + 2.5, ha="left", va="center")
+        names = sum(len(name) + 2 for name in layout.outline) * layout.text
+        most = int(((layout.width - 2 * layout.margin) * 72 / _LETTER - names) / (layout.text + 2.5))
+        text = _shortened(title, max(8, most))
+        sheet.write(layout.margin, height - layout.margin - 0.05, text, layout.text + 2.5, ha="left", va="center")
     for i, name in enumerate(reversed(layout.outline)):
         # From the right; what a name takes is estimated.
         right = (
             layout.width - layout.margin - sum(len(n) + 2 for n in layout.outline[len(layout.outline) - i :]) * 0.055
         )
         colour = _outline_colour(layout, name)
-        sheet.write(right, height - layout.margin, name, layout.text, colour, ha="right", va="center")
+        sheet.write(right, height - layout.margin - 0.05, name, layout.text, colour, ha="right", va="center")
     if foot:
         sheet.write(layout.width / 2, layout.margin / 2, foot, layout.text, va="center")
     for i, entry in enumerate(entries):
@@ -207,17 +206,18 @@ class _Sheet:
         text, shift = self._layout.text, np.array([x0, y0])
         if panel.missing:
             missing = f"no {', '.join(panel.missing)}"
-            self.write(x0 + width / 2, y0 + height * 0.7, missing, text + 1, _MISSING, va="center")
+            self.write(x0 + width / 2, y0 + height * 0.9, missing, text + 1, _MISSING, va="center")
         if named:
             self.write(x0 + 0.04, y0 + height - 0.03, panel.label, text + 1, "white", ha="left", va="top")
         for name, lines in entry.outlines.items():
             colour = _outline_colour(self._layout, name)
             self._outlines += [((line + 0.5) * scale + shift, colour) for line in lines]
         if self._layout.circle is not None and entry.pixel_scale is not None:
-            angle = np.linspace(0, 2 * np.pi, 49)
-            centre = (np.array(entry.target) + 0.5) * scale + shift
-            radius = self._layout.circle / entry.pixel_scale * scale
-            self._lines.append(centre + radius * np.column_stack([np.cos(angle), np.sin(angle)]))
+            angle = np.linspace(0, 2 * np.pi, 97)
+            centre, radius = (np.array(entry.target) + 0.5) * scale, self._layout.circle / entry.pixel_scale * scale
+            circle = centre + radius * np.column_stack([np.cos(angle), np.sin(angle)])
+            circle[((circle < 0) | (circle > (width, height))).any(axis=1)] = np.nan  # only what is on this panel
+            self._lines.append(circle + shift)
 
     def _marks(self, entry: Entry, x0: float, y0: float, scale: float) -> None:
         """Draw a bar of 1, 2 or 5 times a power of ten arcseconds, and arrows to north and east."""
@@ -239,7 +239,7 @@ class _Sheet:
             end, aside = start + way * length, np.array([-way[1], way[0]])
             back = end - way * 0.3 * length
             self._lines.append(np.array([start, end, back + aside * 0.15 * length, end, back - aside * 0.15 * length]))
-            x, y = end + way * 0.05
+            x, y = end + way * 0.075
             self.write(x, y, letter, text, "white", va="center")
 
     def finish(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...errors import ConfigurationError
 from ...plan.arguments import parse_bands
-from .entries import as_array, entries_of
+from .entries import as_array, entries_of, valid_pixels
 from .pictures import Pictures, PictureStyle
 from .sheet import Layout, draw_sheet
 
@@ -68,6 +68,9 @@ def show(
         raise ConfigurationError(
             f"the batch has no 'image', only {', '.join(batch)}; read it with planes=('image', ...)"
         )
+    for name, number in (("limit", limit), ("columns", columns)):
+        if number < 1:
+            raise ConfigurationError(f"{name}={number!r} must be at least 1")
     images = as_array(batch["image"])
     if images.ndim != 4 or not len(images):
         raise ConfigurationError(f"image of the batch must be (N, B, Y, X) with N >= 1, got {images.shape}")
@@ -84,14 +87,15 @@ def show(
         captions = (
             [str(one) for one in as_array(batch["object_id"]).tolist()] if "object_id" in batch else [""] * len(images)
         )
-    elif len(captions) != len(images):
-        raise ConfigurationError(f"captions= has {len(captions)} texts for {len(images)} cutouts; give one for each")
+    for name, texts in (("captions", captions), ("colours", colours)):
+        if texts is not None and len(texts) != len(images):
+            raise ConfigurationError(f"{name}= has {len(texts)} texts for {len(images)} cutouts; give one for each")
     chosen = {
         name: as_array(batch[name])[kept]
-        for name in ("image", "object_id", "ra", "dec", "wcs", "band_present")
+        for name in ("image", "valid", "object_id", "ra", "dec", "wcs")
         if name in batch
     }
-    pictures = Pictures(names, PictureStyle(panels, rgb, stretch, scale), chosen["image"])
+    pictures = Pictures(names, PictureStyle(panels, rgb, stretch, scale), valid_pixels(chosen))
     entries = list(entries_of(chosen, pictures, captions=[captions[i] for i in kept.tolist()]))
     layout = Layout(
         width,

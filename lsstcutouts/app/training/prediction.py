@@ -21,8 +21,8 @@ from ..callbacks.predictions import PredictionWriter
 from .checkpoint_configuration import merge_with_checkpoint
 from .checkpoints import explain_state_mismatch
 from .instantiation import check_settings, drop_replaced_defaults, explain_training_errors, instantiate_part
-from .pictures import picture_of_highest
 from .prediction_folder import Predicted, predict_into_folder, writes_folder
+from .prediction_pictures import picture_of_highest
 from .prepare import callbacks_of, check_gpu, ensure_simulation, silence_lightning, trainer_of
 from .training_result import shown_path
 

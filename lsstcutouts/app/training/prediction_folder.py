@@ -12,13 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from ...bulk.partition_job import JobResult, check_run, run_job
+from ...bulk.partition_progress import partition_progress
 from ...bulk.predicting import Prediction, file_digest
 from ...catalog.files import has_path, hats_source, is_lsdb
 from ...errors import ConfigurationError
 from ...loader.checkpoint_state import data_state, read_checkpoint
 from ...loader.datamodule.module import CutoutDataModule
 from ..cli.export_command import parse_part
-from ..cli.partition_progress import partition_progress, shown_result, write_report
+from ..cli.job_results import shown_result, write_report
 from ..signatures import importing_from_here
 from .checkpoints import explain_state_mismatch
 from .instantiation import instantiate_part
@@ -139,7 +140,7 @@ def predict_into_folder(cfg: DictConfig) -> Predicted:
         before = f", {len(done)} finished before" if done else ""
         console.print(f"{one.catalog.label}: {count} partition{'s' * (count != 1)}{before}", markup=False)
         # What another process of a Slurm array finishes meanwhile is not counted here.
-        with partition_progress("predicting", -(-(count - len(done)) // part[1]), quiet=bool(cfg.json)) as update:
+        with partition_progress("predicting", -(-(count - len(done)) // part[1]), shown=not cfg.json) as update:
             result = run_job(
                 one,
                 done,

@@ -24,7 +24,7 @@ from .instantiation import (
     explain_training_errors,
     instantiate_part,
 )
-from .pictures import picture_of_validation
+from .prediction_pictures import picture_of_validation
 from .prepare import callbacks_of, check_gpu, ensure_simulation, output_folder, silence_lightning, trainer_of
 from .training_result import TrainingResult
 

@@ -28,7 +28,7 @@ else:
 _LOG = logging.getLogger(__name__)
 
 _LONG_SECONDS = 1.5
-_COMPILING = "compiling the kernels for this processor: takes some 5 seconds, and only the first time on this machine"
+_COMPILING = "loading the kernels; the first time on this machine they are compiled, which takes some 5 seconds"
 
 
 @cache

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from ...catalog.files import has_path
 from ...errors import ConfigurationError, ResumeError
 from ...order.sampling import Sampling
-from ...plan.arguments import AngularSize
+from ...plan.arguments import AngularSize, shown_size
 from ...plan.cutout_plan import CutoutPlan
 from ...plan.quality import QualityPolicy
 from ...plan.read_options import ReadOptions
 from ...plan.splits.split_options import SplitOptions
 from ...read.exports.export_files import names_export
 from ...sky.geometry import YX
+from ...source.notebook import html_table
 from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "check_tensors",
     "checked_module",
     "described",
+    "html_of",
     "pixels_of",
     "read_arguments",
     "settings_of",
@@ -168,6 +170,30 @@ def settings_of(data: Any) -> dict[str, Any]:
             }
         )
     )
+
+
+def html_of(data: Any) -> str:
+    """Return a table of a `CutoutDataModule`, and after its `setup` of its splits, for a notebook."""
+    catalog, steps = data.catalog, ("augmentations", "normalisation", "transforms")
+    if not isinstance(catalog, Mapping):
+        catalog = {"": catalog}
+    named = [str(one) if isinstance(one, os.PathLike) else one for one in catalog.values()]
+    splits = [f"{name}: {len(rows):,}" for name, (_, rows) in data.splits.items()]
+    rows: list[tuple[str, object]] = [
+        ("repository", str(data.repo)),
+        ("collections", data.collections),
+        ("dataset type", data.dataset_type),
+        ("catalog", named),
+        ("bands", data.bands),
+        ("size", shown_size(data.size)),
+        ("planes", data.planes),
+        ("targets", splits or "known after setup()"),
+        ("batch_size", data.batch_size),
+        ("num_workers", data.num_workers),
+        ("seed", data.seed),
+        *((name, type(module).__name__) for name in steps if type(module := getattr(data, name)) is not nn.Identity),
+    ]
+    return html_table(type(data).__name__, rows)
 
 
 def _plain_options(options: Any) -> dict[str, Any]:

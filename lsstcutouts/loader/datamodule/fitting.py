@@ -62,7 +62,7 @@ class Sample:
     cache: TileCache | None
     threads: int | None
 
-    def fit(self, count: int, progress: Callable[[int, int], None] | None = None) -> Statistics:
+    def fit(self, count: int, progress: bool | Callable[[int, int], None] = False) -> Statistics:
         """Return statistics of ``count`` targets."""
         if self.plan is None:
             raise StatisticsError(
@@ -155,7 +155,7 @@ class Fitting:
             self.statistics = by_hand
 
     def fit(
-        self, module: nn.Module, sample: Sample, progress: Callable[[int, int], None] | None, count: int | None
+        self, module: nn.Module, sample: Sample, progress: bool | Callable[[int, int], None], count: int | None
     ) -> Statistics:
         """Fit now to ``count`` targets, by default those of the normalisation, and use the result."""
         found = sample.fit(self._count if count is None else count, progress)

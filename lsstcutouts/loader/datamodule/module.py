@@ -33,6 +33,7 @@ from .description import (
     check_sources,
     check_tensors,
     checked_module,
+    html_of,
     pixels_of,
     read_arguments,
     settings_of,
@@ -141,9 +142,8 @@ class CutoutDataModule(L.LightningDataModule):
         checked = ReaderOptions.of(read, planes=planes, seed=seed)
         source.check(checked)
         self.planes = tuple(checked.planes)
-        check_counts(batch_size=(batch_size, 1), num_workers=(num_workers, 0))
-        if threads is not None:
-            check_counts(threads=(threads, 1))
+        given_threads = {} if threads is None else {"threads": (threads, 1)}
+        check_counts(batch_size=(batch_size, 1), num_workers=(num_workers, 0), **given_threads)
         for name, given, kind in (("sampling", sampling, Sampling), ("transfer", transfer, TransferOptions)):
             if not isinstance(given, kind):
                 raise ConfigurationError(f"{name} must be {kind.__name__}(...), got {given!r}")
@@ -163,6 +163,9 @@ class CutoutDataModule(L.LightningDataModule):
         self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
         self.configuration: Mapping[str, Any] | None = None
         """Plain values to store in every checkpoint of a training, such as how the network was made."""
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | os.PathLike[str], **changes: Any) -> Self:  # type: ignore[override]
@@ -295,14 +298,14 @@ class CutoutDataModule(L.LightningDataModule):
         return self._statistics.statistics
 
     def fit_statistics(
-        self, progress: Callable[[int, int], None] | None = None, *, sample: int | None = None
+        self, progress: bool | Callable[[int, int], None] = True, *, sample: int | None = None
     ) -> Statistics:
         """Fit statistics to the training split now, whatever ``normalisation`` is, and use them.
 
         Parameters
         ----------
         progress
-            Called with the number of targets that are done and of all targets.
+            Whether a bar is shown, or what is called with the number of targets that are done and of all targets.
         sample
             Number of targets; by default that of ``normalisation``.
         """
@@ -321,9 +324,7 @@ class CutoutDataModule(L.LightningDataModule):
         schedule = loader.cutouts.epochs.schedule
         if schedule.left_out:
             rows = schedule.left_out, schedule.rows, schedule.world_size
-            _log.warning(
-                "each epoch leaves out %d of %d targets, different ones each time: too few for %d ranks", *rows
-            )
+            _log.warning("each epoch leaves out %d of %d targets, others each time: too few for %d ranks", *rows)
         return loader
 
     def val_dataloader(self) -> CutoutLoader | list[CutoutLoader]:
@@ -404,9 +405,8 @@ class CutoutDataModule(L.LightningDataModule):
     def cache_info(self) -> CacheStats:
         """Return the sum of the cache statistics of this process and of all worker processes."""
         own, workers = self.cache.stats(), self._loaders.worker_stats()
-        return (
-            workers + own if own.hits + own.misses or not self.num_workers else workers
-        )  # else its budget is not used
+        used = own.hits + own.misses or not self.num_workers  # else its budget is not in use
+        return workers + own if used else workers
 
     def _loader(self, split: str, sampling: Sampling = Sampling(shuffle=False)) -> CutoutLoader:
         if not self.plans.has(split):

@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...catalog.ids import rows_of_ids
+from ...catalog.ids import rows_of_ids, take_rows
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
-from ..mosaic import write_mosaic
+from ..gallery.show import show
 
 __all__ = ["picture_of_highest", "picture_of_validation"]
 
 _log = logging.getLogger(__name__)
 
 type Array = NDArray[np.float64]
+
+_RIGHT, _WRONG = "#009E73", "#D55E00"
+"""Colours of Okabe and Ito, which colour-blind people can tell apart."""
 
 _PICTURED = 40
 """Cutouts in the picture: five rows of eight."""
@@ -63,13 +66,16 @@ def picture_of_validation(
         truth = batch.get(label)
         order = np.argsort(-score, kind="stable") if score is not None else np.arange(len(batch["object_id"]))
         captions = [_caption(i, score, predicted, truth) for i in order]
-        frames = [_colour(i, score, predicted, truth) for i in order]
-        title = f"validation cutouts, {''.join(plan.bands)}: prediction and {label} (green: right, red: wrong)"
-        images = np.asarray(batch["image"])[order]
-        return write_mosaic(output / "mosaic.png", images, plan.bands, captions, frames=frames, title=title)
+        colours = [_colour(i, score, predicted, truth) for i in order]
+        title = f"validation cutouts, {''.join(plan.bands)}: prediction and {label} (green: right, orange: wrong)"
+        shown = {name: take_rows(values, order) for name, values in batch.items()}
+        path = output / "mosaic.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        show(shown, plan.bands, captions=captions, colours=colours, title=title).savefig(path, dpi=150)
     except Exception as error:  # noqa: BLE001 - a file that was removed, a full disk: the training is finished
         _log.warning("no picture was written: %s: %s", type(error).__name__, error)
         return None
+    return path
 
 
 def _predictions(
@@ -119,14 +125,14 @@ def _caption(i: int, score: Array | None, predicted: Sequence[Any] | None, truth
 
 
 def _colour(i: int, score: Array | None, predicted: Sequence[Any] | None, truth: Any) -> str:
-    """Return green for a right and red for a wrong prediction, white if this cannot be decided."""
+    """Return green for a right and orange for a wrong prediction, black if this cannot be decided."""
     if truth is None or isinstance(truth[i], float | np.floating):
-        return "white"
+        return "black"
     if predicted is not None:
-        return "palegreen" if predicted[i] == truth[i] else "salmon"
+        return _RIGHT if predicted[i] == truth[i] else _WRONG
     if score is None or truth[i] not in {0, 1} or not 0 <= score[i] <= 1:
-        return "white"
-    return "palegreen" if (score[i] > 0.5) == (truth[i] > 0.5) else "salmon"
+        return "black"
+    return _RIGHT if (score[i] > 0.5) == (truth[i] > 0.5) else _WRONG
 
 
 def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path | None:
@@ -145,6 +151,8 @@ def picture_of_highest(table: Any, data: CutoutDataModule, path: Path) -> Path |
     ).read(targets)
     # A file may have become unreadable since; captions follow the targets that were read.
     score_of = dict(zip(targets.tolist(), scores[order].tolist(), strict=True))
-    captions = [f"{score_of[target]:.3f}  {plan.object_id[target]}" for target in plan.targets_in(batch).tolist()]
+    captions = [f"{score_of[target]:.3f}\n{plan.object_id[target]}" for target in plan.targets_in(batch).tolist()]
     title = f"highest scores, {''.join(plan.bands)}: score and object_id"
-    return write_mosaic(path, np.asarray(batch["image"]), plan.bands, captions, title=title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    show(batch, plan.bands, captions=captions, title=title).savefig(path, dpi=150)
+    return path
