@@ -39,8 +39,10 @@ quick: venv ## run the tests without processes, servers and trainings (ROOM=fits
 test: venv ## run the tests, but the slow ones
 	$(PYTEST) -m 'not slow and not long' $(ARGS)
 
-lowest: ## run the tests of planning with the lowest LSST packages that pyproject.toml allows, in .venv-lowest
+# .venv-lowest begins as a copy of .venv with hard links: most of its packages are there then, and compiled.
+lowest: venv ## run the tests of planning with the lowest LSST packages that pyproject.toml allows, in .venv-lowest
 	@mkdir -p build
+	@[ -e .venv-lowest ] || cp -al .venv .venv-lowest 2>/dev/null || rm -rf .venv-lowest
 	@sh .ci/lowest >build/lowest.txt
 	@CONSTRAINTS=build/lowest.txt UV_COMPILE_BYTECODE=0 sh .ci/venv .venv-lowest
 	$(subst .venv,.venv-lowest,$(PYTEST)) -m 'not slow and not long' tests/plan --ignore=tests/plan/test_assignment.py \
@@ -59,7 +61,7 @@ lint: venv ## ruff: habits and format; spelling; plain words
 	$(RUN) -m tools.words
 
 types: venv ## mypy
-	$(RUN) -m mypy
+	$(RUN) -m mypy --num-workers 2
 
 check: lint types test lowest slow ## all that must pass before a commit
 

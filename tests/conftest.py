@@ -1,9 +1,11 @@
 """The kinds of the tests, and the repositories that many share: written once on a machine, they must not be changed."""
 
+import gc
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -40,16 +42,43 @@ def pytest_configure() -> None:
     )
 
 
+SLOW = ("slow or hypothesis", "(slow or hypothesis) and not long")
+"""Of the option ``-m``: only the slow tests."""
+
+SLOW_WORDS = ("slow", "hypothesis", "given")
+"""A file with slow tests has one of these."""
+
+
+def may_be_slow(path: Path) -> bool:
+    """Return whether a file of tests may hold slow ones."""
+    text = path.read_text(encoding="utf-8")
+    return any(word in text for word in SLOW_WORDS)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without slow tests where only these run: each process would import them all."""
+    only_slow = config.option.markexpr in SLOW and collection_path.name.startswith("test_")
+    return True if only_slow and collection_path.is_file() and not may_be_slow(collection_path) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by what it needs, and put those first that take longest."""
     for item in items:
         assert isinstance(item, pytest.Function)
         item.add_marker(kind_of(item))
+        if item.get_closest_marker("slow") or hasattr(item.obj, "hypothesis"):
+            assert may_be_slow(item.path), f"{item.path}: `make slow` would leave it out; see SLOW_WORDS"
     order = ("system", "repo", "unit")
     items.sort(
         key=lambda item: ("slow" not in item.keywords, order.index(next(k for k in order if k in item.keywords)))
     )
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through torch's modules and the tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

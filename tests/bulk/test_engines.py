@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import pytest
@@ -218,7 +218,7 @@ def exporting(arguments: list[Any], folder: Path, **more: str) -> Iterator[tuple
 
 
 class Killing:
-    """Exports that are disturbed by kills and begun again until they are complete."""
+    """Exports that are disturbed by kills and begun again until they are complete, on one cluster until its scheduler is killed."""
 
     def __init__(self, repo: Path, catalog: Path, folder: Path) -> None:
         self.repo, self.catalog, self.folder = repo, catalog, folder
@@ -226,45 +226,61 @@ class Killing:
         self.whole = folder / "whole"
         export(catalog, repo, self.whole, **SETTINGS)
         self.tables = tables_of(self.whole)
+        self.cluster = ExitStack()
+        self.running: tuple[str, subprocess.Popen, subprocess.Popen] | None = None
 
-    def disturbed(self, number: int, victim: str, rng: random.Random) -> None:
-        """Run an export on an outside scheduler with two workers, kill one of them or the client, and finish the export."""
-        out, begun = self.folder / f"out{number}", time.monotonic()
-        with ExitStack() as stack:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cluster.close()
+
+    def started(self) -> tuple[str, subprocess.Popen, subprocess.Popen]:
+        """Return the address of an outside scheduler, its process, and the process of its two workers."""
+        if self.running is None:
             port = free_port()
             address = f"tcp://127.0.0.1:{port}"
-            scheduler = stack.enter_context(scheduler_process(port, self.folder))
-            worker = stack.enter_context(
-                dask_process("worker", [address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"], self.folder)
-            )
-            arguments = [self.repo, self.catalog, out]
-            with exporting(arguments, self.folder, SCHEDULER=address) as (client, log):
-                wait_for(lambda: (out / "finished").is_dir() and any((out / "finished").iterdir()), 120)
-                time.sleep(rng.uniform(0, 0.8))
-                before = len(list((out / "finished").iterdir()))
-                if victim == "client":
-                    os.kill(client.pid, signal.SIGKILL)
-                elif victim == "scheduler":
-                    os.kill(scheduler.pid, signal.SIGKILL)
-                else:
-                    children = psutil.Process(worker.pid).children(recursive=True)
-                    rng.choice([one for one in children if "spawn_main" in " ".join(one.cmdline())]).kill()
-                killed = time.monotonic()
-                status = client.wait(120)
-                ended, said = time.monotonic() - killed, log.read_text()
-                if victim == "worker":
-                    assert status == 0, said[-3000:]
-                elif victim == "scheduler":
-                    # Killed after the last partition, the client may not have noticed.
-                    assert ended < 20, f"the client took {ended:.0f} s to end"
-                    if status:
-                        assert "give the same command again" in said.strip().splitlines()[-1], said[-3000:]
-            if victim != "worker":
-                with exporting(arguments, self.folder, ENGINE="threads") as (client, log):
-                    assert client.wait(120) == 0, log.read_text()[-3000:]
-                    result = json.loads(log.read_text().splitlines()[-1])
-                    assert result["complete"]
-                    assert result["skipped"] >= before
+            scheduler = self.cluster.enter_context(scheduler_process(port, self.folder))
+            arguments = [address, "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+            worker = self.cluster.enter_context(dask_process("worker", arguments, self.folder))
+            self.running = address, scheduler, worker
+        return self.running
+
+    def disturbed(self, number: int, victim: str, rng: random.Random) -> None:
+        """Run an export, kill a worker, the scheduler or the client, and finish the export."""
+        out, begun = self.folder / f"out{number}", time.monotonic()
+        address, scheduler, worker = self.started()
+        arguments = [self.repo, self.catalog, out]
+        with exporting(arguments, self.folder, SCHEDULER=address) as (client, log):
+            wait_for(lambda: (out / "finished").is_dir() and any((out / "finished").iterdir()), 120)
+            time.sleep(rng.uniform(0, 0.8))
+            before = len(list((out / "finished").iterdir()))
+            if victim == "client":
+                os.kill(client.pid, signal.SIGKILL)
+            elif victim == "scheduler":
+                os.kill(scheduler.pid, signal.SIGKILL)
+            else:
+                children = psutil.Process(worker.pid).children(recursive=True)
+                rng.choice([one for one in children if "spawn_main" in " ".join(one.cmdline())]).kill()
+            killed = time.monotonic()
+            status = client.wait(120)
+            ended, said = time.monotonic() - killed, log.read_text()
+            if victim == "worker":
+                assert status == 0, said[-3000:]
+            elif victim == "scheduler":
+                # Killed after the last partition, the client may not have noticed.
+                assert ended < 20, f"the client took {ended:.0f} s to end"
+                if status:
+                    assert "give the same command again" in said.strip().splitlines()[-1], said[-3000:]
+        if victim == "scheduler":
+            self.cluster.close()
+            self.running = None
+        if victim != "worker":
+            with exporting(arguments, self.folder, ENGINE="threads") as (client, log):
+                assert client.wait(120) == 0, log.read_text()[-3000:]
+                result = json.loads(log.read_text().splitlines()[-1])
+                assert result["complete"]
+                assert result["skipped"] >= before
         equal = same(tables_of(out), self.tables)
         self.lines.append(
             f"{number:3d} {victim:9s} killed after {before:2d} of 10 partitions; client ended with {status} after {ended:4.1f} s;"
@@ -278,22 +294,24 @@ class Killing:
 @pytest.mark.system
 @pytest.mark.timeout(600)
 def test_kills_of_worker_scheduler_and_client(dp2_repo: SimulatedRepository, targets: Path, tmp_path: Path) -> None:
-    killing, rng = Killing(dp2_repo.root, targets, tmp_path), random.Random(5)
-    for number, victim in enumerate(("worker", "scheduler", "client")):
-        killing.disturbed(number, victim, rng)
+    rng = random.Random(5)
+    with Killing(dp2_repo.root, targets, tmp_path) as killing:
+        for number, victim in enumerate(("client", "worker", "scheduler")):
+            killing.disturbed(number, victim, rng)
 
 
 @pytest.mark.long
 @pytest.mark.system
 @pytest.mark.timeout(3000)
 def test_twenty_kills(dp2_repo: SimulatedRepository, targets: Path, tmp_path: Path) -> None:
-    killing, rng = Killing(dp2_repo.root, targets, tmp_path), random.Random(11)
+    rng = random.Random(11)
     log = Path(os.environ.get("LSSTCUTOUTS_KILLS") or tmp_path / "kills.log")
-    try:
-        for number in range(20):
-            killing.disturbed(number, ("worker", "scheduler", "client")[number % 3], rng)
-    finally:
-        log.write_text("\n".join(killing.lines) + "\n")
+    with Killing(dp2_repo.root, targets, tmp_path) as killing:
+        try:
+            for number in range(20):
+                killing.disturbed(number, ("client", "worker", "scheduler")[number % 3], rng)
+        finally:
+            log.write_text("\n".join(killing.lines) + "\n")
 
 
 def workers_below(pid: int) -> list[psutil.Process]:

@@ -5,6 +5,7 @@ folder. Other programs are run in one name space for each page, with what ``BEFO
 """
 
 import ast
+import gc
 import json
 import os
 import re
@@ -142,6 +143,8 @@ def test_the_programs_of_a_page_run(
             exec(compile(text, str(block), "exec"), names)
     if page in RESULTS:
         RESULTS[page](names, capsys.readouterr().out)
+    names.clear()
+    gc.collect()  # what a program left open warns here, not in another test
 
 
 def readme(names: dict[str, Any], shown: str) -> None:

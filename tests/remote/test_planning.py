@@ -1,8 +1,6 @@
 """What planning asks of a Butler server: few requests, within its limit of queries, and once."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,6 +13,8 @@ from lsstcutouts.plan.repository import Repository
 
 from ..support.platform.science_platform import Platform, Published
 from ..support.platform.settings import Request
+from ..support.processes import run_python
+from ..support.ranks import environment
 
 
 def asked(requests: list[Request]) -> Counter[str]:
@@ -81,26 +81,12 @@ def test_a_new_token_in_the_middle_of_a_session(
         assert repository.bands() == ("g", "i", "r")
 
 
-PLANNER = """
-import sys
-from lsstcutouts import build_plan
-plan = build_plan(sys.argv[1], sys.argv[2], collections=sys.argv[3], bands="gri", size=32)
-print(len(plan))
-"""
-
-
 @pytest.mark.slow
 def test_processes_that_plan_at_once_are_all_served(platform: Platform, remote_dp2: Published) -> None:
     """The server allows two queries at a time; the others are asked to come again."""
     platform.set(query_limit=2, query_retry_after=1, query_hold=0.05)
-    arguments = [remote_dp2.url, str(remote_dp2.local.truth), remote_dp2.collections]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PLANNER, *arguments], env=platform.environment(), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(8)
-    ]
-    sizes = [process.communicate(timeout=250)[0].strip() for process in running]
+    arguments = [remote_dp2.url, remote_dp2.local.truth, remote_dp2.collections]
+    sizes = run_python("tests.support.planning", arguments, envs=[environment()] * 8, timeout=250)
     assert len(set(sizes)) == 1
     assert json.loads(sizes[0]) > 0
     assert platform.counters().statuses.get("429", 0) > 0

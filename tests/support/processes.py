@@ -6,6 +6,7 @@ the plain kernels, as `tests.support.ranks.environment` has.
 """
 
 import atexit
+import gc
 import json
 import os
 import runpy
@@ -175,6 +176,9 @@ def _serve(address: str) -> None:
     import lsstcutouts.app.training
     import lsstcutouts.loader.datamodule.module  # noqa: F401
 
+    # Each process would go through all of torch's objects when it ends: 2.3 s of CPU instead of 0.5.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes of the connections
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
