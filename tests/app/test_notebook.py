@@ -105,12 +105,25 @@ def kernel(dp2_repo: SimulatedRepository, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    "value", ["fetcher", "plan", "data", "fetcher.report", "fit_statistics(plan, every)", "Catalog.from_any(catalog)"]
+    "value",
+    [
+        "fetcher",
+        "plan",
+        "data",
+        "fetcher.report",
+        "fit_statistics(plan, every, progress=False)",
+        "Catalog.from_any(catalog)",
+    ],
 )
 def test_values_are_displayed_as_tables(kernel: Kernel, value: str) -> None:
     (shown,) = kernel.run(value).shown
     assert shown["text/html"].startswith("<div><b>")
     assert len(shown["text/plain"]) < 2000
+
+
+def test_long_calls_show_a_bar(kernel: Kernel) -> None:
+    assert kernel.run("_ = fit_statistics(plan, every)").shown
+    assert not kernel.run("_ = fit_statistics(plan, every, progress=False)").shown
 
 
 @pytest.mark.parametrize("before", ["", "import matplotlib.pyplot", "%matplotlib inline"])
