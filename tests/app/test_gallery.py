@@ -132,6 +132,7 @@ def test_captions_by_default_are_id_and_sorted_columns(dp2_repo: SimulatedReposi
         ({"limit": 0}, "limit=0"),
         ({"limit": True}, "limit=True"),
         ({"columns": 0}, "columns=0"),
+        ({"columns": ["kind"]}, "caption= names columns of the catalog"),
         ({"circle": -1.0}, "circle=-1.0"),
         ({"page": "a5"}, "page='a5' must be one of a4, letter"),
         ({"panels": "color"}, "panels='color' must be one of"),

@@ -112,6 +112,17 @@ def test_rows_without_pixels_are_left_out_and_named(dp2_repo: SimulatedRepositor
     assert sorted(one for one, _ in targets.outside) == sorted(order["object_id"][~inside])
 
 
+def test_a_limit_counts_what_is_covered(dp2_repo: SimulatedRepository, table: pa.Table) -> None:
+    frame = table.select(["object_id", "ra", "dec"]).to_pandas()
+    frame.loc[:9, "dec"] += 40
+    frame.loc[12, "dec"] += 40
+    targets = found(dp2_repo, frame, limit=4)
+    assert ids(targets) == frame["object_id"][[10, 11, 13, 14]].tolist()
+    assert [one for one, _ in targets.outside] == frame["object_id"][[*range(10), 12]].tolist()
+    with pytest.raises(CoverageError):
+        found(dp2_repo, frame[:10], limit=3)
+
+
 def test_repeated_ids_stay_apart(dp2_repo: SimulatedRepository, table: pa.Table) -> None:
     frame = table.select(["object_id", "ra", "dec", "score"]).to_pandas().assign(object_id="same")
     targets = found(dp2_repo, frame, sort="-score")
@@ -144,11 +155,11 @@ def test_rows_of_an_export(dp2_repo: SimulatedRepository, table: pa.Table, tmp_p
         assert [targets.values(i)["kind"] for i in range(len(targets))] == lenses["kind"].tolist()
         assert (targets.plan.size, targets.plan.bands) == ((24, 31), ("g", "r", "i"))
         assert targets.plan.pixels is not None
-    part = find_targets(Source(frame, folder, bands="ig", size=20), limit=40)
-    assert ids(part) == [one for one in frame["object_id"][:40] if one in set(lenses["object_id"])]
-    assert [one for one, _ in part.outside] == [
-        one for one in frame["object_id"][:40] if one not in set(lenses["object_id"])
-    ]
+    part = find_targets(Source(frame, folder, bands="ig", size=20), limit=20)
+    inside = frame["object_id"].isin(lenses["object_id"])
+    assert ids(part) == frame["object_id"][inside].tolist()[:20]
+    before = frame["object_id"][: frame["object_id"].tolist().index(ids(part)[-1])]
+    assert [one for one, _ in part.outside] == before[~inside[before.index]].tolist()
     assert part.plan.bands == ("i", "g")
     with pytest.raises(CoverageError, match="none of the"):
         find_targets(Source(frame[frame["label"] == 0], folder))

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,6 +63,15 @@ def test_padding_is_not_shown() -> None:
         show({**batch, "is_padding": np.ones(4, bool)})
 
 
+def test_captions_follow_the_order_of_the_cutouts() -> None:
+    column = pd.Series(["a", "b", "c"], index=[2, 0, 1])
+    assert texts(show(cutouts(3), "gri", captions=column)) == ["a", "b", "c"]
+    assert texts(show(cutouts(2), "gri", captions=[1, 2.5], colours=pd.Series(["red", "blue"], index=[1, 0]))) == [
+        "1",
+        "2.5",
+    ]
+
+
 def test_tensors_of_any_type_and_device_are_drawn() -> None:
     batch = cutouts(2)
     want = pixels(show(batch, "gri"))
@@ -79,6 +89,7 @@ def test_tensors_of_any_type_and_device_are_drawn() -> None:
         ({"image": np.zeros((0, 3, 4, 4))}, {}, "must be (N, B, Y, X) with N >= 1"),
         (cutouts(2), {"bands": "gr"}, "bands='gr' are 2 names, but the batch has 3 channels"),
         (cutouts(2), {"captions": ["one"]}, "captions= has 1 texts for 2 cutouts"),
+        (cutouts(2), {"captions": "ab"}, "captions='ab' must be a list"),
         (cutouts(2), {"colours": ["red"]}, "colours= has 1 texts for 2 cutouts"),
         (cutouts(2), {"panels": "all"}, "panels='all' must be one of"),
         (cutouts(2), {"columns": 0}, "columns=0"),

@@ -219,7 +219,7 @@ def test_a_catalog_without_the_label(own: list[str], capsys: pytest.CaptureFixtu
     for more in ([], ["task=classes"]):
         assert main([*own, "data.catalog=bare.csv", "output=out/bare", *more]) == 1
         assert "no column 'label'" in (shown := capsys.readouterr().err)
-        assert "Give label=NAME" in shown
+        assert "Set label= to the column to learn" in shown
     assert main([*own, "data.catalog=bare.csv", "output=out/bare", "model=own_nets.Net", "data.columns=[]"]) == 0
 
 

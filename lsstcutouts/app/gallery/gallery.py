@@ -138,7 +138,7 @@ def gallery(
     sort
         Columns to sort by, ``"-score"`` from the largest on; missing values come last.
     limit
-        Most targets; by default all.
+        Most targets that are shown; by default all.
     caption
         Names of columns, or text with names in braces, as in ``"{object_id}\\n{score:.3f}"``; by default the id and the columns of
         ``sort``.
@@ -177,6 +177,10 @@ def gallery(
     kind = _kind(output)
     if page not in _PAPER:
         raise ConfigurationError(f"page={page!r} must be one of {', '.join(_PAPER)}")
+    if columns is not None and (isinstance(columns, bool) or not isinstance(columns, int)):
+        raise ConfigurationError(
+            f"columns={columns!r} must be the number of pictures from left to right; caption= names columns of the catalog"
+        )
     for name, value in (("columns", columns), ("circle", circle)):
         if value is not None and not value > 0:
             raise ConfigurationError(f"{name}={value!r} must be larger than 0")

@@ -127,7 +127,7 @@ def find_targets(
         Columns by which rows are sorted, with ``-`` from the largest value on; missing values come last. By default the order of the
         catalog.
     limit
-        Most rows.
+        Most targets, of those with pixels.
 
     Raises
     ------
@@ -158,23 +158,33 @@ def find_targets(
     if collections is None:
         raise ConfigurationError("collections= is missing; give the collection of the images, such as collections=dp2")
     catalog = _catalog(source, Subset(select, cone))
-    row = _sorted_rows(catalog, sort)[:limit]
-    chosen = catalog.take(row)
-    plan = build_plan(
-        repo,
-        chosen,
-        collections=collections,
-        bands=_first(source.bands, origin.get("bands"), "ugrizy"),
-        size=_first(source.size, origin.get("size"), 64),
-        dataset_type=_first(source.dataset_type, origin.get("dataset_type"), "deep_coadd"),
-        read=source.read,
-    )
-    target = np.argsort(plan.row, kind="stable")
+    row = _sorted_rows(catalog, sort)
+    wanted = len(row) if limit is None else min(limit, len(row))
+    settings = {
+        "collections": collections,
+        "bands": _first(source.bands, origin.get("bands"), "ugrizy"),
+        "size": _first(source.size, origin.get("size"), 64),
+        "dataset_type": _first(source.dataset_type, origin.get("dataset_type"), "deep_coadd"),
+        "read": source.read,
+    }
+    tried = wanted
+    while True:  # rows that no image covers do not count
+        chosen = catalog.take(row[:tried])
+        try:
+            plan = build_plan(repo, chosen, **settings)
+        except CoverageError:
+            if tried == len(row):
+                raise
+        else:
+            if len(plan) >= wanted or tried == len(row):
+                break
+        tried = min(8 * tried, len(row))
+    target = np.argsort(plan.row, kind="stable")[:wanted]
     place = plan.row[target]
-    lost, number = plan.rejected, plan.rejected.texts()
-    outside = [
-        (identity, number[1][k]) for identity, k in zip(_listed(lost.object_id), number[0].tolist(), strict=True)
-    ]
+    lost, (number, texts) = plan.rejected, plan.rejected.texts()
+    before = np.flatnonzero(lost.row < (place[-1] if len(target) == wanted else tried))
+    ids = _listed(take_rows(lost.object_id, before))
+    outside = [(identity, texts[k]) for identity, k in zip(ids, number[before].tolist(), strict=True)]
     return GalleryTargets(
         plan, target, row[place], _taken(chosen.columns, place), outside, len(catalog), catalog.source
     )
@@ -204,13 +214,14 @@ def _of_export(
         catalog = _catalog(source, subset)
         numbers = np.arange(len(catalog))
         target_of = plan.targets_of(catalog.object_id)
-    row = _sorted_rows(catalog, sort)[:limit]
+    row = _sorted_rows(catalog, sort)
     chosen = catalog.take(row)
     found = target_of[row]
-    there = np.flatnonzero(found >= 0)
+    there = np.flatnonzero(found >= 0)[:limit]
     if not len(there):
         raise CoverageError(f"the export {folder} holds none of the {len(row)} chosen targets; choose others")
-    gone = _listed(take_rows(chosen.object_id, np.flatnonzero(found < 0)))
+    last = len(row) if limit is None or len(there) < limit else there[-1]
+    gone = _listed(take_rows(chosen.object_id, np.flatnonzero(found[:last] < 0)))
     outside = [(identity, "not in the export, or without pixels there") for identity in gone]
     return GalleryTargets(
         plan,

@@ -21,7 +21,7 @@ def show(
     batch: Mapping[str, Any],
     bands: str | Sequence[str] | None = None,
     *,
-    captions: Sequence[str] | None = None,
+    captions: Sequence[Any] | None = None,
     colours: Sequence[str] | None = None,
     title: str = "",
     limit: int = 40,
@@ -41,9 +41,9 @@ def show(
         ``image`` ``(N, B, Y, X)``, array or tensor on any device, before the normalisation. With ``object_id`` there are captions, with ``wcs``,
         ``ra`` and ``dec`` also a scale bar and arrows to north and east.
     bands
-        Names of the B channels; by default their numbers.
+        Names of the B channels, in their order; by default their numbers.
     captions
-        A text for each cutout; by default its id.
+        A text or number for each cutout, in their order; by default its id.
     colours
         Colour of each caption.
     title
@@ -90,8 +90,13 @@ def show(
             [str(one) for one in as_array(batch["object_id"]).tolist()] if "object_id" in batch else [""] * len(images)
         )
     for name, texts in (("captions", captions), ("colours", colours)):
+        if isinstance(texts, str):
+            raise ConfigurationError(f"{name}={texts!r} must be a list with one text for each cutout")
         if texts is not None and len(texts) != len(images):
             raise ConfigurationError(f"{name}= has {len(texts)} texts for {len(images)} cutouts; give one for each")
+    # Also a column of a table, whose own index may be another one.
+    captions = [str(one) for one in captions]
+    colours = None if colours is None else list(colours)
     chosen = {
         name: as_array(batch[name])[kept]
         for name in ("image", "valid", "object_id", "ra", "dec", "wcs")
