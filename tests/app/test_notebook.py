@@ -18,6 +18,7 @@ pytestmark = pytest.mark.system
 
 START = """
 import asyncio, itertools, logging
+import hats  # an interrupted import of it stays broken: Python leaves its modules half made
 import lightning as L, numpy as np, torch
 from lsstcutouts import (
     Catalog, CutoutDataModule, CutoutDataset, CutoutLoader, CutoutPlan, LsstDataFetcher, ReadOptions, Report
