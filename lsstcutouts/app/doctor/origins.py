@@ -17,7 +17,7 @@ _MOST_NAMED = 5
 _INSTALLERS = {"pip": "PyPI", "uv": "PyPI", "conda": "conda", "sconsUtils": "EUPS"}
 """Where a package comes from, by the name that its installer wrote beside it; ``sconsUtils`` builds EUPS products."""
 
-_TODO = (
+_ADVICE = (
     "install lsstcutouts into a virtual environment of its own, and run: unset PYTHONPATH before you start Python there "
     "(docs: On the Rubin Science Platform)"
 )
@@ -60,7 +60,7 @@ def check_origins(_settings: Settings, _stack: ExitStack) -> Iterator[Result]:
         beside = [one for one in wheels if used[one.name] == one]
         parts = [f"{how} {_listed(group)}" for how, group in (("hide", hidden), ("are mixed with", beside)) if group]
         detail = f"{_listed(stack)} of the EUPS stack in {stack[0].folder} (PYTHONPATH) {' and '.join(parts)}"
-        yield Result("warn", f"{detail} of {wheels[0].kind} in {wheels[0].folder}", _TODO)
+        yield Result("warn", f"{detail} of {wheels[0].kind} in {wheels[0].folder}", _ADVICE)
         return
     groups: dict[tuple[str, Path], list[Origin]] = {}
     for one in sorted(used.values(), key=lambda one: (one.name not in _USED, one.name)):
