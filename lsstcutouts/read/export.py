@@ -164,8 +164,7 @@ def batch_projection(batch: Mapping[str, Any], i: int) -> TanProjection:
         raise ConfigurationError(f"row {i} is not in this batch of {len(rows)} rows")
     if not _has_wcs(rows[i]):
         raise ConfigurationError(f"row {i} of the batch has no WCS, because no file of this target was read")
-    crval1, crval2, crpix1, crpix2, *cd = rows[i].astype(np.float64).tolist()
-    return TanProjection((crval1, crval2), (crpix1, crpix2), (cd[0], cd[1], cd[2], cd[3]))
+    return TanProjection.of(rows[i])
 
 
 def _has_wcs(row: Array) -> bool:
@@ -281,7 +280,7 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
 
 def _datasets(plan: CutoutPlan, target: int, band: int) -> Iterator[str]:
     """Yield the UUIDs of the files under a box, the target's own patch first."""
-    box = Box.from_start(YX(*plan.yx0[target].tolist()), plan.size)
+    box = Box.from_start(YX(*plan.yx0[target].tolist()), plan.box)
     for patch in [int(plan.primary[target]), *plan.others_of(target)]:
         file = int(plan.patches.files[patch, band])
         inner = plan.patches.inner_box(patch)

@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PlanError
+from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
 
 __all__ = ["PLANES", "ReaderOptions"]
@@ -63,6 +64,15 @@ class ReaderOptions(ReadOptions):
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ConfigurationError(f"seed must be an integer >= 0, got {self.seed!r}")
+
+    def check_grid(self, plan: CutoutPlan) -> None:
+        """Raise `PlanError` if a plan was made for another pixel grid."""
+        made = None if plan.grid is None else plan.grid.settings
+        if made != self.grid:
+            raise PlanError(
+                f"the plan is for {made or 'the pixel grid of the tract'}, but read.grid is {self.grid or 'not given'}; make the plan "
+                "again with the same ReadOptions"
+            )
 
     @property
     def mask_bits(self) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ class Boxes:
             take_rows(plan.object_id, rows),
             plan.tract[rows],
             plan.yx0[rows].astype(np.int64),
-            plan.size,
+            plan.box,
             dict(plan.projections),
         )
 
