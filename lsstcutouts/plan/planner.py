@@ -97,10 +97,9 @@ class Planner:
             gridded = GriddedTargets(self, catalog, grid)
             size, parts = gridded.size, gridded.parts
         every = parts if gridded is None else [*parts, gridded.further]
-        tracts = sorted({tract for part in every for tract in part.tracts})
         patches, files, primary, others = self._tables(every)
         rejected = Rejected.joined([part.rejected for part in parts])
-        if not may_be_empty and not sum(len(part.row) for part in parts):
+        if not may_be_empty and not any(len(part.row) for part in parts):
             hint = self._hint(catalog) if hints else ""
             raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
         row = taken(parts, "row")
@@ -130,7 +129,7 @@ class Planner:
             others=others[:many],
             patches=patches,
             files=files,
-            projections={tract: self.projection(tract) for tract in tracts},
+            projections={t: self.projection(t) for t in sorted({t for part in every for t in part.tracts})},
             rejected=rejected,
             columns=kept.columns,
             tile_bytes=sample.tile_bytes,

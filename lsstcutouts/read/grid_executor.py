@@ -1,7 +1,6 @@
 """Fills the cutouts of a batch on your own pixel grid, from boxes of tract pixels that another executor fills."""
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,7 +18,7 @@ from ..sky.geometry import YX, sky_matrices
 from ..source.web.byte_parts import URGENT, Part, Rank
 from .cutouts import Cutouts, Empty
 from .executor import Executor
-from .interpolation import check_reproject, interpolated, kernel_on_grid, noise_factor, pixels_under, touching
+from .interpolation import check_reproject, interpolated, kernel_on_grid, noise_factor, places_of, touching
 from .options import ReaderOptions
 from .policies import apply_policies
 from .threads import Steps
@@ -28,6 +27,9 @@ __all__ = ["GridExecutor", "options_of_boxes"]
 
 type Ints = NDArray[np.int64]
 type Floats = NDArray[np.float64]
+
+_MOST_AT_ONCE = 16
+"""Cutouts that a thread makes at a time."""
 
 _BOX_BYTES = 128_000_000
 """Bytes of the boxes that are held at a time, unless those of one target are more."""
@@ -110,116 +112,87 @@ class GridExecutor:
         # Neighbours share tiles.
         near = np.lexsort((self._plan.yx0[targets, 1], self._plan.yx0[targets, 0], self._plan.primary[targets]))
         for places in np.array_split(near, max(1, -(-len(near) * each // _BOX_BYTES))):
-            rows = [np.array([target]) for target in targets[places].tolist()]
-            yield from self._fill_from(cutouts, covered, places, rows, threads, rank)
+            yield from self._fill_from(cutouts, covered, places, targets[places], threads, rank)
             lacking = places[~covered[places].all(axis=(1, 2, 3))]
-            more = [self._further_of(target) for target in targets[lacking].tolist()]
-            yield from self._fill_from(cutouts, covered, lacking, more, threads, rank)
-            step = self._step(len(places), threads)
-            yield [
-                partial(self._finish, cutouts, covered, places[at : at + step]) for at in range(0, len(places), step)
-            ]
+            first, last = self._start[targets[lacking]], self._start[targets[lacking] + 1]
+            for step in range(int((last - first).max(initial=0))):  # mostly one neighbour, four at a corner
+                some = first + step < last
+                rows = len(self._plan) + first[some] + step
+                yield from self._fill_from(cutouts, covered, lacking[some], rows, threads, rank)
+            yield [partial(self._finish, cutouts, covered, some) for some in _divided(places, threads)]
 
     def _fill_from(
         self,
         cutouts: Cutouts,
         covered: NDArray[np.bool_],
         places: Ints,
-        rows: Sequence[Ints],
+        rows: Ints,
         threads: int,
         rank: Rank,
     ) -> Steps[None]:
-        """Fill pixels of cutouts from boxes, the first that covers a pixel; ``rows`` are those of each place, in this order."""
-        every = np.concatenate([*rows, np.empty(0, np.int64)]).astype(np.int64)
-        if not len(every):
-            return
-        boxes = self._boxes.allocate(every, np.empty)
+        """Fill the pixels of cutouts ``(n,)`` that are not covered yet, each from the box of a row ``(n,)``."""
+        boxes = self._boxes.allocate(rows, np.empty)
         yield from self._boxes.fill(boxes, threads, rank)
-        start = np.cumsum([0, *map(len, rows)])
-        owner = np.repeat(places, np.diff(start))
-        cutouts.failures += [(failure, int(owner[row])) for failure, row in boxes.failures]
-        jobs = [(int(n), range(*start[i : i + 2].tolist())) for i, n in enumerate(places) if len(rows[i])]
-        step = self._step(len(jobs), threads)
+        cutouts.failures += [(failure, int(places[row])) for failure, row in boxes.failures]
         yield [
-            partial(self._resample, cutouts, covered, boxes, jobs[at : at + step]) for at in range(0, len(jobs), step)
+            partial(self._resample, cutouts, covered, boxes, places[some], some)
+            for some in _divided(np.arange(len(rows)), threads)
         ]
 
-    @staticmethod
-    def _step(count: int, threads: int) -> int:
-        """Return how many cutouts a thread makes at a time."""
-        return max(1, -(-count // (4 * threads)))
-
-    def _resample(
-        self, cutouts: Cutouts, covered: NDArray[np.bool_], boxes: Cutouts, jobs: Sequence[tuple[int, range]]
-    ) -> None:
+    def _resample(self, cutouts: Cutouts, covered: NDArray[np.bool_], boxes: Cutouts, places: Ints, rows: Ints) -> None:
+        """Fill cutouts ``(n,)`` from the boxes of rows ``(n,)``."""
         with self._assembling():
-            for n, rows in jobs:
-                for row in rows:
-                    self._resample_one(cutouts, covered[n], boxes, n, row)
-
-    def _resample_one(self, cutouts: Cutouts, covered: NDArray[np.bool_], boxes: Cutouts, n: int, row: int) -> None:
-        """Fill pixels of a cutout that are not covered yet, ``covered`` ``(B, Y, X)``, from one box."""
-        target, size, order = int(cutouts.targets[n]), self._plan.size, self._order
-        kept = int(Quality.READ_ERROR | Quality.NO_PSF)
-        cutouts.quality[n] |= boxes.quality[row] & kept
-        bands = np.flatnonzero(boxes.present[row])
-        if not len(bands) or boxes.covered is None:
-            return
-        matrix = np.linalg.inv(sky_matrices(boxes.wcs[row])) @ self._sky[target]
-        lost = [band for band in bands.tolist() if (row, band) in boxes.lost]
-        cutouts.present[n, lost] = True  # some file holds pixels here, whatever can be read of it
-        new = ~touching(~boxes.covered[row, bands], matrix, size, order) & ~covered[bands]
-        if new.any():
-            cutouts.present[n, bands] |= new.any(axis=(1, 2))
-            area = _area(matrix, size)
-            places = pixels_under(matrix, size)
+            kept = int(Quality.READ_ERROR | Quality.NO_PSF)
+            cutouts.quality[places] |= boxes.quality[rows] & kept
+            for row, band in boxes.lost:
+                if len(at := np.flatnonzero(rows == row)):
+                    cutouts.present[places[at], band] = True  # some file holds pixels here, whatever can be read of it
+            some = boxes.present[rows].any(axis=1)
+            if not some.any() or boxes.covered is None:
+                return
+            places, rows = places[some], rows[some]
+            matrices = np.linalg.inv(sky_matrices(boxes.wcs[rows])) @ self._sky[cutouts.targets[places]]
+            under, order = places_of(matrices, self._plan.size), self._order
+            new = ~touching(~boxes.covered[rows], under, order) & ~covered[places]  # (n, B, Y, X)
+            cutouts.present[places] |= new.any(axis=(2, 3))
+            area = self._areas(matrices)[:, None, None, None].astype(np.float32)
             for name, plane in boxes.sources.items():
-                to, pixels = cutouts.sources[name][n], plane[row, bands]
                 made: NDArray[Any]
                 if name == "mask":
-                    made = self._mask(pixels, places, matrix)
+                    made = self._mask(plane[rows], under)
                 elif name == "variance":
-                    made = interpolated(pixels, matrix, size, min(order, 1))
-                    made *= (noise_factor(places, order) * area**2).astype(np.float32)
+                    made = interpolated(plane[rows], under, min(order, 1))
+                    made = made * (area**2 * noise_factor(under, order)[:, None]).astype(np.float32)
                 else:
-                    made = interpolated(pixels, matrix, size, order) * np.float32(area)
-                    cutouts.suspect[n] |= bool(np.isnan(made[new]).any())
-                for k, band in enumerate(bands.tolist()):
-                    to[band][new[k]] = made[k][new[k]]
-            covered[bands] |= new
-        if boxes.psf is not None and boxes.psf_present is not None:
-            self._resample_psf(cutouts, n, boxes.psf[row], boxes.psf_present[row], self._jacobian(matrix, target))
+                    made = interpolated(plane[rows], under, order) * area
+                    cutouts.suspect[places] |= (np.isnan(made) & new).any(axis=(1, 2, 3))
+                cutouts.sources[name][places] = np.where(new, made, cutouts.sources[name][places])
+            covered[places] |= new
+            for k, (n, row) in enumerate(zip(places.tolist(), rows.tolist(), strict=True)):
+                self._resample_psf(cutouts, n, boxes, row, matrices[k])
 
-    def _mask(self, pixels: NDArray[np.int32], places: YX[Floats], matrix: Floats) -> NDArray[np.int32]:
-        """Return mask planes ``(K, y, x)`` on the grid: those of the nearest pixel; NO_DATA, the last bit, where one contributes."""
-        y, x = (
-            np.clip(np.floor(at + 0.5).astype(np.int64), 0, most - 1)
-            for at, most in zip(places, pixels.shape[1:], strict=True)
-        )
-        made = pixels[:, y, x]
+    def _areas(self, matrices: Floats) -> Floats:
+        """Return the pixels that are read in the area of a pixel in the middle of each grid, ``(n,)``."""
+        y, x = (np.asarray(self._plan.size) - 1) / 2
+        return np.array([abs(np.linalg.det(_slopes(one, y, x))) for one in matrices])
+
+    def _mask(self, pixels: NDArray[np.int32], under: YX[Floats]) -> NDArray[np.int32]:
+        """Return mask planes ``(n, K, y, x)`` on the grids: the nearest pixel's; NO_DATA, the last bit, where one contributes."""
+        y, x = (np.floor(at + 0.5).astype(np.int64) for at in under)
+        made = pixels[np.arange(len(pixels))[:, None, None], :, y, x].transpose(0, 3, 1, 2)
         bit = np.int32(1 << (len(self._options.mask_bits) - 1))
-        if (without := pixels & bit != 0).any():
-            made[touching(without, matrix, self._plan.size, self._order)] |= bit
+        made[touching(pixels & bit != 0, under, self._order)] |= bit
         return made
 
-    def _jacobian(self, matrix: Floats, target: int) -> Floats:
-        """Return the change of the pixels of a box with those of the grid at the target, ``(2, 2)``, both ``(y, x)``."""
-        y, x = (np.asarray(self._plan.size) - 1) / 2 + self._grid.placed.offset[target]
-        return _slopes(matrix, y, x)
-
-    def _resample_psf(
-        self,
-        cutouts: Cutouts,
-        n: int,
-        kernels: NDArray[np.float32],
-        present: NDArray[np.bool_],
-        jacobian: Floats,
-    ) -> None:
-        if cutouts.psf is None or cutouts.psf_present is None:
+    def _resample_psf(self, cutouts: Cutouts, n: int, boxes: Cutouts, row: int, matrix: Floats) -> None:
+        """Give the bands of a cutout that have no PSF kernel yet those of a box."""
+        if cutouts.psf is None or cutouts.psf_present is None or boxes.psf is None or boxes.psf_present is None:
             return
         shape = YX(*cutouts.psf.shape[2:])
-        for band in np.flatnonzero(present & ~cutouts.psf_present[n]).tolist():
-            kernel = kernel_on_grid(kernels[band].astype(np.float64), jacobian, shape, self._order)
+        at = (np.asarray(self._plan.size) - 1) / 2 + self._grid.placed.offset[cutouts.targets[n]]
+        slopes = _slopes(matrix, *at)
+        for band in np.flatnonzero(boxes.psf_present[row] & ~cutouts.psf_present[n]).tolist():
+            kernel = kernel_on_grid(boxes.psf[row, band].astype(np.float64), slopes, shape, self._order)
             cutouts.psf[n, band] = kernel / kernel.sum() if self._options.normalise_psf else kernel
             cutouts.psf_present[n, band] = True
             cutouts.quality[n, band] &= ~int(Quality.NO_PSF)
@@ -242,9 +215,10 @@ class GridExecutor:
         return nullcontext() if self._clock is None else self._clock.rest("assemble")
 
 
-def _area(matrix: Floats, size: YX[int]) -> float:
-    """Return the pixels that are read in the area of a pixel in the middle of a grid."""
-    return float(abs(np.linalg.det(_slopes(matrix, (size.y - 1) / 2, (size.x - 1) / 2))))
+def _divided(rows: Ints, threads: int) -> list[Ints]:
+    """Divide rows among threads, few at a time so that none waits long for the others."""
+    step = max(1, min(_MOST_AT_ONCE, -(-len(rows) // (2 * threads))))
+    return [rows[at : at + step] for at in range(0, len(rows), step)]
 
 
 def _slopes(matrix: Floats, y: Any, x: Any) -> Floats:

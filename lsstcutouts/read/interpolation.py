@@ -4,14 +4,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from astropy.units import Quantity
-from astropy.wcs.wcsapi import BaseLowLevelWCS
 from numpy.typing import NDArray
 
 from ..errors import DependencyError
 from ..sky.geometry import YX
 
-__all__ = ["check_reproject", "interpolated", "kernel_on_grid", "noise_factor", "pixels_under", "touching"]
+__all__ = ["check_reproject", "interpolated", "kernel_on_grid", "noise_factor", "places_of", "touching"]
 
 type Array = NDArray[Any]
 type Floats = NDArray[np.float64]
@@ -33,76 +31,84 @@ def check_reproject() -> None:
         ) from error
 
 
-class _Pixels(BaseLowLevelWCS):  # type: ignore[misc]
-    """Pixels that a matrix ``(3, 3)`` relates to those of another grid, in the form that `reproject` asks for (APE 14).
+@lru_cache
+def _known_places_class() -> Any:
+    """Return the class whose objects say to `reproject` where pixels are; astropy's WCS are loaded only for it."""
+    from astropy.units import Quantity
+    from astropy.wcs.wcsapi import BaseLowLevelWCS
 
-    The "world" are pixels of the grid that is read: two gnomonic projections are related by a matrix, so that nothing has
-    to be computed on the sky.
+    class KnownPlaces(BaseLowLevelWCS):  # type: ignore[misc]
+        """Pixels of a grid whose places among the pixels that are read are known, in the form of APE 14.
+
+        The "world" are the pixels that are read, so that nothing has to be computed on the sky; without ``places`` these
+        are meant themselves.
+        """
+
+        pixel_n_dim = world_n_dim = 2
+        world_axis_physical_types = ("pos.cartesian.x", "pos.cartesian.y")
+        world_axis_units = ("pix", "pix")
+        world_axis_object_components = (("x", 0, "value"), ("y", 0, "value"))
+        world_axis_object_classes = dict.fromkeys("xy", (Quantity, (), {"unit": "pix"}))
+
+        def __init__(self, places: YX[Floats] | None = None) -> None:
+            self._places = places
+
+        def pixel_to_world_values(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+            return (x, y) if self._places is None else (self._places.x, self._places.y)
+
+        def world_to_pixel_values(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+            return x, y
+
+    return KnownPlaces
+
+
+def places_of(matrices: Floats, size: YX[int]) -> YX[Floats]:
+    """Return the places ``(n, Y, X)`` of the pixels of ``n`` grids of a size among those that are read.
+
+    ``matrices`` ``(n, 3, 3)`` lead from the pixels ``(x, y, 1)`` of each grid to those.
     """
-
-    pixel_n_dim = world_n_dim = 2
-    world_axis_physical_types = ("pos.cartesian.x", "pos.cartesian.y")
-    world_axis_units = ("pix", "pix")
-    world_axis_object_components = (("x", 0, "value"), ("y", 0, "value"))
-    world_axis_object_classes = {  # noqa: RUF012 - the name and type are those of APE 14
-        "x": (Quantity, (), {"unit": "pix"}),
-        "y": (Quantity, (), {"unit": "pix"}),
-    }
-
-    def __init__(self, matrix: Floats) -> None:
-        self._matrix = matrix
-
-    def pixel_to_world_values(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        return _moved(self._matrix, x, y)
-
-    def world_to_pixel_values(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        return _moved(np.linalg.inv(self._matrix), x, y)
-
-
-def _moved(m: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    scale = m[2, 0] * x + m[2, 1] * y + m[2, 2]
-    return (m[0, 0] * x + m[0, 1] * y + m[0, 2]) / scale, (m[1, 0] * x + m[1, 1] * y + m[1, 2]) / scale
-
-
-_SAME = _Pixels(np.eye(3))
-
-
-def pixels_under(matrix: Floats, size: YX[int]) -> YX[Floats]:
-    """Return the places ``(Y, X)`` of the pixels of a grid among those that are read, which ``matrix`` relates to them."""
     y, x = np.mgrid[: size.y, : size.x].astype(np.float64)
-    x, y = _moved(matrix, x, y)
-    return YX(y, x)
+    m = matrices[..., None, None]  # (n, 3, 3, 1, 1)
+    scale = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
+    return YX(
+        y=(m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / scale,
+        x=(m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / scale,
+    )
 
 
-def interpolated(planes: Array, matrix: Floats, size: YX[int], order: int) -> Array:
-    """Return planes ``(K, Y, X)`` on another grid, ``(K, *size)`` of the same type.
+def interpolated(planes: Array, places: YX[Floats], order: int) -> Array:
+    """Return planes ``(n, K, y, x)`` on other grids, ``(n, K, Y, X)`` of the same type.
 
     Parameters
     ----------
     planes
-        Floats, ``(K, y, x)``; what is not finite makes the pixels NaN to which it contributes.
-    matrix
-        ``(3, 3)`` from pixels ``(x, y, 1)`` of the grid to those of the planes.
-    size
-        Rows and columns of the grid.
+        Floats; what is not finite makes the pixels NaN to which it contributes.
+    places
+        As `places_of`; further from the edge of the planes than the interpolation looks.
     order
         Of the spline.
     """
     bad = ~np.isfinite(planes)
     if not bad.any():
-        return _reprojected(planes, matrix, size, order)
-    values = _reprojected(np.where(bad, planes.dtype.type(0), planes), matrix, size, order)
-    values[touching(bad, matrix, size, order)] = np.nan
+        return _reprojected(planes, places, order)
+    values = _reprojected(np.where(bad, planes.dtype.type(0), planes), places, order)
+    values[touching(bad, places, order)] = np.nan
     return values
 
 
-def _reprojected(planes: Array, matrix: Floats, size: YX[int], order: int) -> Array:
+def _reprojected(planes: Array, places: YX[Floats], order: int) -> Array:
+    """Return planes on other grids, all in one call: each takes 4 ms besides what it computes."""
     from reproject import reproject_interp
 
-    values = np.empty((len(planes), *size), planes.dtype)
+    known_places = _known_places_class()
+    (n, k, height, width), (_, y, x) = planes.shape, places.y.shape
+    # One below the other: what lies within the reach of an interpolation is of the same target.
+    tall = np.ascontiguousarray(planes.swapaxes(0, 1)).reshape(k, n * height, width)
+    rows = (places.y + height * np.arange(n)[:, None, None]).reshape(-1)
+    values = np.empty((k, n * y, x), planes.dtype)
     reproject_interp(
-        (planes, _SAME),
-        _Pixels(matrix),
+        (tall, known_places()),
+        known_places(YX(rows, places.x.reshape(-1))),
         shape_out=values.shape,
         order=order,
         output_array=values,
@@ -110,21 +116,22 @@ def _reprojected(planes: Array, matrix: Floats, size: YX[int], order: int) -> Ar
         roundtrip_coords=False,
         parallel=False,
     )
-    return values
+    return values.reshape(k, n, y, x).swapaxes(0, 1)
 
 
-def touching(pixels: NDArray[np.bool_], matrix: Floats, size: YX[int], order: int) -> NDArray[np.bool_]:
-    """Return the pixels ``(K, *size)`` of a grid to which any of ``pixels`` ``(K, y, x)``, or what is beyond them, contributes."""
+def touching(pixels: NDArray[np.bool_], places: YX[Floats], order: int) -> NDArray[np.bool_]:
+    """Return the pixels ``(n, K, Y, X)`` of grids to which any of ``pixels`` ``(n, K, y, x)`` contributes."""
     from scipy.ndimage import maximum_filter
 
+    if not pixels.any():
+        return np.zeros((*pixels.shape[:2], *places.y.shape[1:]), bool)
     side = 2 * _REACH[order] - 1
-    near = maximum_filter(pixels, size=(1, side, side)) if side > 1 else pixels
-    share = _reprojected(near.astype(np.float32), matrix, size, min(order, 1))
-    return np.asarray(~(share <= _SOME))  # also NaN: beyond the planes
+    near = maximum_filter(pixels, size=(1, 1, side, side)) if side > 1 else pixels
+    return np.asarray(_reprojected(near.astype(np.float32), places, min(order, 1)) > _SOME)
 
 
 def noise_factor(places: YX[Floats], order: int) -> Floats:
-    """Return ``(Y, X)`` sums of the squares of the weights with which pixels contribute: their variance times this is the result's.
+    """Return ``(n, Y, X)`` sums of the squares of the weights with which pixels contribute: their variance times this is the result's.
 
     For equal variances and independent noise of the pixels that are read. It is 1 where a pixel of the grid lies on one
     of them, and least in the middle between four.
@@ -132,7 +139,7 @@ def noise_factor(places: YX[Floats], order: int) -> Floats:
     Parameters
     ----------
     places
-        As `pixels_under`.
+        As `places_of`.
     order
         Of the spline.
     """
