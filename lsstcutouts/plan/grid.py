@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,13 +16,19 @@ from ..sky.geometry import YX, TanProjection, box_start
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
-__all__ = ["INTERPOLATIONS", "Grid", "Placed"]
+__all__ = ["INTERPOLATIONS", "MARGINS", "SUPPORT", "Grid", "Placed"]
 
 type Floats = NDArray[np.float64]
 type Ints = NDArray[np.int64]
 
 INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "biquadratic": 2, "bicubic": 3}
 """Interpolations, and the order of the spline of each."""
+
+SUPPORT = (1, 1, 2, 3)
+"""By order of the spline, pixels on each side of a place whose weights count: those further away have less than 1 % each."""
+
+MARGINS = (1, 1, 9, 12)
+"""By order, pixels on each side from which an interpolation takes 1e-7 or more of a pixel: 0.172 and 0.268 to this power."""
 
 _TOLERANCE = 0.01
 """Pixels by which the projection of a cutout may differ from a WCS that is no gnomonic projection, as for the WCS of files."""
@@ -86,6 +92,32 @@ class Grid:
             raise ConfigurationError(
                 "a grid needs north_up=True, pixel_scale= or wcs=; for the pixels of the tract leave it out"
             )
+
+    @classmethod
+    def of(cls, given: object) -> "Grid | None":
+        """Return a grid from one, from a mapping of its arguments as in a configuration, or None where nothing is asked for.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is something else.
+        """
+        if given is None or isinstance(given, Grid):
+            return given
+        names = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping) or not set(given) <= {*names, "_target_"}:
+            raise ConfigurationError(
+                f"grid must be a Grid, or a mapping of its arguments {', '.join(names)}, such as {{north_up: true}}, got {given!r}"
+            )
+        asked = {name: value for name, value in given.items() if name != "_target_"}
+        if not asked.get("north_up") and asked.get("pixel_scale") is None and asked.get("wcs") is None:
+            return None
+        return cls(**asked)
+
+    @property
+    def order(self) -> int:
+        """Order of the spline."""
+        return INTERPOLATIONS[self.interpolation]
 
     def scale(self, tract: YX[float]) -> YX[float]:
         """Return arcseconds a pixel along ``(y, x)``, for tracts with this pixel scale; of a WCS at its reference pixel."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..sky.geometry import YX
-from .grid import Grid, Placed
+from .grid import MARGINS, SUPPORT, Grid, Placed
 
 if TYPE_CHECKING:
     from .cutout_plan import CutoutPlan
@@ -80,6 +80,11 @@ class GridPlan:
     psf_shape: YX[int] | None
     placed: Placed
     further: FurtherBoxes
+
+    @property
+    def unused(self) -> int:
+        """Pixels at each edge of these boxes that contribute less than 1 % each to any pixel of a cutout."""
+        return MARGINS[self.settings.order] - SUPPORT[self.settings.order]
 
     def to_columns(self, rejected: int) -> dict[str, NDArray[Any]]:
         """Return columns of a table with a row for each target and then for so many rejected rows."""

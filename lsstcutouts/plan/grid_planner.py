@@ -10,7 +10,7 @@ from ..catalog.targets import Catalog
 from ..errors import ConfigurationError
 from ..sky.geometry import YX, sky_matrices
 from .arguments import AngularSize
-from .grid import Grid
+from .grid import MARGINS, Grid
 from .grid_plan import FurtherBoxes, GridPlan
 from .parts import PlanPart
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["GriddedTargets"]
 
 type Ints = NDArray[np.int64]
-
-_MARGIN = {"nearest": 1, "bilinear": 1, "biquadratic": 9, "bicubic": 12}
-"""Pixels around a cutout from which an interpolation takes 1e-7 or more of a pixel: 0.172 and 0.268 to this power."""
 
 _COARSEST = 3.0
 """Pixels of a tract along a pixel of a grid. An interpolation looks at the middle of a pixel: with coarser ones it would miss light."""
@@ -66,7 +63,7 @@ class GriddedTargets:
                 "cannot average; choose a smaller pixel_scale, and average the pixels of the cutouts"
             )
         self.size = size = planner.size.pixels(scale) if isinstance(planner.size, AngularSize) else planner.size
-        self._margin = _MARGIN[grid.interpolation]
+        self._margin = MARGINS[grid.order]
         # However it is turned; then as it is turned.
         side = math.ceil(math.hypot(size.y * coarseness.y, size.x * coarseness.x)) + 2 * self._margin + 3
         self._psf_shape = self._sample.psf_shape

@@ -62,8 +62,8 @@ class ReadOptions:
     skymap
         Name of the skymap; by default the skymap of the coadds. Used when the plan is made.
     grid
-        Your own pixel grid: north up, another pixel scale, or a given WCS; None for the pixels of the tract. Used
-        when the plan is made.
+        Your own pixel grid: north up, another pixel scale, or a given WCS; None for the pixels of the tract. A mapping
+        with the arguments of `Grid` does as well. Used when the plan is made.
 
     Raises
     ------
@@ -104,10 +104,7 @@ class ReadOptions:
                 f"min_valid: 0.9, action: skip}}), got {self.quality!r}"
             )
 
-        if self.grid is not None and not isinstance(self.grid, Grid):
-            raise ConfigurationError(
-                f"grid must be a Grid (in a configuration: {{_target_: lsstcutouts.Grid, north_up: true}}), got {self.grid!r}"
-            )
+        object.__setattr__(self, "grid", Grid.of(self.grid))
 
     def check_size(self, size: YX[int]) -> None:
         """Raise `ConfigurationError` if a box of ``size`` pixels can never meet the quality policy."""

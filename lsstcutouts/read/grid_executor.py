@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import PlanError
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
-from ..plan.grid import INTERPOLATIONS
 from ..plan.quality import Quality
 from ..sky.geometry import YX, sky_matrices
 from ..source.web.byte_parts import URGENT, Part, Rank
@@ -81,7 +80,7 @@ class GridExecutor:
             raise PlanError("the plan has no grid")
         check_reproject()
         self._plan, self._options, self._boxes, self._clock, self._grid = plan, options, boxes, clock, plan.grid
-        self._order = INTERPOLATIONS[self._grid.settings.interpolation]
+        self._order = self._grid.settings.order
         self._start = np.searchsorted(self._grid.further.owner, np.arange(len(plan) + 1))
         self._sky = sky_matrices(self._grid.placed.wcs)  # (N, 3, 3)
 

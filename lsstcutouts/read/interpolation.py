@@ -7,15 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DependencyError
+from ..plan.grid import SUPPORT
 from ..sky.geometry import YX
 
 __all__ = ["check_reproject", "interpolated", "kernel_on_grid", "noise_factor", "places_of", "touching"]
 
 type Array = NDArray[Any]
 type Floats = NDArray[np.float64]
-
-_REACH = {0: 1, 1: 1, 2: 2, 3: 3}
-"""By order of the spline, pixels on each side of a place whose weights count: those further away have less than 1 % each."""
 
 _SOME = 1e-6
 """Weight above which a pixel contributes: an unresampled one has weights of rounding errors beside it."""
@@ -125,7 +123,7 @@ def touching(pixels: NDArray[np.bool_], places: YX[Floats], order: int) -> NDArr
 
     if not pixels.any():
         return np.zeros((*pixels.shape[:2], *places.y.shape[1:]), bool)
-    side = 2 * _REACH[order] - 1
+    side = 2 * SUPPORT[order] - 1
     near = maximum_filter(pixels, size=(1, 1, side, side)) if side > 1 else pixels
     return np.asarray(_reprojected(near.astype(np.float32), places, min(order, 1)) > _SOME)
 

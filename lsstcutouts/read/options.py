@@ -66,13 +66,17 @@ class ReaderOptions(ReadOptions):
             raise ConfigurationError(f"seed must be an integer >= 0, got {self.seed!r}")
 
     def check_grid(self, plan: CutoutPlan) -> None:
-        """Raise `PlanError` if a plan was made for another pixel grid."""
-        made = None if plan.grid is None else plan.grid.settings
-        if made != self.grid:
+        """Raise `PlanError` if a plan was made for another pixel grid than that of the options, where they have one."""
+        if self.grid is None or (plan.grid is not None and plan.grid.settings == self.grid):
+            return
+        if plan.pixels is not None:
             raise PlanError(
-                f"the plan is for {made or 'the pixel grid of the tract'}, but read.grid is {self.grid or 'not given'}; make the plan "
-                "again with the same ReadOptions"
+                f"the cutouts of the export {plan.pixels.folder} are on the pixel grid of their tract; give the repository with read.grid"
             )
+        made = "the pixel grid of the tract" if plan.grid is None else plan.grid.settings
+        raise PlanError(
+            f"the plan is for {made}, but read.grid is {self.grid}; make the plan again with the same ReadOptions"
+        )
 
     @property
     def mask_bits(self) -> tuple[str, ...]:
