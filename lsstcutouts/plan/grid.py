@@ -322,6 +322,10 @@ def _header_text(wcs: Any) -> str:
             f"wcs of a grid must have two axes on the sky; its axes are {', '.join(wcs.wcs.ctype) or 'none'}"
         )
     on_sky = wcs if wcs.naxis == 2 else wcs.celestial  # which changes the order of axes that begin with the declination
+    if np.linalg.matrix_rank(on_sky.pixel_scale_matrix) < 2:
+        raise ConfigurationError(
+            f"wcs of a grid has pixels without area: its matrix is {on_sky.pixel_scale_matrix.tolist()} degrees a pixel"
+        )
     text: str = on_sky.to_header(relax=True).tostring(sep="\n", endcard=False, padding=False)
     return "\n".join(line.rstrip() for line in text.splitlines())
 

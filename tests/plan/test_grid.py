@@ -168,7 +168,7 @@ def test_pixel_scales(given) -> None:
                     "CD2_2": 1e-4,
                 }
             },
-            "cannot be read",
+            "pixels without area",
         ),
     ],
 )
