@@ -14,6 +14,7 @@ from lsstcutouts.errors import ReadError
 from lsstcutouts.sky.geometry import YX, Box
 from lsstcutouts.testing import SimulatedRepository, SimulatedSkyMap, SimulationConfig, skymap_of
 
+from ..support.contract import sentence
 from ..support.oracle import files_of
 from ..support.repositories import SMALL, simulated_copy
 from ..support.tract_pair import FIRST, SECOND, Pair, make_pair
@@ -86,6 +87,7 @@ def sky_around(pair: Pair, count: int, seed: int) -> tuple[np.ndarray, np.ndarra
     return sky[:, 0], sky[:, 1]
 
 
+@sentence(19, 27)
 @pytest.mark.parametrize(
     "grid", [Grid(north_up=True, interpolation="bilinear"), Grid(pixel_scale=0.31, interpolation="bilinear")]
 )
@@ -164,6 +166,7 @@ def positions(repo: SimulatedRepository, count: int) -> tuple[np.ndarray, np.nda
     return truth["ra"].to_numpy()[:count], truth["dec"].to_numpy()[:count]
 
 
+@sentence(26)
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 def test_on_the_tracts_own_pixels_nothing_changes(dp2_repo: SimulatedRepository, interpolation: str) -> None:
     """The tract's own WCS as the grid gives the box and the pixels of the plain way."""
@@ -207,6 +210,7 @@ def test_masks_are_those_of_the_nearest_pixel(dp2_repo: SimulatedRepository) -> 
             np.testing.assert_array_equal(batch["mask"][n, b], want)
 
 
+@sentence(28)
 @pytest.mark.parametrize(
     ("scale", "interpolation"), [(0.1, "bicubic"), (0.2, "bicubic"), (0.37, "bicubic"), (0.1, "bilinear")]
 )
