@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .loader.transfer_options import TransferOptions
     from .order.sampling import Sampling
     from .plan.cutout_plan import CutoutPlan
+    from .plan.grid import Grid
     from .plan.planner import build_plan
     from .plan.quality import Outcome, Quality, QualityPolicy
     from .plan.read_options import ReadOptions
@@ -38,6 +39,7 @@ _HOME = {
     "CutoutDataset": "loader.dataset",
     "CutoutLoader": "loader.loader",
     "CutoutPlan": "plan.cutout_plan",
+    "Grid": "plan.grid",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
     "Outcome": "plan.quality",
@@ -68,6 +70,7 @@ __all__ = [
     "CutoutDataset",
     "CutoutLoader",
     "CutoutPlan",
+    "Grid",
     "LsstCutoutsError",
     "LsstDataFetcher",
     "Outcome",

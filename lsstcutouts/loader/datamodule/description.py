@@ -43,6 +43,7 @@ _COMPARED = {
     "bands": "bands (in this order)",
     "pixels": "size in pixels (height, width)",
     "pixel_scale": "pixel scale in arcsec (y, x)",
+    "grid": "grid",
     "planes": "planes",
     "mask_planes": "mask_planes",
     "flux_unit": "flux_unit",
@@ -228,10 +229,10 @@ def pixels_of(splits: Mapping[str, tuple[CutoutPlan, Any]], size: YX[int] | Angu
     plans = list({id(plan): plan for plan, _ in splits.values()}.values())
     if not plans:
         return {} if isinstance(size, AngularSize) else {"pixels": [size.y, size.x]}
-    scales = [projection.pixel_scale for plan in plans for projection in plan.projections.values()]
+    scale = next((plan.pixel_scale for plan in plans if plan.pixel_scale is not None), None)
     return {
         "pixels": list(plans[0].size),
-        "pixel_scale": [round(float(scales[0].y), 6), round(float(scales[0].x), 6)] if scales else None,
+        "pixel_scale": None if scale is None else [round(float(scale.y), 6), round(float(scale.x), 6)],
         "plans": [plan.fingerprint() for plan in plans],
     }
 
