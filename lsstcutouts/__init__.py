@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .app.gallery.show import show
     from .bulk.exporting import export
     from .bulk.predicting import predict
+    from .catalog.footprint import Footprint
     from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
     from .loader.datamodule.module import CutoutDataModule
@@ -38,6 +39,7 @@ _HOME = {
     "CutoutDataset": "loader.dataset",
     "CutoutLoader": "loader.loader",
     "CutoutPlan": "plan.cutout_plan",
+    "Footprint": "catalog.footprint",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
     "Outcome": "plan.quality",
@@ -68,6 +70,7 @@ __all__ = [
     "CutoutDataset",
     "CutoutLoader",
     "CutoutPlan",
+    "Footprint",
     "LsstCutoutsError",
     "LsstDataFetcher",
     "Outcome",

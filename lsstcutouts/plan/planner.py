@@ -19,6 +19,7 @@ from ..sky.skymap import SkyMap, Tract
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size
 from .boxes import PatchRanges, TargetBoxes, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
+from .drawing import drawn_catalog
 from .locations import LocatedFile
 from .parts import PlanPart, taken
 from .read_options import TRACTS, ReadOptions, check_choice
@@ -75,7 +76,7 @@ class Planner:
         self._clipped: bool | None = None
 
     def plan(self, catalog: Catalog, *, hints: bool = True, may_be_empty: bool = False) -> CutoutPlan:
-        """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+        """Return the plan of a catalog, or of drawn positions; rows that cannot be delivered are in its ``rejected``.
 
         Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
         false.
@@ -85,7 +86,7 @@ class Planner:
         CoverageError
             If not one row can be delivered, unless the plan ``may_be_empty``.
         """
-        sample = self.sample()
+        catalog, sample = drawn_catalog(self, catalog), self.sample()
         size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
         parts = [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
         patches, files, primary, others = self._tables(parts)
@@ -412,7 +413,7 @@ def build_plan(
     repo
         Path, label or URL of a Butler repository, or an open Butler.
     catalog
-        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays.
+        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays; or a `Footprint`.
     collections
         Collection name or names, searched in order.
     bands
