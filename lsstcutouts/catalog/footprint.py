@@ -111,15 +111,16 @@ class Footprint:
 
 
 def footprint_of(source: Any) -> Footprint | None:
-    """Return the request that a catalog is, or that is under ``footprint`` in a dictionary; None for other catalogs.
+    """Return the request that a catalog is or holds, also under ``footprint`` in a dictionary; None for other catalogs.
 
     Raises
     ------
     ConfigurationError
         If it has an unknown or an invalid setting.
     """
-    if isinstance(source, Footprint):
-        return source
+    request = getattr(source, "footprint", source)  # of a `Catalog`
+    if isinstance(request, Footprint):
+        return request
     given = source.get("footprint") if isinstance(source, Mapping) else None
     if not isinstance(given, Mapping | Footprint):
         return None

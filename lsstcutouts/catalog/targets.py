@@ -150,8 +150,7 @@ class Catalog:
                     " and allow_overflow"
                 )
             return cls.from_any(options.pop("path"), columns=wanted, **options)
-        request = source.footprint if isinstance(source, Catalog) else footprint_of(source)
-        if request is not None:
+        if (request := footprint_of(source)) is not None:
             named = {"ra": ra, "dec": dec, "object_id": object_id, "unit": unit, "select": select, "cone": cone}
             return cls._of_footprint(request, wanted, [name for name, value in named.items() if value is not None])
         if isinstance(source, Catalog):

@@ -53,7 +53,7 @@ def needed_bands(request: Footprint, bands: Sequence[str]) -> tuple[list[int], i
     for name in sorted(names):
         if name not in bands:
             raise ConfigurationError(
-                f"footprint: band {name!r} is not one of the bands of the plan, {', '.join(bands)}{suggest(name, bands)}"
+                f"footprint: no band {name!r} in the plan{suggest(name, bands)}"
             )
     if isinstance(wanted, int):
         if wanted > len(bands):
@@ -172,7 +172,7 @@ def catalog_of_positions(
     if not len(found):
         what = "no position of the grid lies on" if request.kind == "grid" else "no random position lies on"
         raise CoverageError(
-            f"{request}: {what} the covered sky{'' if keep is None else ' and meets min_valid and min_depth'}; the"
+            f"{request}: {what} the covered sky{'' if keep is None else ' and meets the limits on its pixels'}; the"
             f" {len(sky.patch)} patches with coadds may be smaller than the spacing, or lie where the skymap assigns the"
             " sky to neighbouring tracts"
         )
@@ -206,8 +206,8 @@ def _uniform_positions(request: Footprint, count: int, sky: CoveredSky, keep: Ke
         share = len(found) / seen
         if share < _LEAST_SHARE and seen >= min(_FIRST_ROUND, 10 * count) and len(found) < count:
             raise CoverageError(
-                f"{request}: only {len(found)} of {seen} random positions ({share:.2%}) meet min_valid and min_depth; give"
-                " lower limits, or fewer bands="
+                f"{request}: only {len(found)} of {seen} random positions ({share:.2%}) have enough valid pixels and depth in"
+                " enough bands; give a smaller min_valid or min_depth, or fewer bands"
             )
         wanted = int(min(_ROUND, 16 + 1.1 * (count - len(found)) / max(share, _LEAST_SHARE)))
     return found[:count]
