@@ -133,9 +133,8 @@ def footprint_of(source: Any) -> Footprint | None:
     known = [f.name for f in fields(Footprint)]
     for name in given:
         if name not in known:
-            raise ConfigurationError(
-                f"footprint has no setting {name!r}{_suggestion(name, known)}; there are {', '.join(known)}"
-            )
+            hint = _suggestion(name, known) or f"; there are {', '.join(known)}"
+            raise ConfigurationError(f"footprint has no setting {name!r}{hint}")
     return Footprint(**{str(name): value for name, value in given.items()})
 
 

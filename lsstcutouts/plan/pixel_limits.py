@@ -106,6 +106,8 @@ class _BandPixels:
     request: Footprint
     files: dict[int, Coadd] = field(default_factory=dict)
     """Open files by row of the patches."""
+    areas: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Effective areas of PSFs, pixels, by file and cell."""
 
     def enough(self) -> NDArray[np.bool_]:
         """Return which targets, ``(n,)``, have enough valid pixels and depth."""
@@ -198,8 +200,10 @@ class _BandPixels:
         else:
             if cell < 0:
                 return float("nan")
-            (kernel,) = coadd.read_psf([cell])
-            area = float(kernel.sum() ** 2 / (kernel**2).sum())
+            if (coadd.uri, cell) not in self.areas:
+                (kernel,) = coadd.read_psf([cell])
+                self.areas[coadd.uri, cell] = float(kernel.sum() ** 2 / (kernel**2).sum())
+            area = self.areas[coadd.uri, cell]
         return point_source_depth(float(np.nanmedian(variance)), area)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ _BLOCK = 1 << 14
 """Random positions of one generator: position k does not depend on how many are drawn at a time."""
 
 _FIRST_ROUND, _ROUND = 1000, 1 << 15
-"""Positions whose pixels are looked at together: first few, so that a limit that none meets is seen soon."""
+"""Positions whose pixels are looked at together: few at first, so that a limit that none meets is seen soon."""
 
 _LEAST_SHARE = 0.01
 """Smallest share of random positions that may meet the limits."""
@@ -52,9 +53,7 @@ def needed_bands(request: Footprint, bands: Sequence[str]) -> tuple[list[int], i
     names = {*(wanted if isinstance(wanted, tuple) else ()), *request.depth_by_band}
     for name in sorted(names):
         if name not in bands:
-            raise ConfigurationError(
-                f"footprint: no band {name!r} in the plan{suggest(name, bands)}"
-            )
+            raise ConfigurationError(f"footprint: no band {name!r} in the plan{suggest(name, bands)}")
     if isinstance(wanted, int):
         if wanted > len(bands):
             raise ConfigurationError(f"footprint: bands={wanted} is more than the {len(bands)} bands of the plan")
@@ -91,51 +90,52 @@ class CoveredSky:
 
         A gnomonic projection enlarges areas at a distance ``t`` from its tangent point by ``1 / cos(t)**3`` (Calabretta &
         Greisen 2002, A&A 395, 1077, section 5.1.3), so positions that are uniform in pixels are kept with the probability
-        ``cos(t)**3``. Of the rest those are kept that the skymap assigns to the tract of the patch.
+        ``cos(t)**3``. Of the rest those are kept that the skymap assigns to the tract and patch whose pixels they are.
         """
         inner = self.inner
         scale = {t: np.prod(self.skymap.tracts[t].projection.pixel_scale) for t in np.unique(self.tract).tolist()}
         area = (inner[:, 1] - inner[:, 0]) * (inner[:, 3] - inner[:, 2]) * [scale[t] for t in self.tract.tolist()]
         edges = np.cumsum(area)
-        block = 0
-        while True:
+        for block in count():
             rng = np.random.default_rng([seed, 3, block])
-            which = np.searchsorted(edges, rng.random(_BLOCK) * edges[-1], side="right").clip(max=len(edges) - 1)
-            y, x = (
-                inner[which, axis] - 0.5 + rng.random(_BLOCK) * (inner[which, axis + 1] - inner[which, axis])
-                for axis in (0, 2)
-            )
-            sky, cosine = self._on_sky(self.tract[which], y, x)
-            yield sky[(rng.random(_BLOCK) < cosine**3) & self._belongs(sky, self.tract[which])]
-            block += 1
+            row = np.searchsorted(edges, rng.random(_BLOCK) * edges[-1], side="right").clip(max=len(edges) - 1)
+            corner, side = inner[row][:, [0, 2]] - 0.5, inner[row][:, [1, 3]] - inner[row][:, [0, 2]]
+            sky, cosine, own = self._on_sky(row, corner + rng.random((_BLOCK, 2)) * side)
+            yield sky[own & (rng.random(_BLOCK) < cosine**3)]
 
     def grid(self, spacing: YX[int]) -> Iterator[Floats]:
         """Yield the centres of grid cells of ``spacing`` pixels of each tract, patch by patch: ``(n, 2)`` degrees ICRS."""
-        for tract, box in zip(self.tract.tolist(), self.inner, strict=True):
+        for row, box in enumerate(self.inner):
             y, x = (_centres(box[2 * axis], box[2 * axis + 1], spacing[axis]) for axis in range(2))
-            every = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
-            of_tract = np.full(len(every), tract)
-            sky, _ = self._on_sky(of_tract, *every.T)
-            yield sky[self._belongs(sky, of_tract)]
+            yx = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
+            sky, _, own = self._on_sky(np.full(len(yx), row), yx)
+            yield sky[own]
 
-    def _on_sky(self, tract: Ints, y: Floats, x: Floats) -> tuple[Floats, Floats]:
-        """Return positions ``(N, 2)``, degrees, and the cosines ``(N,)`` of their distance from the tangent point."""
-        sky, cosine = np.empty((len(tract), 2)), np.empty(len(tract))
+    def _on_sky(self, row: Ints, yx: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Return where pixels ``(N, 2)`` of patches are on the sky.
+
+        Returns
+        -------
+        tuple
+            Positions ``(N, 2)``, degrees; cosines ``(N,)`` of their distance from the tangent point; whether the skymap
+            assigns each to its patch, ``(N,)``.
+        """
+        tract, patch = self.tract[row], self.patch[row]
+        sky, cosine, own = np.empty((len(row), 2)), np.empty(len(row)), np.empty(len(row), bool)
         for one, rows in rows_by_tract(self.skymap.tracts, tract):
-            sky[rows] = np.stack(one.projection.pixel_to_sky(y[rows], x[rows]), -1)
+            sky[rows] = np.stack(one.projection.pixel_to_sky(*yx[rows].T), -1)
             cosine[rows] = unit_vectors(*sky[rows].T) @ unit_vectors(*one.projection.crval)
-        return sky, cosine
-
-    def _belongs(self, sky: Floats, tract: Ints) -> NDArray[np.bool_]:
-        """Return which positions the skymap assigns to the tract from whose pixels they were computed."""
-        return np.asarray(self.skymap.find(*sky.T) == tract)
+            # Computed from the sky again, as a plan does: rounding may move a position on an edge to the next patch.
+            back = one.projection.sky_to_pixel(*sky[rows].T)
+            own[rows] = one.patch_at(back.y, back.x) == patch[rows]
+        return sky, cosine, own & (self.skymap.find(*sky.T) == tract)
 
 
 def _centres(low: int, high: int, spacing: int) -> Floats:
-    """Return the centres of the grid cells of a tract, counted from pixel 0, that lie in the pixels from low to high."""
+    """Return the centres of a tract's grid cells, counted from pixel 0, in the pixels from low to high; also on both edges."""
     middle = (spacing - 1) / 2
-    first, end = (-(-(edge - 0.5 - middle) // spacing) for edge in (low, high))
-    return np.arange(first, end) * spacing + middle
+    first, last = np.ceil((low - 0.5 - middle) / spacing), np.floor((high - 0.5 - middle) / spacing)
+    return np.arange(first, last + 1) * spacing + middle
 
 
 def catalog_of_positions(
@@ -187,13 +187,13 @@ def catalog_of_positions(
     )
 
 
-def _uniform_positions(request: Footprint, count: int, sky: CoveredSky, keep: Keep | None) -> Floats:
-    """Return random positions, ``(count, 2)`` degrees; none if not one random position belongs to its tract."""
+def _uniform_positions(request: Footprint, total: int, sky: CoveredSky, keep: Keep | None) -> Floats:
+    """Return random positions, ``(total, 2)`` degrees; none if not one random position belongs to its tract."""
     stream = sky.uniform(request.seed)
     waiting, found = np.zeros((0, 2)), np.zeros((0, 2))
     drawn = seen = 0
-    wanted = count if keep is None else min(count, _FIRST_ROUND)
-    while len(found) < count:
+    wanted = total if keep is None else min(total, _FIRST_ROUND)
+    while len(found) < total:
         parts = [waiting]
         while (there := sum(map(len, parts))) < wanted:
             if there == seen == 0 and drawn > _HOPELESS:
@@ -204,13 +204,14 @@ def _uniform_positions(request: Footprint, count: int, sky: CoveredSky, keep: Ke
         seen += wanted
         found = np.concatenate([found, looked if keep is None else looked[keep(_bare(looked))]])
         share = len(found) / seen
-        if share < _LEAST_SHARE and seen >= min(_FIRST_ROUND, 10 * count) and len(found) < count:
+        if share < _LEAST_SHARE and seen >= _FIRST_ROUND and len(found) < total:
             raise CoverageError(
                 f"{request}: only {len(found)} of {seen} random positions ({share:.2%}) have enough valid pixels and depth in"
                 " enough bands; give a smaller min_valid or min_depth, or fewer bands"
             )
-        wanted = int(min(_ROUND, 16 + 1.1 * (count - len(found)) / max(share, _LEAST_SHARE)))
-    return found[:count]
+        likely = 16 + 1.1 * (total - len(found)) / max(share, _LEAST_SHARE)
+        wanted = int(min(likely, max(seen, _FIRST_ROUND), _ROUND))
+    return found[:total]
 
 
 def _grid_positions(request: Footprint, sky: CoveredSky, size: YX[int] | AngularSize, keep: Keep | None) -> Floats:
