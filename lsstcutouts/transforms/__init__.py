@@ -14,6 +14,7 @@ from .overwriting import Overwriting
 from .rotation import RandomRotation
 from .shift import RandomShift
 from .stretch import AsinhStretch
+from .views import Views
 
 __all__ = [
     "AddNoise",
@@ -28,6 +29,7 @@ __all__ = [
     "RandomD4",
     "RandomRotation",
     "RandomShift",
+    "Views",
     "ZScore",
     "random_integers",
     "random_keys",
