@@ -84,7 +84,7 @@ def traced(parameters: dict[str, float], side: int, fine: int) -> np.ndarray:
     return light / light.sum()
 
 
-@pytest.mark.parametrize(("index", "tolerance"), [(1.0, 1e-4), (2.5, 1e-3)])
+@pytest.mark.parametrize(("index", "tolerance"), [(1.0, 1e-4), (2.5, 5e-3)])
 @pytest.mark.parametrize("angle", [20.0, 110.0])
 def test_a_convolved_lens_equals_a_ray_tracing(index: float, tolerance: float, angle: float) -> None:
     """The cusp of large indices is smaller than the distance of the rays, here and there."""
@@ -103,7 +103,7 @@ def test_a_convolved_lens_equals_a_ray_tracing(index: float, tolerance: float, a
     batch["wcs"][:, 2:4] = 25
     result = InjectSources(Lens(**parameters), 1.0, fraction=1.0)(batch)
     parameters["source_direction"] = float(result["injected_source_direction"][0])
-    side, fine = 105, 15
+    side, fine = 75, 31
     rays = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(traced(parameters, side, fine))))
     low = (fine - 1) * side // 2
     rays = np.fft.ifftshift(rays[low : low + side, low : low + side])  # frequencies of the pixels

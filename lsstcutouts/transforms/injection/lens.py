@@ -15,7 +15,8 @@ from .source_model import Frequencies, SourceModel
 __all__ = ["Lens"]
 
 _GRID = 192
-"""Rays along an axis of the square that holds all images; their distance is a sixth of a typical PSF's sigma."""
+"""Rays along an axis of the square that holds all images. With 0.03 arcsec between them the convolved images of an exponential are
+right to 1e-4 of their peak; the cusp of a source with an index of 2.5 falls between them, which costs up to 4e-3."""
 
 _CUT = 6.0
 """Edge of a source in half-light radii; 0.02 % of an exponential's flux is beyond."""
