@@ -329,7 +329,7 @@ def test_copies_and_pickles_inject_the_same() -> None:
         (lambda: InjectSources(PointSource(), 0.0), "flux_njy must be above 0"),
         (lambda: InjectSources(PointSource(), (5.0, 1.0)), "low <= high"),
         (lambda: InjectSources(PointSource(), "bright"), "flux_njy"),
-        (lambda: InjectSources(PointSource(), {"g": 1.0}), "name the same bands"),
+        (lambda: InjectSources(PointSource(), {"g": 1.0}), "must have each of them"),
         (lambda: InjectSources(PointSource(), [1.0, 2.0, 3.0], bands="gr"), "3 numbers for the 2 bands"),
         (lambda: InjectSources(PointSource(), magnitude=(24, 20)), "magnitude"),
         (lambda: InjectSources(PointSource(), magnitude=float("nan")), "magnitude"),

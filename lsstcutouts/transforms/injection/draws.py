@@ -67,19 +67,19 @@ def numbers_per_band(name: str, given: Any, bands: str | Sequence[str]) -> list[
     name
         Name of the argument, for messages.
     given
-        A number, a sequence with one entry for each band, or a mapping by band.
+        A number, a sequence with one entry for each band, or a mapping by band, which may have more bands.
     bands
         Channel order; required for a mapping.
 
     Raises
     ------
     ConfigurationError
-        If a mapping does not name just these bands, or a sequence has another length than ``bands``.
+        If a mapping lacks a band, or a sequence has another length than ``bands``.
     """
     if isinstance(given, Mapping):
-        if sorted(given) != sorted(bands):
+        if not bands or not set(bands) <= set(given):
             raise ConfigurationError(
-                f"{name} has the bands {', '.join(map(str, given))}, but bands={bands!r}; name the same bands in both"
+                f"{name} has the bands {', '.join(map(str, given))}, but bands={bands!r}; it must have each of them"
             )
         return [given[band] for band in bands]
     if not isinstance(given, Sequence) or isinstance(given, str):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...errors import ConfigurationError
 from ..augmentation import STAGES, Augmentation, add_per_axis, checked_number
 from ..batch import TensorBatch
-from ..hashing import random_normal, random_uniform
+from ..hashing import random_normal, random_uniform, stream_of
 from ..resampling import window
 from .draws import Draws, Numbers, numbers_per_band
 from .fluxes import BandFluxes, Colours, Fluxes
@@ -67,7 +67,7 @@ class InjectSources(Augmentation):
     label
         Column that becomes 1 where a source is injected; if the batch has none, it is made, and 0 for the others. None changes none.
     prefix
-        Of the names of the columns that are added; give two modules different ones.
+        Of the names of the columns that are added; two modules need different ones, and so make independent choices.
     side
         Pixels of the square image of a source, which ends there; by default twice the longer side of the cutout, at most
         256, and at least twice the side of the PSF.
@@ -116,6 +116,7 @@ class InjectSources(Augmentation):
             if not (isinstance(value, str) and value) and not (name == "label" and value is None):
                 raise ConfigurationError(f"{name} must be the name of a column, got {value!r}")
         self.label, self.prefix = label, prefix
+        self._stream = stream_of(f"{type(self).__name__} {prefix}")
         if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
             raise ConfigurationError(f"side must be a number of pixels >= 1, got {side!r}")
         self.side = side
