@@ -8,6 +8,7 @@ from .compose import Compose
 from .d4 import RandomD4
 from .dropout import BandDropout
 from .hashing import random_integers, random_keys, random_normal, random_uniform
+from .injection import InjectSources, Lens, PointSource, Sersic, SourceModel, Stamps, inject
 from .noise import AddNoise
 from .normalise import Lupton, NoiseAsinh, Normalise, ZScore
 from .overwriting import Overwriting
@@ -22,15 +23,22 @@ __all__ = [
     "Augmentation",
     "BandDropout",
     "Compose",
+    "InjectSources",
+    "Lens",
     "Lupton",
     "NoiseAsinh",
     "Normalise",
     "Overwriting",
+    "PointSource",
     "RandomD4",
     "RandomRotation",
     "RandomShift",
+    "Sersic",
+    "SourceModel",
+    "Stamps",
     "Views",
     "ZScore",
+    "inject",
     "random_integers",
     "random_keys",
     "random_normal",
