@@ -8,6 +8,7 @@ from .compose import Compose
 from .d4 import RandomD4
 from .dropout import BandDropout
 from .hashing import random_integers, random_keys, random_normal, random_uniform
+from .match_psf import MatchPsf
 from .noise import AddNoise
 from .normalise import Lupton, NoiseAsinh, Normalise, ZScore
 from .overwriting import Overwriting
@@ -22,6 +23,7 @@ __all__ = [
     "BandDropout",
     "Compose",
     "Lupton",
+    "MatchPsf",
     "NoiseAsinh",
     "Normalise",
     "Overwriting",
