@@ -20,7 +20,9 @@ from .psf_kernels import (
     autocorrelation,
     centred_profile,
     fast_length,
+    largest_gain,
     matching_kernels,
+    matching_transform,
 )
 from .resampling import window
 from .shift import positions_from
@@ -37,7 +39,7 @@ _LEAST_WEIGHT = 0.1
 class MatchPsf(nn.Module):
     """Convolve every band of every target to the same point-spread function.
 
-    The kernel of each band is computed from its ``psf`` (see `~lsstcutouts.transforms.psf_kernels.matching_kernels`) and applied by
+    The kernel of each band is computed from its ``psf`` (see `~lsstcutouts.transforms.psf_kernels.matching_transform`) and applied by
     Fourier transforms on the device of the batch, in float32 or, for float64 images, in float64. It keeps the flux. The
     planes must include ``psf``.
 
@@ -139,11 +141,11 @@ class MatchPsf(nn.Module):
         ConfigurationError
             As `forward`.
         """
-        return self._matching(batch)[1]
+        return self._kernels(*self._matching(batch)[:2])
 
     def gains(self, batch: TensorBatch) -> Tensor:
         """Return the largest gains ``(N, B)`` of the kernels, which ``max_gain`` limits."""
-        return self._matching(batch)[2]
+        return largest_gain(self._matching(batch)[1])
 
     def noise_correlation(self, batch: TensorBatch) -> Tensor:
         """Return the correlation ``(N, B, ky, kx)`` of the noise that matching causes in a batch that has not been matched yet.
@@ -163,7 +165,8 @@ class MatchPsf(nn.Module):
             was not fitted, or the cutouts are smaller than ``size``.
         """
         sides = pixel_sides(batch, "MatchPsf")
-        psf, kernels, gains, usable = self._matching(batch)
+        psf, transform, usable = self._matching(batch)
+        kernels, gains = self._kernels(psf, transform), largest_gain(transform)
         broad = usable & (gains > self.max_gain)
         if self._raises and bool(broad.any()):
             raise ConfigurationError(self._too_broad(broad, gains))
@@ -182,8 +185,8 @@ class MatchPsf(nn.Module):
     def _raises(self) -> bool:
         return self.broader == "raise" or (self.broader is None and self.target != WORST)
 
-    def _matching(self, batch: TensorBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return normalised PSFs ``(N, B, y, x)``, a point where there is none; kernels; their gains; which PSFs there are."""
+    def _matching(self, batch: TensorBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normalised PSFs ``(N, B, y, x)``, a point where there is none; transforms of the kernels; which PSFs there are."""
         if not self.fitted:
             raise ConfigurationError(
                 "MatchPsf(target='worst') has not been fitted. Pass it to the data module as augmentations= and call setup with a "
@@ -202,10 +205,22 @@ class MatchPsf(nn.Module):
         point = torch.zeros_like(psf[:1, :1])
         point[..., height // 2, width // 2] = 1
         psf = torch.where(usable[..., None, None], psf / total[..., None, None], point)
-        side = (height, width) if self._kernel is None else _larger((height, width), self._kernel.shape)
-        shape = fast_length(side[0] + height // 2), fast_length(side[1] + width // 2)
-        kernels, gains = matching_kernels(psf, self._target(batch, shape, psf.dtype), shape, side)
-        return psf, kernels, gains, usable
+        shape = self._period((height, width))
+        return psf, matching_transform(psf, self._target(batch, shape, psf.dtype), shape), usable
+
+    def _kernels(self, psf: Tensor, transform: Tensor) -> Tensor:
+        sides = psf.shape[-2], psf.shape[-1]
+        return matching_kernels(transform, self._period(sides), self._sides(sides), sides)
+
+    def _sides(self, psf_sides: tuple[int, int]) -> tuple[int, int]:
+        """Return the sides of the kernels."""
+        other = psf_sides if self._kernel is None else self._kernel.shape
+        return max(psf_sides[0], other[0]), max(psf_sides[1], other[1])
+
+    def _period(self, psf_sides: tuple[int, int]) -> tuple[int, int]:
+        """Return the periods of the transforms of the kernels: what wraps around stays out of PSF and kernel."""
+        height, width = self._sides(psf_sides)
+        return fast_length(height + psf_sides[0] // 2), fast_length(width + psf_sides[1] // 2)
 
     def _target(self, batch: TensorBatch, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
         """Return the target ``(N, 1, *shape)`` or ``(*shape)``, centred on the pixel 0."""
@@ -310,10 +325,6 @@ class MatchPsf(nn.Module):
             f"of target {n} of the batch, channel {band}, which needs a gain of {float(gains[n, band]):.2f}. Use a broader target or "
             "target='worst', or remove such bands with broader='absent'"
         )
-
-
-def _larger(one: tuple[int, int], other: Sequence[int]) -> tuple[int, int]:
-    return max(one[0], other[0]), max(one[1], other[1])
 
 
 def _checked_target(target: Any) -> float | str | list[list[float]]:

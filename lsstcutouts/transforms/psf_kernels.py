@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from torch.fft import irfft2, rfft2
 
-__all__ = ["KOLMOGOROV", "Convolution", "autocorrelation", "centred_profile", "fast_length", "matching_kernels"]
+__all__ = [
+    "KOLMOGOROV",
+    "Convolution",
+    "autocorrelation",
+    "centred_profile",
+    "fast_length",
+    "largest_gain",
+    "matching_kernels",
+    "matching_transform",
+]
 
 KOLMOGOROV = 4.765
 """Exponent of the Moffat profile that is closest to atmospheric turbulence (Trujillo et al. 2001, MNRAS 328, 977)."""
@@ -41,14 +50,11 @@ def centred_profile(fwhm: Tensor, beta: float | None, shape: tuple[int, int]) ->
     return profile / profile.sum((-2, -1), keepdim=True)
 
 
-def matching_kernels(
-    psf: Tensor, target: Tensor, shape: tuple[int, int], side: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return kernels ``(N, B, ky, kx)`` that turn PSFs into a target, and their largest gain ``(N, B)``.
+def matching_transform(psf: Tensor, target: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return the transforms ``(N, B, shape[0], shape[1] // 2 + 1)`` of kernels that turn PSFs into a target.
 
-    The transform of a kernel is ``conj(P) T / (|P|^2 + mu |L|^2)`` with the transforms ``P`` and ``T`` of PSF and target and that of
-    the Laplacian, ``L`` (Boucaud et al. 2016, A&A 596, A63, equations 9 and 18). The kernel is then cut to its sides and
-    gets the sum 1.
+    They are ``conj(P) T / (|P|^2 + mu |L|^2)`` with the transforms ``P`` and ``T`` of PSF and target and that of the Laplacian, ``L``
+    (Boucaud et al. 2016, A&A 596, A63, equations 9 and 18).
 
     Parameters
     ----------
@@ -58,21 +64,36 @@ def matching_kernels(
         ``(N, 1, *shape)`` or ``(*shape)`` with the sum 1, centred on the pixel 0 as `centred_profile` has it.
     shape
         Periods of the Fourier transforms, pixels.
-    side
-        ``(ky, kx)``, odd.
-
-    Returns
-    -------
-    kernels, gain
-        The gain is the largest absolute value of the kernel's transform. A gain above 1 amplifies noise at some frequency:
-        the target is narrower than the PSF in some direction, or has weaker wings.
     """
     laplacian = _second_difference(shape[0], psf).unsqueeze(1) + _second_difference(shape[1], psf)[: shape[1] // 2 + 1]
     response = _transform(psf, shape)
-    wiener = _transform(target, shape) * response.conj() / (_power(response) + REGULARISATION * laplacian.square())
-    half = [(n - 1) // 2 + (k - 1) // 2 for n, k in zip(psf.shape[-2:], side, strict=True)]
-    kernels = _image(wiener, shape).roll(half, (-2, -1))[..., : side[0], : side[1]]
-    return kernels / kernels.sum((-2, -1), keepdim=True), _power(wiener).amax((-2, -1)).sqrt()
+    return _transform(target, shape) * response.conj() / (_power(response) + REGULARISATION * laplacian.square())
+
+
+def largest_gain(transform: Tensor) -> Tensor:
+    """Return the largest absolute values ``(N, B)`` of transforms of kernels.
+
+    A gain above 1 amplifies noise at some frequency: the target is narrower than the PSF in some direction, or has weaker
+    wings.
+    """
+    return _power(transform).amax((-2, -1)).sqrt()
+
+
+def matching_kernels(
+    transform: Tensor, shape: tuple[int, int], sides: tuple[int, int], psf_sides: tuple[int, int]
+) -> Tensor:
+    """Return kernels ``(N, B, *sides)`` with the sum 1, centred.
+
+    Parameters
+    ----------
+    transform, shape
+        As `matching_transform` returns and takes them.
+    sides, psf_sides
+        ``(y, x)`` pixels of the kernels, odd, and of the PSFs.
+    """
+    half = [n // 2 + k // 2 for n, k in zip(psf_sides, sides, strict=True)]
+    kernels = _image(transform, shape).roll(half, (-2, -1))[..., : sides[0], : sides[1]]
+    return kernels / kernels.sum((-2, -1), keepdim=True)
 
 
 def autocorrelation(kernels: Tensor) -> Tensor:

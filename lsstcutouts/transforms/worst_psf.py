@@ -1,5 +1,6 @@
 """The narrowest target that the point-spread functions of a sample of targets can be matched to."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,12 +20,12 @@ from .augmentation import required_tensor
 from .fit import read_sample, sampled, tensors_of
 from .match_psf import MatchPsf
 
-__all__ = ["MARGIN", "worst_psf"]
+__all__ = ["MARGIN", "narrowest_target", "worst_psf"]
 
 MARGIN = 1.03
 """The target is so much broader than the sample needs, for PSFs that are not in it: those of cells of a coadd differ by about 1 %."""
 
-_TOLERANCE, _WIDEST = 1e-3, 60.0
+_TOLERANCE = 1e-3
 
 
 def worst_psf(
@@ -40,8 +41,8 @@ def worst_psf(
 ) -> float:
     """Return a full width at half maximum, arcseconds, to which all PSFs of a sample of targets can be matched.
 
-    It is the smallest width for which no more than ``1 - matching.quantile`` of the kernels have a gain above ``matching.max_gain``, found
-    by bisection, times `MARGIN`.
+    It is the smallest width for which no more than ``1 - matching.quantile`` of the kernels have a gain above
+    ``matching.max_gain``, times `MARGIN`.
     The result is the same on every machine and for every number of threads.
 
     Parameters
@@ -78,24 +79,44 @@ def worst_psf(
             f"no target of {len(targets)} in the sample of the training split has a PSF, so MatchPsf(target='worst') cannot be fitted; "
             "give a width as target="
         )
+    return round(MARGIN * narrowest_target(found["psf"], found["wcs"], matching), 4)
+
+
+def narrowest_target(psf: Tensor, wcs: Tensor, matching: MatchPsf) -> float:
+    """Return the smallest full width at half maximum, arcseconds, that PSFs can be matched to, by bisection to one thousandth.
+
+    Parameters
+    ----------
+    psf, wcs
+        ``(n, 1, y, x)`` PSFs and ``(n, 8)`` positions as in a batch, of at least one target.
+    matching
+        Profile, largest gain and quantile.
+
+    Raises
+    ------
+    StatisticsError
+        If no target that fits in the PSF stamps is broad enough.
+    """
     trial = MatchPsf(1.0, beta=matching.beta, max_gain=matching.max_gain)
-    allowed = int((1 - matching.quantile) * len(found["psf"]))
-    low, high = 0.0, _WIDEST
-    while high - low > _TOLERANCE * high:
-        # The first ones double from 0.1 arcsec, in case the pixels are much larger or smaller than usual.
-        middle = min(max(2 * low, 0.1), (low + high) / 2)
-        failing = (trial.fit(middle).gains({**found}) > trial.max_gain)[:, 0]
+    allowed = int(round((1 - matching.quantile) * len(psf), 6))
+    pixel = float((wcs[:, 4] * wcs[:, 7] - wcs[:, 5] * wcs[:, 6]).abs().sqrt().median()) * 3600  # arcsec
+    low, high, middle = 0.0, math.inf, 4 * pixel
+    while high - low > _TOLERANCE * low:
+        failing = (trial.fit(middle).gains({"psf": psf, "wcs": wcs}) > trial.max_gain)[:, 0]
         if int(failing.sum()) > allowed:
             # A broader target suits all others.
-            found, low = {name: value[failing] for name, value in found.items()}, middle
+            psf, wcs, low = psf[failing], wcs[failing], middle
         else:
             high = middle
-    if high == _WIDEST:
-        raise StatisticsError(
-            f"{len(found['psf'])} PSFs of the sample cannot be matched to any target: their kernels amplify noise; set quantile= of "
-            "MatchPsf to disregard them, or give a width as target= with broader='absent'"
-        )
-    return round(MARGIN * high, 4)
+        if low > pixel * max(psf.shape[-2:]):
+            raise StatisticsError(
+                f"{len(psf)} PSFs of the sample cannot be matched to any target: their kernels amplify noise; set quantile= of MatchPsf "
+                "to disregard them, or give a width as target= with broader='absent'"
+            )
+        middle = 1.25 * low if math.isinf(high) else 0.8 * high if not low else (low + high) / 2
+        if high < pixel / 8:  # points
+            break
+    return high
 
 
 def _psfs(delivery: Delivery) -> dict[str, Tensor]:
