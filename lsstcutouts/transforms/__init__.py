@@ -9,6 +9,7 @@ from .d4 import RandomD4
 from .dropout import BandDropout
 from .hashing import random_integers, random_keys, random_normal, random_uniform
 from .injection import InjectSources, Lens, PointSource, Sersic, SourceModel, Stamps, inject
+from .match_psf import MatchPsf
 from .noise import AddNoise
 from .normalise import Lupton, NoiseAsinh, Normalise, ZScore
 from .overwriting import Overwriting
@@ -26,6 +27,7 @@ __all__ = [
     "InjectSources",
     "Lens",
     "Lupton",
+    "MatchPsf",
     "NoiseAsinh",
     "Normalise",
     "Overwriting",
