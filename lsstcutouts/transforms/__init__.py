@@ -1,8 +1,11 @@
-"""Augmentations and normalisations of whole batches, as `torch.nn.Module` objects on any device.
+"""Augmentations, normalisations and adapters to foundation models for whole batches, as `torch.nn.Module` objects on any device.
 
 Each takes the batch dictionary and returns a new one. All planes of a target change together.
 """
 
+from .adapter import Adapter
+from .aion import ToAion
+from .astropt import ToAstroPT
 from .augmentation import Augmentation
 from .compose import Compose
 from .d4 import RandomD4
@@ -14,8 +17,10 @@ from .overwriting import Overwriting
 from .rotation import RandomRotation
 from .shift import RandomShift
 from .stretch import AsinhStretch
+from .zoobot import ToZoobot
 
 __all__ = [
+    "Adapter",
     "AddNoise",
     "AsinhStretch",
     "Augmentation",
@@ -28,6 +33,9 @@ __all__ = [
     "RandomD4",
     "RandomRotation",
     "RandomShift",
+    "ToAion",
+    "ToAstroPT",
+    "ToZoobot",
     "ZScore",
     "random_integers",
     "random_keys",
