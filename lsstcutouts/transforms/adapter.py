@@ -153,8 +153,10 @@ class Adapter(nn.Module):
             return
         self._compared = True
         scales = 3600 * (wcs[:, 4] * wcs[:, 7] - wcs[:, 5] * wcs[:, 6]).abs().sqrt()
-        worst = scales[(scales / self.native_scale - 1).abs().argmax()].item()
-        if abs(worst / self.native_scale - 1) > _SCALE_TOLERANCE:
+        # Rows of which nothing was read have a WCS of zeros or NaN.
+        off = torch.where(scales > 0, (scales / self.native_scale - 1).abs(), 0.0)
+        if off.amax() > _SCALE_TOLERANCE:
+            worst = scales[off.argmax()].item()
             raise ConfigurationError(
                 f"{type(self).__name__} has native_scale={self.native_scale:g} arcsec, but the pixels of the batch have {worst:.4g}; "
                 f"give native_scale={worst:.4g}"

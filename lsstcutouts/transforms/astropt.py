@@ -101,8 +101,10 @@ class ToAstroPT(Adapter):
         count, colours, side, size = len(picture), picture.shape[1], self.size[0] // self.patch_size, self.patch_size
         turned = picture.flip(2).mT.reshape(count, colours, side, size, side, size)
         patches = turned.permute(0, 2, 4, 3, 5, 1).reshape(count, side * side, size * size * colours)[:, self._order]
-        std, mean = torch.std_mean(patches, dim=2, keepdim=True)
-        return (patches - mean) / (std + 1e-8)
+        centred = patches - patches.mean(dim=2, keepdim=True)
+        # torch.std warns of batches without targets.
+        std = (centred.square().sum(dim=2, keepdim=True) / (centred.shape[2] - 1)).sqrt()
+        return centred / (std + 1e-8)
 
 
 def _spiral(side: int) -> Tensor:

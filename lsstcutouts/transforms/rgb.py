@@ -41,7 +41,8 @@ def chosen_rgb(rgb: str | Sequence[str] | None, bands: str | Sequence[str]) -> t
     ConfigurationError
         If they are not three different bands of g, r, i, z.
     """
-    chosen = checked_bands("rgb", ("zrg" if "z" in bands else "irg") if rgb is None else rgb)
+    default = "zrg" if "z" in checked_bands("bands", bands) else "irg"
+    chosen = checked_bands("rgb", default if rgb is None else rgb)
     if len(chosen) != 3 or not set(chosen) <= set(LEGACY_SCALES):
         raise ConfigurationError(f"rgb must be three of g, r, i, z for red, green and blue, such as 'zrg', got {rgb!r}")
     return chosen
