@@ -1,8 +1,11 @@
-"""Augmentations and normalisations of whole batches, as `torch.nn.Module` objects on any device.
+"""Augmentations, normalisations and adapters to foundation models for whole batches, as `torch.nn.Module` objects on any device.
 
 Each takes the batch dictionary and returns a new one. All planes of a target change together.
 """
 
+from .adapter import Adapter
+from .aion import ToAion
+from .astropt import ToAstroPT
 from .augmentation import Augmentation
 from .compose import Compose
 from .d4 import RandomD4
@@ -17,8 +20,10 @@ from .rotation import RandomRotation
 from .shift import RandomShift
 from .stretch import AsinhStretch
 from .views import Views
+from .zoobot import ToZoobot
 
 __all__ = [
+    "Adapter",
     "AddNoise",
     "AsinhStretch",
     "Augmentation",
@@ -38,6 +43,9 @@ __all__ = [
     "Sersic",
     "SourceModel",
     "Stamps",
+    "ToAion",
+    "ToAstroPT",
+    "ToZoobot",
     "Views",
     "ZScore",
     "inject",
