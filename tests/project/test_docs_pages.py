@@ -58,6 +58,11 @@ BEFORE = {
     "docs/laptop.md": "import getpass; getpass.getpass = lambda prompt: ''\n",
     "docs/missing-and-bad.md": "ra, dec = POSITIONS\n",
     "docs/normalisation.md": SIZED,
+    "docs/own-grid.md": "ra, dec = POSITIONS\n"
+    "import numpy as np; from astropy.io import fits\n"
+    "cards = {'CTYPE1': 'RA---TAN', 'CTYPE2': 'DEC--TAN', 'CRVAL1': ra[0], 'CRVAL2': dec[0], 'CRPIX1': 500, 'CRPIX2': 400}\n"
+    "header = fits.Header({**cards, 'CDELT1': -8e-5, 'CDELT2': 8e-5})\n"
+    "fits.PrimaryHDU(np.zeros((800, 1000)), header).writeto('euclid.fits')\n",
     "docs/science-platform.md": "",
     "docs/shuffling.md": READY,
     "docs/splits.md": SIZED,
