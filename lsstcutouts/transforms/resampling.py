@@ -13,6 +13,7 @@ __all__ = [
     "KERNELS",
     "RotationSampler",
     "Sampler",
+    "ScaleSampler",
     "ShiftSampler",
     "check_kernel",
     "gathered",
@@ -76,14 +77,22 @@ def kernel_weights(kernel: str, fraction: Tensor) -> Tensor:
     Parameters
     ----------
     kernel
-        ``bilinear``; ``cubic``: cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); ``quintic``: exact
-        for polynomials of degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Lanczos is left out, as it moves centroids
-        by up to 0.02 px.
+        One of `KERNELS`.
     fraction
         ``(...)`` position minus its floor, pixels. The first weight is that of the pixel ``floor - taps / 2 + 1``.
     """
     taps = KERNELS[kernel]
-    at = (fraction.unsqueeze(-1) - torch.arange(1 - taps // 2, taps // 2 + 1, device=fraction.device)).abs()
+    return _kernel(kernel, fraction.unsqueeze(-1) - torch.arange(1 - taps // 2, taps // 2 + 1, device=fraction.device))
+
+
+def _kernel(kernel: str, distance: Tensor) -> Tensor:
+    """Return the kernel ``(...)`` at distances ``(...)`` in pixels.
+
+    ``bilinear``; ``cubic``: cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); ``quintic``: exact
+    for polynomials of degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Lanczos is left out, as it moves centroids
+    by up to 0.02 px.
+    """
+    at = distance.abs()
     if kernel == "bilinear":
         return (1 - at).clamp(min=0)
     if kernel == "cubic":
@@ -266,3 +275,69 @@ def _whole_and_weights(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     """Return the floor of positions, and the weights ``(..., taps)`` of the pixels around them."""
     whole = at.floor()
     return whole.to(torch.int64), kernel_weights(kernel, at - whole)
+
+
+class ScaleSampler:
+    """Sums the flux in pixels of another size, about the middle of the plane.
+
+    The flux up to each edge of a pixel is interpolated at the edges of the new pixels, along y and x in turn, and its
+    differences are the flux between them. So the flux of a source is conserved exactly, a pixel that covers whole pixels is
+    their sum, and larger pixels average (no aliasing). Beyond the plane its last pixels continue.
+
+    Parameters
+    ----------
+    scale
+        ``(1,)``, or ``(N,)`` for each target: size of an output pixel, in input pixels.
+    old
+        ``(height, width)`` of the planes.
+    new
+        ``(height, width)`` of the output.
+    kernel
+        One of `KERNELS`. ``bilinear`` spreads the flux of a pixel evenly over its area.
+    """
+
+    def __init__(self, scale: Tensor, old: tuple[int, int], new: tuple[int, int], kernel: str) -> None:
+        parts = [_scaling_weights(scale, before, after, kernel) for before, after in zip(old, new, strict=True)]
+        (self._rows, rows), (self._columns, columns) = parts  # (n, 1, h, Y) and (n, 1, w, X)
+        self._outside = rows.unsqueeze(-1) | columns.unsqueeze(-2)  # (n, 1, h, w)
+
+    def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
+        """Return sums of the plane times ``weights**power``; see `Sampler`."""
+        return _product(self._rows**power, plane, self._columns**power)
+
+    def union(self, plane: Tensor) -> Tensor:
+        """Return the bitwise or of the contributing pixels; see `Sampler`."""
+        if plane.dtype == torch.bool:
+            rows, columns = (weights.abs() >= LEAST_WEIGHT for weights in (self._rows, self._columns))
+            return _product(rows.float(), plane.float(), columns.float()) > 0.5
+        total = torch.zeros((), dtype=plane.dtype, device=plane.device)
+        for bit in range(8 * plane.element_size()):
+            total = total | (self.union((plane >> bit & 1).bool()).to(plane.dtype) << bit)
+        return total
+
+    def outside(self, plane: Tensor) -> Tensor:
+        """Return output pixels whose middle is outside the plane; see `Sampler`."""
+        return self._outside.expand(len(plane), -1, -1, -1)
+
+
+def _scaling_weights(scale: Tensor, old: int, new: int, kernel: str) -> tuple[Tensor, Tensor]:
+    """Return weights ``(n, 1, new, old)`` along an axis, and which output pixels have their middle outside, ``(n, 1, new)``."""
+    beyond = KERNELS[kernel] // 2
+    scale = scale.reshape(-1, 1, 1).double()  # float32 would change the background by 1e-4
+    middle = old / 2 + scale * (torch.arange(new, device=scale.device) - (new - 1) / 2)  # from the edge of the plane
+    edges = old / 2 + scale * (torch.arange(new + 1, device=scale.device) - new / 2)
+    known = torch.arange(-beyond, old + beyond + 1, device=scale.device)
+    # The flux up to an edge is the sum over pixels before it: pixel i counts at the known edges i + 1 and later.
+    counts = _kernel(kernel, edges.unsqueeze(-1) - known)[..., 1:].flip(-1).cumsum(-1).flip(-1)
+    spread = counts.diff(dim=-2)
+    weights = spread[..., beyond : beyond + old].clone()
+    weights[..., 0] += spread[..., :beyond].sum(-1)
+    weights[..., -1] += spread[..., beyond + old :].sum(-1)
+    outside = (middle < 0) | (middle > old)
+    return weights.masked_fill(outside.unsqueeze(-1), 0.0), outside
+
+
+def _product(rows: Tensor, plane: Tensor, columns: Tensor) -> Tensor:
+    # Automatic mixed precision would round the pixels to 8 or 11 bits.
+    with torch.autocast(plane.device.type, enabled=False):
+        return rows.to(plane.dtype) @ plane @ columns.to(plane.dtype).mT
