@@ -18,7 +18,7 @@ from .rendering import odd_side, rendered
 from .sky_frame import SkyFrame
 from .source_model import SourceModel
 
-__all__ = ["InjectSources", "DrawnSources"]
+__all__ = ["DrawnSources", "InjectSources"]
 
 _LARGEST_SIDE = 256
 """Default of the largest image of a source, pixels: 51 arcsec at 0.2 arcsec per pixel."""
