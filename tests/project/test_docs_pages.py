@@ -250,9 +250,21 @@ def gallery_pages(shown: str) -> None:
     assert Path("lenses.pdf").read_bytes().startswith(b"%PDF")
 
 
+def injection(shown: str) -> None:
+    assert re.search(r"^21 < i < 22: \d\.\d\d of \d+ found$", shown, re.MULTILINE)
+    scores = pq.read_table("scores.parquet")
+    assert sum(value is not None for value in scores["score"].to_pylist()) > 100
+    assert set(pq.read_schema("galaxies.parquet").names) == {"object_id", "ra", "dec"}
+    assert imread("outputs/lenses/mosaic.png").shape[1] > 500
+    gains = [float(gain) for gain in re.findall(r"^[gri] (\d+\.\d+)$", shown, re.MULTILINE)]
+    assert len(gains) == 3
+    assert all(16 < gain < 24 for gain in gains)
+
+
 WRITTEN = {
     "docs/exports.md": exports,
     "docs/gallery.md": gallery_pages,
+    "docs/injection.md": injection,
     "docs/own-data.md": own_data,
     "docs/score-a-release.md": score_a_release,
     "docs/share-cutouts.md": share_cutouts,
