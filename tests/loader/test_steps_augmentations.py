@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch._dynamo.utils import counters
 
 from lsstcutouts.loader.datamodule.steps import DeviceSteps
-from lsstcutouts.transforms import AddNoise, BandDropout, RandomRotation, RandomShift
+from lsstcutouts.transforms import AddNoise, BandDropout, MatchPsf, RandomRotation, RandomShift
 
 from ..support.augmenting import at_epoch, full_batch, in_channels_last, same
 
@@ -25,6 +25,7 @@ COMPILED = {
     "rotation": lambda: RandomRotation((9, 11), kernel="bilinear"),
     "noise": lambda: AddNoise((0.5, 2.0)),
     "dropout": lambda: BandDropout(0.4, maximum=2),
+    "psf": lambda: MatchPsf(1.5, broader="absent", size=(11, 15)),
 }
 
 

@@ -58,6 +58,7 @@ BEFORE = {
     "docs/laptop.md": "import getpass; getpass.getpass = lambda prompt: ''\n",
     "docs/missing-and-bad.md": "ra, dec = POSITIONS\n",
     "docs/normalisation.md": SIZED,
+    "docs/psf-matching.md": SIZED,
     "docs/science-platform.md": "",
     "docs/shuffling.md": READY,
     "docs/splits.md": SIZED,
@@ -245,10 +246,17 @@ def gallery_pages(shown: str) -> None:
     assert Path("lenses.pdf").read_bytes().startswith(b"%PDF")
 
 
+def psf_matching(_: str) -> None:
+    (width,) = Path("trained/.lsstcutouts").glob("psf-*.json")
+    assert 0.9 < json.loads(width.read_text()) < 1.2
+    assert len(pq.read_table("scores.parquet")) == 80
+
+
 WRITTEN = {
     "docs/exports.md": exports,
     "docs/gallery.md": gallery_pages,
     "docs/own-data.md": own_data,
+    "docs/psf-matching.md": psf_matching,
     "docs/score-a-release.md": score_a_release,
     "docs/share-cutouts.md": share_cutouts,
 }
