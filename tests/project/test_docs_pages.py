@@ -63,6 +63,7 @@ BEFORE = {
     "cards = {'CTYPE1': 'RA---TAN', 'CTYPE2': 'DEC--TAN', 'CRVAL1': ra[0], 'CRVAL2': dec[0], 'CRPIX1': 500, 'CRPIX2': 400}\n"
     "header = fits.Header({**cards, 'CDELT1': -8e-5, 'CDELT2': 8e-5})\n"
     "fits.PrimaryHDU(np.zeros((800, 1000)), header).writeto('euclid.fits')\n",
+    "docs/psf-matching.md": SIZED,
     "docs/science-platform.md": "",
     "docs/shuffling.md": READY,
     "docs/splits.md": SIZED,
@@ -261,11 +262,18 @@ def injection(shown: str) -> None:
     assert all(16 < gain < 24 for gain in gains)
 
 
+def psf_matching(_: str) -> None:
+    (width,) = Path("trained/.lsstcutouts").glob("psf-*.json")
+    assert 0.9 < json.loads(width.read_text()) < 1.2
+    assert len(pq.read_table("scores.parquet")) == 80
+
+
 WRITTEN = {
     "docs/exports.md": exports,
     "docs/gallery.md": gallery_pages,
     "docs/injection.md": injection,
     "docs/own-data.md": own_data,
+    "docs/psf-matching.md": psf_matching,
     "docs/score-a-release.md": score_a_release,
     "docs/share-cutouts.md": share_cutouts,
 }
