@@ -36,6 +36,8 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 CHECKED = {
     "docs/disk-cache.md": ("fill_cache(",),  # fills it from a server
+    # The first three need weights; tests/project/test_docs_foundation_models.py runs the last.
+    "docs/foundation-models.md": ("HSCImage", "timm", "load_astropt", "# probe.py"),
     "docs/score-a-release.md": ("dask_jobqueue", "my_networks", 'open_catalog("object_hats")'),
     "docs/training.md": ("LightningCLI(",),  # run in tests/loader/test_module_lightning_cli.py
 }
@@ -53,6 +55,7 @@ FETCHER = (
 BEFORE = {
     "README.md": "",
     "docs/augmentations.md": MODULE,
+    "docs/foundation-models.md": MODULE,
     "docs/geometry.md": FETCHER,
     "docs/index.md": "",
     "docs/laptop.md": "import getpass; getpass.getpass = lambda prompt: ''\n",
@@ -283,8 +286,9 @@ WRITTEN = {
 def test_every_page_with_commands_has_its_test() -> None:
     assert {page for page in pages() if runs_commands(page)} == {
         *WRITTEN,
-        "docs/label.md",
-    }  # tests/project/test_docs_label.py
+        "docs/foundation-models.md",  # tests/project/test_docs_foundation_models.py
+        "docs/label.md",  # tests/project/test_docs_label.py
+    }
 
 
 @pytest.mark.slow
