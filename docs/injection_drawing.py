@@ -155,7 +155,7 @@ def draw_completeness() -> None:
     truths, kinds = true_scores(checkpoint)
     lens, galaxy = (torch.tensor([kind == wanted for kind in kinds]) for wanted in ("lens", "galaxy"))
     of_true, at = float((truths[lens] > threshold).double().mean()), truths[galaxy].quantile(0.99)
-    print(
+    print(  # noqa: T201
         f"injected: {int(injected.sum())} of {len(score)}, found {float(hits[injected].mean()):.3f}, AUC {area(score[injected], score[~injected]):.3f}"
     )
     print(  # noqa: T201
