@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .app.gallery.show import show
     from .bulk.exporting import export
     from .bulk.predicting import predict
+    from .catalog.footprint import Footprint
     from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
     from .loader.datamodule.module import CutoutDataModule
@@ -39,6 +40,7 @@ _HOME = {
     "CutoutDataset": "loader.dataset",
     "CutoutLoader": "loader.loader",
     "CutoutPlan": "plan.cutout_plan",
+    "Footprint": "catalog.footprint",
     "Grid": "plan.grid",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
@@ -70,6 +72,7 @@ __all__ = [
     "CutoutDataset",
     "CutoutLoader",
     "CutoutPlan",
+    "Footprint",
     "Grid",
     "LsstCutoutsError",
     "LsstDataFetcher",

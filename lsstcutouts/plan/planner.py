@@ -19,6 +19,7 @@ from ..sky.skymap import SkyMap, Tract
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size
 from .boxes import PatchRanges, TargetBoxes, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
+from .drawing import drawn_catalog
 from .grid import Grid
 from .grid_planner import GriddedTargets
 from .locations import LocatedFile
@@ -79,7 +80,7 @@ class Planner:
     def plan(
         self, catalog: Catalog, *, hints: bool = True, may_be_empty: bool = False, grid: Grid | None = None
     ) -> CutoutPlan:
-        """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+        """Return the plan of a catalog, or of drawn positions; rows that cannot be delivered are in its ``rejected``.
 
         Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
         false. With a ``grid``, the cutouts are on it instead of the tract's pixel grid.
@@ -89,7 +90,7 @@ class Planner:
         CoverageError
             If not one row can be delivered, unless the plan ``may_be_empty``.
         """
-        sample = self.sample()
+        catalog, sample = drawn_catalog(self, catalog), self.sample()
         if grid is None:
             size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
             parts, gridded = self.parts(catalog, size), None
@@ -100,8 +101,7 @@ class Planner:
         patches, files, primary, others = self._tables(every)
         rejected = Rejected.joined([part.rejected for part in parts])
         if not may_be_empty and not any(len(part.row) for part in parts):
-            hint = self._hint(catalog) if hints else ""
-            raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
+            raise CoverageError(self._nothing_covered(catalog, rejected) + (self._hint(catalog) if hints else ""))
         row = taken(parts, "row")
         start = np.concatenate([[0], np.cumsum(taken(parts, "others_count"), dtype=np.int64)])
         count, many = len(row), int(start[-1])
@@ -420,7 +420,7 @@ def build_plan(
     repo
         Path, label or URL of a Butler repository, or an open Butler.
     catalog
-        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays.
+        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays; or a `Footprint`.
     collections
         Collection name or names, searched in order.
     bands
