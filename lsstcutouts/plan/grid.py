@@ -25,7 +25,8 @@ INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "biquadratic": 2, "bicubic": 3}
 """Interpolations, and the order of the spline of each."""
 
 SUPPORT = (1, 1, 2, 3)
-"""By order of the spline, pixels on each side of a place whose weights count: those further away have less than 1 % each."""
+"""By order of the spline, pixels on each side of a place whose weights count: those further away have at most 1 % each, for
+the second order 2 %."""
 
 MARGINS = (1, 1, 9, 12)
 """By order, pixels on each side from which an interpolation takes 1e-7 or more of a pixel: 0.172 and 0.268 to this power."""

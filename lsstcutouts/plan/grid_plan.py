@@ -83,7 +83,7 @@ class GridPlan:
 
     @property
     def unused(self) -> int:
-        """Pixels at each edge of these boxes that contribute less than 1 % each to any pixel of a cutout."""
+        """Pixels at each edge of these boxes that contribute next to nothing to any pixel of a cutout: see `SUPPORT`."""
         return MARGINS[self.settings.order] - SUPPORT[self.settings.order]
 
     def to_columns(self, rejected: int) -> dict[str, NDArray[Any]]:

@@ -64,8 +64,8 @@ def test_a_bad_pixel_spoils_those_that_it_contributes_to(order: int) -> None:
     one = np.zeros((50, 45))
     one[y, x] = 1
     weight = map_coordinates(one, [places.y[0], places.x[0]], order=order)
-    # The largest weight further away than SUPPORT is 0.6 % of a pixel.
-    assert np.isnan(found[np.abs(weight) > 0.02]).all()
+    # The largest weight further away than SUPPORT is 2.1 % of a pixel for the second order, else 1 %.
+    assert np.isnan(found[np.abs(weight) > 0.021]).all()
     assert np.isfinite(found[weight == 0]).all()
     assert np.isfinite(found).any()
     np.testing.assert_array_equal(touching(np.isnan(planes), places, order)[0, 0], np.isnan(found))
