@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from lsstcutouts import Grid, LsstDataFetcher, ReadOptions
 from lsstcutouts.app.cli import main
 from lsstcutouts.bulk.engines import dask_client
 from lsstcutouts.bulk.finished import PartitionResult
@@ -349,3 +350,16 @@ def test_workers_of_dask_write_the_same(dp2_repo: SimulatedRepository, hats: Pat
 
 def times_made() -> int:
     return COUNTS["made"]
+
+
+def test_partitions_on_your_own_grid(dp2_repo: SimulatedRepository, hats: Path, tmp_path: Path) -> None:
+    read = ReadOptions(grid=Grid(north_up=True, pixel_scale=0.25))
+    data = data_of(dp2_repo, str(hats), read=read)
+    assert predict(data, make, tmp_path / "scores", accelerator="cpu", progress=False).complete
+    rows = rows_of(tmp_path / "scores")
+    with LsstDataFetcher(dp2_repo.root, collections="dp2", bands="gri", size=24, read=read) as fetcher:
+        batch = fetcher.fetch(rows["ra"].to_numpy(), rows["dec"].to_numpy())
+    found = rows["mean"].to_numpy()
+    has = np.isfinite(found)
+    np.testing.assert_array_equal(has, batch["tract"] >= 0)
+    np.testing.assert_allclose(found[has], batch["image"].mean(axis=(1, 2, 3))[has], rtol=1e-4, atol=1e-5)
