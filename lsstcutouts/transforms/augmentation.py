@@ -19,6 +19,7 @@ __all__ = [
     "checked_number",
     "checked_size",
     "required_tensor",
+    "runs_always",
     "runs_in",
 ]
 
@@ -91,6 +92,12 @@ def runs_in(stage: str, augmentations: nn.Module) -> list[nn.Module]:
     if type(augmentations) in {Compose, nn.Sequential}:
         return [one for part in augmentations.children() for one in runs_in(stage, part)]
     return [augmentations] if stage in getattr(augmentations, "stages", ("train",)) else []
+
+
+def runs_always(augmentations: nn.Module) -> list[nn.Module]:
+    """Return the modules of a composition of augmentations that run in every stage: what a network sees depends on them."""
+    stages = [runs_in(stage, augmentations) for stage in (*STAGES, "predict")]
+    return [one for one in stages[0] if all(one in others for others in stages[1:])]
 
 
 def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "ShiftSampler",
     "check_kernel",
     "gathered",
+    "kernel_weights",
     "resampled",
     "window",
 ]
@@ -44,10 +45,10 @@ def gathered(plane: Tensor, index: Tensor, height: int, width: int) -> Tensor:
     """Return ``(N, B, height, width)`` pixels at flat indices ``(N, height * width)``, in the memory format of the plane."""
     count, bands = plane.shape[:2]
     if bands > 1 and plane.is_contiguous(memory_format=torch.channels_last):
-        pixels = plane.permute(0, 2, 3, 1).reshape(count, -1, bands)
+        pixels = plane.permute(0, 2, 3, 1).flatten(1, 2)
         taken = pixels.gather(1, index.unsqueeze(2).expand(-1, -1, bands))
         return taken.reshape(count, height, width, bands).permute(0, 3, 1, 2)
-    taken = plane.reshape(count, bands, -1).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
+    taken = plane.flatten(2).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
     return taken.reshape(count, bands, height, width)
 
 
@@ -70,7 +71,7 @@ def _indices(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Ten
     return index.flatten(1), inside.unsqueeze(1)
 
 
-def _weights(kernel: str, fraction: Tensor) -> Tensor:
+def kernel_weights(kernel: str, fraction: Tensor) -> Tensor:
     """Return weights ``(..., taps)`` of the pixels around a position; their sum is 1.
 
     Parameters
@@ -158,7 +159,7 @@ class ShiftSampler:
     def __init__(self, start: Tensor, height: int, width: int, kernel: str) -> None:
         self._taps, self._height, self._width = KERNELS[kernel], height, width
         self._first = start.floor().to(torch.int64) + 1 - self._taps // 2
-        self._weights = _weights(kernel, start - start.floor())  # (N, 2, taps)
+        self._weights = kernel_weights(kernel, start - start.floor())  # (N, 2, taps)
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
         """Return sums of the plane times ``weights**power``; see `Sampler`."""
@@ -273,7 +274,7 @@ class RotationSampler:
 def _whole_and_weights(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     """Return the floor of positions, and the weights ``(..., taps)`` of the pixels around them."""
     whole = at.floor()
-    return whole.to(torch.int64), _weights(kernel, at - whole)
+    return whole.to(torch.int64), kernel_weights(kernel, at - whole)
 
 
 class ScaleSampler:

@@ -61,6 +61,12 @@ BEFORE = {
     "docs/laptop.md": "import getpass; getpass.getpass = lambda prompt: ''\n",
     "docs/missing-and-bad.md": "ra, dec = POSITIONS\n",
     "docs/normalisation.md": SIZED,
+    "docs/own-grid.md": "ra, dec = POSITIONS\n"
+    "import numpy as np; from astropy.io import fits\n"
+    "cards = {'CTYPE1': 'RA---TAN', 'CTYPE2': 'DEC--TAN', 'CRVAL1': ra[0], 'CRVAL2': dec[0], 'CRPIX1': 500, 'CRPIX2': 400}\n"
+    "header = fits.Header({**cards, 'CDELT1': -8e-5, 'CDELT2': 8e-5})\n"
+    "fits.PrimaryHDU(np.zeros((800, 1000)), header).writeto('euclid.fits')\n",
+    "docs/psf-matching.md": SIZED,
     "docs/science-platform.md": "",
     "docs/shuffling.md": READY,
     "docs/splits.md": SIZED,
@@ -248,10 +254,29 @@ def gallery_pages(shown: str) -> None:
     assert Path("lenses.pdf").read_bytes().startswith(b"%PDF")
 
 
+def injection(shown: str) -> None:
+    assert re.search(r"^21 < i < 22: \d\.\d\d of \d+ found$", shown, re.MULTILINE)
+    scores = pq.read_table("scores.parquet")
+    assert sum(value is not None for value in scores["score"].to_pylist()) > 100
+    assert set(pq.read_schema("galaxies.parquet").names) == {"object_id", "ra", "dec"}
+    assert imread("outputs/lenses/mosaic.png").shape[1] > 500
+    gains = [float(gain) for gain in re.findall(r"^[gri] (\d+\.\d+)$", shown, re.MULTILINE)]
+    assert len(gains) == 3
+    assert all(16 < gain < 24 for gain in gains)
+
+
+def psf_matching(_: str) -> None:
+    (width,) = Path("trained/.lsstcutouts").glob("psf-*.json")
+    assert 0.9 < json.loads(width.read_text()) < 1.2
+    assert len(pq.read_table("scores.parquet")) == 80
+
+
 WRITTEN = {
     "docs/exports.md": exports,
     "docs/gallery.md": gallery_pages,
+    "docs/injection.md": injection,
     "docs/own-data.md": own_data,
+    "docs/psf-matching.md": psf_matching,
     "docs/score-a-release.md": score_a_release,
     "docs/share-cutouts.md": share_cutouts,
 }

@@ -158,9 +158,9 @@ class CutoutDataModule(L.LightningDataModule):
         self.plans = SplitPlans(source.settings(read, all_columns), self.catalog, plan, self.split_options, seed)
         """The plans and the splits of their targets."""
         self.normalisation = checked_module("normalisation", normalisation)
-        self._statistics = Fitting(self.normalisation)
         self.transforms = checked_module("transforms", transforms)
         self.augmentations = checked_module("augmentations", augmentations)
+        self._statistics = Fitting(self.normalisation, self.augmentations)
         self._steps = DeviceSteps(compile=transfer.compile)
         self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
         self.configuration: Mapping[str, Any] | None = None
@@ -274,7 +274,7 @@ class CutoutDataModule(L.LightningDataModule):
         self._take_from_model()
         if not self._loaders.predicting and self._statistics.wanted(self.normalisation):
             self._load_plans()
-            self._statistics.prepare(self._sample(), self._folder)
+            self._statistics.prepare(self.normalisation, self._sample(), self._folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Load or make the plan, assign its targets to the splits, and load or fit the statistics of their pixels.
