@@ -40,8 +40,8 @@ class MatchPsf(nn.Module):
     """Convolve every band of every target to the same point-spread function.
 
     The kernel of each band is computed from its ``psf`` (see `~lsstcutouts.transforms.psf_kernels.matching_transform`) and applied by
-    Fourier transforms on the device of the batch, in float32 or, for float64 images, in float64. It keeps the flux. The
-    planes must include ``psf``.
+    Fourier transforms on the device of the batch, in float32 or, for float64 images, in float64; also where other transforms
+    are compiled, it is not. It keeps the flux. The planes must include ``psf``.
 
     Pixels that are not valid, not finite or outside the cutout have no weight, and the weights of the others are scaled to
     the sum 1. A pixel is ``valid`` afterwards if at most ``max_invalid`` of the weight is missing; pixels without valid
@@ -155,6 +155,8 @@ class MatchPsf(nn.Module):
         """
         return autocorrelation(self.kernels(batch))
 
+    # Inductor generates no code for complex numbers: it would warn, and be slower.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # of torch
     def forward(self, batch: TensorBatch) -> TensorBatch:
         """Convolve all planes ``(N, B, Y, X)`` of the batch.
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from lsstcutouts import CutoutDataModule
 from lsstcutouts.errors import ConfigurationError, StatisticsError
 from lsstcutouts.loader.datamodule.portable import prediction_settings, ready_to_predict
 from lsstcutouts.plan.cutout_plan import CutoutPlan
-from lsstcutouts.testing import SimulatedRepository
+from lsstcutouts.testing import SimulatedRepository, SimulationConfig
 from lsstcutouts.transforms import Compose, MatchPsf, NoiseAsinh, RandomD4
 from lsstcutouts.transforms.fit import fit_statistics
 from lsstcutouts.transforms.worst_psf import MARGIN, narrowest_target, worst_psf
@@ -18,6 +19,7 @@ from lsstcutouts.transforms.worst_psf import MARGIN, narrowest_target, worst_psf
 from ..loader.test_module import Watcher, data_of, trainer_of
 from ..support.delivery import deliver, plan_of
 from ..support.point_spreads import SCALE, fwhm_of, moffat, psf_batch
+from ..support.repositories import simulated_once
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,27 @@ def test_psfs_that_no_target_suits_are_told_and_points_suit_any() -> None:
     assert found == pytest.approx(0.8, rel=0.05)
 
 
+def test_stars_of_all_bands_get_the_same_width() -> None:
+    """Of a simulated sky in six bands, seen through PSFs that differ from band to band and 1 % from the stored ones."""
+    repo = simulated_once(SimulationConfig(cells=2, patches=2, targets=160, seed=3, missing=None))
+    truth = pq.read_table(repo.truth)
+    plan = plan_of(repo, bands="ugrizy", size=49)
+    read = deliver(plan, planes=("image", "valid", "psf")).batch
+    batch = {n: torch.from_numpy(v) for n, v in read.items() if isinstance(v, np.ndarray)}
+    kinds = dict(zip(truth["object_id"].to_pylist(), truth["kind"].to_pylist(), strict=True))
+    star = torch.tensor([kinds[one] == "star" for one in batch["object_id"].tolist()])
+    star &= batch["valid"].flatten(1).all(1) & batch["psf_present"].all(1)
+    assert star.sum() > 2
+    batch = {name: value[star] for name, value in batch.items()}
+    fwhm = 1.15
+    matched = MatchPsf(fwhm)(batch)
+    for images, low, high in ((batch["image"], 0.7, 1.2), (matched["image"], fwhm / 1.08, fwhm * 1.08)):
+        widths = np.array([[fwhm_of(plane[10:39, 10:39]) for plane in target] for target in images.numpy()]) * SCALE
+        assert ((widths > low) & (widths < high)).all()
+    medians = np.median(widths, axis=0)  # a star of u has a peak of 20 times the noise
+    assert np.abs(medians / fwhm - 1).max() < 0.02
+
+
 # Statistics of matched pixels
 
 
@@ -133,6 +156,9 @@ def test_the_data_module_fits_the_width_and_the_statistics_of_its_result(dp2_rep
         assert np.abs(np.array(width) / module.fwhm - 1).max() < 0.02
     assert (found["noise_correlation"][matched] > 1).all()
     assert found["image"][matched].abs().median() < 1
+    for stage in ("val", "test", "predict"):
+        assert torch.equal(data.transform(batch, stage=stage)["image"], found["image"])
+    assert torch.equal(data.transform(batch)["image"], found["image"])
 
 
 def test_every_rank_has_the_same_width(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
