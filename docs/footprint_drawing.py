@@ -92,7 +92,7 @@ def main(repo: str) -> None:
         fig, (left, middle, right) = plt.subplots(1, 3, figsize=(14.5, 6.0), layout="constrained")
         overlapping(left)
         left.set_title(
-            "Uniform on the sphere, in the colour of the tract to which the\nskymap assigns the sky; 5 degrees from the pole",
+            "Uniform on the sphere, on tracts that overlap:\ncolours are the tracts that the skymap assigns",
             fontsize=10.5,
         )
         shades = mpl.colors.ListedColormap(["#4a5160", "#4a5160", "#626a7a", "#7d8595", "#9aa3b2", "#dde1e8", "white"])
