@@ -38,7 +38,7 @@ def options_of_boxes(options: ReaderOptions) -> ReaderOptions:
     """Return what to read of the boxes under cutouts: the same planes, with NaN for pixels without a value and no further policy."""
     bits = options.mask_bits[:-1]
     planes = [name for name in options.sources if name != "mask" or bits]
-    planes += ["valid"] if "mask" in options.sources else []
+    planes += ["valid"] if "mask" in options.sources and not bits else []  # which reads NO_DATA
     planes += ["psf"] if "psf" in options.planes else []
     return replace(
         options,
@@ -162,6 +162,7 @@ class GridExecutor:
                 elif name == "variance":
                     made = interpolated(plane[rows], under, min(order, 1))
                     made = made * (area**2 * noise_factor(under, order)[:, None]).astype(np.float32)
+                    made[np.isnan(made)] = np.inf  # no information, as in the files
                 else:
                     made = interpolated(plane[rows], under, order) * area
                     cutouts.suspect[places] |= (np.isnan(made) & new).any(axis=(1, 2, 3))

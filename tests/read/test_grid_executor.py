@@ -302,6 +302,32 @@ def test_a_damaged_file_is_said_of_the_targets_that_it_takes_pixels_from(tmp_pat
     assert not batch["valid"][own].any() or batch["valid"][own].mean() < 0.5
 
 
+@pytest.mark.parametrize(
+    "planes", [("variance",), ("mask",), ("ivar",), ("valid",), ("psf", "mask"), ("image", "ivar")]
+)
+def test_planes_do_not_depend_on_others(dp2_repo: SimulatedRepository, planes: tuple[str, ...]) -> None:
+    ra, dec = positions(dp2_repo, 20)
+    every = ("image", "variance", "ivar", "mask", "valid", "psf")
+    with fetcher_of(dp2_repo, planes=every, mask_planes=("DETECTED",), grid=NORTH) as fetcher:
+        batch = fetcher.fetch(ra, dec)
+    names = ("DETECTED",) if "mask" in planes else ()
+    with fetcher_of(dp2_repo, planes=planes, mask_planes=names, grid=NORTH) as fetcher:
+        some = fetcher.fetch(ra, dec)
+    for plane in planes:
+        np.testing.assert_array_equal(some[plane], batch[plane])
+    assert not np.isnan(batch["variance"]).any()
+    np.testing.assert_array_equal(some["band_present"], batch["band_present"])
+
+
+@pytest.mark.parametrize("size", [1, (1, 5), (200, 3)])
+def test_odd_sizes(dp2_repo: SimulatedRepository, size) -> None:
+    ra, dec = positions(dp2_repo, 1)
+    with fetcher_of(dp2_repo, size=size, grid=NORTH) as fetcher:
+        batch = fetcher.fetch(float(ra[0]), float(dec[0]))
+    assert batch["image"].shape[2:] == (size if isinstance(size, tuple) else (size, size))
+    assert batch["valid"].all()
+
+
 def test_threads_and_order_change_nothing(dp2_repo: SimulatedRepository) -> None:
     ra, dec = positions(dp2_repo, 50)
     with fetcher_of(dp2_repo, grid=NORTH) as fetcher:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lsstcutouts import CutoutPlan, LsstDataFetcher, ReadOptions, gallery
+from lsstcutouts import CutoutPlan, Grid, LsstDataFetcher, ReadOptions, build_plan, gallery
 from lsstcutouts.source.web.process import forget_bytes, web_of_process
 from lsstcutouts.source.web.rates import Rates
 
@@ -56,6 +56,17 @@ def test_a_fetch_equals_the_local_repository(platform: Platform, remote_dp2: Pub
         np.testing.assert_array_equal(got["image"], expected["image"])
         far.refresh()
         np.testing.assert_array_equal(far.fetch(plan.ra[:3], plan.dec[:3])["image"], expected["image"][:3])
+
+
+def test_cutouts_on_your_own_grid_equal_the_local_repository(platform: Platform, remote_dp2: Published) -> None:
+    read = ReadOptions(grid=Grid(north_up=True, pixel_scale=0.17))
+    found = []
+    for repo in (remote_dp2.url, str(remote_dp2.root)):
+        plan = build_plan(
+            repo, remote_dp2.local.truth, collections=remote_dp2.collections, bands="gri", size=32, read=read
+        )
+        found.append(epoch(dataset_of(plan, planes=("image", "variance", "valid"), read=read)))
+    assert same(*found)
 
 
 @pytest.mark.parametrize(
