@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .loader.transfer_options import TransferOptions
     from .order.sampling import Sampling
     from .plan.cutout_plan import CutoutPlan
+    from .plan.grid import Grid
     from .plan.planner import build_plan
     from .plan.quality import Outcome, Quality, QualityPolicy
     from .plan.read_options import ReadOptions
@@ -40,6 +41,7 @@ _HOME = {
     "CutoutLoader": "loader.loader",
     "CutoutPlan": "plan.cutout_plan",
     "Footprint": "catalog.footprint",
+    "Grid": "plan.grid",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
     "Outcome": "plan.quality",
@@ -71,6 +73,7 @@ __all__ = [
     "CutoutLoader",
     "CutoutPlan",
     "Footprint",
+    "Grid",
     "LsstCutoutsError",
     "LsstDataFetcher",
     "Outcome",

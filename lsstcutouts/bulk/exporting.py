@@ -71,6 +71,11 @@ class Export(PartitionJob):
                 "an export keeps pixels as they were read; leave out missing_band=nan and fill=noise here, and give them to the"
                 " training"
             )
+        if options.grid is not None:
+            raise ConfigurationError(
+                "an export keeps pixels as they were read, on the pixel grid of the tract; leave out read.grid here, and read with it "
+                "from the repository"
+            )
         self.folder = Path(output).expanduser().absolute()  # processes of Dask may work in another folder
         description = ExportDescription(
             repo=_absolute(os.fspath(repo)),

@@ -110,7 +110,7 @@ def close_planner(keep: int = 0) -> None:
 def plan_rows(images: Images, read: ReadOptions, catalog: Catalog, run_id: str = "") -> CutoutPlan:
     """Return the plan of the rows of a partition, which may be empty."""
     with _LOCK:  # the Butler is asked by one thread at a time
-        return open_planner(images, read, run_id=run_id).plan(catalog, may_be_empty=True)
+        return open_planner(images, read, run_id=run_id).plan(catalog, may_be_empty=True, grid=read.grid)
 
 
 def with_drawn_positions(catalog: Any, planner: Planner, columns: Sequence[str] | None) -> Any:

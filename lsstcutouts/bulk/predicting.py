@@ -82,6 +82,7 @@ class Prediction(PartitionJob):
         images = CutImages(str(data.repo), as_names(data.collections), data.dataset_type, data.bands, None)  # type: ignore[arg-type]
         planner = open_planner(images, data.read, data.size)
         scale = planner.sample().pixel_scale
+        scale = scale if data.read.grid is None else data.read.grid.scale(scale)
         size = data.size.pixels(scale) if isinstance(data.size, AngularSize) else data.size
         self.images = replace(images, size=size)
         pixels = {"pixels": list(size), "pixel_scale": [round(float(scale.y), 6), round(float(scale.x), 6)]}

@@ -37,6 +37,8 @@ class Quality(IntFlag):
     """A valid pixel whose variance is not finite and positive."""
     PEAK_AT_EDGE = 256
     """The brightest valid pixel lies at the edge of the box."""
+    BROAD_PSF = 512
+    """`~lsstcutouts.transforms.MatchPsf` removed the band, as its PSF is broader than the target."""
 
 
 POLICY_BITS = Quality.FEW_VALID | Quality.MASKED | Quality.MASKED_CENTRE | Quality.BAD_VARIANCE | Quality.PEAK_AT_EDGE

@@ -2,16 +2,29 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from .batch import TensorBatch
+from .compose import Compose
 from .hashing import random_keys, stream_of
 
-__all__ = ["Augmentation", "add_per_axis", "checked_number", "checked_size", "required_tensor"]
+__all__ = [
+    "STAGES",
+    "Augmentation",
+    "add_per_axis",
+    "checked_number",
+    "checked_size",
+    "required_tensor",
+    "runs_always",
+    "runs_in",
+]
+
+STAGES: Final = ("train", "val", "test")
+"""Where augmentations may run. A prediction never changes what it is about."""
 
 
 class Augmentation(nn.Module):
@@ -26,12 +39,19 @@ class Augmentation(nn.Module):
     ----------
     seed
         Seed of the random numbers.
+
+    Attributes
+    ----------
+    stages
+        Where a data module runs it, some of ``"train"``, ``"val"`` and ``"test"``; in validation and test with the random
+        numbers of epoch 0, so that scores of two epochs are of the same images.
     """
 
     epoch: Tensor
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
+        self.stages: tuple[str, ...] = ("train",)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigurationError(f"seed must be an integer, got {seed!r}")
         self.seed = seed
@@ -57,6 +77,27 @@ class Augmentation(nn.Module):
     def required(self, batch: TensorBatch, name: str) -> Tensor:
         """Return a tensor of the batch, ``(N, ...)``; raise `~lsstcutouts.errors.ConfigurationError` if it is missing."""
         return required_tensor(batch, name, type(self).__name__)
+
+
+def runs_in(stage: str, augmentations: nn.Module) -> list[nn.Module]:
+    """Return the modules of a composition of augmentations that run in a stage; modules without ``stages`` run in training.
+
+    Parameters
+    ----------
+    stage
+        One of `STAGES`.
+    augmentations
+        A module, a `~lsstcutouts.transforms.Compose` or a `torch.nn.Sequential`, at any depth.
+    """
+    if type(augmentations) in {Compose, nn.Sequential}:
+        return [one for part in augmentations.children() for one in runs_in(stage, part)]
+    return [augmentations] if stage in getattr(augmentations, "stages", ("train",)) else []
+
+
+def runs_always(augmentations: nn.Module) -> list[nn.Module]:
+    """Return the modules of a composition of augmentations that run in every stage: what a network sees depends on them."""
+    stages = [runs_in(stage, augmentations) for stage in (*STAGES, "predict")]
+    return [one for one in stages[0] if all(one in others for others in stages[1:])]
 
 
 def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:

@@ -5,7 +5,9 @@ from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from ..errors import ConfigurationError, StatisticsError
 from ..plan.cutout_plan import CutoutPlan
@@ -14,9 +16,10 @@ from ..read.cache.tile_cache import TileCache
 from ..read.options import ReaderOptions
 from ..read.reader import CutoutReader, Delivery, Request, default_threads, stream
 from ..source.progress import counted
+from .batch import TensorBatch
 from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 
-__all__ = ["MAX_PIXELS", "fit_statistics", "sample_options", "sampled"]
+__all__ = ["MAX_PIXELS", "fit_statistics", "read_sample", "sample_options", "sampled", "tensors_of"]
 
 MAX_PIXELS = 1 << 22
 """Most pixels per band in memory, 17 MB; in larger samples each target contributes a random part of its pixels."""
@@ -54,6 +57,7 @@ def fit_statistics(
     sample: int = DEFAULT_SAMPLE,
     quantiles: Sequence[float] = QUANTILES,
     max_pixels: int = MAX_PIXELS,
+    first: Sequence[nn.Module] = (),
     cache: TileCache | None = None,
     threads: int | None = None,
     progress: bool | Callable[[int, int], None] = True,
@@ -78,6 +82,9 @@ def fit_statistics(
         Fractions of the pixels, in [0, 1].
     max_pixels
         Most pixels per band that are held in memory.
+    first
+        Modules over a batch, on the CPU, that run before the normalisation in every stage, such as `~lsstcutouts.transforms.MatchPsf`; the
+        statistics are those of their result. The planes in their ``needed_planes`` are read as well.
     cache, threads
         As in `LsstDataFetcher`.
     progress
@@ -95,12 +102,16 @@ def fit_statistics(
     targets = sampled(plan, np.asarray(rows), sample, seed=seed)
     if not len(targets):
         raise StatisticsError("the training split has no target, so no pixel statistics can be fitted")
-    options = sample_options(read)
-    scale = next((one.pixel_scale for one in plan.projections.values()), None)
+    options = sample_options(read, first)
+    scale = plan.pixel_scale
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
+
+    def chosen(delivery: Delivery) -> list[Pixels]:
+        return list(_valid_pixels(delivery, first, seed, per_target))
+
     with counted("reading targets", progress) as update:
-        for done, batch in _read_pixels(plan, targets, options, seed, per_target, cache, threads):
+        for done, batch in read_sample(plan, targets, options, chosen, cache, threads):
             found += batch
             if update is not None:
                 update(done, len(targets))
@@ -118,48 +129,55 @@ def fit_statistics(
     )
 
 
-def sample_options(read: ReadOptions) -> ReaderOptions:
-    """Return options that read only image and validity, with the same policies."""
+def sample_options(read: ReadOptions, first: Sequence[nn.Module] = ()) -> ReaderOptions:
+    """Return options that read only image, validity and what the modules need, with the same policies."""
     missing = "zero" if read.missing_band == "nan" else read.missing_band
     alone = replace(read, mask_planes=(), fill=0.0, missing_band=missing)
-    return ReaderOptions.of(alone, planes=("image", "valid"))
+    needed = [name for module in first for name in getattr(module, "needed_planes", ())]
+    return ReaderOptions.of(alone, planes=tuple(dict.fromkeys(("image", "valid", *needed))))
 
 
-def _read_pixels(
+def read_sample[T](
     plan: CutoutPlan,
     targets: NDArray[np.int64],
     options: ReaderOptions,
-    seed: int,
-    per_target: int,
+    then: Callable[[Delivery], T],
     cache: TileCache | None,
     threads: int | None,
-) -> Iterator[tuple[int, list[Pixels]]]:
-    """Yield the number of targets done, and the valid pixels of each target of one batch."""
+) -> Iterator[tuple[int, T]]:
+    """Yield the number of targets done, and what ``then`` makes of each batch."""
     bytes_each = 9 * len(plan.bands) * plan.size.y * plan.size.x
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
-    reader = CutoutReader(plan, options, cache=cache)
-
-    def chosen(delivery: Delivery) -> list[Pixels]:
-        return list(_valid_pixels(delivery, plan, seed, per_target))
-
-    done = 0
+    reader, done = CutoutReader(plan, options, cache=cache), 0
     # Closing the stream ends its threads, also after an error.
-    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=chosen)) as results:  # type: ignore[type-var]
+    with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=then)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):
             done += len(request.targets)
             yield done, result
 
 
-def _valid_pixels(delivery: Delivery, plan: CutoutPlan, seed: int, per_target: int) -> Iterator[Pixels]:
+def tensors_of(delivery: Delivery) -> TensorBatch:
+    """Return copies of the arrays of a batch, without padding."""
+    real = ~np.asarray(delivery.batch["is_padding"])
+    return {
+        name: torch.from_numpy(value[real]) for name, value in delivery.batch.items() if isinstance(value, np.ndarray)
+    }
+
+
+def _valid_pixels(delivery: Delivery, first: Sequence[nn.Module], seed: int, per_target: int) -> Iterator[Pixels]:
     """Yield the valid pixels of each band, for each delivered target."""
-    batch = {name: np.asarray(delivery.batch[name]) for name in ("image", "valid", "tract", "yx0", "is_padding")}
-    count = plan.size.y * plan.size.x
-    for n in np.flatnonzero(~batch["is_padding"]).tolist():
-        image, valid = (batch[name][n].reshape(len(plan.bands), -1) for name in ("image", "valid"))
+    batch = tensors_of(delivery)
+    places = [np.asarray(batch["tract"]), np.asarray(batch["yx0"])]
+    for module in first:
+        batch = module(batch)
+    images, valids = np.asarray(batch["image"]), np.asarray(batch["valid"])
+    count = images.shape[-2] * images.shape[-1]
+    for n in range(len(images)):
+        image, valid = (plane[n].reshape(len(plane[n]), -1) for plane in (images, valids))
         if per_target < count:
             # The same pixels in every band, on every machine.
-            place = [seed, *(int(v) & 0xFFFFFFFF for v in (batch["tract"][n], *batch["yx0"][n]))]
+            place = [seed, *(int(v) & 0xFFFFFFFF for v in (places[0][n], *places[1][n]))]
             some = np.random.default_rng(place).choice(count, per_target, replace=False)
             image, valid = image[:, some], valid[:, some]
         yield [values[good] for values, good in zip(image, valid, strict=True)]

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, add_per_axis, checked_number, checked_size
+from .augmentation import Augmentation, add_per_axis, checked_number, checked_size, required_tensor
 from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
 from .resampling import KERNELS, ShiftSampler, check_kernel, resampled, window
 
-__all__ = ["RandomShift"]
+__all__ = ["RandomShift", "positions_from"]
 
 
 class RandomShift(Augmentation):
@@ -83,20 +83,7 @@ class RandomShift(Augmentation):
         else:
             whole = start.to(torch.int64)
             moved = {name: window(plane, whole, height, width) for name, plane in pixel_planes(batch).items()}
-        return {**batch, **moved, **self._positions(batch, start, sides, (height, width))}
-
-    def _positions(
-        self, batch: TensorBatch, start: Tensor, old: tuple[int, int], new: tuple[int, int]
-    ) -> dict[str, Tensor]:
-        """Return ``offset``, ``yx0`` and ``wcs`` for cutouts whose first pixel is at ``start``, ``(N, 2)`` as ``(y, x)``."""
-        offset, yx0, wcs = self.required(batch, "offset"), batch.get("yx0"), batch.get("wcs")
-        middle = [(b - a) / 2 for a, b in zip(old, new, strict=True)]
-        positions = {"offset": offset - add_per_axis(start, middle)}
-        if isinstance(yx0, Tensor):
-            positions["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
-        if isinstance(wcs, Tensor):
-            positions["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
-        return positions
+        return {**batch, **moved, **positions_from(batch, start, sides, (height, width), "RandomShift")}
 
     def _check_margin(self, sides: tuple[int, int]) -> None:
         if self.size is None:
@@ -108,3 +95,27 @@ class RandomShift(Augmentation):
                 f"cutouts of {sides[0]} x {sides[1]} pixels are too small to be shifted by up to {self.max_shift:g} pixels and cut to "
                 f"{self.size[0]} x {self.size[1]}; fetch {least[0]} x {least[1]} or more"
             )
+
+
+def positions_from(
+    batch: TensorBatch, start: Tensor, old: tuple[int, int], new: tuple[int, int], by: str
+) -> dict[str, Tensor]:
+    """Return ``offset``, ``yx0`` and ``wcs`` for cutouts whose first pixel is at ``start``.
+
+    Parameters
+    ----------
+    start
+        ``(N, 2)`` as ``(y, x)``, pixels of the input.
+    old, new
+        ``(height, width)`` of input and output.
+    by
+        Class that needs them, for messages.
+    """
+    offset, yx0, wcs = required_tensor(batch, "offset", by), batch.get("yx0"), batch.get("wcs")
+    middle = [(b - a) / 2 for a, b in zip(old, new, strict=True)]
+    positions = {"offset": offset - add_per_axis(start, middle)}
+    if isinstance(yx0, Tensor):
+        positions["yx0"] = yx0 + (start + 0.5).floor().to(yx0.dtype)
+    if isinstance(wcs, Tensor):
+        positions["wcs"] = torch.cat([wcs[:, :2], wcs[:, 2:4] - start.flip(1).to(wcs.dtype), wcs[:, 4:]], dim=1)
+    return positions

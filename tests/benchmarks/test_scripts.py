@@ -16,6 +16,7 @@ from benchmarks.page import filled
 from benchmarks.page import main as draw_page
 from benchmarks.peers import difference, peers_of
 from benchmarks.scaling import crowded
+from benchmarks.transforms import TRANSFORMS
 from lsstcutouts.app.benchmark.measured import BenchmarkSettings
 from lsstcutouts.errors import ConfigurationError
 from lsstcutouts.read.cache.tile_cache import TileCache
@@ -91,6 +92,18 @@ def test_exports_prints_figures(
     (figure,) = figures("exports", own, dp2_repo, capfd)["figures"]
     assert figure["rows"] > 40
     assert min(value for name, value in figure.items() if "rows/s" in name or "over" in name) > 0
+
+
+def test_transforms_are_measured_beside_the_loader(
+    dp2_repo: SimulatedRepository, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = figures("transforms", ["batch_size=8", "least_seconds=0"], dp2_repo, capfd)["figures"]
+    assert [row["what"] for row in found] == ["loader", "loader", *TRANSFORMS]
+    assert all(row["ms/batch"] > 0 and row["over loader, memory"] > 0 for row in found)
+    with pytest.raises(ConfigurationError, match="must be out of NoiseAsinh"):
+        figures("transforms", ["transforms=[Nothing]"], dp2_repo, capfd)
+    with pytest.raises(ConfigurationError, match="are fewer than batch_size=500"):
+        figures("transforms", ["batch_size=500"], dp2_repo, capfd)
 
 
 def test_a_page_without_a_place_is_refused() -> None:

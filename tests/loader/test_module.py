@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -16,7 +17,7 @@ from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.plan.planner import build_plan
 from lsstcutouts.testing import SimulatedRepository
-from lsstcutouts.transforms import AsinhStretch, RandomD4
+from lsstcutouts.transforms import AsinhStretch, Augmentation, Compose, RandomD4
 
 
 def data_of(repo: SimulatedRepository, /, **changes) -> CutoutDataModule:
@@ -171,6 +172,42 @@ def test_transforms_run_after_the_transfer_and_augmentations_in_training_alone(
     first = dict(zip(turned.seen["train"][0], torch.cat(turned.images), strict=False))
     second = dict(zip(turned.seen["train"][1], torch.cat(turned.images[len(turned.images) // 2 :]), strict=True))
     assert np.mean([not torch.equal(first[i], second[i]) for i in first]) > 0.7
+
+
+class Marker(Augmentation):
+    """Notes where it ran, and in which epoch."""
+
+    def __init__(self, *stages: str) -> None:
+        super().__init__()
+        self.stages = stages
+        self.ran: list[int] = []
+
+    def forward(self, batch: Any) -> Any:
+        self.ran.append(int(self.epoch))
+        return batch
+
+
+def test_augmentations_run_in_the_stages_that_they_name(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    trained, always, held_out = Marker("train"), Marker("train", "val", "test"), Marker("val")
+    nested = Compose([trained, nn.Sequential(always, RandomD4()), held_out])
+    data = data_of(dp2_repo, augmentations=nested, splits={"train": 0.5, "val": 0.25, "test": 0.25})
+    trainer = trainer_of(tmp_path, max_epochs=2, num_sanity_val_steps=0)
+    trainer.fit(Watcher(), data)
+    steps, held = len(data.train_dataloader()), len(data.val_dataloader())
+    assert trained.ran == [0] * steps + [1] * steps
+    assert held_out.ran == [0] * 2 * held
+    assert always.ran == ([0] * steps + [0] * held) + ([1] * steps + [0] * held)
+    trainer.test(Watcher(), data, verbose=False)
+    assert always.ran[-1] == 0
+    assert len(always.ran) == 2 * (steps + held) + len(data.test_dataloader())
+    before = len(always.ran)
+    trainer.predict(Watcher(), data.predict_dataloader() if data.plans.has("predict") else data.test_dataloader())
+    data.transform(next(iter(data.test_dataloader())))
+    assert (len(always.ran), len(trained.ran)) == (before, 2 * steps)
+    data.transform(next(iter(data.test_dataloader())), stage="test")
+    assert len(always.ran) == before + 1
+    with pytest.raises(ConfigurationError, match="stage must be one of"):
+        data.transform({}, stage="validate")
 
 
 def test_a_saved_plan_serves(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:

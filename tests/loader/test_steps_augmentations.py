@@ -10,10 +10,12 @@ import torch
 from omegaconf import OmegaConf
 from torch._dynamo.utils import counters
 
+from lsstcutouts.loader.datamodule.description import described
 from lsstcutouts.loader.datamodule.steps import DeviceSteps
-from lsstcutouts.transforms import AddNoise, BandDropout, RandomRotation, RandomShift
+from lsstcutouts.transforms import AddNoise, BandDropout, Compose, MatchPsf, RandomD4, RandomRotation, RandomShift
 
 from ..support.augmenting import at_epoch, full_batch, in_channels_last, same
+from ..support.point_spreads import psf_batch
 
 FOLDER = Path(lsstcutouts.configs.__file__).parent / "augmentation"
 SIZES = {"rotations": 97, "strong": 105}
@@ -41,6 +43,16 @@ def test_a_configuration_augments_what_it_says_to_fetch(name: str) -> None:
     assert not torch.equal(result["image"], batch["image"][..., :64, :64])
 
 
+def test_the_configuration_of_psf_matching_has_the_defaults() -> None:
+    cfg = OmegaConf.create({"seed": 3, "augmentations": OmegaConf.load(FOLDER / "match_psf.yaml")})
+    matching, turning = hydra.utils.instantiate(cfg.augmentations)
+    assert described(matching) == described(MatchPsf())
+    assert turning.seed == 3
+    batch = psf_batch(2, 20, 20)
+    found = DeviceSteps().run(batch, [Compose([matching.fit(1.1), turning])])
+    assert not torch.equal(found["psf"], batch["psf"])
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
@@ -61,3 +73,16 @@ def test_compiled_equals_eager_and_is_compiled_once(make) -> None:
         same({n: found[n] for n in alike}, {n: wanted[n] for n in alike}, atol=2e-3)
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
+def test_matching_runs_between_compiled_steps() -> None:
+    """Itself it is not compiled; what stands before and behind it is."""
+    torch.compiler.reset()
+    modules = [RandomD4(), MatchPsf(1.1, size=(11, 15)), RandomShift(1)]
+    for count in (6, 4):
+        batch = psf_batch(count, 20, 20)
+        found, wanted = (DeviceSteps(compile=compiles).run(batch, modules) for compiles in (True, False))
+        same(found, wanted, atol=1e-4)

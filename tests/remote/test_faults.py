@@ -143,13 +143,15 @@ def test_a_store_without_ranges_needs_the_disk_cache(
     platform.set(no_ranges=True)
     with pytest.raises(LsstCutoutsError, match="ignores byte ranges"):
         epoch(dataset_of(plan))
+    while figures_of_process().active:  # requests of the epoch that failed
+        time.sleep(0.01)
     monkeypatch.setenv("LSSTCUTOUTS_CACHE", str(tmp_path / "cache"))
     local = epoch(dataset_of(local_plan(remote_dp2.root, remote_dp2.collections, remote_dp2.local.truth)))
     plan = remote_plan(remote_dp2)
     platform.reset()
     platform.set(no_ranges=True)
     assert same(epoch(dataset_of(plan)), local)
-    assert platform.counters().data_bytes <= 1.6 * sum(plan.files.size)
+    assert platform.counters().data_bytes == sum(plan.files.size)
     assert sum("ignores byte ranges" in record.message for record in caplog.records) == 1
 
 

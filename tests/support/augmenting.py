@@ -72,5 +72,7 @@ class Rotation(RandomRotation):
 
 
 def at_epoch[M: nn.Module](module: M, epoch: int) -> M:
-    module.set_epoch(epoch)
+    for part in module.modules():
+        if hasattr(part, "set_epoch"):
+            part.set_epoch(epoch)
     return module

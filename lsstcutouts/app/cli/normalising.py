@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ...loader.datamodule.module import CutoutDataModule
 from ...read.reader import CutoutReader
+from ...transforms.augmentation import runs_always
 from ...transforms.fit import sample_options, sampled
 from ...transforms.statistics import Statistics
 from ..training.prepare import ensure_simulation
@@ -75,9 +76,12 @@ def _picture(data: CutoutDataModule, statistics: Statistics, path: Path) -> Path
     plan, rows = data.splits["train"]
     count = max(1, _PICTURED_PIXELS // (plan.size.y * plan.size.x))
     chosen = sampled(plan, rows, count, seed=statistics.seed)
-    read = CutoutReader(plan, sample_options(data.read), cache=data.cache).read(chosen)
-    batch = {name: torch.from_numpy(np.asarray(read[name])) for name in ("image", "valid", "band_present")}
+    first = runs_always(data.augmentations)
+    read = CutoutReader(plan, sample_options(data.read, first), cache=data.cache).read(chosen)
+    batch = {name: torch.from_numpy(value) for name, value in read.items() if isinstance(value, np.ndarray)}
     with torch.inference_mode():
+        for module in first:
+            batch = module(batch)
         after = data.normalisation(batch)
     sound = batch["valid"].numpy()
     pixels = [

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ...errors import ConfigurationError
 from ...loader.checkpoint_state import absolute_path, data_state, public_values
+from ...loader.datamodule.description import DERIVED
 from ...plan.arguments import parse_bands, parse_size
 from ...plan.splits.split_options import SPLITS
 from ...read.exports.export_files import names_export
@@ -57,7 +58,7 @@ _RESUME = {*_SOURCES, *_MACHINE} - {"batch_size"}
 """Settings of the data module that a resumed training may change; its plan must stay the same."""
 
 _TRAINING_ONLY = ("augmentations", "sampling")
-"""Settings of the data module that a prediction does not use."""
+"""Settings of the data module that a prediction does not use, but for augmentations that run in every stage."""
 
 _GROUPS = {
     "normalisation": "data.normalisation",
@@ -216,7 +217,7 @@ def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where:
         result = cfg.copy()
         if isinstance(select := OmegaConf.select(cfg, "data.splits.select"), str):
             result.data.splits.select = {"predict": select}
-        return _for_prediction(result)
+        return _for_prediction(result, checkpoint)
     if "model" not in stored and not any(name.partition(".")[0] == "model" for name in (*given.groups, *given.keys)):
         raise ConfigurationError(
             f"{where} was not written by `lsstcutouts train`, so it has no description of its network; give model=..."
@@ -235,15 +236,14 @@ def merge_with_checkpoint(cfg: DictConfig, checkpoint: Mapping[str, Any], where:
     if "simulation" not in given.keys:
         result.simulation = None  # only the demo's own training writes the demo
     _check_targets(result, cfg, str(stored.get("folder")), where)
-    return result if resume else _for_prediction(result)
+    return result if resume else _for_prediction(result, checkpoint)
 
 
 def _stored(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the configuration in a checkpoint; only that of the data if `lsstcutouts train` did not write it."""
     state = data_state(checkpoint) or {}
     run = state.get("run")
-    derived = {"version", "pixels", "pixel_scale", "plans"}
-    settings = {name: value for name, value in state.get("data", {}).items() if name not in derived}
+    settings = {name: value for name, value in state.get("data", {}).items() if name not in DERIVED}
     if run is not None:
         if run.get("version") != _VERSION:
             raise ConfigurationError(
@@ -300,12 +300,14 @@ _TRAINING_KEY = re.compile(
 )
 
 
-def _for_prediction(cfg: DictConfig) -> DictConfig:
-    """Return the configuration of a prediction of all rows of one catalog."""
+def _for_prediction(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of a prediction of all rows of one catalog, with the augmentations that run in every stage."""
     result = cfg.copy()
     OmegaConf.set_struct(result, False)
     for name in _TRAINING_ONLY:
         result.data.pop(name, None)
+    if first := ((data_state(checkpoint) or {}).get("data", {}).get("every_stage")):
+        result.data.augmentations = {"_target_": "lsstcutouts.transforms.Compose", "_convert_": "all", "modules": first}
     if isinstance(result.data.get("splits"), DictConfig):  # of these options only the selection of rows applies
         result.data.splits = {"_target_": "lsstcutouts.SplitOptions", "select": result.data.splits.get("select")}
     missing = sorted(OmegaConf.missing_keys(result))

@@ -24,9 +24,11 @@ from ...plan.splits.split_options import SplitOptions
 from ...read.exports.export_files import names_export
 from ...sky.geometry import YX
 from ...source.notebook import html_table
+from ...transforms.augmentation import runs_always
 from ..checkpoint_state import absolute_path, data_state, plain_values, public_values, read_checkpoint
 
 __all__ = [
+    "DERIVED",
     "check_counts",
     "check_sources",
     "check_tensors",
@@ -44,6 +46,7 @@ _COMPARED = {
     "bands": "bands (in this order)",
     "pixels": "size in pixels (height, width)",
     "pixel_scale": "pixel scale in arcsec (y, x)",
+    "grid": "grid",
     "planes": "planes",
     "mask_planes": "mask_planes",
     "flux_unit": "flux_unit",
@@ -52,8 +55,12 @@ _COMPARED = {
     "normalise_psf": "normalise_psf",
     "normalisation": "normalisation",
     "transforms": "transforms",
+    "every_stage": "augmentations that run in every stage",
 }
 """What decides the tensors that a network sees; another value of one of these makes its output meaningless."""
+
+DERIVED = frozenset({"version", "pixels", "pixel_scale", "plans", "every_stage"})
+"""Settings in a checkpoint that are no arguments of the data module."""
 
 _OPTIONS = {"read": ReadOptions, "sampling": Sampling, "splits": SplitOptions}
 
@@ -168,6 +175,7 @@ def settings_of(data: Any) -> dict[str, Any]:
                 "normalisation": described(data.normalisation),
                 "transforms": described(data.transforms),
                 "augmentations": described(data.augmentations),
+                "every_stage": [described(one) for one in runs_always(data.augmentations)],
             }
         )
     )
@@ -231,10 +239,10 @@ def pixels_of(splits: Mapping[str, tuple[CutoutPlan, Any]], size: YX[int] | Angu
     plans = list({id(plan): plan for plan, _ in splits.values()}.values())
     if not plans:
         return {} if isinstance(size, AngularSize) else {"pixels": [size.y, size.x]}
-    scales = [projection.pixel_scale for plan in plans for projection in plan.projections.values()]
+    scale = next((plan.pixel_scale for plan in plans if plan.pixel_scale is not None), None)
     return {
         "pixels": list(plans[0].size),
-        "pixel_scale": [round(float(scales[0].y), 6), round(float(scales[0].x), 6)] if scales else None,
+        "pixel_scale": None if scale is None else [round(float(scale.y), 6), round(float(scale.x), 6)],
         "plans": [plan.fingerprint() for plan in plans],
     }
 
@@ -247,7 +255,8 @@ def check_tensors(trained: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     ConfigurationError
         The message names each of them with both values.
     """
-    trained, now = ({**one, **one.get("read", {})} for one in (trained, now))
+    # Older versions had no augmentations that run in every stage.
+    trained, now = ({"every_stage": [], **one, **one.get("read", {})} if one else {} for one in (trained, now))
     lines = [
         f"  {title}: {_shown(trained[name])} in the training, {_shown(now[name])} here"
         for name, title in _COMPARED.items()
@@ -348,9 +357,7 @@ def _arguments_of(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"the checkpoint has settings of version {settings.get('version')!r}, but this version of lsstcutouts reads {_VERSION}; "
             "create the data module as in the training"
         )
-    rest = {
-        name: value for name, value in settings.items() if name not in {"version", "pixels", "pixel_scale", "plans"}
-    }
+    rest = {name: value for name, value in settings.items() if name not in DERIVED}
     for name, kind in _OPTIONS.items():
         given = {key: value for key, value in rest[name].items() if key != "_target_"}
         if given.get("quality") is not None:

@@ -17,12 +17,13 @@ from ...errors import ConfigurationError
 from ...order.sampling import Sampling
 from ...plan.arguments import SizeLike
 from ...plan.cutout_plan import CutoutPlan
-from ...plan.read_options import ReadOptions
+from ...plan.read_options import ReadOptions, check_choice
 from ...plan.splits.split_options import SplitOptions, Splits
 from ...read.cache.stats import CacheStats
 from ...read.cache.tile_cache import TileCache
 from ...read.options import ReaderOptions
 from ...read.report import Report
+from ...transforms.augmentation import STAGES, runs_in
 from ...transforms.batch import TensorBatch
 from ...transforms.statistics import Statistics
 from ..dataset import CutoutDataset
@@ -106,7 +107,8 @@ class CutoutDataModule(L.LightningDataModule):
         Module over a batch, run on the device for every split. Lightning's trainer runs it; a plain loop calls
         ``data.transform(batch)``.
     augmentations
-        Module over a batch, run on the device in training only, before all others: on pixels in the unit of the files.
+        Module over a batch, run on the device in training, before all others: on pixels in the unit of the files. In
+        validation and test run those of its modules that name these in their ``stages``.
     """
 
     def __init__(
@@ -156,9 +158,9 @@ class CutoutDataModule(L.LightningDataModule):
         self.plans = SplitPlans(source.settings(read, all_columns), self.catalog, plan, self.split_options, seed)
         """The plans and the splits of their targets."""
         self.normalisation = checked_module("normalisation", normalisation)
-        self._statistics = Fitting(self.normalisation)
         self.transforms = checked_module("transforms", transforms)
         self.augmentations = checked_module("augmentations", augmentations)
+        self._statistics = Fitting(self.normalisation, self.augmentations)
         self._steps = DeviceSteps(compile=transfer.compile)
         self._trained: Mapping[str, Any] = {}  # settings of the training whose statistics are in use
         self.configuration: Mapping[str, Any] | None = None
@@ -272,7 +274,7 @@ class CutoutDataModule(L.LightningDataModule):
         self._take_from_model()
         if not self._loaders.predicting and self._statistics.wanted(self.normalisation):
             self._load_plans()
-            self._statistics.prepare(self._sample(), self._folder)
+            self._statistics.prepare(self.normalisation, self._sample(), self._folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Load or make the plan, assign its targets to the splits, and load or fit the statistics of their pixels.
@@ -349,34 +351,32 @@ class CutoutDataModule(L.LightningDataModule):
         """Return a loader of the prediction split."""
         return self._loader("predict")
 
-    def transform(self, batch: TensorBatch, *, training: bool = False) -> TensorBatch:
-        """Return a batch as a model takes it: ``normalisation`` and ``transforms`` run on the device of the batch.
+    def transform(self, batch: TensorBatch, *, training: bool = False, stage: str | None = None) -> TensorBatch:
+        """Return a batch of a loader as a model takes it: ``normalisation`` and ``transforms`` run on its device.
 
         Parameters
         ----------
-        batch
-            As a loader delivers it.
-        training
-            Whether ``augmentations`` run first, on pixels in the unit of the files.
+        training, stage
+            ``"train"`` (or ``training``), ``"val"``, ``"test"`` or ``"predict"``: its ``augmentations`` run first.
         """
-        if not training:
-            return self._steps.run(batch, [self.normalisation, self.transforms])
-        loader = self._loaders.loader
-        for module in self.augmentations.modules():
-            set_epoch = getattr(module, "set_epoch", None)
-            if callable(set_epoch) and loader is not None:
-                set_epoch(loader.position.epoch)
-        return self._steps.run(batch, [self.augmentations, self.normalisation, self.transforms])
+        stage = stage or ("train" if training else "predict")
+        check_choice("stage", stage, (*STAGES, "predict"))
+        augmentations = runs_in(stage, self.augmentations)
+        epoch = self._loaders.epoch if stage == "train" else 0
+        for module in (one for top in augmentations for one in top.modules()):
+            if epoch is not None and callable(set_epoch := getattr(module, "set_epoch", None)):
+                set_epoch(epoch)
+        return self._steps.run(batch, [*augmentations, self.normalisation, self.transforms])
 
     def on_before_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
         """Undo the conversion to the trainer's precision, which would lose positions; the transforms come first."""
         return self._loaders.as_delivered(batch)
 
     def on_after_batch_transfer(self, batch: TensorBatch, dataloader_idx: int) -> TensorBatch:  # noqa: ARG002
-        """Run `transform` on the device, in training with the augmentations; then convert to the trainer's precision."""
-        training = self.trainer is not None and bool(self.trainer.training)
-        self._loaders.transforming = training  # and stays so when it fails
-        transformed = self._loaders.converted(self.transform(batch, training=training), batch)
+        """Run `transform` of the trainer's stage on the device; then convert to the trainer's precision."""
+        stage = self._loaders.stage
+        self._loaders.transforming = stage == "train"  # and stays so when it fails
+        transformed = self._loaders.converted(self.transform(batch, stage=stage), batch)
         self._loaders.transforming = False
         return transformed
 

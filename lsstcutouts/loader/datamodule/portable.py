@@ -41,7 +41,8 @@ def ready_to_predict(data: CutoutDataModule, pixels: Mapping[str, Any]) -> Cutou
     data._statistics.set_up(data.normalisation, sample, Path(), pixels, may_fit=False)
     if data._statistics.wanted(data.normalisation):
         raise ConfigurationError(
-            "the normalisation has no statistics; use CutoutDataModule.load_from_checkpoint, or give it statistics="
+            "the normalisation has no statistics, or MatchPsf no width; use CutoutDataModule.load_from_checkpoint, or give them "
+            "statistics= and target="
         )
     portable = copy.copy(data)
     portable.catalog, portable._loaders = None, TrainingLoaders()
@@ -57,7 +58,8 @@ def prediction_settings(data: CutoutDataModule) -> dict[str, Any]:
     read = {name: value for name, value in settings["read"].items() if name not in {"_target_", "on_read_error"}}
     others = {name: value for name, value in settings.items() if name not in machine}
     statistics = None if data.statistics is None else data.statistics.as_dict()
-    return {**others, **read, "wire": data.transfer.wire, "statistics": statistics}
+    psf = data._statistics.state_dict().get("psf", [])
+    return {**others, **read, "wire": data.transfer.wire, "statistics": statistics, "psf": psf}
 
 
 def prediction_loader(data: CutoutDataModule, plan: CutoutPlan, device: Any, threads: int) -> CutoutLoader:

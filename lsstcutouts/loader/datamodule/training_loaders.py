@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn, TrainerStatus
 from torch import Tensor
 
 from ...errors import ConfigurationError
@@ -38,6 +38,14 @@ _MISLEADING = (
     r".*does not have many workers.*",
 )
 """Warnings of Lightning that are wrong for our loaders."""
+
+
+_STAGES = {
+    RunningStage.TRAINING: "train",
+    RunningStage.SANITY_CHECKING: "val",
+    RunningStage.VALIDATING: "val",
+    RunningStage.TESTING: "test",
+}
 
 
 class TrainingLoaders:
@@ -97,6 +105,17 @@ class TrainingLoaders:
         """The trainer's GPU: Lightning does not copy batches that are there already."""
         device = None if self.trainer is None else self.trainer.strategy.root_device
         return device if device is not None and device.type == "cuda" else None
+
+    @property
+    def stage(self) -> str:
+        """What the trainer does with its batches: ``"train"``, ``"val"``, ``"test"`` or ``"predict"``."""
+        running = None if self.trainer is None else self.trainer.state.stage
+        return "predict" if running is None else _STAGES.get(running, "predict")
+
+    @property
+    def epoch(self) -> int | None:
+        """Epoch of the training; None before there is a loader."""
+        return None if self.loader is None else self.loader.position.epoch
 
     @property
     def predicting(self) -> bool:

@@ -53,6 +53,8 @@ class Host:
         Before this time it wants no request.
     served
         URI of a file that it gave bytes of.
+    takes_ranges
+        Whether its latest answer was the range of bytes that was asked for, not the whole file.
     silent_since, failed, warned
         Since when it gives no good answer, 0.0 if it does; when it failed last; whether that was logged.
     given_up, silent_for
@@ -69,12 +71,14 @@ class Host:
         "served",
         "silent_for",
         "silent_since",
+        "takes_ranges",
         "warned",
     )
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
         self.last_good, self.paused_until, self.served = -1.0, 0.0, ""
+        self.takes_ranges = False
         self.silent_since, self.failed, self.warned = 0.0, 0.0, False
         self.given_up, self.silent_for = -math.inf, 0.0
         parts = urlsplit(origin)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -292,33 +293,48 @@ class WebFile:
                     return
 
     async def _request(self, url: str, request: RangeRequest) -> None:
+        host = self._web.host(origin_of(url))
+        async with AsyncExitStack() as alone:
+            if not host.takes_ranges:  # the answer may be the whole file: one request at a time
+                await alone.enter_async_context(self._whole)
+                if host.takes_ranges:
+                    await alone.aclose()
+                elif self._put_from_disk(request.parts):
+                    return
+            async with self._address.get(url, f"bytes={request.start}-{request.stop - 1}") as response:
+                answer = await checked_answer(response)
+                knew, host.takes_ranges = host.takes_ranges, answer.status_code != 200
+                if not host.takes_ranges:
+                    if knew:
+                        await alone.enter_async_context(self._whole)
+                    await self._receive_whole(response, answer, request.parts)
+                    return
+                await alone.aclose()
+                await self._receive_range(response, answer, request)
+        self._web.note_good(host, self._uri)
+
+    async def _receive_range(self, response: "ClientResponse", answer: Answer, request: RangeRequest) -> None:
         parts, start, stop, _ = request
-        async with self._address.get(url, f"bytes={start}-{stop - 1}") as response:
-            answer = await checked_answer(response)
-            if answer.status_code == 200:
-                await self._receive_whole(response, answer, parts)
-                return
-            total = range_total(answer, start, stop)
-            if self.size not in (-1, total):
-                raise CorruptFileError(
-                    f"{self.shown} has {total} bytes, but had {self.size} bytes when it was opened or recorded in the repository; it "
-                    "was overwritten: transfer it again or start again"
-                )
-            self.size = total
-            for part in parts:
-                part.end_at(total)
-            at, end = start, min(stop, total)
-            async for chunk in response.content.iter_any():
-                self._web.rates.arrived(len(chunk))
-                self._put(parts, at, memoryview(chunk))
-                at += len(chunk)
-            if at > end:
-                raise ReadError(f"{self.shown}: the server sends more bytes than were requested; use another server")
-            if at < end:
-                raise TransientReadError(
-                    f"{self.shown}: the connection ended after {at - start} of {end - start} bytes; check the network and the server"
-                )
-        self._web.note_good(self._web.host(origin_of(url)), self._uri)
+        total = range_total(answer, start, stop)
+        if self.size not in (-1, total):
+            raise CorruptFileError(
+                f"{self.shown} has {total} bytes, but had {self.size} bytes when it was opened or recorded in the repository; it "
+                "was overwritten: transfer it again or start again"
+            )
+        self.size = total
+        for part in parts:
+            part.end_at(total)
+        at, end = start, min(stop, total)
+        async for chunk in response.content.iter_any():
+            self._web.rates.arrived(len(chunk))
+            self._put(parts, at, memoryview(chunk))
+            at += len(chunk)
+        if at > end:
+            raise ReadError(f"{self.shown}: the server sends more bytes than were requested; use another server")
+        if at < end:
+            raise TransientReadError(
+                f"{self.shown}: the connection ended after {at - start} of {end - start} bytes; check the network and the server"
+            )
 
     def _put(self, parts: Sequence[Part], at: int, data: memoryview) -> None:
         """Give bytes from ``at`` to parts, and hand over those that are complete."""
@@ -341,31 +357,40 @@ class WebFile:
         """Receive a file from a server that sends all of it, whatever range is requested, into the disk cache."""
         length = response.content_length
         disk = self._disk
-        async with self._whole:
-            if disk is None or length is None or self.size not in (-1, length):
-                raise ReadError(
-                    f"{self.shown}: the server ignores byte ranges and sends the whole file for every tile; use a server that answers "
-                    "206 to Range requests, switch the disk cache on (LSSTCUTOUTS_CACHE), or copy the files to a local disk"
-                )
-            if disk.missing(self._key, 0, length):
-                self._web.warn_once(
-                    f"{self.origin} ignores byte ranges: every file is downloaded as a whole, once, into the disk cache"
-                )
-                disk.write(self._key, 0, answer.content)
-                at = len(answer.content)
-                async for chunk in response.content.iter_chunked(1 << 20):
-                    disk.write(self._key, at, chunk)
-                    at += len(chunk)
-                    self._web.rates.arrived(len(chunk))
-            self.size = length
-            for part in parts:
-                part.end_at(length)
-                data = disk.read(self._key, part.start, part.stop - part.start)
-                if data is None:
-                    raise ReadError(
-                        f"{self.shown}: the whole file does not fit into the disk cache; increase LSSTCUTOUTS_CACHE_BYTES"
-                    )
-                self._put(parts, part.start, memoryview(data))
+        if disk is None or length is None or self.size not in (-1, length):
+            raise ReadError(
+                f"{self.shown}: the server ignores byte ranges and sends the whole file for every tile; use a server that answers "
+                "206 to Range requests, switch the disk cache on (LSSTCUTOUTS_CACHE), or copy the files to a local disk"
+            )
+        self.size = length
+        if self._put_from_disk(parts):
+            return
+        self._web.warn_once(
+            f"{self.origin} ignores byte ranges: every file is downloaded as a whole, once, into the disk cache"
+        )
+        disk.write(self._key, 0, answer.content)
+        at = len(answer.content)
+        async for chunk in response.content.iter_chunked(1 << 20):
+            disk.write(self._key, at, chunk)
+            at += len(chunk)
+            self._web.rates.arrived(len(chunk))
+        if not self._put_from_disk(parts):
+            raise ReadError(
+                f"{self.shown}: the whole file does not fit into the disk cache; increase LSSTCUTOUTS_CACHE_BYTES"
+            )
+
+    def _put_from_disk(self, parts: Sequence[Part]) -> bool:
+        """Give parts their bytes from the disk cache; return whether all are there."""
+        disk = self._disk
+        if disk is None or disk.missing(self._key, 0, self.size):
+            return False
+        for part in parts:
+            part.end_at(self.size)
+            data = disk.read(self._key, part.start, part.stop - part.start)
+            if data is None:
+                return False
+            self._put([part], part.start, memoryview(data))
+        return True
 
     async def _raise_refusal(self, error: AnswerError) -> None:
         """Raise the error for an HTTP error status; for 403, find out whether only this file is refused."""
