@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .app.gallery.show import show
     from .bulk.exporting import export
     from .bulk.predicting import predict
+    from .catalog.footprint import Footprint
     from .catalog.targets import Catalog
     from .errors import LsstCutoutsError
     from .loader.datamodule.module import CutoutDataModule
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .loader.transfer_options import TransferOptions
     from .order.sampling import Sampling
     from .plan.cutout_plan import CutoutPlan
+    from .plan.grid import Grid
     from .plan.planner import build_plan
     from .plan.quality import Outcome, Quality, QualityPolicy
     from .plan.read_options import ReadOptions
@@ -38,6 +40,8 @@ _HOME = {
     "CutoutDataset": "loader.dataset",
     "CutoutLoader": "loader.loader",
     "CutoutPlan": "plan.cutout_plan",
+    "Footprint": "catalog.footprint",
+    "Grid": "plan.grid",
     "LsstCutoutsError": "errors",
     "LsstDataFetcher": "read.fetcher",
     "Outcome": "plan.quality",
@@ -68,6 +72,8 @@ __all__ = [
     "CutoutDataset",
     "CutoutLoader",
     "CutoutPlan",
+    "Footprint",
+    "Grid",
     "LsstCutoutsError",
     "LsstDataFetcher",
     "Outcome",

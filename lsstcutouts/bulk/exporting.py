@@ -23,7 +23,7 @@ from .export_rows import row_bytes
 from .finished import PartitionResult
 from .partition_export import PartitionExport
 from .partition_job import JobResult, PartitionJob, check_run, run_job
-from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows
+from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows, with_drawn_positions
 
 __all__ = ["Export", "export"]
 
@@ -71,6 +71,11 @@ class Export(PartitionJob):
                 "an export keeps pixels as they were read; leave out missing_band=nan and fill=noise here, and give them to the"
                 " training"
             )
+        if options.grid is not None:
+            raise ConfigurationError(
+                "an export keeps pixels as they were read, on the pixel grid of the tract; leave out read.grid here, and read with it "
+                "from the repository"
+            )
         self.folder = Path(output).expanduser().absolute()  # processes of Dask may work in another folder
         description = ExportDescription(
             repo=_absolute(os.fspath(repo)),
@@ -102,7 +107,7 @@ class Export(PartitionJob):
         description = replace(description, size=pixels, psf_shape=psf_shape, skymap=planner.repository.skymap)
         self.row_bytes = row_bytes(description)
         self.catalog = LargeCatalog.open(
-            catalog,
+            with_drawn_positions(catalog, planner, columns),
             row_bytes=self.row_bytes,
             most_bytes=partition_bytes,
             ra=ra,

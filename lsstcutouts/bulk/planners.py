@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
 
+from ..catalog.footprint import FOOTPRINT_COLUMNS, footprint_of
 from ..catalog.partitions import PartitionRows
 from ..catalog.targets import Catalog
 from ..plan.arguments import AngularSize
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.drawing import drawn_catalog
 from ..plan.planner import Planner
 from ..plan.read_options import ReadOptions
 from ..plan.repository import Repository
@@ -18,7 +21,16 @@ from ..read.cache.tile_cache import TileCache
 from ..read.open_files import OpenFiles
 from ..sky.geometry import YX
 
-__all__ = ["Images", "close_planner", "fingerprint_of", "numbered_plan", "open_planner", "plan_rows", "process_cache"]
+__all__ = [
+    "Images",
+    "close_planner",
+    "fingerprint_of",
+    "numbered_plan",
+    "open_planner",
+    "plan_rows",
+    "process_cache",
+    "with_drawn_positions",
+]
 
 _MOST_PLANNERS = 2
 """Planners that stay open in a process: one run has two, with a size in arcseconds and in pixels."""
@@ -98,7 +110,24 @@ def close_planner(keep: int = 0) -> None:
 def plan_rows(images: Images, read: ReadOptions, catalog: Catalog, run_id: str = "") -> CutoutPlan:
     """Return the plan of the rows of a partition, which may be empty."""
     with _LOCK:  # the Butler is asked by one thread at a time
-        return open_planner(images, read, run_id=run_id).plan(catalog, may_be_empty=True)
+        return open_planner(images, read, run_id=run_id).plan(catalog, may_be_empty=True, grid=read.grid)
+
+
+def with_drawn_positions(catalog: Any, planner: Planner, columns: Sequence[str] | None) -> Any:
+    """Return the catalog of the positions that a footprint asks for; any other catalog as it is.
+
+    Parameters
+    ----------
+    catalog
+        Of any kind.
+    planner
+        Of the repository.
+    columns
+        Of `FOOTPRINT_COLUMNS`, those that the positions get; all of them by default.
+    """
+    if (request := footprint_of(catalog)) is None:
+        return catalog
+    return drawn_catalog(planner, Catalog.from_any(request, columns=FOOTPRINT_COLUMNS if columns is None else columns))
 
 
 def numbered_plan(plan: CutoutPlan, rows: PartitionRows) -> CutoutPlan:

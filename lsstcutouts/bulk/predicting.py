@@ -19,12 +19,13 @@ from ..loader.datamodule.module import CutoutDataModule
 from ..loader.datamodule.portable import prediction_settings, ready_to_predict
 from ..plan.arguments import AngularSize
 from ..plan.repository import as_names
+from ..plan.splits.split_options import SPLITS
 from ..read.exports.export_files import is_export
 from ..source.writing import atomic_file
 from .finished import PartitionResult
 from .partition_job import JobResult, PartitionJob, check_run, run_job
 from .partition_prediction import PREDICTIONS, CutImages, PartitionPrediction
-from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows
+from .planners import fingerprint_of, numbered_plan, open_planner, plan_rows, with_drawn_positions
 from .prediction_table import DESCRIPTION
 from .predictor import CheckpointModel, ModelMaker, check_accelerator, predictor_of
 
@@ -69,7 +70,7 @@ class Prediction(PartitionJob):
             raise ConfigurationError(
                 f"repo={data.repo} is an export, which is predicted into one file; give the repository to predict by partitions"
             )
-        if isinstance(catalog, Mapping) and "path" not in catalog:
+        if isinstance(catalog, Mapping) and set(catalog) <= set(SPLITS):
             if "predict" not in catalog:
                 raise ConfigurationError("the data module has no catalog to predict; give catalog= as one catalog")
             catalog = catalog["predict"]
@@ -81,11 +82,13 @@ class Prediction(PartitionJob):
         images = CutImages(str(data.repo), as_names(data.collections), data.dataset_type, data.bands, None)  # type: ignore[arg-type]
         planner = open_planner(images, data.read, data.size)
         scale = planner.sample().pixel_scale
+        scale = scale if data.read.grid is None else data.read.grid.scale(scale)
         size = data.size.pixels(scale) if isinstance(data.size, AngularSize) else data.size
         self.images = replace(images, size=size)
         pixels = {"pixels": list(size), "pixel_scale": [round(float(scale.y), 6), round(float(scale.x), 6)]}
         portable = ready_to_predict(data, pixels)
-        self.catalog = LargeCatalog.open(catalog, row_bytes=1, most_bytes=_ROWS, columns=data.columns)
+        rows = with_drawn_positions(catalog, planner, data.columns)
+        self.catalog = LargeCatalog.open(rows, row_bytes=1, most_bytes=_ROWS, columns=data.columns)
         subset = self.catalog.subset
         self._settings: dict[str, Any] = {
             **(known if about is None else about),

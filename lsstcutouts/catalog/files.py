@@ -25,6 +25,7 @@ from .astro import (
     table_from_votable,
 )
 from .columns import OpenTable, concatenate_tables, table_from_mapping
+from .footprint import footprint_of
 from .hats_table import is_hats, table_from_hats, table_from_lsdb
 
 __all__ = ["files_of", "has_path", "hats_source", "is_lsdb", "is_skycoord", "open_table", "state_of"]
@@ -52,6 +53,8 @@ def open_table(source: Any, *, allow_overflow: bool = False) -> OpenTable:
     CatalogError
         If the kind is not supported, the file does not exist, or it cannot be read in the format of its suffix.
     """
+    if (request := footprint_of(source)) is not None:
+        raise CatalogError(f"{request}: only a plan of a repository draws its positions; give a catalog of rows here.")
     if (hats := hats_source(source)) is not None:
         return table_from_hats(hats)
     if is_lsdb(source):

@@ -28,6 +28,7 @@ from .checks import (
 )
 from .columns import OpenTable, table_from_mapping
 from .files import has_path, is_skycoord, open_table
+from .footprint import FOOTPRINT_COLUMNS, Footprint, footprint_of
 from .ids import Ids, Values, take_rows
 from .rows import read_rows
 from .select import matching_rows
@@ -52,6 +53,8 @@ class Catalog:
         Extra columns that a batch contains for each target: ``(N, ...)`` arrays, strings as lists.
     source
         File or table that the targets come from, for messages.
+    footprint
+        Which positions a plan draws in place of rows, of which there are none then; None for a catalog of rows.
     """
 
     object_id: Ids
@@ -59,6 +62,7 @@ class Catalog:
     dec: NDArray[np.float64]
     columns: dict[str, Values] = field(default_factory=dict)
     source: str = "arrays"
+    footprint: Footprint | None = None
 
     @classmethod
     def from_any(
@@ -85,7 +89,8 @@ class Catalog:
             concatenated; an astropy ``Table``, ``QTable`` or ``SkyCoord``; the result of a TAP query (pyvo); a pandas
             ``DataFrame``; a pyarrow ``Table``; a mapping of names to arrays. A HATS catalog or collection: its folder, its
             URL (``https://``, ``s3://``, ``hf://`` ...) or the object of ``hats``; a catalog of ``lsdb``. In configurations
-            also a dictionary of ``path`` and other arguments of this function. A column may have different types in the
+            also a dictionary of ``path`` and other arguments of this function. Without a catalog: a `Footprint` or
+            ``{"footprint": {"n": 1000}}``, whose positions the plan draws. A column may have different types in the
             files of one catalog as long as one type holds all values exactly.
         ra, dec
             Names of the position columns. By default the first pair found, in any capitalisation, of ``ra dec``,
@@ -145,6 +150,9 @@ class Catalog:
                     " and allow_overflow"
                 )
             return cls.from_any(options.pop("path"), columns=wanted, **options)
+        if (request := footprint_of(source)) is not None:
+            named = {"ra": ra, "dec": dec, "object_id": object_id, "unit": unit, "select": select, "cone": cone}
+            return cls._of_footprint(request, wanted, [name for name, value in named.items() if value is not None])
         if isinstance(source, Catalog):
             if subset:
                 raise CatalogError("select= and cone= are for tables; use catalog.select(...) for a Catalog.")
@@ -200,6 +208,18 @@ class Catalog:
         return cls._from_table(table_from_mapping(arrays, "arrays"), [("ra", "dec")], ids, wanted, unit)
 
     @classmethod
+    def _of_footprint(cls, request: Footprint, wanted: Sequence[str], unused: Sequence[str]) -> "Catalog":
+        if unused:
+            raise ConfigurationError(
+                f"{unused[0]}= is for tables; a footprint has no columns before its positions are drawn: leave it out"
+            )
+        if missing := [name for name in wanted if name not in FOOTPRINT_COLUMNS]:
+            raise CatalogError(missing_column_message("footprint", missing[0], FOOTPRINT_COLUMNS))
+        none = np.zeros(0)
+        columns: dict[str, Values] = {name: none.astype(np.int64) for name in wanted}
+        return cls(none.astype(np.int64), none, none, columns, str(request), request)
+
+    @classmethod
     def _from_table(
         cls,
         table: OpenTable,
@@ -238,6 +258,8 @@ class Catalog:
         return len(self.object_id)
 
     def __repr__(self) -> str:
+        if self.footprint is not None:
+            return f"Catalog({self.footprint})"
         return f"Catalog({len(self)} targets of {self.source!r}, columns {','.join(self.columns) or 'none'})"
 
     def _repr_html_(self) -> str:
@@ -265,6 +287,7 @@ class Catalog:
         rows
             Row numbers ``(M,)``, a mask ``(N,)`` bool, or a slice. It may be empty or repeat rows.
         """
+        self._check_rows()
         if isinstance(rows, slice):
             chosen = np.arange(*rows.indices(len(self)))
         else:
@@ -287,12 +310,21 @@ class Catalog:
         ConfigurationError
             If the expression has a syntax error or does not fit the columns.
         """
+        self._check_rows()
         own = {"object_id": self.object_id, "ra": self.ra, "dec": self.dec}
         return self.take(matching_rows(expression, {**own, **self.columns}, len(self)))
+
+    def _check_rows(self) -> None:
+        if self.footprint is not None:
+            raise CatalogError(
+                f"{self.footprint}: its positions are not drawn yet; make a plan, whose object_id, ra and dec hold them"
+            )
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of ids, positions and extra columns in row order; equal on every machine."""
         digest = hashlib.sha256(b"lsstcutouts catalog 1")
+        if self.footprint is not None:
+            digest.update(str(self.footprint).encode())
         _hash_values(digest, self.object_id)
         _hash_values(digest, self.ra)
         _hash_values(digest, self.dec)

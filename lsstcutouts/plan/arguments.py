@@ -117,7 +117,10 @@ def parse_size(size: SizeLike) -> YX[int] | AngularSize:
 def has_size(plan: CutoutPlan, size: YX[int] | AngularSize) -> bool:
     """Return whether the cutouts of a plan have this size."""
     if isinstance(size, AngularSize):
-        return all(size.pixels(one.pixel_scale) == plan.size for one in plan.projections.values())
+        scales = (
+            [one.pixel_scale for one in plan.projections.values()] if plan.grid is None else [plan.grid.pixel_scale]
+        )
+        return all(size.pixels(scale) == plan.size for scale in scales)
     return plan.size == size
 
 

@@ -20,6 +20,7 @@ from ..source.notebook import html_table
 from ..source.writing import atomic_file
 from .coverage import Coverage
 from .coverage_figure import coverage_figure
+from .grid_plan import GridPlan
 from .parquet import from_arrow, to_arrow
 from .stored_pixels import StoredPixels
 from .tables import FileTable, PatchTable, PlanSummary, Reason, Rejected, SharedReading
@@ -80,6 +81,9 @@ class CutoutPlan:
         Whether several targets have one id; found out if it is not given.
     pixels
         Where the pixels stand in an export; None if they are read from the files.
+    grid
+        The pixel grids of the cutouts; None for that of the tract. With a grid, ``yx0`` and ``offset`` are those of boxes of
+        `box` tract pixels from which the cutouts are made.
     """
 
     repo: str
@@ -110,6 +114,7 @@ class CutoutPlan:
     tile_bytes: float = 0.0
     repeats_ids: bool | None = None
     pixels: StoredPixels | None = None
+    grid: GridPlan | None = None
 
     def __post_init__(self) -> None:
         if self.repeats_ids is None:
@@ -141,6 +146,18 @@ class CutoutPlan:
             ("collections", self.collections),
         ]
         return html_table("CutoutPlan", rows)
+
+    @property
+    def box(self) -> YX[int]:
+        """Rows and columns of the box of each target on its tract, tract pixels: the size of the cutouts unless they have a grid."""
+        return self.size if self.grid is None else self.grid.reach
+
+    @property
+    def pixel_scale(self) -> YX[float] | None:
+        """Arcseconds a pixel of the cutouts along ``(y, x)``; None where no target is covered."""
+        if self.grid is not None:
+            return self.grid.pixel_scale
+        return next((projection.pixel_scale for projection in self.projections.values()), None)
 
     @property
     def tract(self) -> NDArray[np.int64]:
@@ -199,7 +216,7 @@ class CutoutPlan:
 
     def _in_patch(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the middle of each box, ``(n, 2)`` pixels ``(y, x)`` from the corner of its primary patch."""
-        middle = self.yx0[targets].astype(np.int64) + np.asarray(self.size) // 2
+        middle = self.yx0[targets].astype(np.int64) + np.asarray(self.box) // 2
         corner = self.patches.inner[self.primary[targets]][:, [0, 2]]
         return np.asarray(middle - corner, np.int64)
 
@@ -277,7 +294,7 @@ class CutoutPlan:
         inner, border = self.patches.inner[self.primary[targets]], np.asarray(self.border)
         first = self.yx0[targets] - (inner[:, [0, 2]] - border)
         last = inner[:, [1, 3]] - inner[:, [0, 2]] + 2 * border - 1  # last pixel, counted from the file's first pixel
-        size = np.asarray(self.size)
+        size = np.asarray(self.box)
         ends = (first + size // 2,) * 2 if middle else (first, first + size - 1)
         low, high = (np.clip(at, 0, last) // shape for at in ends)
         steps = (high - low).max(axis=0, initial=0) + 1
@@ -310,6 +327,8 @@ class CutoutPlan:
         for array in (self.row, texts, self.yx0, self.patches.tract, self.patches.patch, self.primary):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update("\n".join(self.files.dataset_id).encode())
+        if self.grid is not None:
+            digest.update(json.dumps(self.grid.to_meta()).encode() + self.grid.placed.wcs.tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:

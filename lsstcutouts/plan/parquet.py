@@ -9,6 +9,7 @@ import numpy as np
 from ..catalog.ids import Values, concatenate_columns
 from ..errors import PlanError
 from ..sky.geometry import YX, TanProjection
+from .grid_plan import GridPlan
 from .stored_pixels import StoredPixels
 from .tables import FileTable, PatchTable, Rejected
 
@@ -58,6 +59,9 @@ def to_arrow(plan: Mapping[str, Any]) -> Any:
     pixels: StoredPixels | None = plan.get("pixels")
     for name, values in ({} if pixels is None else pixels.to_columns(len(lost))).items():
         table = table.append_column(name, pyarrow.array(values))
+    grid: GridPlan | None = plan.get("grid")
+    for name, values in ({} if grid is None else grid.to_columns(len(lost))).items():
+        table = table.append_column(name, pyarrow.array(values))
     meta = {
         "format": _FORMAT,
         **{name: plan[name] for name in _PLAIN},
@@ -69,6 +73,7 @@ def to_arrow(plan: Mapping[str, Any]) -> Any:
             for name, v in plan["columns"].items()
         },
         "pixels": None if pixels is None else pixels.to_meta(),
+        "grid": None if grid is None else grid.to_meta(),
     }
     return table.replace_schema_metadata({_META: json.dumps(meta).encode()})
 
@@ -137,6 +142,7 @@ def from_arrow(table: Any, path: str) -> dict[str, Any]:
         "rejected": Rejected(**rejected, columns={name: _part(values, lost) for name, values in columns.items()}),
         "columns": {name: _part(values, slice(count)) for name, values in columns.items()},
         "pixels": pixels,
+        "grid": None if meta.get("grid") is None else GridPlan.from_table(meta["grid"], arrays, count),
     }
 
 

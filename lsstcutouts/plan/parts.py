@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .boxes import TargetBoxes
 from .tables import Rejected
 
-__all__ = ["PlanPart", "taken"]
+__all__ = ["BoxesUnder", "PlanPart", "taken"]
 
 
 @dataclass(eq=False)
@@ -40,6 +41,21 @@ class PlanPart:
     keys: NDArray[np.int64]
     tracts: list[int]
     rejected: Rejected
+
+
+@dataclass(frozen=True, eq=False)
+class BoxesUnder:
+    """Boxes of catalog rows ``row``, and what lies under them: as in a `CutoutPlan`, of ``n`` rows."""
+
+    row: NDArray[np.int64]
+    boxes: TargetBoxes
+    others_start: NDArray[np.int64]
+    others: NDArray[np.int64]
+    primary: NDArray[np.int64]
+    covered: NDArray[np.bool_]
+    """``(n,)`` whether some file reaches under the box."""
+    keys: NDArray[np.int64]
+    """Of the patches to which ``primary`` and ``others`` refer."""
 
 
 def taken(parts: Sequence[PlanPart], name: str) -> Any:

@@ -5,7 +5,7 @@ It asks for the tracts that hold targets, then for the coadds of every patch und
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,11 @@ from ..sky.skymap import SkyMap, Tract
 from .arguments import AngularSize, SizeLike, parse_bands, parse_size
 from .boxes import PatchRanges, TargetBoxes, covered_pixels, patch_key, patch_of_key
 from .cutout_plan import CutoutPlan
+from .drawing import drawn_catalog
+from .grid import Grid
+from .grid_planner import GriddedTargets
 from .locations import LocatedFile
-from .parts import PlanPart, taken
+from .parts import BoxesUnder, PlanPart, taken
 from .read_options import TRACTS, ReadOptions, check_choice
 from .repository import Repository, as_names
 from .sample import CoaddSample, first_sample
@@ -74,26 +77,34 @@ class Planner:
         self._known_sample: CoaddSample | None = None
         self._clipped: bool | None = None
 
-    def plan(self, catalog: Catalog, *, hints: bool = True, may_be_empty: bool = False) -> CutoutPlan:
-        """Return the plan of a catalog; rows that cannot be delivered are in its ``rejected``.
+    def plan(
+        self, catalog: Catalog, *, hints: bool = True, may_be_empty: bool = False, grid: Grid | None = None
+    ) -> CutoutPlan:
+        """Return the plan of a catalog, or of drawn positions; rows that cannot be delivered are in its ``rejected``.
 
         Where nothing is covered, the error says whether other units or the columns swapped would be, unless ``hints`` is
-        false.
+        false. With a ``grid``, the cutouts are on it instead of the tract's pixel grid.
 
         Raises
         ------
         CoverageError
             If not one row can be delivered, unless the plan ``may_be_empty``.
         """
-        sample = self.sample()
-        size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
-        parts = [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
-        patches, files, primary, others = self._tables(parts)
+        catalog, sample = drawn_catalog(self, catalog), self.sample()
+        if grid is None:
+            size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
+            parts, gridded = self.parts(catalog, size), None
+        else:
+            gridded = GriddedTargets(self, catalog, grid)
+            size, parts = gridded.size, gridded.parts
+        every = parts if gridded is None else [*parts, gridded.further]
+        patches, files, primary, others = self._tables(every)
         rejected = Rejected.joined([part.rejected for part in parts])
-        if not may_be_empty and not sum(len(part.row) for part in parts):
-            hint = self._hint(catalog) if hints else ""
-            raise CoverageError(self._nothing_covered(catalog, rejected) + hint)
+        if not may_be_empty and not any(len(part.row) for part in parts):
+            raise CoverageError(self._nothing_covered(catalog, rejected) + (self._hint(catalog) if hints else ""))
         row = taken(parts, "row")
+        start = np.concatenate([[0], np.cumsum(taken(parts, "others_count"), dtype=np.int64)])
+        count, many = len(row), int(start[-1])
         kept = catalog if len(row) == len(catalog) else catalog[row]
         return CutoutPlan(
             repo=self.repository.name,
@@ -105,24 +116,29 @@ class Planner:
             block_shape=sample.block_shape,
             tile_shape=sample.tile_shape,
             border=sample.border,
-            psf_shape=sample.psf_shape,
+            psf_shape=sample.psf_shape if gridded is None else gridded.psf_shape,
             row=row,
             object_id=kept.object_id,
             ra=kept.ra,
             dec=kept.dec,
-            primary=primary,
+            primary=primary[:count],
             other_tract=taken(parts, "other_tract"),
             yx0=taken(parts, "yx0"),
             offset=taken(parts, "offset"),
-            others_start=np.concatenate([[0], np.cumsum(taken(parts, "others_count"), dtype=np.int64)]),
-            others=others,
+            others_start=start,
+            others=others[:many],
             patches=patches,
             files=files,
-            projections={t: self._projection(t) for t in sorted({t for part in parts for t in part.tracts})},
+            projections={t: self.projection(t) for t in sorted({t for part in every for t in part.tracts})},
             rejected=rejected,
             columns=kept.columns,
             tile_bytes=sample.tile_bytes,
+            grid=None if gridded is None else gridded.plan(primary[count:], others[many:]),
         )
+
+    def parts(self, catalog: Catalog, size: YX[int]) -> list[PlanPart]:
+        """Return the plans of the rows of a catalog for boxes of a size, pixels of the tract; at most so many rows at once."""
+        return [self._part(catalog, at, size) for at in range(0, max(1, len(catalog)), _AT_ONCE)]
 
     def _part(self, catalog: Catalog, at: int, size: YX[int]) -> PlanPart:
         """Plan the rows of a catalog from one on, at most `_AT_ONCE`."""
@@ -132,7 +148,7 @@ class Planner:
         tract = np.where(np.isin(own, unknown), -1, own) if unknown else own.copy()
         if self.tract == "best":
             tract = self._best_tract(catalog, tract, own, size)
-        under = self._under(catalog, tract, size)
+        under = self.under(catalog, tract, size)
         gone = np.ones(len(catalog), bool)
         gone[under.row[under.covered]] = False
         lost = np.flatnonzero(gone)
@@ -140,7 +156,7 @@ class Planner:
             row, other, _ = self._elsewhere(catalog, lost, own, size)
             if len(row):
                 tract[row] = other
-                under = self._under(catalog, tract, size)
+                under = self.under(catalog, tract, size)
                 lost = np.setdiff1d(lost, row)
         rejected = self._rejected(catalog, lost, own, under)
         keep = np.flatnonzero(under.covered)
@@ -181,12 +197,13 @@ class Planner:
         tracts = {t: v for t, v in self._tracts.items() if v is not None}
         return SkyMap(self.repository.skymap, tracts, self.repository.rings)
 
-    def _projection(self, tract: int) -> TanProjection:
+    def projection(self, tract: int) -> TanProjection:
+        """Return the projection of a tract that holds targets, or is near one."""
         known = self._tracts[tract]
         assert known is not None
         return known.projection
 
-    def _under(self, catalog: Catalog, tract: Ints, size: YX[int]) -> "_Under":
+    def under(self, catalog: Catalog, tract: Ints, size: YX[int]) -> BoxesUnder:
         """Return the boxes of the rows that have a tract, and the patches and files under them."""
         row, skymap = np.flatnonzero(tract >= 0), self._known_skymap()
         boxes = TargetBoxes.around(skymap, tract[row], catalog.ra[row], catalog.dec[row], size)
@@ -198,7 +215,7 @@ class Planner:
         has_file = np.array([any(band in found[pair] for band in self.bands) for pair in pairs], bool)
         covered = has_file[primary]
         covered[np.repeat(np.arange(len(row)), np.diff(start))[has_file[others]]] = True
-        return _Under(row, boxes, start, others, primary, covered, keys)
+        return BoxesUnder(row, boxes, start, others, primary, covered, keys)
 
     def _best_tract(self, catalog: Catalog, primary: Ints, own: Ints, size: YX[int]) -> Ints:
         """Return the tract of each target whose files cover most of its box; its own where none covers more.
@@ -208,7 +225,7 @@ class Planner:
         best = primary.copy()
         pixels = np.zeros(len(catalog), np.int64)
         inside = np.flatnonzero(primary >= 0)
-        pixels[inside] = self._covered_pixels(catalog.ra[inside], catalog.dec[inside], primary[inside], size)
+        pixels[inside] = self.covered_pixels(catalog.ra[inside], catalog.dec[inside], primary[inside], size)
         partial = np.flatnonzero(pixels < size.y * size.x * len(self.bands))
         row, tract, covered = self._elsewhere(catalog, partial, own, size)
         more = covered > pixels[row]
@@ -220,18 +237,24 @@ class Planner:
 
         Of tracts that cover equally much, summed over the bands, the one with the lowest number.
         """
-        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self.sample().border)))
-        row, tract = self._known_skymap().near(catalog.ra[rows], catalog.dec[rows], margin)
+        row, tract = self.near(catalog.ra[rows], catalog.dec[rows], size)
         row = rows[row]
-        other = (tract != own[row]) & _among(tract, self._held())
+        other = tract != own[row]
         row, tract = row[other], tract[other]
-        self._load_tracts(tract)
-        pixels = self._covered_pixels(catalog.ra[row], catalog.dec[row], tract, size)
+        pixels = self.covered_pixels(catalog.ra[row], catalog.dec[row], tract, size)
         order = np.lexsort((tract, -pixels, row))
         row, tract, pixels = row[order], tract[order], pixels[order]
         first = np.diff(row, prepend=-1) > 0
         chosen = first & (pixels > 0)
         return row[chosen], tract[chosen], pixels[chosen]
+
+    def near(self, ra: Floats, dec: Floats, size: YX[int]) -> tuple[Ints, Ints]:
+        """Return pairs ``(row, tract)``, ``(M,)`` each: every tract with coadds that may reach under a box around a position."""
+        margin = float(np.max(np.asarray(size) / 2 + np.asarray(self.sample().border)))
+        row, tract = self._known_skymap().near(ra, dec, margin)
+        held = _among(tract, self._held())
+        self._load_tracts(tract[held])
+        return row[held], tract[held]
 
     def _held(self) -> set[int]:
         """Return the tracts that have coadds."""
@@ -239,7 +262,7 @@ class Planner:
             self._tracts_with_coadds = set(self.repository.tracts())
         return self._tracts_with_coadds
 
-    def _covered_pixels(self, ra: Floats, dec: Floats, tract: Ints, size: YX[int]) -> Ints:
+    def covered_pixels(self, ra: Floats, dec: Floats, tract: Ints, size: YX[int]) -> Ints:
         """Return ``(N,)`` pixels, summed over the bands, that the files of given tracts hold of boxes around positions."""
         border, skymap = self.sample().border, self._known_skymap()
         boxes = TargetBoxes.around(skymap, tract, ra, dec, size)
@@ -316,7 +339,7 @@ class Planner:
             self._known_sample = first_sample(self.repository)
         return self._known_sample
 
-    def _rejected(self, catalog: Catalog, rows: Ints, own: Ints, under: "_Under") -> Rejected:
+    def _rejected(self, catalog: Catalog, rows: Ints, own: Ints, under: BoxesUnder) -> Rejected:
         """Return the rows that are not delivered, each with its own tract and what is missing there."""
         patch = np.full(len(catalog), -1, np.int64)
         patch[under.row] = under.boxes.patch
@@ -362,21 +385,6 @@ class Planner:
         return ""
 
 
-@dataclass(frozen=True, eq=False)
-class _Under:
-    """Boxes of catalog rows ``row``, and what lies under them: as in a `CutoutPlan`, of ``n`` rows."""
-
-    row: Ints
-    boxes: TargetBoxes
-    others_start: Ints
-    others: Ints
-    primary: Ints
-    covered: NDArray[np.bool_]
-    """``(n,)`` whether some file reaches under the box."""
-    keys: Ints
-    """Of the patches to which ``primary`` and ``others`` refer."""
-
-
 def _distinct(numbers: Ints) -> list[int]:
     """Return the different ones of numbers that are not negative, ascending; much faster than hashing them all."""
     return np.flatnonzero(np.bincount(numbers[numbers >= 0])).tolist()
@@ -412,7 +420,7 @@ def build_plan(
     repo
         Path, label or URL of a Butler repository, or an open Butler.
     catalog
-        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays.
+        A `Catalog`, or anything that `Catalog.from_any` reads: a path, a table, arrays; or a `Footprint`.
     collections
         Collection name or names, searched in order.
     bands
@@ -425,7 +433,7 @@ def build_plan(
     columns
         Catalog columns that travel with the samples.
     read
-        `ReadOptions`, of which a plan uses ``tract`` and ``skymap``.
+        `ReadOptions`, of which a plan uses ``tract``, ``skymap`` and ``grid``.
 
     Raises
     ------
@@ -439,4 +447,4 @@ def build_plan(
     bands, size = parse_bands(bands), parse_size(size)
     targets = Catalog.from_any(catalog, columns=as_names(columns))
     with Repository(repo, as_names(collections), dataset_type, read.skymap) as repository:
-        return Planner(repository, bands, size, read.tract).plan(targets)
+        return Planner(repository, bands, size, read.tract).plan(targets, grid=read.grid)

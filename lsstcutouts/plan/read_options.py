@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from ..sky.geometry import YX
+from .grid import Grid
 from .quality import QualityPolicy
 
 __all__ = ["TRACTS", "ReadOptions", "check_choice"]
@@ -60,6 +61,9 @@ class ReadOptions:
         over the bands; if several are equal, the assigned tract, then the lowest number. Used when the plan is made.
     skymap
         Name of the skymap; by default the skymap of the coadds. Used when the plan is made.
+    grid
+        Your own pixel grid: north up, another pixel scale, or a given WCS; None for the pixels of the tract. A mapping
+        with the arguments of `Grid` does as well. Used when the plan is made.
 
     Raises
     ------
@@ -78,6 +82,7 @@ class ReadOptions:
     flux_unit: Literal["nJy", "native"] = "nJy"
     tract: Literal["primary", "strict", "best"] = "primary"
     skymap: str | None = None
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.mask_planes, str):
@@ -98,6 +103,8 @@ class ReadOptions:
                 "quality must be a QualityPolicy (in a configuration: {_target_: lsstcutouts.QualityPolicy, "
                 f"min_valid: 0.9, action: skip}}), got {self.quality!r}"
             )
+
+        object.__setattr__(self, "grid", Grid.of(self.grid))
 
     def check_size(self, size: YX[int]) -> None:
         """Raise `ConfigurationError` if a box of ``size`` pixels can never meet the quality policy."""

@@ -192,6 +192,18 @@ class Repository:
 
         return self._ask("tracts", run_query)
 
+    def coverage(self, bands: Sequence[str]) -> list[tuple[int, int, str]]:
+        """Return tract, patch and band of every coadd in these bands, in ascending order, with one query."""
+
+        def run_query(butler: Butler) -> list[tuple[int, int, str]]:
+            with butler.query() as query:
+                joined = query.join_dataset_search(self.dataset_type, self.collections).where(skymap=self.skymap)
+                found = joined.where("band IN (:bands)", bind={"bands": list(bands)})
+                ids = found.data_ids(["tract", "patch", "band"])
+                return sorted((int(one["tract"]), int(one["patch"]), str(one["band"])) for one in ids)
+
+        return self._ask("the coverage", run_query)
+
     def find(self, tract: int, patch: int, band: str) -> LocatedFile:
         """Return one coadd.
 

@@ -164,8 +164,7 @@ def batch_projection(batch: Mapping[str, Any], i: int) -> TanProjection:
         raise ConfigurationError(f"row {i} is not in this batch of {len(rows)} rows")
     if not _has_wcs(rows[i]):
         raise ConfigurationError(f"row {i} of the batch has no WCS, because no file of this target was read")
-    crval1, crval2, crpix1, crpix2, *cd = rows[i].astype(np.float64).tolist()
-    return TanProjection((crval1, crval2), (crpix1, crpix2), (cd[0], cd[1], cd[2], cd[3]))
+    return TanProjection.of(rows[i])
 
 
 def _has_wcs(row: Array) -> bool:
@@ -199,11 +198,14 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
     wanted = arrays["object_id"][rows]
     keys = {"object_hash": arrays["object_hash"][rows]} if "object_hash" in arrays else {}
     targets = plan.targets_in({"object_id": wanted, **keys})
-    same = (targets >= 0) & (plan.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
+    placed = plan if plan.grid is None else plan.grid.placed
+    same = (targets >= 0) & (placed.yx0[targets] == arrays["yx0"][rows]).all(axis=1)
     same &= plan.tract[targets] == arrays["tract"][rows]
+    if plan.grid is not None and "wcs" in arrays:
+        same &= np.isclose(plan.grid.placed.wcs[targets], arrays["wcs"][rows], rtol=1e-9, atol=1e-9).all(axis=1)
     if not same.all():
         raise ConfigurationError(
-            f"object {wanted[~same][0]} of the batch is not in the plan, or has another box; use the plan of this batch"
+            f"object {wanted[~same][0]} of the batch is not in the plan, or has another box or pixel grid; use the plan of this batch"
         )
     return dict(zip(rows.tolist(), targets.tolist(), strict=True))
 
@@ -258,7 +260,8 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
     header["SKYMAP"] = _ascii(plan.skymap)
     header["TRACT"] = int(arrays["tract"][i])
     header["PATCH"] = int(arrays["patch"][i]), "the target's own patch"
-    header["Y0"], header["X0"] = (y0, "first row, tract pixels"), (x0, "first column, tract pixels")
+    grid = "tract" if plan.grid is None else "grid"
+    header["Y0"], header["X0"] = (y0, f"first row, {grid} pixels"), (x0, f"first column, {grid} pixels")
     if "offset" in arrays:
         header["OFFSETY"] = float(arrays["offset"][i, 0]), "[pix] target minus middle of the box"
         header["OFFSETX"] = float(arrays["offset"][i, 1]), "[pix] target minus middle of the box"
@@ -281,7 +284,7 @@ def _primary(arrays: Mapping[str, Array], i: int, plan: CutoutPlan, target: int,
 
 def _datasets(plan: CutoutPlan, target: int, band: int) -> Iterator[str]:
     """Yield the UUIDs of the files under a box, the target's own patch first."""
-    box = Box.from_start(YX(*plan.yx0[target].tolist()), plan.size)
+    box = Box.from_start(YX(*plan.yx0[target].tolist()), plan.box)
     for patch in [int(plan.primary[target]), *plan.others_of(target)]:
         file = int(plan.patches.files[patch, band])
         inner = plan.patches.inner_box(patch)
@@ -333,15 +336,19 @@ def _unit_cards(plane: str, mask_planes: Sequence[str], flux_unit: str) -> list[
 
 
 def _place_header(arrays: Mapping[str, Array], i: int, plan: CutoutPlan) -> "Header":
-    """Return the celestial WCS, and the position on the tract as LTV and "A" WCS."""
+    """Return the celestial WCS, and the position on the tract, or on a grid, as LTV and "A" WCS."""
     from astropy.io.fits import Header
 
     start = YX(*arrays["yx0"][i].tolist())
     if "wcs" in arrays and _has_wcs(arrays["wcs"][i]):
         header = Header(batch_projection(arrays, i).header())
+    elif plan.grid is not None:
+        raise ConfigurationError(
+            "a batch on your own pixel grid has a 'wcs'; use an unchanged batch of a loader or fetcher"
+        )
     else:
         header = Header(plan.projections[int(arrays["tract"][i])].header(start))
-    header["WCSNAMEA"] = "TRACT"
+    header["WCSNAMEA"] = "TRACT" if plan.grid is None else "GRID"
     for axis, first in ((1, start.x), (2, start.y)):
         # IRAF's, which viewers show as physical coordinates: tract pixels counted from 1. The "A" WCS counts from 0.
         header[f"LTV{axis}"] = -float(first)

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -17,6 +18,7 @@ from ..catalog.targets import Catalog
 from ..errors import ConfigurationError, LsstCutoutsError, MemoryBudgetError, MissingBandError, PlanError
 from ..plan.arguments import SizeLike, has_size, parse_bands, parse_size, shown_size
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.grid import Grid
 from ..plan.planner import Planner
 from ..plan.quality import Quality
 from ..plan.read_options import ReadOptions
@@ -174,7 +176,14 @@ class LsstDataFetcher:
             finally:
                 self._lock.release()
 
-    def fetch(self, ra: ArrayLike | Any, dec: ArrayLike | None = None, *, object_id: ArrayLike | None = None) -> Batch:
+    def fetch(
+        self,
+        ra: ArrayLike | Any,
+        dec: ArrayLike | None = None,
+        *,
+        object_id: ArrayLike | None = None,
+        grid: Grid | None = None,
+    ) -> Batch:
         """Return cutouts around positions, in their order.
 
         Parameters
@@ -183,6 +192,8 @@ class LsstDataFetcher:
             Degrees ICRS, or astropy Quantities: numbers or ``(N,)``; or an astropy ``SkyCoord`` alone, in any frame.
         object_id
             ``(N,)`` unique integers or texts; by default 0 to N - 1.
+        grid
+            Pixel grid of these cutouts, instead of ``read.grid``.
 
         Returns
         -------
@@ -198,17 +209,25 @@ class LsstDataFetcher:
         CatalogError, RepositoryError, ReadError
             If the positions, the repository or a file cannot be used.
         """
-        plan = self.plan(Catalog.from_arrays(ra, dec, object_id))
-        return _with_rejected(self.fetch_plan(plan), plan, self.options)
+        plan = self.plan(Catalog.from_arrays(ra, dec, object_id), grid=grid)
+        return _with_rejected(self._fetched(plan, None, self._options_with(grid)), plan, self.options)
 
-    def plan(self, catalog: object, columns: Sequence[str] = ()) -> CutoutPlan:
-        """Return the plan of a catalog, querying the Butler only for patches that are not known yet."""
+    def _options_with(self, grid: Grid | None) -> ReaderOptions:
+        """Return the options with another grid, if one is given."""
+        return self.options if grid is None else replace(self.options, grid=grid)
+
+    def plan(self, catalog: object, columns: Sequence[str] = (), *, grid: Grid | None = None) -> CutoutPlan:
+        """Return the plan of a catalog, querying the Butler only for patches that are not known yet.
+
+        ``grid`` is the pixel grid of its cutouts, instead of ``read.grid``.
+        """
+        wanted = self._options_with(grid).grid
         targets = Catalog.from_any(catalog, columns=columns)
         self._in_this_process()
         with self._lock:
             planner = self._planner = self._planner or self._new_planner()
             try:
-                return planner.plan(targets)
+                return planner.plan(targets, grid=wanted)
             finally:
                 if self._planner is not planner:  # `close` was called meanwhile
                     planner.repository.close()
@@ -236,8 +255,11 @@ class LsstDataFetcher:
         MemoryBudgetError
             If the batch needs more memory than is free.
         PlanError
-            If the plan is for other bands or another size than this fetcher.
+            If the plan is for other bands, another size or another pixel grid than this fetcher.
         """
+        return self._fetched(plan, rows, self.options)
+
+    def _fetched(self, plan: CutoutPlan, rows: ArrayLike | None, options: ReaderOptions) -> Batch:
         if plan.bands != self.bands or not has_size(plan, self.size):
             raise PlanError(
                 f"the plan is for bands {','.join(plan.bands)} and {shown_size(plan.size)}, but this fetcher is for "
@@ -247,7 +269,7 @@ class LsstDataFetcher:
         self._in_this_process()
         self._check_memory(plan, len(targets))
         reader = CutoutReader(
-            plan, self.options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
+            plan, options, cache=self.cache, files=self._files, empty=self._memory.empty, whole_tiles=True
         )
         if len(targets) <= LEAST_PART:  # one part: another thread would only cost time
             delivery = reader.deliver(targets)
@@ -272,10 +294,13 @@ class LsstDataFetcher:
             _log.warning("%s (`report` of the fetcher)", losses)
         return delivery.batch
 
-    def write_fits(self, batch: Batch, directory: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+    def write_fits(
+        self, batch: Batch, directory: str | os.PathLike[str], *, overwrite: bool = False, grid: Grid | None = None
+    ) -> list[Path]:
         """Write each target of a batch that this fetcher fetched to a FITS file of its own.
 
-        As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows.
+        As `lsstcutouts.write_fits`, with the plan, mask planes and unit that this fetcher knows. ``grid`` is that of the
+        `fetch`, if one was given there.
         """
         ids = batch["object_id"]
         distinct, once = np.unique(np.asarray(ids), return_index=True)
@@ -285,7 +310,7 @@ class LsstDataFetcher:
             )
         ra, dec = (np.asarray(batch[name])[once] for name in ("ra", "dec"))
         plan = self.plan(
-            Catalog.from_arrays(ra, dec, take_rows(ids if isinstance(ids, list) else np.asarray(ids), once))
+            Catalog.from_arrays(ra, dec, take_rows(ids if isinstance(ids, list) else np.asarray(ids), once)), grid=grid
         )
         return write_fits(
             batch,

@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PlanError
+from ..plan.cutout_plan import CutoutPlan
 from ..plan.read_options import ReadOptions
 
 __all__ = ["PLANES", "ReaderOptions"]
@@ -63,6 +64,19 @@ class ReaderOptions(ReadOptions):
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
             raise ConfigurationError(f"seed must be an integer >= 0, got {self.seed!r}")
+
+    def check_grid(self, plan: CutoutPlan) -> None:
+        """Raise `PlanError` if a plan was made for another pixel grid than that of the options, where they have one."""
+        if self.grid is None or (plan.grid is not None and plan.grid.settings == self.grid):
+            return
+        if plan.pixels is not None:
+            raise PlanError(
+                f"the cutouts of the export {plan.pixels.folder} are on the pixel grid of their tract; give the repository with read.grid"
+            )
+        made = "the pixel grid of the tract" if plan.grid is None else plan.grid.settings
+        raise PlanError(
+            f"the plan is for {made}, but read.grid is {self.grid}; make the plan again with the same ReadOptions"
+        )
 
     @property
     def mask_bits(self) -> tuple[str, ...]:

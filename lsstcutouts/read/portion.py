@@ -150,13 +150,13 @@ class Portion:
             for files in plan.patches.files[patches].tolist()
         ]
         tract = [plan.projections[tract] for tract in plan.patches.tract[patches].tolist()]
-        numbers = [_wcs_numbers(own or other) for own, other in zip(of_patch, tract, strict=True)]
+        numbers = [(own or other).numbers for own, other in zip(of_patch, tract, strict=True)]
         wcs = np.array(numbers).reshape(-1, 8)[patch]  # (n, 8), also for no target
         for n in np.flatnonzero(np.array([own is None for own in of_patch], bool)[patch]).tolist():
             mine = pieces.file[pieces.channel // self._bands == n].tolist()
             own = next((own for file in mine if (own := _own_projection(indices[file])) is not None), None)
             if own is not None:
-                wcs[n] = _wcs_numbers(own)
+                wcs[n] = own.numbers
         wcs[:, 2:4] -= self.first[:, ::-1]
         cutouts.wcs[self.places] = wcs
 
@@ -178,8 +178,3 @@ def _own_projection(index: FileIndex | Failure | None) -> TanProjection | None:
     if isinstance(index, FileIndex) and isinstance(index.projection, TanProjection):
         return index.projection
     return None
-
-
-def _wcs_numbers(projection: TanProjection) -> NDArray[np.float64]:
-    """Return a projection as the eight numbers of a batch's ``wcs``."""
-    return np.array([*projection.crval, *projection.crpix, *projection.cd])

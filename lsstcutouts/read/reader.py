@@ -19,6 +19,7 @@ from ..errors import ConfigurationError, LsstCutoutsError
 from ..fits.kernels import load_kernels
 from ..fits.stages import StageClock
 from ..plan.cutout_plan import CutoutPlan
+from ..plan.grid_plan import boxes_under
 from ..plan.quality import Outcome
 from ..source.control_groups import usable_cores
 from ..source.web.byte_parts import URGENT, Part, Rank
@@ -30,6 +31,7 @@ from .cutouts import Batch, Cutouts, Empty, psf_shape
 from .depth import Depths
 from .executor import Executor
 from .exports.stored_executor import StoredExecutor
+from .grid_executor import GridExecutor, options_of_boxes
 from .memory import Memory
 from .open_files import OpenFiles
 from .options import ReaderOptions
@@ -131,6 +133,7 @@ class CutoutReader:
         self.options = options or ReaderOptions()
         self.options.check_bands(plan.bands)
         self.options.check_size(plan.size)
+        self.options.check_grid(plan)
         if "psf" in self.options.planes:
             psf_shape(plan)
         load_kernels()
@@ -139,13 +142,17 @@ class CutoutReader:
         self.cache = TileCache() if cache is None else cache
         self._memory = Memory(self.cache.reserve, self.cache.release)
         self._files: OpenFiles | StoredExecutor
-        self._executor: Executor | StoredExecutor
+        self._executor: Executor | GridExecutor | StoredExecutor
         if plan.pixels is not None:
             self._files = self._executor = StoredExecutor(plan, self.options, clock)
             return
         self._files = OpenFiles(self.cache) if files is None else files
-        tiles = TileDecoder(plan, self.options, self.cache, self._files, clock)
-        self._executor = Executor(plan, self.options, tiles, self.cache, None if whole_tiles else Depths(plan), clock)
+        boxes, read = plan, self.options
+        if plan.grid is not None:
+            boxes, read = boxes_under(plan), options_of_boxes(self.options)
+        tiles = TileDecoder(boxes, read, self.cache, self._files, clock)
+        executor = Executor(boxes, read, tiles, self.cache, None if whole_tiles else Depths(boxes), clock)
+        self._executor = executor if plan.grid is None else GridExecutor(plan, self.options, executor, clock)
 
     def close(self) -> None:
         """Close every file; a later read opens them again."""
@@ -241,14 +248,15 @@ class CutoutReader:
         """Return what the plan says of targets."""
         plan = self.plan
         primary = plan.primary[targets]
+        placed = plan if plan.grid is None else plan.grid.placed
         rows: Batch = {
             "object_id": take_rows(plan.object_id, targets),
             "ra": plan.ra[targets],
             "dec": plan.dec[targets],
             "tract": plan.patches.tract[primary],
             "patch": plan.patches.patch[primary],
-            "yx0": plan.yx0[targets].astype(np.int64),
-            "offset": plan.offset[targets],
+            "yx0": placed.yx0[targets].astype(np.int64),
+            "offset": placed.offset[targets],
         }
         if isinstance(rows["object_id"], list) or plan.repeats_ids:
             rows["object_hash"] = plan.keys(targets)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["YX", "Box", "TanProjection", "box_start", "projection_from_corners"]
+__all__ = ["YX", "Box", "TanProjection", "box_start", "projection_from_corners", "sky_matrices"]
 
 _AT_POLE = 1e-8
 """Radians: a tangent point closer to a pole than this is the pole. The error of a tangent point that is computed from
@@ -116,6 +116,17 @@ class TanProjection:
     crpix: tuple[float, float]
     cd: tuple[float, float, float, float]
 
+    @classmethod
+    def of(cls, numbers: NDArray[np.float64]) -> Self:
+        """Return the projection of eight numbers, as `numbers` has them."""
+        ra, dec, x, y, *cd = np.asarray(numbers, np.float64).tolist()
+        return cls((ra, dec), (x, y), (cd[0], cd[1], cd[2], cd[3]))
+
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """``(8,)`` ``crval``, ``crpix`` and ``cd``, as in the ``wcs`` of a batch."""
+        return np.array([*self.crval, *self.crpix, *self.cd])
+
     @property
     def pixel_scale(self) -> YX[float]:
         """Arcseconds per pixel along ``(y, x)``, at the tangent point."""
@@ -173,6 +184,25 @@ class TanProjection:
             "RADESYS": "ICRS",
             **({"LONPOLE": 180.0} if self.crval[1] >= 90.0 else {}),  # where the default is 0
         }
+
+
+def sky_matrices(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrices from pixels ``(x, y, 1)`` to vectors, of any length, towards their places on the sky.
+
+    So the pixels of two projections are related by a matrix alone, exactly: ``inv(to) @ from``.
+
+    Parameters
+    ----------
+    numbers
+        ``(..., 8)`` as `TanProjection.numbers`; the result is ``(..., 3, 3)``.
+    """
+    ra, dec = np.radians(numbers[..., 0]), np.radians(numbers[..., 1])
+    east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=-1)
+    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=-1)
+    # (..., 3, 2): one pixel along x, and along y.
+    steps = np.stack([east, north], axis=-1) @ np.radians(numbers[..., 4:]).reshape(*ra.shape, 2, 2)
+    tangent = np.cross(east, north) - (steps @ numbers[..., 2:4, None])[..., 0]
+    return np.concatenate([steps, tangent[..., None]], axis=-1)
 
 
 def projection_from_corners(corners: NDArray[np.float64]) -> TanProjection:

@@ -103,7 +103,7 @@ def fit_statistics(
     if not len(targets):
         raise StatisticsError("the training split has no target, so no pixel statistics can be fitted")
     options = sample_options(read, first)
-    scale = next((one.pixel_scale for one in plan.projections.values()), None)
+    scale = plan.pixel_scale
     per_target = min(plan.size.y * plan.size.x, max(1, max_pixels // len(targets)))
     found: list[Pixels] = []
 

@@ -9,7 +9,18 @@ from torch import Tensor
 from ..errors import ConfigurationError
 from .batch import TensorBatch
 
-__all__ = ["KERNELS", "RotationSampler", "Sampler", "ShiftSampler", "check_kernel", "gathered", "resampled", "window"]
+__all__ = [
+    "KERNELS",
+    "RotationSampler",
+    "Sampler",
+    "ScaleSampler",
+    "ShiftSampler",
+    "check_kernel",
+    "gathered",
+    "kernel_weights",
+    "resampled",
+    "window",
+]
 
 KERNELS = {"bilinear": 2, "cubic": 4, "quintic": 6}
 """Interpolation kernels, and the number of pixels that each uses along an axis."""
@@ -34,10 +45,10 @@ def gathered(plane: Tensor, index: Tensor, height: int, width: int) -> Tensor:
     """Return ``(N, B, height, width)`` pixels at flat indices ``(N, height * width)``, in the memory format of the plane."""
     count, bands = plane.shape[:2]
     if bands > 1 and plane.is_contiguous(memory_format=torch.channels_last):
-        pixels = plane.permute(0, 2, 3, 1).reshape(count, -1, bands)
+        pixels = plane.permute(0, 2, 3, 1).flatten(1, 2)
         taken = pixels.gather(1, index.unsqueeze(2).expand(-1, -1, bands))
         return taken.reshape(count, height, width, bands).permute(0, 3, 1, 2)
-    taken = plane.reshape(count, bands, -1).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
+    taken = plane.flatten(2).gather(2, index.unsqueeze(1).expand(-1, bands, -1))
     return taken.reshape(count, bands, height, width)
 
 
@@ -60,20 +71,28 @@ def _indices(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Ten
     return index.flatten(1), inside.unsqueeze(1)
 
 
-def _weights(kernel: str, fraction: Tensor) -> Tensor:
+def kernel_weights(kernel: str, fraction: Tensor) -> Tensor:
     """Return weights ``(..., taps)`` of the pixels around a position; their sum is 1.
 
     Parameters
     ----------
     kernel
-        ``bilinear``; ``cubic``: cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); ``quintic``: exact
-        for polynomials of degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Lanczos is left out, as it moves centroids
-        by up to 0.02 px.
+        One of `KERNELS`.
     fraction
         ``(...)`` position minus its floor, pixels. The first weight is that of the pixel ``floor - taps / 2 + 1``.
     """
     taps = KERNELS[kernel]
-    at = (fraction.unsqueeze(-1) - torch.arange(1 - taps // 2, taps // 2 + 1, device=fraction.device)).abs()
+    return _kernel(kernel, fraction.unsqueeze(-1) - torch.arange(1 - taps // 2, taps // 2 + 1, device=fraction.device))
+
+
+def _kernel(kernel: str, distance: Tensor) -> Tensor:
+    """Return the kernel ``(...)`` at distances ``(...)`` in pixels.
+
+    ``bilinear``; ``cubic``: cubic convolution with a = -1/2 (Keys 1981, IEEE Trans. ASSP 29, 1153); ``quintic``: exact
+    for polynomials of degree 4 (Bernstein & Gruen 2014, PASP 126, 287). Lanczos is left out, as it moves centroids
+    by up to 0.02 px.
+    """
+    at = distance.abs()
     if kernel == "bilinear":
         return (1 - at).clamp(min=0)
     if kernel == "cubic":
@@ -140,7 +159,7 @@ class ShiftSampler:
     def __init__(self, start: Tensor, height: int, width: int, kernel: str) -> None:
         self._taps, self._height, self._width = KERNELS[kernel], height, width
         self._first = start.floor().to(torch.int64) + 1 - self._taps // 2
-        self._weights = _weights(kernel, start - start.floor())  # (N, 2, taps)
+        self._weights = kernel_weights(kernel, start - start.floor())  # (N, 2, taps)
 
     def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
         """Return sums of the plane times ``weights**power``; see `Sampler`."""
@@ -255,4 +274,70 @@ class RotationSampler:
 def _whole_and_weights(at: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
     """Return the floor of positions, and the weights ``(..., taps)`` of the pixels around them."""
     whole = at.floor()
-    return whole.to(torch.int64), _weights(kernel, at - whole)
+    return whole.to(torch.int64), kernel_weights(kernel, at - whole)
+
+
+class ScaleSampler:
+    """Sums the flux in pixels of another size, about the middle of the plane.
+
+    The flux up to each edge of a pixel is interpolated at the edges of the new pixels, along y and x in turn, and its
+    differences are the flux between them. So the flux of a source is conserved exactly, a pixel that covers whole pixels is
+    their sum, and larger pixels average (no aliasing). Beyond the plane its last pixels continue.
+
+    Parameters
+    ----------
+    scale
+        ``(1,)``, or ``(N,)`` for each target: size of an output pixel, in input pixels.
+    old
+        ``(height, width)`` of the planes.
+    new
+        ``(height, width)`` of the output.
+    kernel
+        One of `KERNELS`. ``bilinear`` spreads the flux of a pixel evenly over its area.
+    """
+
+    def __init__(self, scale: Tensor, old: tuple[int, int], new: tuple[int, int], kernel: str) -> None:
+        parts = [_scaling_weights(scale, before, after, kernel) for before, after in zip(old, new, strict=True)]
+        (self._rows, rows), (self._columns, columns) = parts  # (n, 1, h, Y) and (n, 1, w, X)
+        self._outside = rows.unsqueeze(-1) | columns.unsqueeze(-2)  # (n, 1, h, w)
+
+    def weighted(self, plane: Tensor, power: int = 1) -> Tensor:
+        """Return sums of the plane times ``weights**power``; see `Sampler`."""
+        return _product(self._rows**power, plane, self._columns**power)
+
+    def union(self, plane: Tensor) -> Tensor:
+        """Return the bitwise or of the contributing pixels; see `Sampler`."""
+        if plane.dtype == torch.bool:
+            rows, columns = (weights.abs() >= LEAST_WEIGHT for weights in (self._rows, self._columns))
+            return _product(rows.float(), plane.float(), columns.float()) > 0.5
+        total = torch.zeros((), dtype=plane.dtype, device=plane.device)
+        for bit in range(8 * plane.element_size()):
+            total = total | (self.union((plane >> bit & 1).bool()).to(plane.dtype) << bit)
+        return total
+
+    def outside(self, plane: Tensor) -> Tensor:
+        """Return output pixels whose middle is outside the plane; see `Sampler`."""
+        return self._outside.expand(len(plane), -1, -1, -1)
+
+
+def _scaling_weights(scale: Tensor, old: int, new: int, kernel: str) -> tuple[Tensor, Tensor]:
+    """Return weights ``(n, 1, new, old)`` along an axis, and which output pixels have their middle outside, ``(n, 1, new)``."""
+    beyond = KERNELS[kernel] // 2
+    scale = scale.reshape(-1, 1, 1).double()  # float32 would change the background by 1e-4
+    middle = old / 2 + scale * (torch.arange(new, device=scale.device) - (new - 1) / 2)  # from the edge of the plane
+    edges = old / 2 + scale * (torch.arange(new + 1, device=scale.device) - new / 2)
+    known = torch.arange(-beyond, old + beyond + 1, device=scale.device)
+    # The flux up to an edge is the sum over pixels before it: pixel i counts at the known edges i + 1 and later.
+    counts = _kernel(kernel, edges.unsqueeze(-1) - known)[..., 1:].flip(-1).cumsum(-1).flip(-1)
+    spread = counts.diff(dim=-2)
+    weights = spread[..., beyond : beyond + old].clone()
+    weights[..., 0] += spread[..., :beyond].sum(-1)
+    weights[..., -1] += spread[..., beyond + old :].sum(-1)
+    outside = (middle < 0) | (middle > old)
+    return weights.masked_fill(outside.unsqueeze(-1), 0.0), outside
+
+
+def _product(rows: Tensor, plane: Tensor, columns: Tensor) -> Tensor:
+    # Automatic mixed precision would round the pixels to 8 or 11 bits.
+    with torch.autocast(plane.device.type, enabled=False):
+        return rows.to(plane.dtype) @ plane @ columns.to(plane.dtype).mT

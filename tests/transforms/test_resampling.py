@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from lsstcutouts.read.export import batch_wcs
 from lsstcutouts.transforms import AddNoise, Compose, RandomD4, RandomRotation, RandomShift
+from lsstcutouts.transforms.resampling import ScaleSampler, resampled
 
+from ..support.adapting import gaussian
 from ..support.augmenting import PLANES, Rotation, Shift, full_batch, same
 from ..support.examples import examples
 
@@ -276,3 +278,84 @@ def test_turning_back_gives_the_place_back() -> None:
     there = Rotation([33.0, -70.0])(batch)
     back = Rotation([-33.0, 70.0])(there)
     same({"wcs": back["wcs"]}, {"wcs": batch["wcs"]}, atol=1e-5)
+
+
+# Pixels of another size
+
+
+def scaled(plane: torch.Tensor, scale: float, new: tuple[int, int], kernel: str) -> torch.Tensor:
+    return ScaleSampler(torch.tensor([scale]), tuple(plane.shape[-2:]), new, kernel).weighted(plane)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_pixels_that_cover_whole_pixels_are_their_sums(kernel: str) -> None:
+    plane = torch.rand(2, 3, 24, 30)
+    torch.testing.assert_close(scaled(plane, 1.0, (24, 30), kernel), plane, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(scaled(plane, 1.0, (20, 22), kernel), plane[:, :, 2:22, 4:26], rtol=1e-6, atol=1e-6)
+    for n in (2, 3):
+        wanted = n * n * torch.nn.functional.avg_pool2d(plane, n)
+        torch.testing.assert_close(scaled(plane, float(n), (24 // n, 30 // n), kernel), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.55, 0.84, 1.31, 2.7])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_flux_of_a_source_is_conserved(kernel: str, scale: float) -> None:
+    """Exactly, wherever the source is; and each pixel has the integral over its area, here of a Gaussian."""
+    at, sigma, new = (2.3, -1.6), 1.6, int(90 / scale)
+    got = scaled(torch.from_numpy(gaussian((90, 90), sigma, at))[None, None], scale, (new, new), kernel)[0, 0]
+    assert abs(got.sum().item() - 1) < 1e-9
+    wanted = gaussian((new, new), sigma, at, scale)
+    limit = {"bilinear": 0.15, "cubic": 0.03, "quintic": 0.011}[kernel]
+    assert np.abs(got.numpy() - wanted).max() < limit * wanted.max()
+    spike = torch.zeros(1, 1, 90, 90)
+    spike[0, 0, 31, 47] = 5.0
+    assert scaled(spike, scale, (new, new), kernel).sum().item() == pytest.approx(5, rel=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_an_even_background_stays_even_up_to_the_edge(kernel: str) -> None:
+    got = scaled(torch.full((1, 1, 20, 33), 7.0), 0.5, (40, 66), kernel)
+    torch.testing.assert_close(got, torch.full((1, 1, 40, 66), 7.0 / 4), rtol=1e-5, atol=0)
+
+
+def test_evenly_spread_flux_is_the_area_of_overlap() -> None:
+    """The oracle adds the overlap of every pair of pixels."""
+    plane, scale, new = torch.rand(1, 1, 9, 12, dtype=torch.float64), 1.7, (5, 6)
+
+    def overlaps(old: int, count: int) -> np.ndarray:
+        start = old / 2 + scale * (np.arange(count) - count / 2)
+        ends = np.minimum(start[:, None] + scale, np.arange(old) + 1)
+        return np.maximum(0, ends - np.maximum(start[:, None], np.arange(old)))
+
+    wanted = overlaps(9, 5) @ plane[0, 0].numpy() @ overlaps(12, 6).T
+    np.testing.assert_allclose(scaled(plane, scale, new, "bilinear")[0, 0], wanted, atol=1e-6)
+
+
+def test_each_target_has_its_own_pixels_and_what_is_outside_is_not_valid() -> None:
+    batch = full_batch(2)
+    batch["valid"][:] = True
+    both = resampled(batch, ScaleSampler(torch.tensor([0.8, 2.0]), (21, 26), (16, 16), "quintic"))
+    for i, scale in enumerate((0.8, 2.0)):
+        one = {name: v[i : i + 1] for name, v in batch.items()}
+        alone = resampled(one, ScaleSampler(torch.tensor([scale]), (21, 26), (16, 16), "quintic"))
+        same({name: v[i : i + 1] for name, v in both.items()}, alone, atol=1e-4)
+    at = (21 / 2 + 2.0 * (np.arange(16) - 7.5), 26 / 2 + 2.0 * (np.arange(16) - 7.5))
+    inside = [(v >= 0) & (v <= size) for v, size in zip(at, (21, 26), strict=True)]
+    np.testing.assert_array_equal(both["valid"][1, 0].numpy(), inside[0][:, None] & inside[1])
+    assert not both["image"][1][~both["valid"][1]].any()
+    assert both["valid"][0].all()
+
+
+def test_planes_of_larger_pixels() -> None:
+    """Where the new pixels are 2 x 2 old ones: sums of variances, bits of any, valid if all are."""
+    batch = full_batch(3, y=20, x=26)
+    got = resampled(batch, ScaleSampler(torch.tensor([2.0]), (20, 26), (10, 13), "quintic"))
+    blocks = {name: batch[name].reshape(3, 3, 10, 2, 13, 2) for name in PLANES}
+    torch.testing.assert_close(got["variance"], blocks["variance"].sum((3, 5)))
+    torch.testing.assert_close(got["valid"], blocks["valid"].all(5).all(3))
+    torch.testing.assert_close(got["mask"], blocks["mask"].amax((3, 5)))
+    unknown = (blocks["ivar"] == 0).any(5).any(3)
+    wanted = torch.where(unknown, 0.0, 1 / (1 / blocks["ivar"]).sum((3, 5)))
+    torch.testing.assert_close(got["ivar"], wanted)
+    high = torch.full((1, 1, 4, 4), -(2**31), dtype=torch.int32)
+    assert (ScaleSampler(torch.tensor([2.0]), (4, 4), (2, 2), "cubic").union(high) == -(2**31)).all()

@@ -171,6 +171,10 @@ def sample_of(settings: BenchmarkSettings, *, progress: bool = False) -> Measure
     seconds = None
     if settings.plan is not None:
         name, plan = settings.plan, CutoutPlan.load(settings.plan)
+        if plan.grid is not None:
+            raise ConfigurationError(
+                f"{name} is a plan on your own pixel grid, where other ways have no equal; make one without read.grid to measure"
+            )
     else:
         name, repo, catalog, arguments = _source(settings, progress)
         start = time.perf_counter()

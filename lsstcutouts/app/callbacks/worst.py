@@ -20,6 +20,7 @@ from ...loader.loader import CutoutLoader
 from ...read.reader import CutoutReader
 from ..gallery.entries import with_valid
 from ..gallery.show import show
+from ..gallery.validated import as_validated
 from .ranks import gather_on_first_rank
 
 __all__ = ["WorstPredictions"]
@@ -110,7 +111,8 @@ class WorstPredictions(Callback):
             return
         ids = np.asarray(found["object_id"]).tolist()
         options = replace(dataset.options, planes=with_valid(plan, dataset.options.planes))
-        batch = CutoutReader(plan, options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
+        read = CutoutReader(plan, options, cache=dataset.cache).read(plan.targets_of(found["object_id"]))
+        batch = as_validated(read, getattr(trainer, "datamodule", None))
         row_of = {identity: i for i, identity in enumerate(ids)}
         rows = [row_of[identity] for identity in np.asarray(batch["object_id"]).tolist()]
         captions = [f"{found['score'][i]:.3f}, is {found['truth'][i]:g}\n{ids[i]}" for i in rows]

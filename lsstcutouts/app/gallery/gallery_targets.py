@@ -14,6 +14,7 @@ from ...bulk.prediction_table import DESCRIPTION, META
 from ...catalog.checks import check_ids, find_id_column, find_position_columns, positions_in_degrees, require_column
 from ...catalog.columns import Column, OpenTable
 from ...catalog.files import open_table
+from ...catalog.footprint import FOOTPRINT_COLUMNS, footprint_of
 from ...catalog.ids import Ids, Values, take_rows
 from ...catalog.rows import read_rows
 from ...catalog.subset import Subset
@@ -157,9 +158,6 @@ def find_targets(
     collections = source.collections if source.collections is not None else origin.get("collections")
     if collections is None:
         raise ConfigurationError("collections= is missing; give the collection of the images, such as collections=dp2")
-    catalog = _catalog(source, Subset(select, cone))
-    row = _sorted_rows(catalog, sort)
-    wanted = len(row) if limit is None else min(limit, len(row))
     settings = {
         "collections": collections,
         "bands": _first(source.bands, origin.get("bands"), "ugrizy"),
@@ -167,6 +165,12 @@ def find_targets(
         "dataset_type": _first(source.dataset_type, origin.get("dataset_type"), "deep_coadd"),
         "read": source.read,
     }
+    if (request := footprint_of(source.catalog)) is not None:
+        drawn = build_plan(repo, request, columns=FOOTPRINT_COLUMNS, **settings)
+        source = replace(source, catalog=replace(export_catalog(drawn), source=str(request)))
+    catalog = _catalog(source, Subset(select, cone))
+    row = _sorted_rows(catalog, sort)
+    wanted = len(row) if limit is None else min(limit, len(row))
     tried = wanted
     while True:  # rows that no image covers do not count
         chosen = catalog.take(row[:tried])

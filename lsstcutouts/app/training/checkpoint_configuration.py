@@ -23,6 +23,7 @@ from ...errors import ConfigurationError
 from ...loader.checkpoint_state import absolute_path, data_state, public_values
 from ...loader.datamodule.description import DERIVED
 from ...plan.arguments import parse_bands, parse_size
+from ...plan.splits.split_options import SPLITS
 from ...read.exports.export_files import names_export
 
 __all__ = ["merge_with_checkpoint", "plain_configuration"]
@@ -316,7 +317,7 @@ def _for_prediction(cfg: DictConfig, checkpoint: Mapping[str, Any]) -> DictConfi
     catalog = result.data.catalog
     if catalog is None and names_export(result.data.repo):  # an export has its own
         return result
-    if not isinstance(catalog, DictConfig) or "path" in catalog:
+    if not isinstance(catalog, DictConfig) or not set(catalog) <= set(SPLITS):
         result.data.catalog = {"predict": catalog}
     elif "predict" not in catalog:
         raise ConfigurationError(

@@ -226,6 +226,11 @@ def _labels(data: CutoutDataModule, label: str) -> Labels:
             catalog = export_catalog(export_plan(data.repo, columns=wanted))
         else:
             catalog = Catalog.from_any(source, columns=wanted)
+        if catalog.footprint is not None:
+            raise ConfigurationError(
+                f"label={label!r}: a footprint has positions without labels; give a catalog with labels, or a model= that needs"
+                " none, with data.columns=[]"
+            )
         columns = {"object_id": catalog.object_id, "ra": catalog.ra, "dec": catalog.dec, **catalog.columns}
         # Tract and patch are known when there is a plan; with such an expression all rows count.
         usable = expressions if all(set(expression_columns(one)) <= set(columns) for one in expressions) else set()

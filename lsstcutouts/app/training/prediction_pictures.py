@@ -16,6 +16,7 @@ from ...read.options import ReaderOptions
 from ...read.reader import CutoutReader
 from ..gallery.entries import with_valid
 from ..gallery.show import show
+from ..gallery.validated import as_validated
 
 __all__ = ["picture_of_highest", "picture_of_validation"]
 
@@ -63,6 +64,7 @@ def picture_of_validation(
         ).read(chosen)
         if not len(batch["object_id"]):
             return None
+        batch = as_validated(batch, data)
         score, predicted = _predictions(model, data, batch)
         truth = batch.get(label)
         order = np.argsort(-score, kind="stable") if score is not None else np.arange(len(batch["object_id"]))

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...catalog.files import has_path
+from ...catalog.footprint import Footprint, footprint_of
 from ...errors import ConfigurationError, ResumeError
 from ...order.sampling import Sampling
 from ...plan.arguments import AngularSize, shown_size
@@ -45,6 +46,7 @@ _COMPARED = {
     "bands": "bands (in this order)",
     "pixels": "size in pixels (height, width)",
     "pixel_scale": "pixel scale in arcsec (y, x)",
+    "grid": "grid",
     "planes": "planes",
     "mask_planes": "mask_planes",
     "flux_unit": "flux_unit",
@@ -182,9 +184,9 @@ def settings_of(data: Any) -> dict[str, Any]:
 def html_of(data: Any) -> str:
     """Return a table of a `CutoutDataModule`, and after its `setup` of its splits, for a notebook."""
     catalog, steps = data.catalog, ("augmentations", "normalisation", "transforms")
-    if not isinstance(catalog, Mapping):
-        catalog = {"": catalog}
-    named = [str(one) if isinstance(one, os.PathLike) else one for one in catalog.values()]
+    if not isinstance(catalog, Mapping) or footprint_of(catalog) is not None:
+        catalog = {"": footprint_of(catalog) or catalog}
+    named = [str(one) if isinstance(one, os.PathLike | Footprint) else one for one in catalog.values()]
     splits = [f"{name}: {len(rows):,}" for name, (_, rows) in data.splits.items()]
     rows: list[tuple[str, object]] = [
         ("repository", str(data.repo)),
@@ -219,7 +221,9 @@ def _plain_options(options: Any) -> dict[str, Any]:
 
 
 def _named(value: Any) -> Any:
-    """Return what can be named in a checkpoint, files and lists of files; None for what is in memory alone."""
+    """Return what can be named in a checkpoint: files, lists of files, footprints; None for what is in memory alone."""
+    if (request := footprint_of(value)) is not None:
+        return {"footprint": request.as_dict()}
     if has_path(value):
         return {**value, "path": str(value["path"])}
     if isinstance(value, Mapping):
@@ -235,10 +239,10 @@ def pixels_of(splits: Mapping[str, tuple[CutoutPlan, Any]], size: YX[int] | Angu
     plans = list({id(plan): plan for plan, _ in splits.values()}.values())
     if not plans:
         return {} if isinstance(size, AngularSize) else {"pixels": [size.y, size.x]}
-    scales = [projection.pixel_scale for plan in plans for projection in plan.projections.values()]
+    scale = next((plan.pixel_scale for plan in plans if plan.pixel_scale is not None), None)
     return {
         "pixels": list(plans[0].size),
-        "pixel_scale": [round(float(scales[0].y), 6), round(float(scales[0].x), 6)] if scales else None,
+        "pixel_scale": None if scale is None else [round(float(scale.y), 6), round(float(scale.x), 6)],
         "plans": [plan.fingerprint() for plan in plans],
     }
 

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from ...catalog.files import has_path, state_of
 from ...catalog.targets import Catalog
-from ...errors import PlanError
+from ...errors import ConfigurationError, PlanError
 from ...plan.arguments import AngularSize, has_size
 from ...plan.butler_errors import trust_repository
 from ...plan.cutout_plan import CutoutPlan
+from ...plan.grid import Grid
 from ...plan.planner import build_plan
 from ...plan.read_options import ReadOptions
 from ...plan.splits.assignment import SplitAssignment, assign_plans, assign_splits
@@ -50,6 +51,11 @@ class PlanSettings:
 
     def build(self, catalog: Any) -> CutoutPlan:
         """Return the plan of a catalog, or of an export, and log which targets it does not cover."""
+        if self.exported and self.read.grid is not None:
+            raise ConfigurationError(
+                f"read.grid does not work with repo={self.repo!r}: the cutouts of an export are on the pixel grid of their tract; give "
+                "the repository, or leave out read.grid"
+            )
         if self.exported:
             plan = export_plan(self.repo, bands=self.bands, size=self.size, columns=self.columns)
         else:
@@ -63,7 +69,7 @@ class PlanSettings:
     def path(self, catalog: Any, name: str, folder: Path) -> Path:
         """Return the file of the plan of a catalog, which every process of a run finds by these settings."""
         known = {f.name: getattr(self, f.name) for f in fields(self)}
-        known["read"] = self.read.tract, self.read.skymap
+        known["read"] = self.read.tract, self.read.skymap, self.read.grid
         own = state_of_export(self.repo) if self.exported else _catalog_key(catalog, self.columns)
         settings = [*known.values(), own]
         key = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:12]
@@ -84,6 +90,11 @@ class PlanSettings:
                 raise PlanError(
                     f"the plan has {name}={getattr(plan, name)!r}, but the data module has {value!r}; make the plan again"
                 )
+        made = None if plan.grid is None else plan.grid.settings
+        if made != self.read.grid:
+            raise PlanError(
+                f"the plan has {_shown(made)}, but the data module has {_shown(self.read.grid)} (read.grid); make the plan again"
+            )
         if (plan.pixels is not None) != self.exported:
             where = "the repository" if plan.pixels is None else f"the export {plan.pixels.folder}"
             raise PlanError(
@@ -95,6 +106,10 @@ class PlanSettings:
                 f"the plan does not have the columns {', '.join(lacking)}; make the plan again with columns={self.columns!r}"
             )
         return plan
+
+
+def _shown(grid: Grid | None) -> str:
+    return "the pixel grid of the tract" if grid is None else str(grid)
 
 
 class SplitPlans:

@@ -71,7 +71,9 @@ class DeviceSteps:
             if isinstance(value, Tensor) and value.ndim:
                 torch._dynamo.maybe_mark_dynamic(value, 0)
         result = self._step(modules)(tensors)
-        return {**{name: value for name, value in batch.items() if name not in tensors}, **result}
+        times = _rows(result) // max(1, _rows(tensors))  # `Views` repeats the rows of a batch
+        lists = {name: list(value) * times for name, value in batch.items() if name not in tensors}
+        return {**lists, **result}
 
     def _step(self, modules: Sequence[nn.Module]) -> Callable[[TensorBatch], TensorBatch]:
         key = tuple(map(id, modules))
@@ -101,6 +103,10 @@ def compiles_on(device: torch.device, capability: tuple[int, int] | None = None)
             *(capability or ()),
         )
     return possible
+
+
+def _rows(batch: TensorBatch) -> int:
+    return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim), 0)
 
 
 def _device_of(batch: TensorBatch) -> torch.device:

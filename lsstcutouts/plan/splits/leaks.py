@@ -46,11 +46,12 @@ class Boxes:
     @classmethod
     def of(cls, plan: CutoutPlan, rows: NDArray[np.int64]) -> Self:
         """Return the boxes of targets of a plan."""
+        edge = 0 if plan.grid is None else plan.grid.unused
         return cls(
             take_rows(plan.object_id, rows),
             plan.tract[rows],
-            plan.yx0[rows].astype(np.int64),
-            plan.size,
+            plan.yx0[rows].astype(np.int64) + edge,
+            YX(plan.box.y - 2 * edge, plan.box.x - 2 * edge),
             dict(plan.projections),
         )
 
