@@ -306,6 +306,10 @@ def _header_text(wcs: Any) -> str:
     from astropy.wcs import WCS
 
     if isinstance(wcs, str):
+        if "CTYPE" not in wcs:
+            raise ConfigurationError(
+                f"wcs of a grid is text without a CTYPE card; give the text of a FITS header, got {wcs[:80]!r}"
+            )
         wcs = Header.fromstring(wcs, sep="\n" if "\n" in wcs.strip() else "")
     if isinstance(wcs, Mapping):  # a Header is one, too
         wcs = _read_header(wcs)
@@ -318,6 +322,10 @@ def _header_text(wcs: Any) -> str:
             f"wcs of a grid must have two axes on the sky; its axes are {', '.join(wcs.wcs.ctype) or 'none'}"
         )
     on_sky = wcs if wcs.naxis == 2 else wcs.celestial  # which changes the order of axes that begin with the declination
+    if np.linalg.matrix_rank(on_sky.pixel_scale_matrix) < 2:
+        raise ConfigurationError(
+            f"wcs of a grid has pixels without area: its matrix is {on_sky.pixel_scale_matrix.tolist()} degrees a pixel"
+        )
     text: str = on_sky.to_header(relax=True).tostring(sep="\n", endcard=False, padding=False)
     return "\n".join(line.rstrip() for line in text.splitlines())
 
@@ -330,9 +338,11 @@ def _read_header(cards: Mapping[str, Any]) -> "WCS":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)  # dates of other images, which do not matter here
         try:
-            return WCS(cards if isinstance(cards, Header) else Header(dict(cards)))
+            wcs = WCS(cards if isinstance(cards, Header) else Header(dict(cards)))
+            wcs.wcs.set()
         except (KeyError, MemoryError, TypeError, ValueError, VerifyError) as error:  # wcslib's own are ValueErrors
             raise ConfigurationError(f"wcs of a grid cannot be read: {error}") from error
+    return wcs
 
 
 def _wcs_of(text: str) -> "WCS":

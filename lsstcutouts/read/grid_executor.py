@@ -204,9 +204,8 @@ class GridExecutor:
             bits = np.where(present, int(Quality.PARTLY_COVERED), int(Quality.BAND_ABSENT)).astype(np.int32)
             cutouts.quality[places] |= np.where(covered[places].all(axis=(2, 3)), 0, bits).astype(np.int32)
             if cutouts.psf_present is not None:
-                cutouts.quality[places] |= np.where(cutouts.psf_present[places], 0, int(Quality.NO_PSF)).astype(
-                    np.int32
-                )
+                lacks = present & ~cutouts.psf_present[places]
+                cutouts.quality[places] |= np.where(lacks, int(Quality.NO_PSF), 0).astype(np.int32)
             for n in places.tolist():
                 apply_policies(cutouts, n, self._plan, self._options)
 

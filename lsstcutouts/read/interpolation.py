@@ -15,6 +15,12 @@ __all__ = ["check_reproject", "interpolated", "kernel_on_grid", "noise_factor", 
 type Array = NDArray[Any]
 type Floats = NDArray[np.float64]
 
+_GAP = 16
+"""Rows of zeros around an image in a pile: together with the margin of the image, a cubic spline has 1e-16 of a pixel left."""
+
+_STEPS = 2.0**24
+"""Places are rounded to this part of a pixel, 6e-8, so that they are the same wherever an image is in a pile."""
+
 _SOME = 1e-6
 """Weight above which a pixel contributes: an unresampled one has weights of rounding errors beside it."""
 
@@ -67,11 +73,8 @@ def places_of(matrices: Floats, size: YX[int]) -> YX[Floats]:
     """
     y, x = np.mgrid[: size.y, : size.x].astype(np.float64)
     m = matrices[..., None, None]  # (n, 3, 3, 1, 1)
-    scale = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
-    return YX(
-        y=(m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / scale,
-        x=(m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / scale,
-    )
+    at_x, at_y, scale = (m[:, k, 0] * x + m[:, k, 1] * y + m[:, k, 2] for k in range(3))
+    return YX(*(np.rint(at / scale * _STEPS) / _STEPS for at in (at_y, at_x)))
 
 
 def interpolated(planes: Array, places: YX[Floats], order: int) -> Array:
@@ -100,9 +103,12 @@ def _reprojected(planes: Array, places: YX[Floats], order: int) -> Array:
 
     known_places = _known_places_class()
     (n, k, height, width), (_, y, x) = planes.shape, places.y.shape
-    # One below the other: what lies within the reach of an interpolation is of the same target.
-    tall = np.ascontiguousarray(planes.swapaxes(0, 1)).reshape(k, n * height, width)
-    rows = (places.y + height * np.arange(n)[:, None, None]).reshape(-1)
+    # One below the other, so far apart that a spline through one of them does not feel the next one, nor an end of the pile.
+    gap = _GAP if order > 1 else 0
+    apart = gap + height
+    tall = np.zeros((k, n * apart + gap, width), planes.dtype)
+    tall[:, : n * apart].reshape(k, n, apart, width)[:, :, gap:] = planes.swapaxes(0, 1)
+    rows = (places.y + gap + apart * np.arange(n)[:, None, None]).reshape(-1)
     values = np.empty((k, n * y, x), planes.dtype)
     reproject_interp(
         (tall, known_places()),

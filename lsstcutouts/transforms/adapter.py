@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,9 @@ class Adapter(nn.Module):
         Whether to keep pixels that are not valid, such as the noise of ``fill="noise"``.
     """
 
+    _option: ClassVar[str] = "rgb"
+    """Argument of the subclass that chooses bands."""
+
     def __init__(
         self,
         bands: str | Sequence[str],
@@ -73,7 +77,7 @@ class Adapter(nn.Module):
         if lacking:
             raise ConfigurationError(
                 f"{type(self).__name__} needs the bands {','.join(chosen)}, but bands={bands!r} has no {','.join(lacking)}; "
-                "read it too, or choose other bands"
+                f"read {','.join(lacking)} too, or choose other bands with {self._option}="
             )
         self.native_scale, self.kernel = positive("native_scale", native_scale), check_kernel(kernel)
         sides = checked_size(size)

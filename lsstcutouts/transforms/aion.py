@@ -1,7 +1,7 @@
 """Batches as AION takes them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -69,6 +69,8 @@ class ToAion(Adapter):
     band_names
         AION's names of the channels, such as ``HSC-G``, for ``HSCImage(flux=batch["image"], bands=list(...))``.
     """
+
+    _option: ClassVar[str] = "use"
 
     def __init__(
         self,

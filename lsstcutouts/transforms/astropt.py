@@ -1,5 +1,6 @@
 """Batches as AstroPT takes them."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -86,7 +87,7 @@ class ToAstroPT(Adapter):
             If the cutouts are too small, or have other bands or another pixel scale.
         """
         changed = super().forward(batch)
-        patches = self._patches(required_tensor(changed, "image", "ToAstroPT").float())
+        patches = self._patches(required_tensor(changed, "image", "ToAstroPT"))
         numbers = torch.arange(patches.shape[1], device=patches.device).expand(len(patches), -1)
         return {**changed, "images": patches, "images_positions": numbers}
 
@@ -94,17 +95,18 @@ class ToAstroPT(Adapter):
         return self.pixel_scale / self.native_scale
 
     def _pixels(self, flux: Tensor, scale: Tensor) -> Tensor:
-        return (legacy_rgb(legacy_brightness(flux, scale * self.native_scale), self.rgb) * 255).to(torch.uint8)
+        return legacy_rgb(legacy_brightness(flux, scale * self.native_scale), self.rgb).mul_(255).to(torch.uint8)
 
     def _patches(self, picture: Tensor) -> Tensor:
         """Return normalised patches ``(N, T, P * P * 3)`` of pictures ``(N, 3, Y, X)``, whose first row is at the bottom."""
         count, colours, side, size = len(picture), picture.shape[1], self.size[0] // self.patch_size, self.patch_size
         turned = picture.flip(2).mT.reshape(count, colours, side, size, side, size)
         patches = turned.permute(0, 2, 4, 3, 5, 1).reshape(count, side * side, size * size * colours)[:, self._order]
-        centred = patches - patches.mean(dim=2, keepdim=True)
+        patches = patches.float()
+        patches.sub_(patches.mean(dim=2, keepdim=True))
         # torch.std warns of batches without targets.
-        std = (centred.square().sum(dim=2, keepdim=True) / (centred.shape[2] - 1)).sqrt()
-        return centred / (std + 1e-8)
+        std = torch.linalg.vector_norm(patches, dim=2, keepdim=True) / math.sqrt(patches.shape[2] - 1)
+        return patches.div_(std + 1e-8)
 
 
 def _spiral(side: int) -> Tensor:

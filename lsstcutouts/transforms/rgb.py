@@ -76,19 +76,19 @@ def galaxy_zoo_rgb(flux: Tensor, bands: Sequence[str]) -> Tensor:
     low, high = (math.asinh(value) for value in GALAXY_ZOO_RANGE)
     scales = [GALAXY_ZOO_SCALES[band] for band in bands]
     stretched = torch.stack([flux[:, k].div(scale).asinh_() for k, scale in enumerate(scales)], dim=1)
-    stretched = (stretched - low) / (high - low)
+    stretched.sub_(low).div_(high - low)
     grey = stretched.mean(dim=1, keepdim=True)
     grey = torch.where(grey == 0, 1.0, grey)
-    dominance = (stretched / (2.5 * grey)).amax(dim=1, keepdim=True).clamp(max=1)
+    dominance = (stretched / grey).amax(dim=1, keepdim=True).div_(2.5).clamp_(max=1)
     colourful = ((1 - dominance) * (math.pi / 2)).sin()
     rest = 1 - colourful
-    return (stretched * colourful + grey * rest + grey * rest.square() * stretched).clamp(0, 1)
+    return stretched.mul_(colourful + grey * rest.square()).add_(grey * rest).clamp_(0, 1)
 
 
 def legacy_rgb(flux: Tensor, bands: Sequence[str]) -> Tensor:
     """Return pictures ``(N, 3, Y, X)`` in [0, 1] as those of the viewer of the Legacy Surveys; parameters as `galaxy_zoo_rgb`."""
     scales = [LEGACY_SCALES[band] for band in bands]
-    scaled = torch.stack([flux[:, k] * scale for k, scale in enumerate(scales)], dim=1) + LEGACY_SHIFT
+    scaled = torch.stack([flux[:, k] * scale for k, scale in enumerate(scales)], dim=1).add_(LEGACY_SHIFT)
     mean = scaled.clamp(min=0).mean(dim=1, keepdim=True)
     stretched = (LEGACY_SOFTENING * mean).asinh() / math.sqrt(LEGACY_SOFTENING)
-    return (scaled * (stretched / torch.where(mean == 0, 1e-6, mean))).clamp(0, 1)
+    return scaled.mul_(stretched / torch.where(mean == 0, 1e-6, mean)).clamp_(0, 1)

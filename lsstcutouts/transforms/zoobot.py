@@ -98,4 +98,4 @@ class ToZoobot(Adapter):
     def _pixels(self, flux: Tensor, scale: Tensor) -> Tensor:
         picture = galaxy_zoo_rgb(legacy_brightness(flux, scale * self.native_scale), self.rgb)
         # Galaxy Zoo's pictures were cut to whole numbers, not rounded.
-        return (picture * 255).to(torch.uint8) if self.dtype == "uint8" else picture
+        return picture.mul_(255).to(torch.uint8) if self.dtype == "uint8" else picture

@@ -36,6 +36,8 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 CHECKED = {
     "docs/disk-cache.md": ("fill_cache(",),  # fills it from a server
+    # The first three need weights; tests/project/test_docs_foundation_models.py runs the last.
+    "docs/foundation-models.md": ("HSCImage", "timm", "load_astropt", "# probe.py"),
     "docs/score-a-release.md": ("dask_jobqueue", "my_networks", 'open_catalog("object_hats")'),
     "docs/training.md": ("LightningCLI(",),  # run in tests/loader/test_module_lightning_cli.py
 }
@@ -53,11 +55,17 @@ FETCHER = (
 BEFORE = {
     "README.md": "",
     "docs/augmentations.md": MODULE,
+    "docs/foundation-models.md": MODULE,
     "docs/geometry.md": FETCHER,
     "docs/index.md": "",
     "docs/laptop.md": "import getpass; getpass.getpass = lambda prompt: ''\n",
     "docs/missing-and-bad.md": "ra, dec = POSITIONS\n",
     "docs/normalisation.md": SIZED,
+    "docs/own-grid.md": "ra, dec = POSITIONS\n"
+    "import numpy as np; from astropy.io import fits\n"
+    "cards = {'CTYPE1': 'RA---TAN', 'CTYPE2': 'DEC--TAN', 'CRVAL1': ra[0], 'CRVAL2': dec[0], 'CRPIX1': 500, 'CRPIX2': 400}\n"
+    "header = fits.Header({**cards, 'CDELT1': -8e-5, 'CDELT2': 8e-5})\n"
+    "fits.PrimaryHDU(np.zeros((800, 1000)), header).writeto('euclid.fits')\n",
     "docs/psf-matching.md": SIZED,
     "docs/science-platform.md": "",
     "docs/shuffling.md": READY,
@@ -246,6 +254,17 @@ def gallery_pages(shown: str) -> None:
     assert Path("lenses.pdf").read_bytes().startswith(b"%PDF")
 
 
+def injection(shown: str) -> None:
+    assert re.search(r"^21 < i < 22: \d\.\d\d of \d+ found$", shown, re.MULTILINE)
+    scores = pq.read_table("scores.parquet")
+    assert sum(value is not None for value in scores["score"].to_pylist()) > 100
+    assert set(pq.read_schema("galaxies.parquet").names) == {"object_id", "ra", "dec"}
+    assert imread("outputs/lenses/mosaic.png").shape[1] > 500
+    gains = [float(gain) for gain in re.findall(r"^[gri] (\d+\.\d+)$", shown, re.MULTILINE)]
+    assert len(gains) == 3
+    assert all(16 < gain < 24 for gain in gains)
+
+
 def psf_matching(_: str) -> None:
     (width,) = Path("trained/.lsstcutouts").glob("psf-*.json")
     assert 0.9 < json.loads(width.read_text()) < 1.2
@@ -255,6 +274,7 @@ def psf_matching(_: str) -> None:
 WRITTEN = {
     "docs/exports.md": exports,
     "docs/gallery.md": gallery_pages,
+    "docs/injection.md": injection,
     "docs/own-data.md": own_data,
     "docs/psf-matching.md": psf_matching,
     "docs/score-a-release.md": score_a_release,
@@ -266,8 +286,9 @@ WRITTEN = {
 def test_every_page_with_commands_has_its_test() -> None:
     assert {page for page in pages() if runs_commands(page)} == {
         *WRITTEN,
-        "docs/label.md",
-    }  # tests/project/test_docs_label.py
+        "docs/foundation-models.md",  # tests/project/test_docs_foundation_models.py
+        "docs/label.md",  # tests/project/test_docs_label.py
+    }
 
 
 @pytest.mark.slow

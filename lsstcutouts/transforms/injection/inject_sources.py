@@ -18,7 +18,7 @@ from .rendering import odd_side, rendered
 from .sky_frame import SkyFrame
 from .source_model import SourceModel
 
-__all__ = ["InjectSources", "Sources"]
+__all__ = ["DrawnSources", "InjectSources"]
 
 _LARGEST_SIDE = 256
 """Default of the largest image of a source, pixels: 51 arcsec at 0.2 arcsec per pixel."""
@@ -141,7 +141,7 @@ class InjectSources(Augmentation):
         rows: Tensor | slice = sources.injected.nonzero()[:, 0] if on_cpu else slice(None)
         return {**batch, **self._columns(batch, sources), **self._planes(batch, sources, rows)}
 
-    def sources(self, batch: TensorBatch) -> "Sources":
+    def sources(self, batch: TensorBatch) -> "DrawnSources":
         """Return the source of each target, drawn also for those that get none."""
         image, psf, wcs, offset = (self.required(batch, name) for name in ("image", "psf", "wcs", "offset"))
         if psf.shape[-1] % 2 == 0 or psf.shape[-2] % 2 == 0:
@@ -169,7 +169,7 @@ class InjectSources(Augmentation):
         to_pixels = SkyFrame.at(wcs, target).to_pixels
         east_north = self._separations(uniform[:, 2], uniform[:, 3])
         position = target + (to_pixels * east_north.unsqueeze(1)).sum(2).flip(1)
-        return Sources(injected, kernel, fluxes, position, SkyFrame.at(wcs, position), parameters)
+        return DrawnSources(injected, kernel, fluxes, position, SkyFrame.at(wcs, position), parameters)
 
     def _separations(self, uniform: Tensor, direction: Tensor) -> Tensor:
         """Return ``(N, 2)`` offsets from the target to the east and to the north, arcsec."""
@@ -179,7 +179,7 @@ class InjectSources(Augmentation):
         angle = 2 * math.pi * direction
         return torch.stack([distance * angle.sin(), distance * angle.cos()], dim=1).to(torch.float64)
 
-    def _planes(self, batch: TensorBatch, sources: "Sources", rows: Tensor | slice) -> TensorBatch:
+    def _planes(self, batch: TensorBatch, sources: "DrawnSources", rows: Tensor | slice) -> TensorBatch:
         """Return ``image``, ``variance`` and ``ivar`` with the sources of some targets."""
         image = self.required(batch, "image")
         height, width = image.shape[-2:]
@@ -203,7 +203,7 @@ class InjectSources(Augmentation):
                 changed["ivar"] = -inverse * inverse * added / (1 + inverse * added)
         return {name: _with_added(self.required(batch, name), rows, by) for name, by in changed.items()}
 
-    def _receiving(self, batch: TensorBatch, rows: Tensor | slice, some: "Sources") -> Tensor:
+    def _receiving(self, batch: TensorBatch, rows: Tensor | slice, some: "DrawnSources") -> Tensor:
         """Return to which pixels ``(n, B, Y, X)`` light is added: those with data."""
         receiving = some.injected.reshape(-1, 1, 1, 1)
         if isinstance(valid := batch.get("valid"), Tensor):
@@ -214,7 +214,7 @@ class InjectSources(Augmentation):
             receiving = receiving & (ivar[rows] > 0)
         return receiving
 
-    def _columns(self, batch: TensorBatch, sources: "Sources") -> TensorBatch:
+    def _columns(self, batch: TensorBatch, sources: "DrawnSources") -> TensorBatch:
         """Return the label, and what was injected."""
         injected, missing = sources.injected, ~sources.injected
         columns: TensorBatch = {
@@ -242,7 +242,7 @@ class InjectSources(Augmentation):
 
 
 @dataclass(frozen=True)
-class Sources:
+class DrawnSources:
     """The source of each target.
 
     Attributes
@@ -268,9 +268,9 @@ class Sources:
     frame: SkyFrame
     parameters: dict[str, Tensor]
 
-    def rows(self, chosen: Tensor | slice) -> "Sources":
+    def rows(self, chosen: Tensor | slice) -> "DrawnSources":
         """Return the sources of some targets."""
-        return Sources(
+        return DrawnSources(
             self.injected[chosen],
             self.kernel[chosen],
             self.fluxes[chosen],

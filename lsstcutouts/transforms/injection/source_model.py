@@ -49,11 +49,13 @@ class Frequencies:
         """
         along_x = _waves(x.unsqueeze(2) * self.x)  # (N, x, P // 2 + 1)
         along_y = _waves(self.y * y.unsqueeze(1))  # (N, P, y)
-        return along_y.unsqueeze(1) @ (light.to(torch.complex64) @ along_x.unsqueeze(1))
+        # In float64: with torch.set_float32_matmul_precision("high") a GPU rounds the factors of other products to 10 bits.
+        return (along_y.unsqueeze(1) @ (light.to(torch.complex128) @ along_x.unsqueeze(1))).to(torch.complex64)
 
 
 def _waves(cycles: Tensor) -> Tensor:
-    return torch.polar(torch.ones_like(cycles), cycles * (-2 * math.pi))
+    phase = cycles * (-2 * math.pi)
+    return torch.polar(torch.ones_like(phase), phase).to(torch.complex128)
 
 
 class SourceModel(nn.Module):
