@@ -155,14 +155,15 @@ def draw_completeness() -> None:
     truths, kinds = true_scores(checkpoint)
     lens, galaxy = (torch.tensor([kind == wanted for kind in kinds]) for wanted in ("lens", "galaxy"))
     of_true, at = float((truths[lens] > threshold).double().mean()), truths[galaxy].quantile(0.99)
-    print(  # noqa: T201
-        f"injected: {int(injected.sum())} of {len(score)}, found {float(hits[injected].mean()):.3f}, AUC {area(score[injected], score[~injected]):.3f}"
-    )
-    print(  # noqa: T201
-        f"true lenses: {int(lens.sum())}, found {of_true:.3f}; galaxies above the threshold "
-        f"{float((truths[galaxy] > threshold).double().mean()):.4f} of {int(galaxy.sum())}; AUC {area(truths[lens], truths[galaxy]):.3f}; "
-        f"found at 1 % of the galaxies as they are {float((truths[lens] > at).double().mean()):.3f}"
-    )
+    own, known = area(score[injected], score[~injected]), area(truths[lens], truths[galaxy])
+    passing = float((truths[galaxy] > threshold).double().mean())
+    figures = [
+        f"injected: {int(injected.sum())} of {len(score)}, found {float(hits[injected].mean()):.3f}, area {own:.3f}",
+        f"true lenses: {int(lens.sum())}, found {of_true:.3f}, area {known:.3f}",
+        f"galaxies as they are: {int(galaxy.sum())}, above the threshold {passing:.4f}",
+        f"true lenses above 1 % of these: {float((truths[lens] > at).double().mean()):.3f}",
+    ]
+    print(*figures, sep="\n")  # noqa: T201
     with mpl.rc_context({"font.size": 10, "font.family": "DejaVu Sans", "text.color": INK, "axes.edgecolor": INK}):
         fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, constrained_layout=True)
         panels = (
@@ -188,8 +189,8 @@ def draw_completeness() -> None:
             )
             ax.set(xlabel=label, ylim=(0, 1.02))
             ax.grid(color="0.9")
-        axes[0].axhline(of_true, color=RED, ls="--", label="true lenses of the demo, all together")
-        axes[0].legend(loc="lower left", frameon=False)
+        axes[0].hlines(of_true, 20.9, 22.4, color=RED, ls="--", label="true lenses, all together")
+        axes[0].legend(loc="upper right", frameon=False)
         axes[0].set_ylabel("found, with 1 % false positives")
         fig.savefig(IMAGES / "injection-completeness.png", dpi=120, facecolor="white")
 

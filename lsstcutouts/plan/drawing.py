@@ -1,5 +1,6 @@
 """Draws the positions of a footprint for a planner."""
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from ..catalog.footprint import Footprint
 from ..catalog.targets import Catalog
 from ..errors import CoverageError
+from ..sky.geometry import YX
+from .arguments import AngularSize
+from .grid import Grid
 from .pixel_limits import meets_limits
 from .positions import CoveredSky, catalog_of_positions, needed_bands
 from .repository import Repository
@@ -18,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["drawn_catalog"]
 
 
-def drawn_catalog(planner: "Planner", catalog: Catalog) -> Catalog:
+def drawn_catalog(planner: "Planner", catalog: Catalog, grid: Grid | None = None) -> Catalog:
     """Return the catalog of the positions that a footprint asks for; another catalog as it is.
+
+    With a ``grid`` of their own, cutouts are as large on the sky as boxes of tract pixels that are measured instead.
 
     Raises
     ------
@@ -32,15 +38,20 @@ def drawn_catalog(planner: "Planner", catalog: Catalog) -> Catalog:
     if request is None:
         return catalog
     bands, least = needed_bands(request, planner.bands)
+    measured = copy(planner)  # with the answers of the repository
+    if grid is not None and not isinstance(planner.size, AngularSize):
+        own = planner.sample().pixel_scale
+        sides = zip(planner.size, grid.scale(own), own, strict=True)
+        measured.size = YX(*(max(1, round(side * pixel / mine)) for side, pixel, mine in sides))
 
     def keep(positions: Catalog) -> NDArray[np.bool_]:
-        plan, met = planner.plan(positions), np.zeros(len(positions), bool)
+        plan, met = measured.plan(positions), np.zeros(len(positions), bool)
         met[plan.row] = meets_limits(plan, request, bands, least)
         return met
 
     sky = _covered_sky(planner.repository, request, {planner.bands[band] for band in bands}, least)
     limited = request.min_valid > 0 or request.min_depth is not None
-    return catalog_of_positions(request, sky, tuple(catalog.columns), planner.size, keep if limited else None)
+    return catalog_of_positions(request, sky, tuple(catalog.columns), measured.size, keep if limited else None)
 
 
 def _covered_sky(repository: Repository, request: Footprint, bands: set[str], least: int) -> CoveredSky:

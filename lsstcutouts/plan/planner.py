@@ -90,7 +90,7 @@ class Planner:
         CoverageError
             If not one row can be delivered, unless the plan ``may_be_empty``.
         """
-        catalog, sample = drawn_catalog(self, catalog), self.sample()
+        catalog, sample = drawn_catalog(self, catalog, grid), self.sample()
         if grid is None:
             size = self.size.pixels(sample.pixel_scale) if isinstance(self.size, AngularSize) else self.size
             parts, gridded = self.parts(catalog, size), None

@@ -205,7 +205,7 @@ def _targets(arrays: Mapping[str, Array], plan: CutoutPlan) -> dict[int, int]:
         same &= np.isclose(plan.grid.placed.wcs[targets], arrays["wcs"][rows], rtol=1e-9, atol=1e-9).all(axis=1)
     if not same.all():
         raise ConfigurationError(
-            f"object {wanted[~same][0]} of the batch is not in the plan, or has another box or pixel grid; use the plan of this batch"
+            f"object {wanted[~same][0]} of the batch is not in the plan, or has another box or pixel grid; use the plan of this batch (of a fetcher: the grid= of this fetch)"
         )
     return dict(zip(rows.tolist(), targets.tolist(), strict=True))
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
-from lsstcutouts import Catalog
+from lsstcutouts import Catalog, Footprint, build_plan
 from lsstcutouts.app.gallery.gallery_targets import GalleryTargets, Source, find_targets
 from lsstcutouts.bulk.prediction_table import DESCRIPTION, META
 from lsstcutouts.errors import ConfigurationError, CoverageError
@@ -176,3 +176,14 @@ def test_positions_in_radians_and_named_columns(dp2_repo: SimulatedRepository, t
     targets = find_targets(source)
     assert ids(targets) == frame["object_id"].tolist()
     np.testing.assert_allclose([targets.values(i)["ra"] for i in range(80)], frame["ra"], atol=1e-9)
+
+
+def test_positions_of_a_footprint(dp2_repo: SimulatedRepository) -> None:
+    plan = build_plan(dp2_repo.root, Footprint(n=20), collections="dp2", bands="gri", size=(24, 30))
+    some = found(dp2_repo, {"footprint": {"n": 20}}, sort="-position", limit=5)
+    assert ids(some) == [19, 18, 17, 16, 15]
+    assert (some.total, some.label) == (20, "footprint kind=uniform, n=20")
+    np.testing.assert_array_equal(some.plan.ra[some.target], plan.ra[19:14:-1])
+    assert ids(found(dp2_repo, Footprint(n=20, views=2), select="view == 1 and position < 2")) == [1, 3]
+    with pytest.raises(ConfigurationError, match="cone= is for tables"):
+        found(dp2_repo, Footprint(n=20), cone=(53, -27, 1))

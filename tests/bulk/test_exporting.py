@@ -15,7 +15,7 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
 
-from lsstcutouts import Catalog, ReadOptions, export
+from lsstcutouts import Catalog, Footprint, ReadOptions, build_plan, export
 from lsstcutouts.bulk import partition_export
 from lsstcutouts.catalog.checks import RepeatedIdWarning
 from lsstcutouts.errors import CatalogError, ConfigurationError, EmptyCatalogError, WriteError
@@ -64,6 +64,23 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(CutoutReader, "submit", counted)
     return found
+
+
+def test_a_footprint_is_drawn_once_and_exported(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    footprint = {"footprint": {"n": 30, "views": 2, "bands": "all"}}
+    images = {name: SETTINGS[name] for name in ("collections", "bands", "size")}
+    plan = build_plan(dp2_repo.root, footprint, columns=["position", "view"], **images)
+    export(footprint, dp2_repo.root, tmp_path / "out", **PLAIN)
+    rows = by_id(rows_of(tmp_path / "out"))
+    assert rows["object_id"].to_pylist() == list(range(60))
+    np.testing.assert_array_equal(rows["ra"].to_numpy(), plan.ra)
+    assert rows["view"].to_pylist() == plan.columns["view"].tolist()
+    again = export(Footprint(n=30, views=2, bands="all"), dp2_repo.root, tmp_path / "out", **PLAIN)  # the same request
+    assert again.complete
+    with pytest.raises(CatalogError, match="no column 'label'"):
+        export(footprint, dp2_repo.root, tmp_path / "other", columns=["label"], **PLAIN)
+    with pytest.raises(ConfigurationError, match="catalog"):
+        export(Footprint(n=31), dp2_repo.root, tmp_path / "out", **PLAIN)
 
 
 def test_plain_tables_give_the_same_rows(dp2_repo: SimulatedRepository, plain: pa.Table, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lsstcutouts.errors import CatalogError, ConfigurationError
         ({"n": "many"}, "n must be an integer of at least 1, got 'many'"),
         ({"n": float("nan")}, "n must be an integer"),
         ({}, "n is missing"),
-        ({"n": 5, "kind": "uniforn"}, "did you mean 'uniform'"),
+        ({"n": 5, "kind": "grids"}, "did you mean 'grid'"),
         ({"n": 5, "kind": "grid"}, "n=5 has no effect on kind='grid'"),
         ({"n": 5, "spacing": 3}, "spacing=3 has no effect on kind='uniform'"),
         ({"n": 5, "seed": -1}, "seed must be an integer of at least 0"),

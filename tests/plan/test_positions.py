@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from lsst.daf.butler import Butler
 
-from lsstcutouts import Catalog, CutoutPlan, Footprint, LsstDataFetcher, build_plan
+from lsstcutouts import Catalog, CutoutPlan, Footprint, Grid, LsstDataFetcher, ReadOptions, build_plan
 from lsstcutouts.catalog.healpix import ORDER, healpix_of
 from lsstcutouts.errors import ConfigurationError, CoverageError, MemoryBudgetError
 from lsstcutouts.plan.planner import Planner
@@ -184,6 +184,19 @@ def test_a_grid_of_cutouts_covers_each_pixel_once(dp2_repo: SimulatedRepository)
     yx = wide.yx0.astype(int)
     assert set(np.diff(np.unique(yx[:, 0])).tolist()) == {60}
     assert set(np.diff(np.unique(yx[:, 1])).tolist()) == {100}
+
+
+def test_cutouts_on_a_grid_of_their_own_have_positions_too(dp2_repo: SimulatedRepository) -> None:
+    given = {"collections": "dp2", "bands": "gri", "read": ReadOptions(grid=Grid(north_up=True, pixel_scale=0.1))}
+    plan = build_plan(dp2_repo.root, Footprint("grid"), size=(40, 60), **given)
+    same = build_plan(dp2_repo.root, Footprint("grid"), collections="dp2", bands="gri", size=(20, 30))
+    np.testing.assert_array_equal(plan.ra, same.ra)
+    for size in (60, "6 arcsec"):
+        limited = build_plan(dp2_repo.root, Footprint(n=50, min_valid=1, bands="all"), size=size, **given)
+        plain = build_plan(
+            dp2_repo.root, Footprint(n=50, min_valid=1, bands="all"), collections="dp2", bands="gri", size=30
+        )
+        np.testing.assert_array_equal(limited.ra, plain.ra)
 
 
 def test_views_are_neighbouring_targets_with_ids_of_their_own(dp2_repo: SimulatedRepository) -> None:

@@ -207,6 +207,15 @@ def exports(shown: str) -> None:
     assert "80 rows of 1 partitions compared" in shown
 
 
+def footprint(shown: str) -> None:
+    assert "500 targets, 32 x 32 px" in shown
+    assert "500 (500,) [0 1 2]" in shown
+    assert Path("simclr.ckpt").is_file()
+    rows = pq.read_table("embeddings.parquet")
+    assert len(rows) == 80
+    assert {len(one) for one in rows["embedding"].to_pylist() if one is not None} == {32}
+
+
 def share_cutouts(shown: str) -> None:
     assert re.search(r"^\d+ cutouts, \(\d+, 3, 32, 32\) \['g', 'r', 'i'\]$", shown, re.MULTILINE)
     assert re.search(r"^\d+ g \(32, 32\) \d\.\d+ 0\.\d+$", shown, re.MULTILINE)
@@ -273,6 +282,7 @@ def psf_matching(_: str) -> None:
 
 WRITTEN = {
     "docs/exports.md": exports,
+    "docs/footprint.md": footprint,
     "docs/gallery.md": gallery_pages,
     "docs/injection.md": injection,
     "docs/own-data.md": own_data,
@@ -298,6 +308,7 @@ def test_the_commands_of_a_page_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as python FILE does
     run(page, tmp_path)
     WRITTEN[page](capsys.readouterr().out)
 

@@ -5,9 +5,10 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lsstcutouts import CutoutDataModule, build_plan
+from lsstcutouts import CutoutDataModule, Footprint, build_plan
 from lsstcutouts.errors import AuthenticationError, RepositoryUnavailableError
 from lsstcutouts.plan.repository import Repository
 
@@ -32,6 +33,19 @@ def test_planning_needs_few_requests(platform: Platform, remote_dp2: Published) 
     assert sum(found.values()) - found["download"] <= 15
     assert found["download"] <= 1
     assert not any("get_file" in name for name in found)
+
+
+def test_a_footprint_needs_few_requests(platform: Platform, remote_dp2: Published) -> None:
+    """Two more than a catalog; none for each file or position. Limits on pixels are those of the local files."""
+    given = {"collections": "dp2", "bands": "gri", "size": 32}
+    plan = build_plan(remote_dp2.url, Footprint(n=300), **given)
+    found = asked(platform.log("api"))
+    assert sum(found.values()) - found["download"] <= 17, found
+    assert found["download"] <= 1
+    np.testing.assert_array_equal(plan.ra, build_plan(remote_dp2.local.root, Footprint(n=300), **given).ra)
+    limits = Footprint(n=60, bands="all", min_valid=0.95, min_depth=20)
+    here, there = (build_plan(repo, limits, **given) for repo in (remote_dp2.local.root, remote_dp2.url))
+    np.testing.assert_array_equal(here.ra, there.ra)
 
 
 def test_a_module_plans_once(platform: Platform, remote_dp2: Published, tmp_path: Path) -> None:

@@ -94,3 +94,30 @@ def test_larger_outputs_and_rectangles() -> None:
 def test_wrong_surveys_and_bands(settings: dict, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         ToAion("ugrizy", **settings)
+
+
+@SURVEYS
+def test_aions_own_codec_changes_nothing_and_makes_tokens(survey: str) -> None:
+    """Its crop and its ranges leave the flux as it is; its codec (with random weights) takes each group."""
+    from aion.codecs.image import ImageCodec
+    from aion.codecs.preprocessing.band_to_index import BAND_CENTER_MAX
+    from aion.codecs.preprocessing.image import CenterCrop, Clamp, RescaleToLegacySurvey
+    from aion.modalities import HSCImage, LegacySurveyImage
+
+    assert {k: v for one in LIMITS.values() for k, v in one.items()} == BAND_CENTER_MAX
+    adapter, batch = ToAion("yzirg", survey), sky_batch("yzirg", (126, 126))
+    batch["band_present"][1, 4] = False
+    adapted = adapter(batch)
+    names = list(adapter.band_names)
+    assert torch.equal(Clamp()(CenterCrop(96)(adapted["image"].clone()), names), adapted["image"])
+    source = torch.from_numpy(50 * 3630.78 * gaussian((126, 126), 0.3, (0, 0), 0.2)).float().expand(1, 5, -1, -1)
+    nanomaggies = RescaleToLegacySurvey().forward(
+        ToAion("yzirg", survey, clamp=False)({"image": source})["image"], names[0][:3]
+    )
+    torch.testing.assert_close(nanomaggies.sum((2, 3)), torch.full((1, len(names)), 50.0))
+    codec = ImageCodec(quantizer_levels=[8, 5, 5, 5], hidden_dims=8, multisurvey_projection_dims=12, embedding_dim=4)
+    image = HSCImage if survey == "hsc" else LegacySurveyImage
+    for rows, flux, bands in adapter.groups(adapted):
+        with torch.no_grad():
+            tokens = codec.encode(image(flux=flux, bands=bands))
+        assert tokens.shape == (len(rows), image.num_tokens)

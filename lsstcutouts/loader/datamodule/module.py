@@ -64,7 +64,7 @@ class CutoutDataModule(L.LightningDataModule):
     collections
         Collection, or a list that is searched in order.
     catalog
-        A path, a table or a `Catalog`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
+        A path, a table, a `Catalog` or a `Footprint`; or a mapping of split names (``train``, ``val``, ``test``, ``predict``) to these.
     bands
         One-letter bands or a list of names; the order of the channels.
     size

@@ -158,9 +158,12 @@ class InjectSources(Augmentation):
         present = present if isinstance(present, Tensor) else torch.ones_like(has_psf)
         kernel = torch.where((has_psf & present)[:, :, None, None], psf / total[:, :, None, None], 0.0)
 
+        covered = torch.isfinite(wcs).all(1)
+        # Any other WCS for those without: where all targets are computed, NaN would become an index out of bounds.
+        plain = torch.cat([wcs.new_zeros(4), torch.eye(2, dtype=wcs.dtype, device=wcs.device).flatten() / 3600])
+        wcs = torch.where(covered.unsqueeze(1), wcs, plain)
         uniform = random_uniform(self.keys(batch), 4 + bands)
-        whole = (has_psf | ~present).all(1) & present.any(1) & torch.isfinite(wcs).all(1)
-        injected = whole & (uniform[:, 0] < self.fraction)
+        injected = (has_psf | ~present).all(1) & present.any(1) & covered & (uniform[:, 0] < self.fraction)
         parameters = self.model.parameters_of(random_uniform(self.keys(batch, 1), max(1, self.model.count)))
         fluxes = self.spectrum.of(uniform[:, 1], uniform[:, 4:])
         if self.flux_njy is None and self.magnitude is None:
@@ -184,10 +187,9 @@ class InjectSources(Augmentation):
         image = self.required(batch, "image")
         height, width = image.shape[-2:]
         some = sources.rows(rows)
-        position = torch.where(some.injected.unsqueeze(1), some.position, 0.0)  # those of others may be NaN
-        pixel = (position + 0.5).floor()
+        pixel = (some.position + 0.5).floor()
         side = odd_side(max(2 * max(some.kernel.shape[-2:]), self.side or min(2 * max(height, width), _LARGEST_SIDE)))
-        light = rendered(self.model, some.parameters, some.frame, some.kernel, position - pixel, side)
+        light = rendered(self.model, some.parameters, some.frame, some.kernel, some.position - pixel, side)
         light = window(light, side // 2 - pixel.to(torch.int64), height, width) * some.fluxes[:, :, None, None]
         light = torch.where(self._receiving(batch, rows, some), light, 0.0)
         changed = {"image": light}

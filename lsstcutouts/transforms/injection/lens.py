@@ -14,9 +14,9 @@ from .source_model import Frequencies, SourceModel
 
 __all__ = ["Lens"]
 
-_GRID = 192
-"""Rays along an axis of the square that holds all images. With 0.03 arcsec between them the convolved images of an exponential are
-right to 1e-4 of their peak; the cusp of a source with an index of 2.5 falls between them, which costs up to 4e-3."""
+_GRID = 256
+"""Rays along an axis of the square that holds all images. Of 24 random lenses, compared with 1024 rays, the largest error of a convolved
+image is 2e-4 of its peak for exponential sources (median 6e-5), and 2e-2 (median 2e-3) for an index of 2.5, whose cusp falls between rays."""
 
 _CUT = 6.0
 """Edge of a source in half-light radii; 0.02 % of an exponential's flux is beyond."""
