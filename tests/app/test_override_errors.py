@@ -117,7 +117,7 @@ def test_wrong_values_and_classes(
         (["plan", "repo=sky", "collections=dp2", "catalog=my.csv", "bnads=gri"], "Did you mean bands?"),
         (["simulate", "root=sky", "target=3"], "Did you mean targets?"),
         (["simulate", "sky"], "is not a setting"),
-        (["normalise", "sampel=10"], "Did you mean sample? There are data, normalisation, json"),
+        (["normalise", "sampel=10"], "Did you mean sample? There are data, normalisation, augmentation"),
         (["predict", "chekpoint=x.ckpt"], "Did you mean checkpoint?"),
         (["doctor", "--repo", "sky"], "without dashes: repo=sky"),
         (["benchmark", "json=yes_please"], "json=yes_please must be true or false"),
