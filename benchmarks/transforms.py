@@ -23,7 +23,17 @@ from lsstcutouts.loader.dataset import CutoutDataset
 from lsstcutouts.loader.loader import CutoutLoader
 from lsstcutouts.read.cache.tile_cache import TileCache
 from lsstcutouts.testing import SimulationConfig
-from lsstcutouts.transforms import MatchPsf, NoiseAsinh, RandomD4, RandomRotation, RandomShift
+from lsstcutouts.transforms import (
+    InjectSources,
+    Lens,
+    MatchPsf,
+    NoiseAsinh,
+    PointSource,
+    RandomD4,
+    RandomRotation,
+    RandomShift,
+    Sersic,
+)
 from lsstcutouts.transforms.batch import TensorBatch
 from lsstcutouts.transforms.fit import fit_statistics
 
@@ -36,12 +46,19 @@ def _fitted(sample: MeasuredTargets) -> NoiseAsinh:
     return NoiseAsinh().fit(fit_statistics(sample.plan, sample.rows, sample=50, progress=False))
 
 
+def _injecting(model: nn.Module) -> InjectSources:
+    return InjectSources(model, 2000.0, fraction=0.5, distance=(0.0, 3.0), noise=20.0)
+
+
 TRANSFORMS: Mapping[str, Callable[[MeasuredTargets], nn.Module]] = {
     "NoiseAsinh": _fitted,
     "RandomD4": lambda _: RandomD4(),
     "RandomShift, sub-pixel": lambda _: RandomShift(2, subpixel=True),
     "RandomRotation": lambda _: RandomRotation(),
     "MatchPsf": lambda _: MatchPsf(1.2, broader="absent"),
+    "InjectSources, PointSource": lambda _: _injecting(PointSource()),
+    "InjectSources, Sersic": lambda _: _injecting(Sersic()),
+    "InjectSources, Lens": lambda _: _injecting(Lens()),
 }
 """What is measured, by name."""
 
