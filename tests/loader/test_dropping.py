@@ -352,7 +352,7 @@ def test_closing_while_a_plan_is_made_closes_the_repository_afterwards(dp2_repo:
     begun, go_on = threading.Event(), threading.Event()
     fetcher._planner = SimpleNamespace(  # type: ignore[assignment]
         repository=SimpleNamespace(close=lambda: closed.append(planner.repository.close())),
-        plan=lambda targets: (begun.set(), go_on.wait(20), planner.plan(targets))[2],
+        plan=lambda targets, **given: (begun.set(), go_on.wait(20), planner.plan(targets, **given))[2],
     )
     thread = threading.Thread(target=fetcher.plan, args=(dp2_repo.truth,))
     thread.start()
