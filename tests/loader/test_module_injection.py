@@ -20,11 +20,13 @@ from lsstcutouts.transforms import (
     Compose,
     InjectSources,
     Lens,
+    MatchPsf,
     NoiseAsinh,
     PointSource,
     RandomD4,
     Sersic,
     Stamps,
+    Views,
     inject,
 )
 
@@ -221,3 +223,20 @@ def test_compiled_transforms_inject_the_same(dp2_repo: SimulatedRepository) -> N
         found.append(data.transform(next(iter(data.train_dataloader())), stage="train"))
     torch.testing.assert_close(found[0]["image"], found[1]["image"], atol=1e-3, rtol=1e-4)
     assert torch.equal(found[0]["label"], found[1]["label"])
+
+
+def test_a_module_inside_another_that_would_not_run_in_all_its_stages_is_refused(
+    dp2_repo: SimulatedRepository, tmp_path: Path
+) -> None:
+    catalog = unlabelled(dp2_repo, tmp_path)
+    for inside, words in (
+        (
+            lenses(),
+            "InjectSources is to run in train, val, test, but Views around it runs only in train, .* not run in val, test; put",
+        ),
+        (MatchPsf(1.5), r"not run in val, test, predict; put MatchPsf before Views, as in Compose\(\[MatchPsf"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            data_of(dp2_repo, catalog, augmentations=Compose([Views(Compose([inside, RandomD4()])), RandomD4()]))
+    around = Compose([MatchPsf(1.5), lenses(), Views(Compose([lenses(stages="train", prefix="own"), RandomD4()]))])
+    data_of(dp2_repo, catalog, augmentations=around)
