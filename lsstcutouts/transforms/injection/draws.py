@@ -76,6 +76,8 @@ def numbers_per_band(name: str, given: Any, bands: str | Sequence[str]) -> list[
     ConfigurationError
         If a mapping lacks a band, or a sequence has another length than ``bands``.
     """
+    if not isinstance(bands, Sequence) or not all(isinstance(band, str) for band in bands):
+        raise ConfigurationError(f"bands must be names of bands, such as 'gri', got {bands!r}")
     if isinstance(given, Mapping):
         if not bands or not set(bands) <= set(given):
             raise ConfigurationError(
@@ -84,6 +86,8 @@ def numbers_per_band(name: str, given: Any, bands: str | Sequence[str]) -> list[
         return [given[band] for band in bands]
     if not isinstance(given, Sequence) or isinstance(given, str):
         return [given]
+    if not len(given):
+        raise ConfigurationError(f"{name} must be a number, or have one for each band, got {given!r}")
     if bands and len(given) != len(bands):
         raise ConfigurationError(f"{name} has {len(given)} numbers for the {len(bands)} bands {bands!r}")
     return [*given]
