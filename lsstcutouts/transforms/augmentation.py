@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ __all__ = [
     "checked_number",
     "checked_size",
     "checked_switch",
+    "is_number",
     "required_tensor",
     "runs_always",
     "runs_in",
@@ -139,10 +141,14 @@ def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number of Python or NumPy; a bool is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def checked_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     """Return the value as a float; raise `~lsstcutouts.errors.ConfigurationError` unless ``low <= value <= high``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
+    if not is_number(value) or not math.isfinite(value) or not low <= value <= high:
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise ConfigurationError(f"{name} must be a number of at least {low:g}{upper}, got {value!r}")
     return float(value)

@@ -319,6 +319,19 @@ def test_copies_and_pickles_inject_the_same() -> None:
 # Arguments
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    measured, batch = [0.2, 0.5, 0.7, 1.1], empty_cutouts(8)
+    plain = InjectSources(Sersic(measured, index=2), flux_njy=(100, 900), fraction=0.5, distance=1.0, noise=20)
+    given = InjectSources(
+        Sersic([*np.array(measured)], index=np.int64(2)),
+        flux_njy=(np.float32(100), np.int32(900)),
+        fraction=np.float32(0.5),
+        distance=np.float64(1),
+        noise=np.float32(20),
+    )
+    same(given(batch), plain(batch))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -357,6 +370,9 @@ def test_copies_and_pickles_inject_the_same() -> None:
         (lambda: Lens(axis_ratio=0.1), "axis_ratio"),
         (lambda: Lens(galaxy_colours=["red"]), "galaxy_colours"),
         (lambda: Stamps(np.zeros((1, 5, 5)), 0.1), "flux above 0"),
+        (lambda: Lens(galaxy_colours=[float("nan")]), "galaxy_colours must be a list of magnitudes"),
+        (lambda: Stamps([[[1.0, 2.0], [3.0]]], 0.1), "stamps must be images of numbers with one size"),
+        (lambda: Stamps([[["bright"]]], 0.1), "stamps must be images of numbers"),
         (lambda: Stamps(np.ones((5, 5)), 0.1), "shape"),
         (lambda: Stamps("nowhere.npy", 0.1), "nowhere.npy"),
         (lambda: Stamps(np.ones((1, 5, 5)), 0), "pixel_scale"),
