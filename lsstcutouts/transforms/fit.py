@@ -150,11 +150,23 @@ def read_sample[T](
     cache: TileCache | None,
     threads: int | None,
 ) -> Iterator[tuple[int, T]]:
-    """Yield the number of targets done, and what ``then`` makes of each batch."""
+    """Yield the number of targets done, and what ``then`` makes of each batch.
+
+    Raises
+    ------
+    ConfigurationError
+        If the plan cannot be read with these options.
+    """
     bytes_each = 9 * len(plan.bands) * plan.size.y * plan.size.x
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
-    reader, done = CutoutReader(plan, options, cache=cache), 0
+    try:
+        reader, done = CutoutReader(plan, options, cache=cache), 0
+    except ConfigurationError as error:  # such as of an export without a plane that only the fit needs
+        raise ConfigurationError(
+            f"the training split cannot be read to fit what depends on it (statistics of a normalisation need image and valid): {error}; or "
+            "give what would be fitted, such as statistics= of the normalisation"
+        ) from error
     # Closing the stream ends its threads, also after an error.
     with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=then)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):

@@ -313,3 +313,13 @@ def test_statistics_and_widths_are_fitted_to_an_export_whose_invalid_pixels_are_
     assert other.statistics is not None
     assert one.statistics.bands == other.statistics.bands
     assert one.augmentations.fwhm == other.augmentations.fwhm
+
+
+def test_an_export_without_what_the_statistics_need_says_so(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    folder = exported(dp2_repo, tmp_path / "lacking", planes=("image", "psf"), read=ReadOptions())
+    settings: dict[str, Any] = {**COMMON, "planes": ("image", "psf"), "columns": (), "read": ReadOptions()}
+    data = CutoutDataModule(str(folder), normalisation=NoiseAsinh(), **settings)
+    with pytest.raises(
+        ConfigurationError, match=r"statistics of a normalisation need image and valid.* or give .*statistics="
+    ):
+        data.setup()
