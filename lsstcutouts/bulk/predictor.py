@@ -11,10 +11,11 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import ConfigurationError
 from ..loader.datamodule.module import CutoutDataModule
+from ..loader.datamodule.training_loaders import in_precision
 from ..plan.read_options import check_choice
 from ..transforms.batch import TensorBatch
 from .engines import worker_number
@@ -79,13 +80,7 @@ class Predictor:
     def __call__(self, batch: TensorBatch, number: int) -> Any:
         """Return what ``predict_step`` returns for a batch on the device, planes ``(N, B, Y, X)``."""
         with torch.inference_mode():
-            ready = self.data.transform(batch)
-            if type(self.precision).convert_input is not Precision.convert_input:  # positions stay float64
-                doubles = {
-                    name for name, value in batch.items() if isinstance(value, Tensor) and value.dtype == torch.float64
-                }
-                single = {name: value for name, value in ready.items() if name not in doubles}
-                ready = {**ready, **self.precision.convert_input(single)}
+            ready = in_precision(self.precision, self.data.transform(batch), batch)
             step: Callable[..., Any] = self.model.predict_step  # type: ignore[assignment]
             with self.precision.predict_step_context():
                 return step(ready, number) if is_param_in_hook_signature(step, "batch_idx", min_args=2) else step(ready)

@@ -78,7 +78,7 @@ class Grid:
     def __post_init__(self) -> None:
         if not isinstance(self.north_up, bool):
             raise ConfigurationError(f"north_up of a grid must be true or false, got {self.north_up!r}")
-        if self.interpolation not in INTERPOLATIONS:
+        if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
             raise ConfigurationError(
                 f"interpolation of a grid must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
             )

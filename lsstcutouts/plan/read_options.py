@@ -131,7 +131,7 @@ class ReadOptions:
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise `ConfigurationError` if a value is not one of the choices; the message names the closest one."""
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return
     close = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from .augmentation import add_per_axis, checked_number, checked_size, required_tensor
+from .augmentation import add_per_axis, checked_number, checked_size, checked_switch, required_tensor
 from .batch import TensorBatch
 from .resampling import ScaleSampler, check_kernel, resampled
 
@@ -83,7 +83,7 @@ class Adapter(nn.Module):
         sides = checked_size(size)
         if sides is None:
             raise ConfigurationError("size must be a number of pixels >= 1 or (height, width), got None")
-        self.size, self.keep_invalid = sides, keep_invalid
+        self.size, self.keep_invalid = sides, checked_switch("keep_invalid", keep_invalid)
         self._channels = [self.bands.index(band) for band in chosen]
         self._compared = False
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..plan.read_options import check_choice
 from .adapter import LSST_PIXEL_SCALE, NANOMAGGY, Adapter, checked_bands
-from .augmentation import required_tensor
+from .augmentation import checked_switch, required_tensor
 from .batch import TensorBatch
 
 __all__ = ["ToAion"]
@@ -84,8 +85,7 @@ class ToAion(Adapter):
         kernel: Literal["bilinear", "cubic", "quintic"] = "quintic",
         keep_invalid: bool = False,
     ) -> None:
-        if survey not in SURVEYS:
-            raise ConfigurationError(f"survey must be one of {', '.join(SURVEYS)}, got {survey!r}")
+        check_choice("survey", survey, tuple(SURVEYS))
         prefix, zero_point, pixel_scale = SURVEYS[survey]
         known = [name[-1].lower() for name in RANGES if name.startswith(prefix)]
         chosen = checked_bands("use", "".join(known) if use is None else use)
@@ -94,7 +94,7 @@ class ToAion(Adapter):
                 f"use={use!r} must be some of {''.join(known)}, the bands of AION's survey={survey!r}"
             )
         super().__init__(bands, chosen, size, native_scale=native_scale, kernel=kernel, keep_invalid=keep_invalid)
-        self.survey, self.use, self.clamp = survey, chosen, clamp
+        self.survey, self.use, self.clamp = survey, chosen, checked_switch("clamp", clamp)
         self.band_names = tuple(f"{prefix}-{band.upper()}" for band in chosen)
         self._zero_point, self._pixel_scale = zero_point, pixel_scale
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from .adapter import LSST_PIXEL_SCALE, Adapter, positive
-from .augmentation import required_tensor
+from .augmentation import checked_switch, required_tensor
 from .batch import TensorBatch
 from .rgb import LEGACY_PIXEL_SCALE, chosen_rgb, legacy_brightness, legacy_rgb
 
@@ -67,7 +67,8 @@ class ToAstroPT(Adapter):
     ) -> None:
         chosen = chosen_rgb(rgb, bands)
         super().__init__(bands, chosen, size, native_scale=native_scale, kernel=kernel, keep_invalid=keep_invalid)
-        self.rgb, self.pixel_scale, self.spiral = chosen, positive("pixel_scale", pixel_scale), spiral
+        self.rgb, self.pixel_scale = chosen, positive("pixel_scale", pixel_scale)
+        self.spiral = checked_switch("spiral", spiral)
         if self.size[0] != self.size[1]:
             raise ConfigurationError(f"size must be one number of pixels, as AstroPT takes squares, got {size!r}")
         count = isinstance(patch_size, int) and not isinstance(patch_size, bool) and patch_size > 0

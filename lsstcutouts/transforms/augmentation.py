@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,11 @@ __all__ = [
     "STAGES",
     "Augmentation",
     "add_per_axis",
+    "check_stages",
     "checked_number",
     "checked_size",
+    "checked_switch",
+    "is_number",
     "required_tensor",
     "runs_always",
     "runs_in",
@@ -89,15 +93,44 @@ def runs_in(stage: str, augmentations: nn.Module) -> list[nn.Module]:
     augmentations
         A module, a `~lsstcutouts.transforms.Compose` or a `torch.nn.Sequential`, at any depth.
     """
-    if type(augmentations) in {Compose, nn.Sequential}:
-        return [one for part in augmentations.children() for one in runs_in(stage, part)]
-    return [augmentations] if stage in getattr(augmentations, "stages", ("train",)) else []
+    return [one for one in _parts(augmentations) if stage in _stages(one)]
 
 
 def runs_always(augmentations: nn.Module) -> list[nn.Module]:
     """Return the modules of a composition of augmentations that run in every stage: what a network sees depends on them."""
     stages = [runs_in(stage, augmentations) for stage in (*STAGES, "predict")]
     return [one for one in stages[0] if all(one in others for others in stages[1:])]
+
+
+def check_stages(augmentations: nn.Module) -> None:
+    """Refuse modules inside another one, such as `~lsstcutouts.transforms.Views`, that does not run in all their stages.
+
+    Raises
+    ------
+    ConfigurationError
+        With both names: in validation or prediction the inner module would not run.
+    """
+    for outer in _parts(augmentations):
+        for inner in (one for one in outer.modules() if hasattr(one, "stages")):
+            if left_out := [stage for stage in _stages(inner) if stage not in _stages(outer)]:
+                name, around = type(inner).__name__, type(outer).__name__
+                raise ConfigurationError(
+                    f"augmentations: {name} is to run in {', '.join(_stages(inner))}, but {around} around it runs only in "
+                    f"{', '.join(_stages(outer)) or 'no stage'}, so {name} would not run in {', '.join(left_out)}; put {name} before {around}, as "
+                    f"in Compose([{name}(...), {around}(...)]), or limit its stages if it takes stages="
+                )
+
+
+def _parts(augmentations: nn.Module) -> list[nn.Module]:
+    """Return the modules of a composition, of which each runs as a whole or not at all."""
+    if type(augmentations) in {Compose, nn.Sequential}:
+        return [one for part in augmentations.children() for one in _parts(part)]
+    return [augmentations]
+
+
+def _stages(module: nn.Module) -> tuple[str, ...]:
+    stages = getattr(module, "stages", None)  # a network may have modules of this name
+    return tuple(stages) if isinstance(stages, tuple | list) else ("train",)
 
 
 def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
@@ -108,13 +141,24 @@ def required_tensor(batch: TensorBatch, name: str, by: str) -> Tensor:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number of Python or NumPy; a bool is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def checked_number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     """Return the value as a float; raise `~lsstcutouts.errors.ConfigurationError` unless ``low <= value <= high``."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
+    if not is_number(value) or not math.isfinite(value) or not low <= value <= high:
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise ConfigurationError(f"{name} must be a number of at least {low:g}{upper}, got {value!r}")
     return float(value)
+
+
+def checked_switch(name: str, value: Any) -> bool:
+    """Return the value; raise `~lsstcutouts.errors.ConfigurationError` unless it is a bool: the text "false" would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be true or false, got {value!r}")
+    return value
 
 
 def checked_size(size: int | Sequence[int] | None) -> tuple[int, int] | None:

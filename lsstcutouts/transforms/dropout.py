@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from ..plan.quality import Quality
+from ..plan.read_options import check_choice
 from .augmentation import Augmentation, checked_number
 from .batch import TensorBatch
 from .hashing import random_uniform
@@ -56,8 +57,7 @@ class BandDropout(Augmentation):
         self.register_buffer("probability", torch.tensor(values, dtype=torch.float32), persistent=False)
         if maximum is not None and (isinstance(maximum, bool) or not isinstance(maximum, int) or maximum < 1):
             raise ConfigurationError(f"maximum must be an integer >= 1, got {maximum!r}")
-        if missing_band not in {"zero", "nan"}:
-            raise ConfigurationError(f"missing_band must be 'zero' or 'nan', got {missing_band!r}")
+        check_choice("missing_band", missing_band, ("zero", "nan"))
         self.maximum, self.missing_band = maximum, missing_band
 
     def dropped(self, batch: TensorBatch) -> Tensor:

@@ -19,7 +19,7 @@ from ..source.progress import counted
 from .batch import TensorBatch
 from .statistics import DEFAULT_SAMPLE, QUANTILES, BandStatistics, Statistics
 
-__all__ = ["MAX_PIXELS", "fit_statistics", "read_sample", "sample_options", "sampled", "tensors_of"]
+__all__ = ["MAX_PIXELS", "fill_of_sample", "fit_statistics", "read_sample", "sample_options", "sampled", "tensors_of"]
 
 MAX_PIXELS = 1 << 22
 """Most pixels per band in memory, 17 MB; in larger samples each target contributes a random part of its pixels."""
@@ -132,9 +132,14 @@ def fit_statistics(
 def sample_options(read: ReadOptions, first: Sequence[nn.Module] = ()) -> ReaderOptions:
     """Return options that read only image, validity and what the modules need, with the same policies."""
     missing = "zero" if read.missing_band == "nan" else read.missing_band
-    alone = replace(read, mask_planes=(), fill=0.0, missing_band=missing)
+    alone = replace(read, mask_planes=(), fill=fill_of_sample(read), missing_band=missing)
     needed = [name for module in first for name in getattr(module, "needed_planes", ())]
     return ReaderOptions.of(alone, planes=tuple(dict.fromkeys(("image", "valid", *needed))))
+
+
+def fill_of_sample(read: ReadOptions) -> float:
+    """Return what fills pixels that are not used: no noise, as it costs a plane; else as asked, since an export has no other value."""
+    return 0.0 if isinstance(read.fill, str) else read.fill
 
 
 def read_sample[T](
@@ -145,11 +150,23 @@ def read_sample[T](
     cache: TileCache | None,
     threads: int | None,
 ) -> Iterator[tuple[int, T]]:
-    """Yield the number of targets done, and what ``then`` makes of each batch."""
+    """Yield the number of targets done, and what ``then`` makes of each batch.
+
+    Raises
+    ------
+    ConfigurationError
+        If the plan cannot be read with these options.
+    """
     bytes_each = 9 * len(plan.bands) * plan.size.y * plan.size.x
     length = max(1, min(128, _BATCH_BYTES // bytes_each))
     requests = [Request(targets[i : i + length]) for i in range(0, len(targets), length)]
-    reader, done = CutoutReader(plan, options, cache=cache), 0
+    try:
+        reader, done = CutoutReader(plan, options, cache=cache), 0
+    except ConfigurationError as error:  # such as of an export without a plane that only the fit needs
+        raise ConfigurationError(
+            f"the training split cannot be read to fit what depends on it (statistics of a normalisation need image and valid): {error}; or "
+            "give what would be fitted, such as statistics= of the normalisation"
+        ) from error
     # Closing the stream ends its threads, also after an error.
     with closing(stream(reader, requests, threads=threads or default_threads(), ahead=1, then=then)) as results:  # type: ignore[type-var]
         for request, result in zip(requests, results, strict=True):

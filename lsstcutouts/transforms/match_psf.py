@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigurationError
 from ..plan.quality import Quality
+from ..plan.read_options import check_choice
 from .augmentation import checked_number, checked_size, required_tensor
 from .batch import TensorBatch
 from .planes import pixel_planes, pixel_sides
@@ -109,10 +110,9 @@ class MatchPsf(nn.Module):
         self.register_buffer("_kernel", kernel, persistent=False)
         self.fwhm = self.target if isinstance(self.target, float) else None
         self.beta = None if beta is None else checked_number("beta", beta, 1.1)
-        if broader not in {None, "raise", "absent"}:
-            raise ConfigurationError(f"broader must be 'raise', 'absent' or None, got {broader!r}")
-        if missing_band not in {"zero", "nan"}:
-            raise ConfigurationError(f"missing_band must be 'zero' or 'nan', got {missing_band!r}")
+        if broader is not None:
+            check_choice("broader", broader, ("raise", "absent"))
+        check_choice("missing_band", missing_band, ("zero", "nan"))
         if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
             raise ConfigurationError(f"sample must be an integer >= 1, got {sample!r}")
         self.broader, self.missing_band, self.sample = broader, missing_band, sample

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..plan.read_options import check_choice
 from .batch import TensorBatch
 
 __all__ = [
@@ -36,8 +36,7 @@ _INTERPOLATED = ("image", "variance", "ivar", "mask", "valid")
 
 def check_kernel(kernel: str) -> str:
     """Return the name of a kernel; raise `~lsstcutouts.errors.ConfigurationError` if it is not one of `KERNELS`."""
-    if kernel not in KERNELS:
-        raise ConfigurationError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
+    check_choice("kernel", kernel, tuple(KERNELS))
     return kernel
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .augmentation import Augmentation, add_per_axis, checked_number, checked_size, required_tensor
+from .augmentation import Augmentation, add_per_axis, checked_number, checked_size, checked_switch, required_tensor
 from .batch import TensorBatch
 from .hashing import random_uniform
 from .planes import pixel_planes, pixel_sides
@@ -53,7 +53,7 @@ class RandomShift(Augmentation):
     ) -> None:
         super().__init__(seed)
         self.max_shift, self.size = checked_number("max_shift", max_shift, 0), checked_size(size)
-        self.subpixel, self.kernel = subpixel, check_kernel(kernel)
+        self.subpixel, self.kernel = checked_switch("subpixel", subpixel), check_kernel(kernel)
         if not subpixel and self.max_shift % 1:
             raise ConfigurationError(f"max_shift={max_shift!r} is not an integer; use an integer or set subpixel=True")
 

@@ -17,7 +17,7 @@ from ..read.options import ReaderOptions
 from ..read.reader import Delivery
 from ..source.progress import counted
 from .augmentation import required_tensor
-from .fit import read_sample, sampled, tensors_of
+from .fit import fill_of_sample, read_sample, sampled, tensors_of
 from .match_psf import MatchPsf
 
 __all__ = ["MARGIN", "narrowest_target", "worst_psf"]
@@ -66,7 +66,7 @@ def worst_psf(
         If there is no PSF in the sample, or no target that fits in the PSF stamps is broad enough.
     """
     targets = sampled(plan, np.asarray(rows), matching.sample, seed=seed)
-    options = ReaderOptions.of(replace(read, mask_planes=(), fill=0.0), planes=("psf",))
+    options = ReaderOptions.of(replace(read, mask_planes=(), fill=fill_of_sample(read)), planes=("psf",))
     parts: list[dict[str, Tensor]] = []
     with counted("reading PSFs", progress) as update:
         for done, part in read_sample(plan, targets, options, _psfs, cache, threads):

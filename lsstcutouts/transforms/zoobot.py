@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
+from ..plan.read_options import check_choice
 from .adapter import LSST_PIXEL_SCALE, Adapter, positive
 from .augmentation import required_tensor
 from .batch import TensorBatch
@@ -76,8 +77,7 @@ class ToZoobot(Adapter):
         kernel: Literal["bilinear", "cubic", "quintic"] = "quintic",
         keep_invalid: bool = False,
     ) -> None:
-        if dtype not in {"uint8", "float32"}:
-            raise ConfigurationError(f"dtype must be 'uint8' or 'float32', got {dtype!r}")
+        check_choice("dtype", dtype, ("uint8", "float32"))
         if radius is not None and not isinstance(radius, str):
             raise ConfigurationError(f"radius must be the name of a column of the batch, got {radius!r}")
         chosen = chosen_rgb(rgb, bands)

@@ -103,6 +103,12 @@ def test_several_callbacks_are_put_together(tmp_path: Path) -> None:
         callbacks_of(composed("+callbacks.odd._target_=builtins.dict", f"output={tmp_path}"))
 
 
+@pytest.mark.parametrize("name", GROUPS["augmentation"])
+def test_normalise_takes_every_augmentation_of_train(name: str) -> None:
+    cfg = composed(f"augmentation={name}", verb="normalise")
+    assert isinstance(hydra.utils.instantiate(cfg.data.augmentations), torch.nn.Module)
+
+
 @pytest.mark.parametrize("verb", ["train", "predict", "normalise"])
 def test_every_verb_has_the_same_normalisation(verb: str) -> None:
     data = hydra.utils.instantiate(composed("checkpoint=x.ckpt" if verb == "predict" else "seed=0", verb=verb).data)

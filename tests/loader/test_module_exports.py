@@ -1,6 +1,8 @@
 """A training from an export sees the batches of a training from the repository, bit for bit, in the same order."""
 
 import dataclasses
+import functools
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from lsstcutouts.errors import ConfigurationError, PlanError
 from lsstcutouts.loader.datamodule.module import CutoutDataModule
 from lsstcutouts.order.world import World
 from lsstcutouts.testing import SimulatedRepository
+from lsstcutouts.transforms import MatchPsf, NoiseAsinh
 
 from ..support.exported import assert_equal_batches, exported
 
@@ -289,3 +292,34 @@ def test_plans_are_dataclasses_without_surprises(folder: Path) -> None:
     assert dataclasses.replace(plan).fingerprint() == plan.fingerprint()
     assert plan.pixels is not None
     assert not plan.files.remote
+
+
+def test_statistics_and_widths_are_fitted_to_an_export_whose_invalid_pixels_are_nan(
+    dp2_repo: SimulatedRepository, tmp_path: Path
+) -> None:
+    read = ReadOptions(fill=math.nan)
+    folder = exported(dp2_repo, tmp_path / "nan", planes=("image", "variance", "valid", "psf"), read=read)
+    fitted: dict[str, Any] = {"planes": ("image", "psf"), "columns": (), "read": read}
+    one, other = (
+        data_of(augmentations=MatchPsf(), normalisation=NoiseAsinh(), **{**COMMON, **fitted})
+        for data_of in (
+            functools.partial(CutoutDataModule, dp2_repo.root, "dp2", dp2_repo.truth, "gri", (24, 31)),
+            functools.partial(CutoutDataModule, str(folder)),
+        )
+    )
+    for data in (one, other):
+        data.setup()
+    assert one.statistics is not None
+    assert other.statistics is not None
+    assert one.statistics.bands == other.statistics.bands
+    assert one.augmentations.fwhm == other.augmentations.fwhm
+
+
+def test_an_export_without_what_the_statistics_need_says_so(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    folder = exported(dp2_repo, tmp_path / "lacking", planes=("image", "psf"), read=ReadOptions())
+    settings: dict[str, Any] = {**COMMON, "planes": ("image", "psf"), "columns": (), "read": ReadOptions()}
+    data = CutoutDataModule(str(folder), normalisation=NoiseAsinh(), **settings)
+    with pytest.raises(
+        ConfigurationError, match=r"statistics of a normalisation need image and valid.* or give .*statistics="
+    ):
+        data.setup()

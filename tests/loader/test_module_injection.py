@@ -20,11 +20,13 @@ from lsstcutouts.transforms import (
     Compose,
     InjectSources,
     Lens,
+    MatchPsf,
     NoiseAsinh,
     PointSource,
     RandomD4,
     Sersic,
     Stamps,
+    Views,
     inject,
 )
 
@@ -205,7 +207,10 @@ def test_arrays_of_the_fetcher(dp2_repo: SimulatedRepository) -> None:
     assert not added[~whole].any()
     assert (added[whole].sum((2, 3)) > 0)[batch["band_present"][whole]].all()
     assert (result["variance"] >= batch["variance"]).all()
-    again, other = inject(batch, lenses(fraction=1.0)), inject(batch, lenses(fraction=1.0), epoch=1)
+    again, used = inject(batch, lenses(fraction=1.0)), lenses(fraction=1.0)
+    used.set_epoch(7)
+    other = inject(batch, used, epoch=1)
+    assert used.epoch == 7  # that of a training
     assert np.array_equal(again["image"], result["image"])
     assert not np.array_equal(other["image"], result["image"])
 
@@ -221,3 +226,40 @@ def test_compiled_transforms_inject_the_same(dp2_repo: SimulatedRepository) -> N
         found.append(data.transform(next(iter(data.train_dataloader())), stage="train"))
     torch.testing.assert_close(found[0]["image"], found[1]["image"], atol=1e-3, rtol=1e-4)
     assert torch.equal(found[0]["label"], found[1]["label"])
+
+
+def test_a_module_inside_another_that_would_not_run_in_all_its_stages_is_refused(
+    dp2_repo: SimulatedRepository, tmp_path: Path
+) -> None:
+    catalog = unlabelled(dp2_repo, tmp_path)
+    for inside, words in (
+        (
+            lenses(),
+            "InjectSources is to run in train, val, test, but Views around it runs only in train, .* not run in val, test; put",
+        ),
+        (MatchPsf(1.5), r"not run in val, test, predict; put MatchPsf before Views, as in Compose\(\[MatchPsf"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            data_of(dp2_repo, catalog, augmentations=Compose([Views(Compose([inside, RandomD4()])), RandomD4()]))
+    around = Compose([MatchPsf(1.5), lenses(), Views(Compose([lenses(stages="train", prefix="own"), RandomD4()]))])
+    data_of(dp2_repo, catalog, augmentations=around)
+
+
+def test_injected_positions_remain_exact_in_16_bits(dp2_repo: SimulatedRepository, tmp_path: Path) -> None:
+    found: list[dict[str, Any]] = []
+
+    class Watching(LensClassifier):
+        def training_step(self, batch, batch_idx):
+            found.append(batch)
+            return super().training_step(batch, batch_idx)
+
+    data = data_of(dp2_repo, unlabelled(dp2_repo, tmp_path), augmentations=lenses(fraction=1.0))
+    trainer_of(tmp_path, 1, precision="bf16-true", limit_train_batches=1, limit_val_batches=0).fit(
+        Watching(LensFinder("gri")), data
+    )
+    (batch,) = found
+    assert batch["image"].dtype == torch.bfloat16
+    position = batch["injected_position"][batch["injected"]]
+    assert position.dtype == torch.float64
+    np.testing.assert_allclose(position[:, 0], batch["ra"][batch["injected"]], atol=1e-7)
+    np.testing.assert_allclose(position[:, 1], batch["dec"][batch["injected"]], atol=1e-7)

@@ -153,6 +153,7 @@ def test_pixel_scales(given) -> None:
             {"north_up": True, "interpolation": "lanczos"},
             "must be one of nearest, bilinear, biquadratic, bicubic, got 'lanczos'",
         ),
+        ({"north_up": True, "interpolation": ["nearest"]}, r"must be one of .* got \['nearest'\]"),
         ({"north_up": True, "wcs": WCSS["icrs"]}, "either a wcs, .* or north_up and pixel_scale"),
         ({"wcs": 5}, "must be an astropy WCS, .* got int"),
         ({"wcs": "no header"}, "text without a CTYPE card"),

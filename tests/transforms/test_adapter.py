@@ -222,6 +222,8 @@ def test_another_pixel_scale_is_an_error_that_names_it(kind: Any) -> None:
         ({"native_scale": 0}, "native_scale must be positive, got 0"),
         ({"native_scale": "0.2"}, "native_scale must be a number"),
         ({"kernel": "lanczos"}, "kernel must be one of bilinear, cubic, quintic, got 'lanczos'"),
+        ({"kernel": ["cubic"]}, "kernel must be one of bilinear, cubic, quintic"),
+        ({"keep_invalid": "false"}, "keep_invalid must be true or false, got 'false'"),
         ({"size": 0}, "size must be a number of pixels"),
         ({"size": None}, "size must be a number of pixels"),
     ],

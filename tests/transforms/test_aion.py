@@ -85,6 +85,8 @@ def test_larger_outputs_and_rectangles() -> None:
     ("settings", "words"),
     [
         ({"survey": "sdss"}, "survey must be one of hsc, legacy, got 'sdss'"),
+        ({"survey": ["hsc"]}, "survey must be one of hsc, legacy"),
+        ({"clamp": "false"}, "clamp must be true or false, got 'false'"),
         ({"use": "gu"}, "use='gu' must be some of grizy"),
         ({"use": "y", "survey": "legacy"}, "use='y' must be some of griz"),
         ({"use": "gg"}, "use must be different names"),

@@ -81,6 +81,7 @@ def test_a_dark_picture_has_patches_of_zero() -> None:
         ({"size": 250}, "patch_size must divide size=250, got 16"),
         ({"patch_size": 0}, "patch_size must divide size=256, got 0"),
         ({"patch_size": 16.0}, "patch_size must divide size=256, got 16.0"),
+        ({"spiral": "false"}, "spiral must be true or false, got 'false'"),
         ({"pixel_scale": -1}, "pixel_scale must be a number of at least 0"),
         ({"pixel_scale": 0}, "pixel_scale must be positive"),
     ],

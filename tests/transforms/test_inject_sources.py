@@ -321,6 +321,19 @@ def test_copies_and_pickles_inject_the_same() -> None:
 # Arguments
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    measured, batch = [0.2, 0.5, 0.7, 1.1], empty_cutouts(8)
+    plain = InjectSources(Sersic(measured, index=2), flux_njy=(100, 900), fraction=0.5, distance=1.0, noise=20)
+    given = InjectSources(
+        Sersic([*np.array(measured)], index=np.int64(2)),
+        flux_njy=(np.float32(100), np.int32(900)),
+        fraction=np.float32(0.5),
+        distance=np.float64(1),
+        noise=np.float32(20),
+    )
+    same(given(batch), plain(batch))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -345,12 +358,23 @@ def test_copies_and_pickles_inject_the_same() -> None:
         (lambda: InjectSources(PointSource(), 1.0, side=0), "side"),
         (lambda: InjectSources(PointSource(), 1.0, stages=["predict"]), "stages"),
         (lambda: Sersic(radius=-1), "radius"),
+        (lambda: EVERY(PointSource(), stages=None), "stages must be some of train, val, test, got None"),
+        (lambda: EVERY(PointSource(), stages=[["val"]]), "stages must be some of train, val, test"),
+        (
+            lambda: EVERY(PointSource(), colours={"g": 0.1}, bands=True),
+            "bands must be names of bands, such as 'gri', got True",
+        ),
+        (lambda: EVERY(PointSource(), noise=[]), r"noise must be a number, or have one for each band, got \[\]"),
+        (lambda: EVERY(PointSource(), colours=[]), r"colours must .* got \[\]"),
         (lambda: Sersic(index=0.3), "index .* at least 0.5 and at most 8"),
         (lambda: Sersic(axis_ratio=(0.5, 1.5)), "axis_ratio"),
         (lambda: Sersic(radius=[]), "radius"),
         (lambda: Lens(axis_ratio=0.1), "axis_ratio"),
         (lambda: Lens(galaxy_colours=["red"]), "galaxy_colours"),
         (lambda: Stamps(np.zeros((1, 5, 5)), 0.1), "flux above 0"),
+        (lambda: Lens(galaxy_colours=[float("nan")]), "galaxy_colours must be a list of magnitudes"),
+        (lambda: Stamps([[[1.0, 2.0], [3.0]]], 0.1), "stamps must be images of numbers with one size"),
+        (lambda: Stamps([[["bright"]]], 0.1), "stamps must be images of numbers"),
         (lambda: Stamps(np.ones((5, 5)), 0.1), "shape"),
         (lambda: Stamps("nowhere.npy", 0.1), "nowhere.npy"),
         (lambda: Stamps(np.ones((1, 5, 5)), 0), "pixel_scale"),

@@ -342,13 +342,15 @@ def test_it_can_be_copied_and_pickled(tmp_path: Path) -> None:
         ({"target": [[1.0, 2.0]]}, r"odd sides, got the shape \(1, 2\)"),
         ({"target": [[0.0]]}, "positive sum"),
         ({"target": 1.0, "beta": 1}, "beta must be a number of at least 1.1"),
-        ({"broader": "drop"}, "broader must be 'raise', 'absent' or None, got 'drop'"),
+        ({"broader": "drop"}, "broader must be one of raise, absent, got 'drop'"),
+        ({"broader": ["absent"]}, "broader must be one of raise, absent, got \\['absent'\\]"),
         ({"max_gain": 0.9}, "max_gain must be a number of at least 1"),
         ({"max_invalid": 0}, "max_invalid must be"),
         ({"size": 0}, "size must be"),
         ({"sample": 0}, "sample must be an integer >= 1"),
         ({"quantile": 1.1}, "quantile must be"),
-        ({"missing_band": "skip"}, "missing_band must be 'zero' or 'nan'"),
+        ({"missing_band": "skip"}, "missing_band must be one of zero, nan"),
+        ({"missing_band": ["nan"]}, "missing_band must be one of zero, nan"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict, words: str) -> None:

@@ -93,7 +93,8 @@ def test_the_field_follows_the_size_of_the_galaxy() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"dtype": "float16"}, "dtype must be 'uint8' or 'float32', got 'float16'"),
+        ({"dtype": "float16"}, "dtype must be one of uint8, float32, got 'float16'"),
+        ({"dtype": ["uint8"]}, "dtype must be one of uint8, float32"),
         ({"field": 0}, "field must be positive, got 0"),
         ({"field": "20 arcsec"}, "field must be a number"),
         ({"radius": 3.0}, "radius must be the name of a column"),

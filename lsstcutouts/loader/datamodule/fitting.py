@@ -18,7 +18,7 @@ from ...plan.cutout_plan import CutoutPlan
 from ...plan.read_options import ReadOptions
 from ...read.cache.tile_cache import TileCache
 from ...source.writing import atomic_file
-from ...transforms.augmentation import runs_always
+from ...transforms.augmentation import check_stages, runs_always
 from ...transforms.fit import fit_statistics
 from ...transforms.match_psf import WORST, MatchPsf
 from ...transforms.statistics import DEFAULT_SAMPLE, Statistics
@@ -126,6 +126,7 @@ class Fitting:
 
     def __init__(self, normalisation: nn.Module, augmentations: nn.Module) -> None:
         self.statistics: Statistics | None = None
+        check_stages(augmentations)  # or statistics and validation would be without what is inside another module
         self._first = runs_always(augmentations)
         self._worst = [m for m in augmentations.modules() if isinstance(m, MatchPsf) and m.target == WORST]
         modules = list(_fittable(normalisation))

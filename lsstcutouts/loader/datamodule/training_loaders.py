@@ -23,7 +23,7 @@ from ..loader import CutoutLoader
 from ..transfer_options import TransferOptions
 from ..workers import WorkerCaches
 
-__all__ = ["TrainingLoaders", "check_monitors", "ignore_misleading_warnings"]
+__all__ = ["TrainingLoaders", "check_monitors", "ignore_misleading_warnings", "in_precision"]
 
 _log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class TrainingLoaders:
             if split == "train":
                 self._of_loop, self._start = loader, None
             return
-        if _converts(trainer):
+        if _changes_types(trainer.precision_plugin):
             self._delivered.append(batch)
         if split == "train" and loader is self.loader:
             self._start = None
@@ -211,13 +211,8 @@ class TrainingLoaders:
         return batch
 
     def converted(self, batch: TensorBatch, before: TensorBatch) -> TensorBatch:
-        """Return a transformed batch, planes ``(N, B, Y, X)``, in the precision of the trainer; float64 positions remain float64."""
-        trainer = self.trainer
-        if trainer is None or not _converts(trainer):
-            return batch
-        doubles = {n for n, value in before.items() if isinstance(value, Tensor) and value.dtype == torch.float64}
-        single = {name: value for name, value in batch.items() if name not in doubles}
-        return {**batch, **trainer.precision_plugin.convert_input(single)}
+        """Return a transformed batch, planes ``(N, B, Y, X)``, in the precision of the trainer; see `in_precision`."""
+        return batch if self.trainer is None else in_precision(self.trainer.precision_plugin, batch, before)
 
     def training_position(self, loader: CutoutLoader, position: Position) -> Position:
         """Return the position of the training, from that of its loader."""
@@ -247,6 +242,25 @@ class TrainingLoaders:
         return [one for one in several if isinstance(one, CutoutLoader) and self._splits.get(one) == "train"]
 
 
+def in_precision(precision: Precision, batch: TensorBatch, before: TensorBatch) -> TensorBatch:
+    """Return a transformed batch, planes ``(N, B, Y, X)``, in the precision of a trainer; float64 positions remain float64.
+
+    Parameters
+    ----------
+    precision
+        Lightning's plugin.
+    batch, before
+        After and before the transforms. What they add, such as ``injected_position`` ``(N, 2)``, may be a position, too: of degrees
+        16 bits keep tenths.
+    """
+    if not _changes_types(precision):
+        return batch
+    doubles = {n for n, value in before.items() if isinstance(value, Tensor) and value.dtype == torch.float64}
+    doubles |= {n for n, v in batch.items() if isinstance(v, Tensor) and v.dtype == torch.float64 and v.ndim < 3}
+    single = {name: value for name, value in batch.items() if name not in doubles}
+    return {**batch, **precision.convert_input(single)}
+
+
 def _restored(trainer: L.Trainer | None, start: dict[str, Any] | None) -> TrainingLoaders:
     position = TrainingLoaders()
     position.trainer, position._start = trainer, start
@@ -257,9 +271,9 @@ def _runs(trainer: L.Trainer) -> bool:
     return trainer.state.status == TrainerStatus.RUNNING
 
 
-def _converts(trainer: L.Trainer) -> bool:
+def _changes_types(precision: Precision) -> bool:
     """Return whether a trainer's precision changes the types of a batch."""
-    return type(trainer.precision_plugin).convert_input is not Precision.convert_input
+    return type(precision).convert_input is not Precision.convert_input
 
 
 def check_monitors(trainer: L.Trainer, reason: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigurationError
+from ..augmentation import is_number
 
 __all__ = ["Draws", "Numbers", "numbers_per_band"]
 
@@ -39,7 +40,7 @@ class Draws(nn.Module):
         super().__init__()
         numbers = [*given] if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         for one in numbers:
-            if isinstance(one, bool) or not isinstance(one, int | float) or not low <= one <= high or math.isinf(one):
+            if not is_number(one) or not low <= one <= high or math.isinf(one):
                 bounds = [f"at least {low:g}"] * math.isfinite(low) + [f"at most {high:g}"] * math.isfinite(high)
                 wanted = " and ".join(bounds) or "finite"
                 raise ConfigurationError(
@@ -49,7 +50,9 @@ class Draws(nn.Module):
             raise ConfigurationError(f"{name} must be a number, or (low, high) with low <= high, got {given!r}")
         self.low, self.high = float(min(numbers)), float(max(numbers))
         self.chosen = len(numbers) > 2
-        self.register_buffer("values", torch.tensor(numbers, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "values", torch.tensor([float(one) for one in numbers], dtype=torch.float32), persistent=False
+        )
 
     def of(self, uniform: Tensor) -> Tensor:
         """Return a value for each of ``(N,)`` uniform random numbers."""
@@ -76,6 +79,8 @@ def numbers_per_band(name: str, given: Any, bands: str | Sequence[str]) -> list[
     ConfigurationError
         If a mapping lacks a band, or a sequence has another length than ``bands``.
     """
+    if not isinstance(bands, Sequence) or not all(isinstance(band, str) for band in bands):
+        raise ConfigurationError(f"bands must be names of bands, such as 'gri', got {bands!r}")
     if isinstance(given, Mapping):
         if not bands or not set(bands) <= set(given):
             raise ConfigurationError(
@@ -84,6 +89,8 @@ def numbers_per_band(name: str, given: Any, bands: str | Sequence[str]) -> list[
         return [given[band] for band in bands]
     if not isinstance(given, Sequence) or isinstance(given, str):
         return [given]
+    if not len(given):
+        raise ConfigurationError(f"{name} must be a number, or have one for each band, got {given!r}")
     if bands and len(given) != len(bands):
         raise ConfigurationError(f"{name} has {len(given)} numbers for the {len(bands)} bands {bands!r}")
     return [*given]

@@ -1,5 +1,6 @@
 """Injection into batches of NumPy arrays."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,9 @@ def inject(batch: Mapping[str, Any], sources: InjectSources, *, epoch: int = 0) 
     """
     # A copy, as tensors cannot share the memory of arrays that are read-only.
     tensors = {name: torch.tensor(v) if isinstance(v, np.ndarray) else v for name, v in batch.items()}
-    sources.set_epoch(epoch)
+    own = copy.deepcopy(sources).cpu()  # the given ones may be in a training, at its epoch and on its device
+    own.set_epoch(epoch)
     with torch.no_grad():
-        result = sources(tensors)
+        result = own(tensors)
     changed = {name: v for name, v in result.items() if v is not tensors.get(name)}
     return {**batch, **{name: v.numpy() for name, v in changed.items()}}

@@ -1,7 +1,7 @@
 """Injection of simulated sources into cutouts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,8 +120,8 @@ class InjectSources(Augmentation):
         if side is not None and (isinstance(side, bool) or not isinstance(side, int) or side < 1):
             raise ConfigurationError(f"side must be a number of pixels >= 1, got {side!r}")
         self.side = side
-        names = [stages] if isinstance(stages, str) else [*stages]
-        if not set(names) <= set(STAGES):
+        names = [stages] if isinstance(stages, str) or not isinstance(stages, Iterable) else [*stages]
+        if not all(name in STAGES for name in names):
             raise ConfigurationError(f"stages must be some of {', '.join(STAGES)}, got {stages!r}")
         self.stages = tuple(names)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigurationError
+from ..augmentation import is_number
 from .draws import Draws, Numbers, numbers_per_band
 from .sersic_table import LARGEST_INDEX, SMALLEST_INDEX, SersicTable, rate
 from .sky_frame import SkyFrame, turned
@@ -94,9 +95,11 @@ class Lens(SourceModel):
         self.galaxy_radius, self.galaxy_index = galaxy_radius, galaxy_index
         self.galaxy = SersicTable(galaxy_indices.low, galaxy_indices.high) if galaxy_ratios.high > 0 else None
         colours = [0.0] if galaxy_colours is None else numbers_per_band("galaxy_colours", galaxy_colours, "")
-        if any(isinstance(one, bool) or not isinstance(one, int | float) for one in colours):
+        if not all(is_number(one) and math.isfinite(one) for one in colours):
             raise ConfigurationError(f"galaxy_colours must be a list of magnitudes, got {galaxy_colours!r}")
-        self.register_buffer("colours", torch.tensor(colours, dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "colours", torch.tensor([float(one) for one in colours], dtype=torch.float32), persistent=False
+        )
 
     def transform(self, parameters: dict[str, Tensor], frame: SkyFrame, frequencies: Frequencies) -> Tensor:
         """Return the transform of the images, by ray tracing, plus that of the lens galaxy; see `SourceModel.transform`."""

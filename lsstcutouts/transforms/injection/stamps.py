@@ -92,7 +92,10 @@ def _read(stamps: Any) -> Any:
             stamps = np.load(Path(stamps), allow_pickle=False)
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"stamps={os.fspath(stamps)!r} cannot be read as a .npy file: {error}") from error
-    images = np.asarray(stamps, np.float64)
+    try:
+        images = np.asarray(stamps, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"stamps must be images of numbers with one size: {error}") from error
     if images.ndim not in {3, 4} or not images.size:
         raise ConfigurationError(f"stamps must have the shape (S, Y, X) or (S, B, Y, X), got {images.shape}")
     return images
