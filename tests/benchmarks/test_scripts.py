@@ -97,8 +97,10 @@ def test_exports_prints_figures(
 def test_transforms_are_measured_beside_the_loader(
     dp2_repo: SimulatedRepository, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = figures("transforms", ["batch_size=8", "least_seconds=0"], dp2_repo, capfd)["figures"]
-    assert [row["what"] for row in found] == ["loader", "loader", *TRANSFORMS]
+    some = [name for name in TRANSFORMS if "," not in name and name != "RandomRotation"]
+    given = ["batch_size=8", "least_seconds=0", f"transforms=[{','.join(some)}]"]
+    found = figures("transforms", given, dp2_repo, capfd)["figures"]
+    assert [row["what"] for row in found] == ["loader", "loader", *some]
     assert all(row["ms/batch"] > 0 and row["over loader, memory"] > 0 for row in found)
     with pytest.raises(ConfigurationError, match="must be out of NoiseAsinh"):
         figures("transforms", ["transforms=[Nothing]"], dp2_repo, capfd)

@@ -56,7 +56,11 @@ def test_the_configuration_of_psf_matching_has_the_defaults() -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
-@pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[pytest.mark.long] if name == "rotation" else []) for name, make in COMPILED.items()],
+    ids=COMPILED,
+)
 def test_compiled_equals_eager_and_is_compiled_once(make) -> None:
     """For batches of every length and in every epoch, without a graph break."""
     torch.compiler.reset()

@@ -177,7 +177,9 @@ def test_copies_pickles_and_configurations_make_the_same(kind: Any) -> None:
     assert not adapter.state_dict()
 
 
-@EACH
+@pytest.mark.parametrize(
+    "kind", [ToZoobot, *(pytest.param(one, marks=pytest.mark.long) for one in (ToAion, ToAstroPT))]
+)
 @has_compiler
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
